@@ -1,0 +1,157 @@
+// Package cmdline holds what the programs of phx share as commands: how they
+// start, how they speak to people, and how they end.
+//
+// Results go to stdout, everything else to stderr as "program: message".
+// The exit status is 0 when all is well, 1 when something failed, 2 for wrong
+// usage or configuration, and 128+n after signal n.
+package cmdline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// Default places on a Proxmox VE host and the variables that move them.
+const (
+	DefaultConfig  = "/usr/local/phoenix_hypervisor/etc/phoenix_lxc_configs.json"
+	DefaultCAFile  = "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt"
+	DefaultScripts = "/usr/local/phoenix_hypervisor/scripts"
+	DefaultDomain  = "internal.thinkheads.ai"
+)
+
+// Status is an error that has been reported already: the program ends with
+// this exit status and prints nothing more.
+type Status int
+
+func (s Status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
+
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+// Usagef makes an error for wrong usage: it is printed and the program ends
+// with status 2.
+func Usagef(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// signalError is the cause of a context that a signal has cancelled.
+type signalError struct{ sig syscall.Signal }
+
+func (e signalError) Error() string { return "stopped by signal: " + e.sig.String() }
+
+var logMu sync.Mutex
+
+// Logf writes one message for people to stderr, prefixed by the program's
+// name. Every line of a message of several lines carries the prefix.
+func Logf(format string, args ...any) {
+	msg := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
+	msg = Name() + ": " + strings.ReplaceAll(msg, "\n", "\n"+Name()+":   ") + "\n"
+	logMu.Lock()
+	defer logMu.Unlock()
+	os.Stderr.WriteString(msg)
+}
+
+// Elapsed formats the time since start for a message, as in "1.2 s".
+func Elapsed(start time.Time) string {
+	return fmt.Sprintf("%.1f s", time.Since(start).Seconds())
+}
+
+// Name is the name by which the program was called.
+func Name() string { return filepath.Base(os.Args[0]) }
+
+// Main runs app with the arguments of the process and ends the process. The
+// context that app's actions see is cancelled by SIGINT, SIGTERM and SIGHUP;
+// a second signal ends the process at once.
+func Main(app *cli.App) {
+	os.Exit(run(app))
+}
+
+func run(app *cli.App) int {
+	// Whoever reads our stdout may die before us: that has to be an error from
+	// write, not the end of a program with work in flight.
+	signal.Ignore(syscall.SIGPIPE)
+	keepDescriptors()
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		first := (<-signals).(syscall.Signal)
+		cancel(signalError{first})
+		<-signals
+		os.Exit(128 + int(first))
+	}()
+
+	app.HideHelpCommand = true
+	app.HideVersion = true
+	app.ExitErrHandler = func(*cli.Context, error) {}
+	app.OnUsageError = usage
+	for _, c := range app.Commands {
+		c.HideHelpCommand = true
+		c.OnUsageError = usage
+	}
+	err := app.RunContext(ctx, os.Args)
+
+	var stopped signalError
+	if errors.As(context.Cause(ctx), &stopped) {
+		Logf("%v", stopped)
+		return 128 + int(stopped.sig)
+	}
+	var status Status
+	var wrong *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.As(err, &wrong):
+		Logf("%v (see %s --help)", err, Name())
+		return 2
+	}
+	Logf("%v", err)
+	return 1
+}
+
+func usage(_ *cli.Context, err error, _ bool) error { return Usagef("%v", err) }
+
+// keepDescriptors keeps what the process has inherited beyond stderr (the
+// driver's lock above all) from the programs that it starts: the lock must be
+// free when phx ends, whatever daemon pct has started.
+func keepDescriptors() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// Filter tells whether the program runs as a filter: without arguments and
+// with a stdin that is no terminal. Without arguments at a terminal it
+// returns a usage error.
+func Filter(c *cli.Context) (bool, error) {
+	if c.Args().Present() {
+		return false, nil
+	}
+	if _, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS); err == nil {
+		return false, Usagef("stdin is a terminal: expected events from phx-plan, or arguments")
+	}
+	return true, nil
+}

@@ -1,0 +1,252 @@
+// Package event is the stream that connects the programs of phx: one JSON
+// object a line, UTF-8, at most [MaxLine] bytes, always ended by a newline.
+// Every line has the fields "event" and "time"; a line about a container has
+// "ctid".
+//
+// A filter forwards every line unchanged and at once, adds lines of its own,
+// and holds back only "plan.done" until its own work is finished.
+package event
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+)
+
+// MaxLine is the greatest length of a line in bytes, its newline included.
+const MaxLine = 1 << 20
+
+// The events that frame a plan.
+const (
+	PlanStarted = "plan.started"
+	PlanDone    = "plan.done"
+)
+
+// ErrTruncated says that the stream ended without plan.done or in the middle
+// of a line: a program before this one has died. Work in flight may be
+// finished; nothing new may be started.
+var ErrTruncated = errors.New("the event stream ended too early: a program before this one has failed")
+
+// Event is a line of the stream.
+type Event struct {
+	Name string // the field "event"
+	Line int    // the line's number in the stream, from 1
+	Raw  []byte // the JSON object, without the newline
+}
+
+// Get returns the value at a gjson path of the event.
+func (e Event) Get(path string) gjson.Result { return gjson.GetBytes(e.Raw, path) }
+
+// CTID returns the field "ctid", 0 when the event has none.
+func (e Event) CTID() int { return int(e.Get("ctid").Int()) }
+
+// Stream is a filter's view of the events: what it reads, and what it writes.
+type Stream struct {
+	in   *bufio.Reader
+	line int
+	open bool // no plan.done since the start or since the last plan.started
+	bad  func(error)
+
+	mu  sync.Mutex
+	out *bufio.Writer
+}
+
+// NewStream returns a stream that reads events from in and writes them to
+// out. Lines that are no events are neither returned nor forwarded; bad is
+// told of each, with its number.
+func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
+	return &Stream{
+		in:   bufio.NewReaderSize(in, MaxLine),
+		open: true,
+		bad:  bad,
+		out:  bufio.NewWriterSize(out, 64<<10),
+	}
+}
+
+// Next forwards the lines of the stream, each byte for byte, until one comes
+// whose event is plan.done or among names, and returns that one. Only
+// plan.done is not forwarded: see [Stream.Forward].
+//
+// The error is io.EOF when the stream ended as it should, [ErrTruncated] when
+// it did not, the cause of ctx when that is done, or what reading or writing
+// said; nothing can be read afterwards.
+func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
+	type result struct {
+		ev  Event
+		err error
+	}
+	read := make(chan result, 1)
+	go func() {
+		ev, err := s.next(names)
+		read <- result{ev, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return Event{}, context.Cause(ctx)
+	case r := <-read:
+		return r.ev, r.err
+	}
+}
+
+func (s *Stream) next(names []string) (Event, error) {
+	for {
+		line, err := s.readLine()
+		if err != nil {
+			return Event{}, errors.Join(err, s.flush())
+		}
+		if line == nil {
+			continue
+		}
+		name := gjson.GetBytes(line, "event").Str
+		switch name {
+		case PlanDone:
+			s.open = false
+			return Event{name, s.line, bytes.Clone(line[:len(line)-1])}, s.flush()
+		case PlanStarted:
+			s.open = true
+		}
+		if err := s.write(line); err != nil {
+			return Event{}, err
+		}
+		if slices.Contains(names, name) {
+			return Event{name, s.line, bytes.Clone(line[:len(line)-1])}, s.flush()
+		}
+	}
+}
+
+// readLine returns the next line with its newline, or nil for one that is no
+// event and was reported. The bytes are valid until the next call.
+func (s *Stream) readLine() ([]byte, error) {
+	// What was forwarded must not wait for a line that has not come yet.
+	if buffered, _ := s.in.Peek(s.in.Buffered()); bytes.IndexByte(buffered, '\n') < 0 {
+		if err := s.flush(); err != nil {
+			return nil, err
+		}
+	}
+	line, err := s.in.ReadSlice('\n')
+	if len(line) > 0 || err == nil {
+		s.line++
+	}
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = s.in.ReadSlice('\n')
+		}
+		s.bad(fmt.Errorf("event stream: line %d: longer than %d bytes", s.line, MaxLine))
+		if err == nil {
+			return nil, nil
+		}
+		return nil, s.end(err)
+	case err != nil:
+		if len(line) > 0 {
+			s.open = true
+		}
+		return nil, s.end(err)
+	}
+	if err := check(line); err != nil {
+		s.bad(fmt.Errorf("event stream: line %d: %w", s.line, err))
+		return nil, nil
+	}
+	return line, nil
+}
+
+func (s *Stream) end(err error) error {
+	if errors.Is(err, io.EOF) && s.open {
+		return ErrTruncated
+	}
+	return err
+}
+
+func check(line []byte) error {
+	switch {
+	case !utf8.Valid(line):
+		return errors.New("not UTF-8")
+	case !gjson.ValidBytes(line):
+		return errors.New("not JSON")
+	case bytes.TrimLeft(line, " \t\r")[0] != '{':
+		return errors.New("not a JSON object")
+	}
+	return nil
+}
+
+// Forward writes an event that [Stream.Next] has held back.
+func (s *Stream) Forward(ev Event) error {
+	if err := s.write(append(ev.Raw, '\n')); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// Emit writes an event of the program's own, whole and at once. A ctid of 0
+// is left out. fields is a struct or map with the event's further fields, or
+// nil. Emit may be called by several goroutines.
+func (s *Stream) Emit(name string, ctid int, fields any) error {
+	line, err := Marshal(name, ctid, fields)
+	if err != nil {
+		return err
+	}
+	if err := s.write(line); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// Marshal returns the line of an event, its newline included. It fails for
+// one longer than [MaxLine].
+func Marshal(name string, ctid int, fields any) ([]byte, error) {
+	line := append([]byte(`{"event":`), strconv.Quote(name)...)
+	line = append(line, `,"time":"`...)
+	line = time.Now().UTC().AppendFormat(line, "2006-01-02T15:04:05.000Z")
+	line = append(line, '"')
+	if ctid != 0 {
+		line = append(line, `,"ctid":`...)
+		line = strconv.AppendInt(line, int64(ctid), 10)
+	}
+	if fields != nil {
+		var object bytes.Buffer
+		enc := json.NewEncoder(&object)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(fields); err != nil {
+			return nil, fmt.Errorf("event %s: %w", name, err)
+		}
+		inner := bytes.TrimSpace(object.Bytes())
+		inner = inner[1 : len(inner)-1]
+		if len(inner) > 0 {
+			line = append(append(line, ','), inner...)
+		}
+	}
+	line = append(line, "}\n"...)
+	if len(line) > MaxLine {
+		return nil, fmt.Errorf("event %s of container %d: longer than %d bytes", name, ctid, MaxLine)
+	}
+	return line, nil
+}
+
+func (s *Stream) write(line []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.out.Write(line); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	return nil
+}
+
+func (s *Stream) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.out.Flush(); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	return nil
+}
