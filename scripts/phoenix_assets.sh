@@ -1,0 +1,187 @@
+# shellcheck shell=bash
+# Verified programs, and the one pct exec that puts them into a container. Sourced by the feature scripts, which run on the Proxmox host:
+#
+#   phoenix_feature NAME "$@"         checks the arguments CTID [CA_URL]; sets ctid
+#   phoenix_asset NAME ARCH           prints the path of a verified program; beside it lies a SHA256SUMS that lists it
+#   phoenix_exec SCRIPT [ARG…]        runs SCRIPT by sh as root in the container, once that is up
+#   phoenix_install SCRIPT NAME…      puts programs into the container's /usr/local/bin, then runs SCRIPT there
+#
+# Environment:
+#   PHX_PCT      the pct to run; default pct
+#   PHX_ASSETS   directory that holds programs and their SHA256SUMS, or pinned release archives; unset: the releases of phoenix_assets.tsv
+#   PHX_CACHE    where downloaded releases are kept, for root alone; default /var/cache/phx
+
+phoenix_table=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/phoenix_assets.tsv
+phoenix_cache=${PHX_CACHE:-/var/cache/phx}
+phoenix_label=phoenix_assets
+
+phoenix_die() {
+  printf '%s: %s\n' "$phoenix_label" "$*" >&2
+  exit 1
+}
+
+phoenix_feature() {
+  phoenix_label=$1
+  shift
+  if [[ $# -lt 1 || $# -gt 2 ]]; then
+    printf 'usage: %s CTID [CA_URL]\n' "$(basename "$0")" >&2
+    exit 2
+  fi
+  if [[ ! $1 =~ ^[1-9][0-9]{2,8}$ ]]; then
+    printf '%s: not a container id: %q: use a number from 100 to 999999999\n' "$phoenix_label" "$1" >&2
+    exit 2
+  fi
+  ctid=$1
+  phoenix_label="$phoenix_label: $ctid"
+}
+
+phoenix_arch() {
+  case $(uname -m) in
+    x86_64) echo amd64 ;;
+    aarch64) echo arm64 ;;
+    *) phoenix_die "no programs are pinned for the architecture $(uname -m): amd64 and arm64 are supported" ;;
+  esac
+}
+
+# phoenix_sum DIR NAME prints the SHA-256 that DIR/SHA256SUMS gives for NAME.
+phoenix_sum() {
+  [[ ! -e $1/SHA256SUMS ]] ||
+    awk -v name="$2" '{ file = $2; sub(/^\*/, "", file); sub(/^\.\//, "", file) } NF == 2 && file == name { print tolower($1); exit }' "$1/SHA256SUMS"
+}
+
+phoenix_verify() { # FILE SHA256
+  local found
+  found=$(sha256sum <"$1") || phoenix_die "$1: cannot be read"
+  found=${found%% *}
+  [[ $found == "$2" ]] || phoenix_die "$1: wrong checksum: expected sha256 $2, found $found: nothing was installed"
+}
+
+phoenix_asset() {
+  local name=$1 arch=$2 version url sum member archive
+  IFS=$'\t' read -r version url sum member < <(
+    awk -F'\t' -v OFS='\t' -v name="$name" -v arch="$arch" '$1 == name && $3 == arch { print $2, $4, $5, $6 }' "$phoenix_table"
+  ) || phoenix_die "$phoenix_table: no release of $name is pinned for $arch"
+  archive=${url##*/}
+
+  if [[ -n ${PHX_ASSETS:-} ]]; then
+    local listed
+    listed=$(phoenix_sum "$PHX_ASSETS" "$name")
+    if [[ -n $listed && -f $PHX_ASSETS/$name ]]; then
+      phoenix_verify "$PHX_ASSETS/$name" "$listed"
+      printf '%s\n' "$PHX_ASSETS/$name"
+      return
+    fi
+    [[ -f $PHX_ASSETS/$archive ]] ||
+      phoenix_die "PHX_ASSETS=$PHX_ASSETS: has neither $name listed in its SHA256SUMS nor $archive: put one there, or unset PHX_ASSETS to download"
+  fi
+
+  # A release is kept under its pin, so another pin is another directory.
+  local kept=$phoenix_cache/$sum
+  (umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
+  exec {phoenix_lock}<"$phoenix_cache"
+  flock "$phoenix_lock"
+  if [[ ! -d $kept ]]; then
+    phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
+  fi
+  exec {phoenix_lock}<&-
+  listed=$(phoenix_sum "$kept" "$name")
+  phoenix_verify "$kept/$name" "${listed:-none}"
+  printf '%s\n' "$kept/$name"
+}
+
+# phoenix_release fetches one release archive and unpacks its program into the directory KEPT, which appears whole or not at all.
+phoenix_release() { # TITLE URL ARCHIVE SHA256 MEMBER KEPT
+  local title=$1 url=$2 archive=$3 sum=$4 member=$5 kept=$6 name=${1%% *} new=$phoenix_cache/new file
+  rm -rf -- "$new"
+  (umask 077 && mkdir "$new")
+  if [[ -n ${PHX_ASSETS:-} ]]; then
+    file=$PHX_ASSETS/$archive
+  else
+    file=$new/$archive
+    printf '%s: downloading %s\n' "$phoenix_label" "$title" >&2
+    curl --fail --silent --show-error --location --proto '=https' --connect-timeout 20 --retry 2 --output "$file" "$url" </dev/null ||
+      phoenix_die "$url: cannot be downloaded: put $archive, or $name with a SHA256SUMS, into a directory and name that in PHX_ASSETS"
+  fi
+  phoenix_verify "$file" "$sum"
+  # Releases differ in whether the program lies in bin/: take the pinned place, else the only file of that name.
+  member=$(tar -tzf "$file" | awk -F/ -v want="$member" -v name="$name" '
+    $0 == want { exact = 1 }
+    $NF == name { found++; last = $0 }
+    END { if (exact) print want; else if (found == 1) print last }') || phoenix_die "$file: cannot be read as a tar archive"
+  [[ -n $member ]] || phoenix_die "$file: has no $name in it"
+  tar -xzOf "$file" -- "$member" >"$new/$name" || phoenix_die "$file: $member cannot be unpacked"
+  rm -f -- "$new/$archive"
+  (cd "$new" && sha256sum -- "$name" >SHA256SUMS)
+  mv -T -- "$new" "$kept"
+}
+
+# What every script in a container starts with. $0 is "feature: ctid".
+# An inner script outlives a pct that was killed: the lock makes the next one wait for it.
+# shellcheck disable=SC2016 # expanded in the container
+phoenix_prelude='set -eu
+say() { echo "$0: $*"; }
+die() { say "$*" >&2; exit 1; }
+exec 9>/run/phx.lock
+flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
+end=$(($(date +%s) + 60))
+until state=$(timeout 60 systemctl is-system-running --wait 2>/dev/null) || [ "$state" = degraded ]; do
+  [ "$(date +%s)" -lt "$end" ] || die "systemd is not up after 60 s: ${state:-no answer}: look at systemctl list-jobs in the container"
+  sleep 0.2
+done
+add_user() {
+  if id "$1" >/dev/null 2>&1; then say "user $1: already there"
+  else useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"; say "added user $1"; fi
+}
+'
+
+phoenix_exec() {
+  local script=$1
+  shift
+  "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@"
+}
+
+# Reads the programs one after the other from stdin, but nothing at all when each of them is there already.
+# shellcheck disable=SC2016 # expanded in the container
+phoenix_receiver='same() { [ -x "$1" ] && [ "$(sha256sum <"$1")" = "$2  -" ]; }
+all_same() { while [ $# -gt 0 ]; do same "/usr/local/bin/$1" "$2" || return 1; shift 3; done; }
+receive() {
+  while [ $# -gt 0 ]; do
+    target=/usr/local/bin/$1 new=/usr/local/bin/.$1.new
+    if same "$target" "$2"; then
+      head -c "$3" >/dev/null
+      say "$1: already installed"
+    else
+      trap "rm -f $new" EXIT
+      rm -f "$new"
+      head -c "$3" >"$new"
+      found=$(sha256sum <"$new") size=$(stat -c %s "$new")
+      [ "$found" = "$2  -" ] ||
+        die "$1: what arrived is not what was sent: expected sha256 $2 ($3 bytes), received ${found%% *} ($size bytes): not installed"
+      chmod 0755 "$new"
+      mv -f "$new" "$target"
+      say "installed $1"
+    fi
+    shift 3
+  done
+}
+if all_same "$@"; then
+  while [ $# -gt 0 ]; do say "$1: already installed"; shift 3; done
+else
+  receive "$@"
+fi
+'
+
+phoenix_install() {
+  local script=$1 arch name path sum size files=() args=()
+  shift
+  arch=$(phoenix_arch)
+  for name in "$@"; do
+    path=$(phoenix_asset "$name" "$arch")
+    sum=$(phoenix_sum "$(dirname "$path")" "$name")
+    size=$(stat -Lc %s -- "$path")
+    files+=("$path")
+    args+=("$name" "$sum" "$size")
+  done
+  # The receiver stops reading when it needs no more, and checks what it got: it is the one to ask whether this went well.
+  { cat -- "${files[@]}" 2>/dev/null || :; } | phoenix_exec "$phoenix_receiver$script" "${args[@]}"
+}

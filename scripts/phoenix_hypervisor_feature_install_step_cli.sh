@@ -1,0 +1,8 @@
+#!/bin/bash
+# Installs step as /usr/local/bin/step. Runs on the Proxmox host:
+#   phoenix_hypervisor_feature_install_step_cli.sh CTID [CA_URL]
+set -euo pipefail
+. "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
+
+phoenix_feature step_cli "$@"
+phoenix_install '' step
