@@ -1,0 +1,258 @@
+// Package config reads phoenix_lxc_configs.json, the file that says which
+// containers there are and what each is to be.
+//
+// The file is a JSON object whose key "lxc_configs" maps container ids to
+// containers. It is checked as a whole: every mistake is found at once, each
+// with its place. What a container's keys mean is said at [Container], and the
+// limits of their values are those of pct (pve-container 6.1), so that what is
+// accepted here is not refused there.
+//
+// Other keys beside lxc_configs pass unread. A key that a container lacks is
+// not looked up there: a container is what its own object says.
+//
+// Keys that belong to other programs (vllm_*, ports, tests, portainer_*, …)
+// pass. A key that nobody knows is a warning; inside a mount point or a
+// firewall rule, where overlooking it would open more than was meant, it is a
+// mistake.
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// The application scripts whose containers have a part of their own in phx.
+// Each may be named by one container at most.
+const (
+	GatewayScript = "phoenix_hypervisor_lxc_101.sh"
+	ProxyScript   = "phoenix_hypervisor_lxc_102.sh"
+	CAScript      = "phoenix_hypervisor_lxc_103.sh"
+)
+
+// MaxContainer is the greatest length of a container's object in bytes, blanks
+// between tokens not counted: it has to fit in one event.
+const MaxContainer = 1<<20 - 64<<10
+
+// File is a configuration without mistakes.
+type File struct {
+	Path       string
+	Containers map[int]*Container // by container id
+	Warnings   []Mistake          // by position
+}
+
+// Container is what the file says about one container. Pointers are nil, and
+// slices nil, where the file says nothing; a slice is empty but not nil where
+// the file has an empty list.
+type Container struct {
+	CTID int
+	Name string // name: the host name, as pct takes it
+
+	// Where its root comes from: one of the two.
+	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
+	Template  string // template: a volume id (local:vztmpl/NAME) or a path
+
+	MemoryMB      int    // memory_mb: MiB
+	SwapMB        *int   // swap_mb: MiB
+	Cores         int    // cores
+	StoragePool   string // storage_pool: a storage of Proxmox VE
+	StorageSizeGB int    // storage_size_gb: GiB
+	Network       Network
+	MAC           string // mac_address: upper case; "" for one that Proxmox VE chooses
+	Unprivileged  *bool  // unprivileged: pct can set it when it creates a container, never later
+	StartAtBoot   *bool  // start_at_boot
+	BootOrder     *int   // boot_order
+	BootDelay     *int   // boot_delay: seconds
+
+	PctOptions             []string    // pct_options: sub-keys of pct's features, as in "nesting=1"; booleans as 0 or 1
+	LXCOptions             []RawOption // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
+	AppArmorProfile        string      // apparmor_profile: "unconfined", "generated" or the name of a profile's file
+	AppArmorManagesNesting bool        // apparmor_manages_nesting
+	GPUs                   []int       // gpu_assignment: indices; empty for "none"
+	IDMaps                 []string    // id_maps: as lxc.idmap takes them, "u 0 100000 65536"
+	Volumes                []Volume    // zfs_volumes and volumes
+	MountPoints            []MountPoint
+	Firewall               *Firewall
+
+	Features           []string      // features: phoenix_hypervisor_feature_install_NAME.sh, in this order
+	BootstrapCAURL     string        // bootstrap_ca_url: the feature scripts' second argument
+	ApplicationScript  string        // application_script: a file name
+	HealthCheck        *HealthCheck  // health_check: runs in the container
+	HealthChecks       []HealthProbe // health_checks: run on the host
+	LifecycleSnapshots bool          // enable_lifecycle_snapshots
+	TemplateSnapshot   string        // template_snapshot_name
+	Dependencies       []int         // dependencies: ids; those not in the file are external
+	TraefikService     *TraefikService
+	TriggerSync        bool // trigger_sync_on_completion
+
+	Raw []byte // the object's own text, as it stands in the file
+}
+
+// Network is network_config: the container's one interface.
+type Network struct {
+	Name        string       // inside the container: eth0
+	Bridge      string       // on the host: vmbr0
+	IP          netip.Prefix // IPv4 address and prefix length; not valid with DHCP
+	DHCP        bool         // ip is "dhcp"
+	Gateway     netip.Addr   // gw: inside IP's network; not valid without one
+	Nameservers []netip.Addr
+}
+
+// RawOption is a raw line of a container's conf file: "key: value".
+type RawOption struct{ Key, Value string }
+
+// Volume is a disk of its own, allocated once and known by its mount point.
+type Volume struct {
+	Name       string
+	Pool       string // a storage of Proxmox VE
+	SizeGB     int    // GiB
+	MountPoint string // in the container: absolute and clean
+}
+
+// MountPoint is a directory of the host shown in the container. Both paths
+// are absolute and clean. OwnerUID and OwnerGID are ids inside the container.
+type MountPoint struct {
+	HostPath, ContainerPath string
+	ReadOnly                bool
+	OwnerUID, OwnerGID      *int
+}
+
+// Firewall is the container's firewall: its rules are in the order in which
+// they apply.
+type Firewall struct {
+	Enabled bool
+	Rules   []FirewallRule
+}
+
+// FirewallRule is a rule in the words of pve-firewall. Fields that the file
+// does not give are empty.
+type FirewallRule struct {
+	Type         string // in, out or group
+	Action       string // ACCEPT, DROP or REJECT; for a group, its name
+	Source, Dest string // addresses, networks, ranges, aliases or +sets, joined by commas
+	Proto        string
+	Port         string // destination ports and ranges (80:85), joined by commas
+	Comment      string
+}
+
+// HealthCheck is a command that exits 0 in a container that is well. It is
+// tried Retries times, Interval seconds apart.
+type HealthCheck struct {
+	Command  string
+	Retries  int // 3 unless given
+	Interval int // seconds, 5 unless given
+}
+
+// HealthProbe is a script on the host that exits 0 when the container is well.
+type HealthProbe struct {
+	Name   string
+	Script string // a file name
+	Args   []string
+}
+
+// TraefikService says that the container serves something to be reached as
+// https://NAME.DOMAIN. Such a container has a fixed address.
+type TraefikService struct {
+	Name   string // one label of a host name, in lower case
+	Port   int
+	Scheme string // http or https: what the container speaks on Port
+}
+
+// Mistake is something wrong in the file. Line and Col count from 1, Col in
+// bytes. Path is the way of keys, as in lxc_configs.102.memory_mb; elements of
+// lists count from 0.
+type Mistake struct {
+	Line, Col int
+	Path, Msg string
+}
+
+func (m Mistake) String() string {
+	if m.Path == "" {
+		return fmt.Sprintf("%d:%d: %s", m.Line, m.Col, m.Msg)
+	}
+	return fmt.Sprintf("%d:%d: %s: %s", m.Line, m.Col, m.Path, m.Msg)
+}
+
+// Error is all that is wrong in a file, by position.
+type Error struct {
+	File     string
+	Mistakes []Mistake
+}
+
+// Error has a line "file:line:column: path: message" for each mistake.
+func (e *Error) Error() string {
+	var b strings.Builder
+	for i, m := range e.Mistakes {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "%s:%v", e.File, m)
+	}
+	return b.String()
+}
+
+// Load reads and checks the file at path. The error is an [*Error] when the
+// file could be read but has mistakes.
+func Load(path string) (*File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse checks a file's content; name stands for the file in errors, which
+// are an [*Error].
+func Parse(name string, data []byte) (*File, error) {
+	p := newParser(data)
+	var found []*entry
+	if root, ok := p.document(); ok {
+		found = p.root(root)
+		p.relations(found)
+	}
+	warnings := p.report(p.warnings)
+	if len(p.mistakes) > 0 {
+		return nil, &Error{name, p.report(p.mistakes)}
+	}
+	f := &File{Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings}
+	for _, e := range found {
+		f.Containers[e.CTID] = e.Container
+	}
+	return f, nil
+}
+
+// ParseContainer checks the object of a single container, as the event
+// ct.planned carries it. Whatever concerns several containers is not checked.
+// The error is an [*Error] with positions in raw.
+func ParseContainer(ctid int, raw []byte) (*Container, error) {
+	p := newParser(raw)
+	var e *entry
+	if root, ok := p.document(); ok {
+		e = p.container(ctid, root)
+	}
+	if len(p.mistakes) > 0 {
+		return nil, &Error{fmt.Sprintf("container %d", ctid), p.report(p.mistakes)}
+	}
+	return e.Container, nil
+}
+
+// Needs returns the ids that have to be there before c: its clone source and
+// its dependencies, each once and in ascending order, the containers of the
+// file apart from the external ones.
+func (f *File) Needs(c *Container) (needs, external []int) {
+	all := slices.Clone(c.Dependencies)
+	if c.CloneFrom != 0 {
+		all = append(all, c.CloneFrom)
+	}
+	slices.Sort(all)
+	for _, id := range slices.Compact(all) {
+		if f.Containers[id] != nil {
+			needs = append(needs, id)
+		} else {
+			external = append(external, id)
+		}
+	}
+	return needs, external
+}

@@ -1,0 +1,377 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+)
+
+// maxDepth bounds the nesting of the file: reading it recurses, and gjson
+// looks at a value once for each level around it.
+const maxDepth = 100
+
+// A parser reads JSON with gjson, which by itself neither validates, nor
+// minds keys that are given twice, nor types. Every value carries its offset.
+type parser struct {
+	data     []byte
+	text     string
+	path     []string
+	keys     []keyAt // of the objects around the current value
+	lines    []int   // the offsets at which lines begin, once they are needed
+	mistakes []note
+	warnings []note
+}
+
+type keyAt struct {
+	name string
+	at   int
+}
+
+// A note is a Mistake whose place is still an offset.
+type note struct {
+	at        int
+	path, msg string
+}
+
+func newParser(data []byte) *parser {
+	return &parser{data: data, text: string(data)}
+}
+
+func (p *parser) failAt(at int, format string, args ...any) {
+	p.mistakes = append(p.mistakes, note{at, p.pathText(), fmt.Sprintf(format, args...)})
+}
+
+func (p *parser) fail(v gjson.Result, format string, args ...any) {
+	p.failAt(v.Index, format, args...)
+}
+
+func (p *parser) warn(v gjson.Result, format string, args ...any) {
+	p.warnings = append(p.warnings, note{v.Index, p.pathText(), fmt.Sprintf(format, args...)})
+}
+
+// at runs f with key at the end of the path.
+func (p *parser) at(key string, f func()) {
+	p.path = append(p.path, key)
+	f()
+	p.path = p.path[:len(p.path)-1]
+}
+
+func (p *parser) pathText() string {
+	var b strings.Builder
+	for i, key := range p.path {
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		if plain(key) {
+			b.WriteString(key)
+		} else {
+			b.WriteString(strconv.Quote(key))
+		}
+	}
+	return b.String()
+}
+
+func plain(key string) bool {
+	for _, r := range key {
+		if r <= ' ' || r == '.' || r == ':' || r == '"' || r > unicode.MaxASCII || r == 0x7f {
+			return false
+		}
+	}
+	return key != ""
+}
+
+// report turns notes into mistakes with lines and columns, by position.
+func (p *parser) report(notes []note) []Mistake {
+	if len(notes) == 0 {
+		return nil
+	}
+	sort.SliceStable(notes, func(i, j int) bool { return notes[i].at < notes[j].at })
+	mistakes := make([]Mistake, len(notes))
+	for i, n := range notes {
+		line := p.line(n.at)
+		mistakes[i] = Mistake{line, n.at - p.lines[line-1] + 1, n.path, n.msg}
+	}
+	return mistakes
+}
+
+// line returns the number of the line that has the byte at an offset.
+func (p *parser) line(at int) int {
+	if p.lines == nil {
+		p.lines = []int{0}
+		for i, c := range p.data {
+			if c == '\n' {
+				p.lines = append(p.lines, i+1)
+			}
+		}
+	}
+	return sort.SearchInts(p.lines, at+1)
+}
+
+// document checks the syntax and returns the outermost value.
+func (p *parser) document() (gjson.Result, bool) {
+	at, msg := syntax(p.data)
+	if msg != "" {
+		p.failAt(at, "%s", msg)
+		return gjson.Result{}, false
+	}
+	return gjson.Parse(p.text), true
+}
+
+// syntax returns the place and the kind of the first thing that is not JSON,
+// or "".
+func syntax(data []byte) (int, string) {
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		return 0, "the file is empty"
+	case bytes.HasPrefix(data, []byte("\ufeff")):
+		return 0, "the file begins with a byte order mark: save it as UTF-8 without one"
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return 0, "the file is UTF-16: save it as UTF-8"
+	}
+	if !utf8.Valid(data) {
+		for at := 0; ; {
+			r, n := utf8.DecodeRune(data[at:])
+			if r == utf8.RuneError && n == 1 {
+				return at, "not UTF-8"
+			}
+			at += n
+		}
+	}
+	if at := tooDeep(data); at >= 0 {
+		return at, fmt.Sprintf("nested deeper than %d levels", maxDepth)
+	}
+	if gjson.ValidBytes(data) {
+		return 0, ""
+	}
+	var raw json.RawMessage
+	var wrong *json.SyntaxError
+	if !errors.As(json.Unmarshal(data, &raw), &wrong) {
+		return 0, "not JSON"
+	}
+	if wrong.Error() == "unexpected end of JSON input" {
+		return len(data), "not JSON: the file ends too early"
+	}
+	at := int(wrong.Offset) - 1
+	before := bytes.TrimRight(data[:at], " \t\r\n")
+	if bytes.HasSuffix(before, []byte(",")) && (data[at] == '}' || data[at] == ']') {
+		return len(before) - 1, fmt.Sprintf("not JSON: no comma may stand before %q", data[at])
+	}
+	return at, "not JSON: " + wrong.Error()
+}
+
+// tooDeep returns the offset of the first bracket beyond maxDepth, or -1.
+func tooDeep(data []byte) int {
+	depth := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			for i++; i < len(data) && data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return i
+			}
+		case '}', ']':
+			depth--
+		}
+	}
+	return -1
+}
+
+func kind(v gjson.Result) string {
+	switch {
+	case v.IsObject():
+		return "an object"
+	case v.IsArray():
+		return "a list"
+	}
+	switch v.Type {
+	case gjson.String:
+		return "a string"
+	case gjson.Number:
+		return "a number"
+	case gjson.True, gjson.False:
+		return "a boolean"
+	}
+	return "null"
+}
+
+// A need is a key that an object must have, and what for.
+type need struct{ key, why string }
+
+// object calls each for the keys of an object, but only for the first of keys
+// of the same name.
+func (p *parser) object(v gjson.Result, needs []need, each func(key string, v gjson.Result)) {
+	if !v.IsObject() {
+		p.fail(v, "must be an object, not %s", kind(v))
+		return
+	}
+	base := len(p.keys)
+	var many map[string]int // for objects with too many keys to look through
+	v.ForEach(func(k, v gjson.Result) bool {
+		key := k.String()
+		p.path = append(p.path, key)
+		first, twice := -1, false
+		if many == nil {
+			for _, old := range p.keys[base:] {
+				if old.name == key {
+					first, twice = old.at, true
+				}
+			}
+			if len(p.keys)-base > 64 {
+				many = make(map[string]int)
+				for _, old := range p.keys[base:] {
+					many[old.name] = old.at
+				}
+			}
+		} else {
+			first, twice = many[key]
+		}
+		if twice {
+			p.failAt(k.Index, "key given twice, first on line %d", p.line(first))
+		} else {
+			if many == nil {
+				p.keys = append(p.keys, keyAt{key, k.Index})
+			} else {
+				many[key] = k.Index
+			}
+			each(key, v)
+		}
+		p.path = p.path[:len(p.path)-1]
+		return true
+	})
+	for _, n := range needs {
+		has := slices.ContainsFunc(p.keys[base:], func(k keyAt) bool { return k.name == n.key })
+		if _, ok := many[n.key]; !ok && !has {
+			p.at(n.key, func() { p.fail(v, "missing: %s", n.why) })
+		}
+	}
+	p.keys = p.keys[:base]
+}
+
+// list calls each for the elements of a list.
+func (p *parser) list(v gjson.Result, each func(v gjson.Result)) {
+	if !v.IsArray() {
+		p.fail(v, "must be a list, not %s", kind(v))
+		return
+	}
+	i := 0
+	v.ForEach(func(_, v gjson.Result) bool {
+		p.at(strconv.Itoa(i), func() { each(v) })
+		i++
+		return true
+	})
+}
+
+// foreign looks through a value that is not phx's for keys given twice: other
+// programs take the last of them, gjson the first.
+func (p *parser) foreign(v gjson.Result) {
+	switch {
+	case v.IsObject():
+		p.object(v, nil, func(_ string, v gjson.Result) { p.foreign(v) })
+	case v.IsArray():
+		p.list(v, p.foreign)
+	}
+}
+
+// str returns a string that is not empty and has no control characters.
+func (p *parser) str(v gjson.Result) (string, bool) {
+	if v.Type != gjson.String {
+		p.fail(v, "must be a string, not %s", kind(v))
+		return "", false
+	}
+	if v.Str == "" {
+		p.fail(v, "must not be empty")
+		return "", false
+	}
+	if i := strings.IndexFunc(v.Str, unicode.IsControl); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(v.Str[i:])
+		p.fail(v, "must not contain control characters such as %U", r)
+		return "", false
+	}
+	return v.Str, true
+}
+
+// matched returns a string that test accepts; what says what it should be.
+func (p *parser) matched(v gjson.Result, test func(string) bool, what string) string {
+	s, ok := p.str(v)
+	if ok && !test(s) {
+		p.fail(v, "%q is not %s", s, what)
+		return ""
+	}
+	return s
+}
+
+func (p *parser) boolean(v gjson.Result) bool {
+	if !v.IsBool() {
+		p.fail(v, "must be true or false, not %s", kind(v))
+		return false
+	}
+	return v.Bool()
+}
+
+// integer returns a whole number from low to high, or low for anything else.
+func (p *parser) integer(v gjson.Result, low, high int) int {
+	if v.Type != gjson.Number {
+		p.fail(v, "must be a number, not %s", kind(v))
+		return low
+	}
+	n, err := strconv.Atoi(v.Raw)
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		p.fail(v, "must be a whole number, not %s", v.Raw)
+		return low
+	case err == nil && low <= n && n <= high:
+		return n
+	case high == math.MaxInt32 && err == nil && n < low:
+		p.fail(v, "must be at least %d, not %d", low, n)
+	default:
+		p.fail(v, "must be from %d to %d, not %s", low, high, v.Raw)
+	}
+	return low
+}
+
+// ctid returns the container id that a string or a number holds, or 0.
+func (p *parser) ctid(v gjson.Result) int {
+	s := v.Raw
+	switch v.Type {
+	case gjson.String:
+		s = v.Str
+	case gjson.Number:
+	default:
+		p.fail(v, "must be a container id, not %s", kind(v))
+		return 0
+	}
+	id, err := ParseCTID(s)
+	if err != nil {
+		p.fail(v, "%v", err)
+	}
+	return id
+}
+
+// ParseCTID returns the container id that s is: a number from 100 to
+// 999999999, in decimal digits without leading zeros.
+func ParseCTID(s string) (int, error) {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return 0, fmt.Errorf("%q is not a container id: a number from 100 to 999999999", s)
+		}
+	}
+	if len(s) < 3 || len(s) > 9 || s[0] == '0' {
+		return 0, fmt.Errorf("%q is not a container id: a number from 100 to 999999999, without leading zeros", s)
+	}
+	return strconv.Atoi(s)
+}

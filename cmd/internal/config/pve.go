@@ -1,0 +1,268 @@
+package config
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// The formats of Proxmox VE that have a grammar of their own: pct's features,
+// the raw lines of a conf file, and the rules of pve-firewall.
+
+// pctOptions reads sub-keys of pct's option features. Proxmox VE keeps a
+// boolean as it was typed, so each is given as 0 or 1 here.
+func pctOptions(p *parser, e *entry, v gjson.Result) {
+	e.PctOptions = []string{}
+	p.list(v, func(v gjson.Result) {
+		s, ok := p.str(v)
+		if !ok {
+			return
+		}
+		for option := range strings.SplitSeq(s, ",") {
+			key, value, ok := strings.Cut(strings.TrimSpace(option), "=")
+			if !ok {
+				p.fail(v, "%q is not of the form key=value, as in nesting=1", option)
+				return
+			}
+			switch key {
+			case "nesting", "keyctl", "fuse", "mknod", "force_rw_sys":
+				switch strings.ToLower(value) {
+				case "1", "on", "yes", "true":
+					value = "1"
+				case "0", "off", "no", "false":
+					value = "0"
+				default:
+					p.fail(v, "%s must be 0 or 1, not %q", key, value)
+					return
+				}
+			case "mount":
+				if !mountTypesRE.MatchString(value) {
+					p.fail(v, "mount must be types of file systems joined by semicolons, not %q", value)
+					return
+				}
+			default:
+				p.fail(v, "pct knows no feature %q: there are nesting, keyctl, fuse, mknod, mount and force_rw_sys", key)
+				return
+			}
+			if slices.ContainsFunc(e.PctOptions, func(s string) bool { return strings.HasPrefix(s, key+"=") }) {
+				p.fail(v, "%s is given twice", key)
+				return
+			}
+			e.PctOptions = append(e.PctOptions, key+"="+value)
+		}
+	})
+}
+
+var mountTypesRE = regexp.MustCompile(`^[a-zA-Z0-9_]+(;[a-zA-Z0-9_]+)*$`)
+
+// rawKeys are the keys of raw lines that pct keeps (pve-container 6.1). It
+// deletes a line with another key at the next write of the conf file.
+var rawKeys = map[string]bool{}
+
+func init() {
+	for group, keys := range map[string]string{
+		"":          "include arch autodev kmsg group idmap environment environment.hooks",
+		"apparmor.": "profile allow_incomplete allow_nesting raw",
+		"selinux.":  "context",
+		"uts.":      "name",
+		"signal.":   "halt reboot stop",
+		"init.":     "cmd cwd uid gid groups",
+		"pty.":      "max",
+		"console.":  "logfile path",
+		"tty.":      "max",
+		"devtty.":   "dir",
+		"hook.":     "autodev pre-start pre-mount mount start stop post-stop clone destroy version",
+		"mount.":    "fstab entry auto",
+		"rootfs.":   "mount",
+		"cap.":      "drop keep",
+		"seccomp.":  "profile notify.proxy notify.cookie",
+		"log.":      "level file",
+		"start.":    "auto delay order",
+		"sysctl.":   "fs.mqueue kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced",
+	} {
+		for key := range strings.FieldsSeq(keys) {
+			rawKeys["lxc."+group+key] = true
+		}
+	}
+}
+
+// rawHints say what to do instead of a raw line that pct does not keep as it is.
+var rawHints = map[string]string{
+	"lxc.rootfs.path":         "Proxmox VE makes it from storage_pool",
+	"lxc.rootfs.options":      "Proxmox VE has options of mount points for this",
+	"lxc.environment.runtime": "Proxmox VE moves it into an option of its own; use lxc.environment",
+	"lxc.aa_profile":          "it is called lxc.apparmor.profile now",
+	"lxc.id_map":              "it is called lxc.idmap now",
+}
+
+var rawRE = regexp.MustCompile(`^(lxc\.[a-z0-9_.-]+)\s*[:=]\s*(.*?)\s*$`)
+
+func lxcOptions(p *parser, e *entry, v gjson.Result) {
+	e.LXCOptions = []RawOption{}
+	p.list(v, func(v gjson.Result) {
+		s, ok := p.str(v)
+		if !ok {
+			return
+		}
+		m := rawRE.FindStringSubmatch(s)
+		if m == nil {
+			p.fail(v, "%q is not of the form lxc.key=value", s)
+			return
+		}
+		key, value := m[1], m[2]
+		switch {
+		case rawKeys[key], hasAnyPrefix(key, "lxc.cgroup2.", "lxc.prlimit.", "lxc.net."):
+		case strings.HasPrefix(key, "lxc.cgroup."):
+			p.warn(v, "Proxmox VE is about to refuse lxc.cgroup.*: use lxc.cgroup2.*")
+		case strings.HasPrefix(key, "lxc.limit."):
+			p.fail(v, "lxc.limit.* is called lxc.prlimit.* now")
+			return
+		case rawHints[key] != "":
+			p.fail(v, "%s: %s", key, rawHints[key])
+			return
+		default:
+			p.fail(v, "Proxmox VE does not accept %s: it would delete the line", key)
+			return
+		}
+		if key == "lxc.cap.keep" || key == "lxc.cap.drop" {
+			for capability := range strings.SplitSeq(value, ",") {
+				e.LXCOptions = append(e.LXCOptions, RawOption{key, strings.TrimSpace(capability)})
+			}
+			return
+		}
+		e.LXCOptions = append(e.LXCOptions, RawOption{key, value})
+	})
+}
+
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(s, prefix) })
+}
+
+func firewall(p *parser, e *entry, v gjson.Result) {
+	f := &Firewall{}
+	p.object(v, nil, func(key string, v gjson.Result) {
+		switch key {
+		case "enabled":
+			f.Enabled = p.boolean(v)
+		case "rules":
+			f.Rules = []FirewallRule{}
+			p.list(v, func(v gjson.Result) { f.Rules = append(f.Rules, p.firewallRule(v)) })
+		default:
+			p.fail(v, "nobody knows this key")
+		}
+	})
+	e.Firewall = f
+}
+
+var (
+	groupRE = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]+$`)
+	protoRE = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
+	setRE   = regexp.MustCompile(`^(\+((dc|guest|sdn)/)?|(dc|guest)/)?[A-Za-z][A-Za-z0-9_-]+$`)
+	portRE  = regexp.MustCompile(`^[a-z][a-z0-9_.+-]*$`)
+)
+
+func (p *parser) firewallRule(v gjson.Result) FirewallRule {
+	var r FirewallRule
+	var action, port gjson.Result
+	p.object(v, []need{
+		{"type", "in, out or group"},
+		{"action", "ACCEPT, DROP or REJECT, or the name of a group"},
+	}, func(key string, v gjson.Result) {
+		switch key {
+		case "type":
+			r.Type = p.matched(v, func(s string) bool { return s == "in" || s == "out" || s == "group" }, "in, out or group")
+		case "action":
+			r.Action, _ = p.str(v)
+			action = v
+		case "source":
+			r.Source = p.matched(v, isPeer, peerRule)
+		case "dest":
+			r.Dest = p.matched(v, isPeer, peerRule)
+		case "proto":
+			r.Proto = p.matched(v, protoRE.MatchString, "the name or number of one protocol, in lower case")
+		case "port":
+			port = v
+			if v.Type == gjson.Number {
+				r.Port = strconv.Itoa(p.integer(v, 1, 65535))
+			} else {
+				r.Port = p.matched(v, isPorts, portRule)
+			}
+		case "comment":
+			if v.Type != gjson.String || v.Str != "" {
+				r.Comment, _ = p.str(v)
+			}
+		default:
+			p.fail(v, "nobody knows this key")
+		}
+	})
+	switch {
+	case r.Action == "" || r.Type == "":
+	case r.Type == "group":
+		if !groupRE.MatchString(r.Action) {
+			p.at("action", func() { p.fail(action, "%q is not the name of a group", r.Action) })
+		}
+	case r.Action != "ACCEPT" && r.Action != "DROP" && r.Action != "REJECT":
+		p.at("action", func() { p.fail(action, "%q is not ACCEPT, DROP or REJECT", r.Action) })
+	}
+	if r.Port != "" && r.Proto == "" {
+		p.at("port", func() { p.fail(port, "a port needs a proto") })
+	}
+	return r
+}
+
+const (
+	peerRule = "a list of addresses, networks, ranges (a-b), aliases or +sets, joined by commas"
+	portRule = "a list of ports or ranges (80:85), joined by commas"
+)
+
+func isPeer(s string) bool {
+	for item := range strings.SplitSeq(s, ",") {
+		if _, err := netip.ParseAddr(item); err == nil {
+			continue
+		}
+		if _, err := netip.ParsePrefix(item); err == nil {
+			continue
+		}
+		if from, to, ok := strings.Cut(item, "-"); ok {
+			a, err1 := netip.ParseAddr(from)
+			b, err2 := netip.ParseAddr(to)
+			if err1 == nil && err2 == nil {
+				if a.Is4() != b.Is4() || b.Less(a) {
+					return false
+				}
+				continue
+			}
+		}
+		if item == "any" || !setRE.MatchString(item) {
+			return false
+		}
+	}
+	return true
+}
+
+func isPorts(s string) bool {
+	for item := range strings.SplitSeq(s, ",") {
+		if portRE.MatchString(item) {
+			continue
+		}
+		from, to, isRange := strings.Cut(item, ":")
+		if !isRange {
+			to = from
+		}
+		a, ok1 := portNumber(from)
+		b, ok2 := portNumber(to)
+		if !ok1 || !ok2 || a > b {
+			return false
+		}
+	}
+	return true
+}
+
+func portNumber(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && 1 <= n && n <= 65535 && strconv.Itoa(n) == s
+}

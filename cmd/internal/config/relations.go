@@ -1,0 +1,139 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// relations checks what concerns several containers. found is in the order of
+// the file.
+func (p *parser) relations(found []*entry) {
+	byID := make(map[int]*entry, len(found))
+	for _, e := range found {
+		byID[e.CTID] = e
+	}
+	fail := func(e *entry, at int, path, format string, args ...any) {
+		path = fmt.Sprintf("lxc_configs.%d.%s", e.CTID, path)
+		p.mistakes = append(p.mistakes, note{at, path, fmt.Sprintf(format, args...)})
+	}
+
+	addresses := make(map[netip.Addr]int)
+	macs := make(map[string]int)
+	services := make(map[string]int)
+	scripts := make(map[string]int)
+	for _, e := range found {
+		if ip := e.Network.IP.Addr(); ip.IsValid() {
+			if first, ok := take(addresses, ip, e.CTID); !ok {
+				fail(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
+			}
+		}
+		if e.MAC != "" {
+			if first, ok := take(macs, e.MAC, e.CTID); !ok {
+				fail(e, e.mac, "mac_address", "%s is the address of container %d already", e.MAC, first)
+			}
+		}
+		if s := e.TraefikService; s != nil && s.Name != "" {
+			if first, ok := take(services, s.Name, e.CTID); !ok {
+				fail(e, e.service, "traefik_service.name", "%s is the service of container %d already", s.Name, first)
+			}
+		}
+		switch e.ApplicationScript {
+		case GatewayScript, ProxyScript, CAScript:
+			if first, ok := take(scripts, e.ApplicationScript, e.CTID); !ok {
+				fail(e, e.script, "application_script", "%s is the script of container %d already, and there can be only one such", e.ApplicationScript, first)
+			}
+		}
+	}
+
+	for _, e := range found {
+		for _, edge := range e.edges {
+			if edge.index >= 0 {
+				continue
+			}
+			switch source := byID[edge.to]; {
+			case source == nil:
+				fail(e, edge.at, edge.path(), "there is no container %d in the file to clone", edge.to)
+			case source == e:
+				// A cycle, and reported as one.
+			case source.TemplateSnapshot == "":
+				fail(e, edge.at, edge.path(), "container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
+			case len(source.MountPoints) > 0:
+				fail(e, edge.at, edge.path(), "container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
+			default:
+				p.cloneWarnings(e, source, edge)
+			}
+		}
+	}
+
+	p.cycles(found, byID, fail)
+}
+
+// take remembers id as the owner of key, unless key has one.
+func take[K comparable](owners map[K]int, key K, id int) (owner int, ok bool) {
+	if owner, taken := owners[key]; taken {
+		return owner, false
+	}
+	owners[key] = id
+	return id, true
+}
+
+// cloneWarnings tells of clones that cannot be made as the file says, which
+// does not matter where they have been made by other means.
+func (p *parser) cloneWarnings(e, source *entry, edge edge) {
+	warn := func(format string, args ...any) {
+		path := fmt.Sprintf("lxc_configs.%d.%s", e.CTID, edge.path())
+		p.warnings = append(p.warnings, note{edge.at, path, fmt.Sprintf(format, args...)})
+	}
+	if e.Unprivileged != nil && source.Unprivileged != nil && *e.Unprivileged != *source.Unprivileged {
+		warn("a clone keeps its source's unprivileged, and %d has %t", edge.to, *source.Unprivileged)
+	}
+	if e.StorageSizeGB < source.StorageSizeGB {
+		warn("the disk of %d has %d GiB: a clone cannot have fewer", edge.to, source.StorageSizeGB)
+	}
+}
+
+// cycles reports the containers that need themselves, at the place that
+// closes the cycle.
+func (p *parser) cycles(found []*entry, byID map[int]*entry, fail func(*entry, int, string, string, ...any)) {
+	type step struct {
+		e    *entry
+		next int // of e.edges
+	}
+	done := make(map[*entry]bool, len(found))
+	depth := make(map[*entry]int) // of those on the way
+	for _, e := range found {
+		if done[e] {
+			continue
+		}
+		way := []step{{e: e}}
+		depth[e] = 0
+		for len(way) > 0 {
+			last := &way[len(way)-1]
+			if last.next == len(last.e.edges) {
+				done[last.e] = true
+				delete(depth, last.e)
+				way = way[:len(way)-1]
+				continue
+			}
+			edge := last.e.edges[last.next]
+			last.next++
+			to := byID[edge.to]
+			if to == nil || done[to] {
+				continue
+			}
+			if from, ok := depth[to]; ok {
+				var ids []string
+				for _, s := range way[from:] {
+					ids = append(ids, strconv.Itoa(s.e.CTID))
+				}
+				ids = append(ids, strconv.Itoa(to.CTID))
+				fail(last.e, edge.at, edge.path(), "cycle: %s", strings.Join(ids, " -> "))
+				continue
+			}
+			depth[to] = len(way)
+			way = append(way, step{e: to})
+		}
+	}
+}
