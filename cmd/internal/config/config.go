@@ -175,10 +175,12 @@ func (m Mistake) String() string {
 	return fmt.Sprintf("%d:%d: %s: %s", m.Line, m.Col, m.Path, m.Msg)
 }
 
-// Error is all that is wrong in a file, by position.
+// Error is all that is wrong in a file, by position. The warnings are not
+// part of the text: a misspelt key is one, and says why another is missing.
 type Error struct {
 	File     string
 	Mistakes []Mistake
+	Warnings []Mistake
 }
 
 // Error has a line "file:line:column: path: message" for each mistake.
@@ -214,7 +216,7 @@ func Parse(name string, data []byte) (*File, error) {
 	}
 	warnings := p.report(p.warnings)
 	if len(p.mistakes) > 0 {
-		return nil, &Error{name, p.report(p.mistakes)}
+		return nil, &Error{name, p.report(p.mistakes), warnings}
 	}
 	f := &File{Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings}
 	for _, e := range found {
@@ -233,7 +235,7 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 		e = p.container(ctid, root)
 	}
 	if len(p.mistakes) > 0 {
-		return nil, &Error{fmt.Sprintf("container %d", ctid), p.report(p.mistakes)}
+		return nil, &Error{fmt.Sprintf("container %d", ctid), p.report(p.mistakes), nil}
 	}
 	return e.Container, nil
 }

@@ -19,13 +19,14 @@ import (
 // An entry is a container with what the checks across containers need.
 type entry struct {
 	*Container
-	at      int    // the offset of its object
-	edges   []edge // its clone source and its dependencies
-	address int    // offsets of what no two containers may share
-	mac     int
-	service int
-	script  int
-	mounts  []string // the paths in the container at which something is mounted
+	at       int    // the offset of its object
+	edges    []edge // its clone source and its dependencies
+	address  int    // offsets of what no two containers may share
+	mac      int
+	service  int
+	script   int
+	snapshot bool     // there is a template_snapshot_name, right or wrong
+	mounts   []string // the paths in the container at which something is mounted
 }
 
 // An edge is the need for another container, with the offset at which the
@@ -187,7 +188,7 @@ func init() {
 		"health_checks":              healthChecks,
 		"enable_lifecycle_snapshots": func(p *parser, e *entry, v gjson.Result) { e.LifecycleSnapshots = p.boolean(v) },
 		"template_snapshot_name": func(p *parser, e *entry, v gjson.Result) {
-			e.TemplateSnapshot = p.matched(v, isSnapshot, snapshotRule)
+			e.TemplateSnapshot, e.snapshot = p.matched(v, isSnapshot, snapshotRule), true
 		},
 		"dependencies":               dependencies,
 		"traefik_service":            traefikService,

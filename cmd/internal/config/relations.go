@@ -57,7 +57,7 @@ func (p *parser) relations(found []*entry) {
 				fail(e, edge.at, edge.path(), "there is no container %d in the file to clone", edge.to)
 			case source == e:
 				// A cycle, and reported as one.
-			case source.TemplateSnapshot == "":
+			case !source.snapshot:
 				fail(e, edge.at, edge.path(), "container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
 			case len(source.MountPoints) > 0:
 				fail(e, edge.at, edge.path(), "container %d has mount_points: pct can neither snapshot nor clone it", edge.to)

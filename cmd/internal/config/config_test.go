@@ -1,0 +1,579 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// base is a file without mistakes. Each case of TestMistakes changes one part
+// of it, and marks with ¦ where the mistake is to be found.
+const base = `{
+  "nvidia_driver_version": "580.76.05",
+  "lxc_configs": {
+    "900": {
+      "name": "Copy-Base",
+      "template": "local:vztmpl/debian.tar.zst",
+      "memory_mb": 2048,
+      "cores": 2,
+      "storage_pool": "local-lvm",
+      "storage_size_gb": 16,
+      "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.200/24", "gw": "10.0.0.1"},
+      "mac_address": "BC:24:11:00:09:00",
+      "unprivileged": true,
+      "template_snapshot_name": "final-form"
+    },
+    "103": {
+      "name": "Step-CA",
+      "clone_from_ctid": "900",
+      "memory_mb": 512,
+      "cores": 1,
+      "storage_pool": "local-lvm",
+      "storage_size_gb": 16,
+      "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"},
+      "mac_address": "BC:24:11:00:01:03",
+      "application_script": "phoenix_hypervisor_lxc_103.sh",
+      "traefik_service": {"name": "ca", "port": 9000},
+      "extra": 0
+    },
+    "102": {
+      "name": "Traefik-Internal",
+      "clone_from_ctid": 900,
+      "memory_mb": 512,
+      "cores": 1,
+      "storage_pool": "local-lvm",
+      "storage_size_gb": 16,
+      "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.12/24", "gw": "10.0.0.1"},
+      "features": ["base_setup"],
+      "dependencies": ["103", 1002]
+    }
+  }
+}
+`
+
+func TestMistakes(t *testing.T) {
+	const (
+		ca    = "lxc_configs.103."
+		extra = `"extra": 0` // in container 103
+	)
+	tests := []struct{ old, new, want string }{
+		// The file as a whole.
+		{base, "¦", "the file is empty"},
+		{base, "¦ \n\t", "the file is empty"},
+		{base, "¦\ufeff" + base, "byte order mark"},
+		{base, "¦\xff\xfe{\x00}\x00", "UTF-16"},
+		{`Step-CA`, "Step¦\xffCA", "not UTF-8"},
+		{base, "¦[]", "must be an object, not a list"},
+		{base, "¦null", "must be an object, not null"},
+		{base, "¦{}", "lxc_configs: missing"},
+		{base, `{"lxc_configs": ¦[]}`, "lxc_configs: must be an object, not a list"},
+		{base, `{"lxc_configs": {}} ¦x`, "not JSON: invalid character 'x' after top-level value"},
+		{base, `{"lxc_configs": {¦'900': {}}}`, "not JSON: invalid character '\\''"},
+		{base, `{"lxc_configs": {}¦`, "not JSON: the file ends too early"},
+		{base, "{\n \"lxc_configs\": {}¦,\n}", "not JSON: no comma may stand before '}'"},
+		{"512,\n      \"cores\": 1", "512\n      ¦\"cores\": 1", "not JSON"},
+		{`512`, `0¦512`, "not JSON"},
+		{`Step-CA`, "Step¦\nCA", "not JSON"},
+		{extra, `"tests": ` + strings.Repeat("[", maxDepth-3) + "¦[" + strings.Repeat("]", maxDepth-2), "nested deeper than 100 levels"},
+
+		// Keys given twice.
+		{extra, `¦"cores": 4`, ca + "cores: key given twice, first on line 20"},
+		{extra, `¦"\u0063ores": 4`, ca + "cores: key given twice"},
+		{`"102": {`, `¦"103": {`, "lxc_configs.103: key given twice, first on line 16"},
+		{extra, `"tests": [{"a": 1, ¦"a": 2}]`, ca + "tests.0.a: key given twice"},
+		{extra, `"vllm_engine_config": {"b": {"a": 1, ¦"a": 2}}`, ca + "vllm_engine_config.b.a: key given twice"},
+		{`"nvidia_driver_version": "580.76.05"`, `"x y": {"a": 1, ¦"a": 2}`, `"x y".a: key given twice`},
+
+		// Container ids.
+		{`"102": {`, `"99": ¦{`, `lxc_configs.99: "99" is not a container id`},
+		{`"102": {`, `"1000000000": ¦{`, `"1000000000" is not a container id`},
+		{`"102": {`, `"0102": ¦{`, "without leading zeros"},
+		{`"102": {`, `"traefik": ¦{`, `"traefik" is not a container id`},
+		{`"102": {`, `"-102": ¦{`, "is not a container id"},
+		{`"102": {`, `"": ¦{`, "is not a container id"},
+
+		// What is missing.
+		{"\"103\": {\n      \"name\": \"Step-CA\",", `"103": ¦{`, ca + "name: missing"},
+		{"\"103\": {\n      \"name\": \"Step-CA\",\n      \"clone_from_ctid\": \"900\",", `"103": ¦{"name": "x",`, ca + "template: missing: a container is made from a template or from clone_from_ctid"},
+		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`, `¦{"name": "eth0", "bridge": "vmbr0"}`, ca + "network_config.ip: missing"},
+
+		// Types are not coerced.
+		{`"Step-CA"`, `¦103`, ca + "name: must be a string, not a number"},
+		{`"Step-CA"`, `¦null`, ca + "name: must be a string, not null"},
+		{`"Step-CA"`, `¦""`, ca + "name: must not be empty"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦"2048"`, "lxc_configs.900.memory_mb: must be a number, not a string"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦2048.5`, "must be a whole number, not 2048.5"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦2e3`, "must be a whole number, not 2e3"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦true`, "must be a number, not a boolean"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦8`, "must be at least 16, not 8"},
+		{`"memory_mb": 2048`, `"memory_mb": ¦99999999999999999999`, "must be from 16 to 2147483647"},
+		{`"cores": 2`, `"cores": ¦0`, "must be from 1 to 8192, not 0"},
+		{`"cores": 2`, `"cores": ¦8193`, "must be from 1 to 8192, not 8193"},
+		{`"cores": 2`, `"cores": ¦-1`, "must be from 1 to 8192, not -1"},
+		{`"storage_size_gb": 16,` + "\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", `"storage_size_gb": ¦0,` + "\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", "must be from 1 to"},
+		{`"unprivileged": true`, `"unprivileged": ¦1`, "must be true or false, not a number"},
+		{`"unprivileged": true`, `"unprivileged": ¦"true"`, "must be true or false, not a string"},
+		{extra, `"swap_mb": ¦-1`, ca + "swap_mb: must be at least 0, not -1"},
+		{extra, `"boot_order": ¦"1"`, ca + "boot_order: must be a number"},
+		{extra, `"boot_delay": ¦-5`, ca + "boot_delay: must be at least 0"},
+		{extra, `"features": ¦"base_setup"`, ca + "features: must be a list, not a string"},
+		{extra, `"features": ["a", ¦1]`, ca + "features.1: must be a string, not a number"},
+		{extra, `"health_check": ¦"true"`, ca + "health_check: must be an object, not a string"},
+		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`, `¦"eth0"`, ca + "network_config: must be an object"},
+		{`"extra": 0` + "\n    }", `"extra": 0` + "\n    }, \"104\": ¦7", "lxc_configs.104: must be an object, not a number"},
+
+		// Names.
+		{`"Step-CA"`, `¦"Step_CA"`, ca + `name: "Step_CA" is not a host name`},
+		{`"Step-CA"`, `¦"-step"`, "is not a host name"},
+		{`"Step-CA"`, `¦"step-"`, "is not a host name"},
+		{`"Step-CA"`, `¦"a..b"`, "is not a host name"},
+		{`"Step-CA"`, `¦"a b"`, "is not a host name"},
+		{`"Step-CA"`, `¦"` + strings.Repeat("a", 64) + `"`, "is not a host name"},
+		{`"Step-CA"`, `¦"` + strings.Repeat("a.", 130) + `a"`, "is not a host name"},
+		{`"Step-CA"`, `¦"a\u0007b"`, "must not contain control characters such as U+0007"},
+		{`"Step-CA"`, `¦"a\nb"`, "must not contain control characters such as U+000A"},
+		{`"storage_pool": "local-lvm",` + "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", `"storage_pool": ¦"local lvm",` + "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", "is not the name of a storage"},
+		{`"final-form"`, `¦"current"`, "is not a name for a snapshot"},
+		{`"final-form"`, `¦"1bad"`, "is not a name for a snapshot"},
+		{`"final-form"`, `¦"x"`, "is not a name for a snapshot"},
+		{`"final-form"`, `¦"` + strings.Repeat("a", 41) + `"`, "is not a name for a snapshot"},
+		{`"local:vztmpl/debian.tar.zst"`, `¦"-"`, "is not a template"},
+		{`"local:vztmpl/debian.tar.zst"`, `¦"/var/../etc/x"`, "is not a template"},
+		{`"local:vztmpl/debian.tar.zst"`, `¦"lo cal:x"`, "is not a template"},
+
+		// Scripts are names, not paths.
+		{`"base_setup"`, `¦"../base_setup"`, "lxc_configs.102.features.0: \"../base_setup\" is not a plain name"},
+		{`"base_setup"`, `¦"a/b"`, "is not a plain name"},
+		{`"base_setup"`, `¦".hidden"`, "is not a plain name"},
+		{`"base_setup"`, `¦"-rf"`, "is not a plain name"},
+		{`"base_setup"`, `¦"a b"`, "is not a plain name"},
+		{`"base_setup"`, `"base_setup", ¦"base_setup"`, "features.1: base_setup is named twice"},
+		{`"phoenix_hypervisor_lxc_103.sh"`, `¦"/etc/x.sh"`, "is not a plain name"},
+		{extra, `"health_checks": [{"name": "x", "script": ¦"bin/x.sh"}]`, ca + "health_checks.0.script: "},
+
+		// Where a container comes from.
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"901"`, ca + "clone_from_ctid: there is no container 901 in the file to clone"},
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"nine"`, ca + `clone_from_ctid: "nine" is not a container id`},
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`, ca + "clone_from_ctid: must be a container id, not a boolean"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has no template_snapshot_name"},
+		{`"clone_from_ctid": "900"`, `"template": "x.tar.zst", "clone_from_ctid": ¦"900"`, ca + "clone_from_ctid: there is a template too"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦900.0`, `"900.0" is not a container id`},
+
+		// Network.
+		{`"10.0.0.10/24"`, `¦"10.0.0.10"`, ca + `network_config.ip: "10.0.0.10" is not an IPv4 address with its prefix length`},
+		{`"10.0.0.10/24"`, `¦"10.0.0.256/24"`, "is not an IPv4 address"},
+		{`"10.0.0.10/24"`, `¦"10.0.0.010/24"`, "is not an IPv4 address"},
+		{`"10.0.0.10/24"`, `¦"10.0.0.10/33"`, "is not an IPv4 address"},
+		{`"10.0.0.10/24"`, `¦"10.0.0.10/7"`, "the prefix length must be from 8 to 32"},
+		{`"10.0.0.10/24"`, `¦"fd00::1/64"`, "is not an IPv4 address"},
+		{`"10.0.0.10/24"`, `¦"10.0.0.0/24"`, "10.0.0.0 is not an address of a host in 10.0.0.0/24"},
+		{`"10.0.0.10/24"`, `¦"10.0.0.255/24"`, "10.0.0.255 is not an address of a host in 10.0.0.0/24"},
+		{`"10.0.0.10/24"`, `¦"127.0.0.1/8"`, "is not an address of a host"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.1.1"`, ca + "network_config.gw: 10.0.1.1 is outside of 10.0.0.0/24"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.10"`, "10.0.0.10 is the container's own address"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.255"`, "is not an address of a host"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.1/24"`, "is not an IPv4 address"},
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp", "gw": ¦"10.0.0.1"`, "with dhcp the gateway comes from there"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": ¦"ca.internal", "port": 9000}`, ca + "traefik_service.name: \"ca.internal\" is not one label"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦"9000"}`, ca + "traefik_service.port: must be a number"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦65536}`, "must be from 1 to 65535"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": 1, "scheme": ¦"h2c"}`, "is not http or https"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": ¦{"port": 9000}`, ca + "traefik_service.name: missing"},
+		{`"features": ["base_setup"]`, `"traefik_service": {"name": ¦"CA", "port": 80}`, "lxc_configs.102.traefik_service.name: ca is the service of container 103 already"},
+		{`"ip": "10.0.0.10/24", "gw": "10.0.0.1"},` + "\n      \"mac_address\": \"BC:24:11:00:01:03\",\n      \"application_script\": \"phoenix_hypervisor_lxc_103.sh\",\n      \"traefik_service\": {\"name\": \"ca\"",
+			`"ip": "dhcp"}, "traefik_service": {"name": ¦"ca"`, "needs a fixed address"},
+		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`, "lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
+		{`"10.0.0.12/24"`, `¦"10.0.0.10/25"`, "10.0.0.10 is the address of container 103 already"},
+		{`"BC:24:11:00:01:03"`, `¦"bc:24:11:00:09:00"`, ca + "mac_address: BC:24:11:00:09:00 is the address of container 900 already"},
+		{`"BC:24:11:00:01:03"`, `¦"BC:24:11:00:01"`, "is not a MAC address"},
+		{`"BC:24:11:00:01:03"`, `¦"BC-24-11-00-01-03"`, "is not a MAC address"},
+		{`"BC:24:11:00:01:03"`, `¦"BD:24:11:00:01:03"`, "is for groups"},
+		{`"BC:24:11:00:01:03"`, `¦"00:00:00:00:00:00"`, "nobody's address"},
+		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, `"name": ¦"eth0,x=y", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
+		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, `"name": "eth0", "bridge": ¦"vmbr000000000000", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
+		{`"ip": "10.0.0.10/24"`, `"nameservers": ["1.1.1.1", ¦"x"], "ip": "10.0.0.10/24"`, ca + `network_config.nameservers.1: "x" is not an IP address`},
+		{`"ip": "10.0.0.10/24"`, `"nameservers": ¦"1.1.1.1 8.8.8", "ip": "10.0.0.10/24"`, `network_config.nameservers: "8.8.8" is not an IP address`},
+
+		// Mount points and volumes.
+		{extra, `"mount_points": [{"host_path": ¦"srv/x", "container_path": "/x"}]`, ca + `mount_points.0.host_path: "srv/x" is not an absolute path`},
+		{extra, `"mount_points": [{"host_path": ¦"/srv/../etc", "container_path": "/x"}]`, "must not contain /./ or /../"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/x,ro=0"}]`, "must not contain a comma"},
+		{extra, `"mount_points": [{"host_path": ¦"/srv/a=b", "container_path": "/x"}]`, "must not contain a comma or an equals sign"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/"}]`, "must not be the root directory"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/x "}]`, "must not end with a blank"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x"}, {"host_path": "/srv", "container_path": ¦"/x/"}]`, ca + "mount_points.1.container_path: something else is mounted at /x already"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "readonly": ¦true}]`, ca + "mount_points.0.readonly: nobody knows this key"},
+		{extra, `"mount_points": [¦{"host_path": "/srv"}]`, ca + "mount_points.0.container_path: missing"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "owner_uid": ¦65536}]`, "must be from 0 to 65535"},
+		{extra, `"volumes": [{"name": "v", "pool": "p1", "size_gb": ¦0, "mount_point": "/v"}]`, ca + "volumes.0.size_gb: must be from 1"},
+		{extra, `"volumes": [¦{"size_gb": 1, "mount_point": "/v"}]`, ca + "volumes.0.pool: missing"},
+		{extra, `"zfs_volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v"}], "volumes": [{"pool": "p1", "size_gb": 1, "mount_point": ¦"/v"}]`, ca + "volumes.0.mount_point: something else is mounted at /v already"},
+
+		// What pct and LXC have to understand.
+		{extra, `"pct_options": [¦"nesting"]`, ca + `pct_options.0: "nesting" is not of the form key=value`},
+		{extra, `"pct_options": [¦"nest=1"]`, `pct knows no feature "nest"`},
+		{extra, `"pct_options": [¦"nesting=2"]`, "nesting must be 0 or 1"},
+		{extra, `"pct_options": ["nesting=1", ¦"nesting=0"]`, "nesting is given twice"},
+		{extra, `"pct_options": [¦"mount=nfs,cifs"]`, `"cifs" is not of the form key=value`},
+		{extra, `"lxc_options": [¦"lxc.no_new_privs=1"]`, ca + "lxc_options.0: Proxmox VE does not accept lxc.no_new_privs"},
+		{extra, `"lxc_options": [¦"nesting=1"]`, "is not of the form lxc.key=value"},
+		{extra, `"lxc_options": [¦"lxc.apparmor.profile unconfined"]`, "is not of the form lxc.key=value"},
+		{extra, `"lxc_options": [¦"lxc.Apparmor.profile=x"]`, "is not of the form lxc.key=value"},
+		{extra, `"lxc_options": [¦"lxc.rootfs.path=/x"]`, "Proxmox VE makes it from storage_pool"},
+		{extra, `"lxc_options": [¦"lxc.limit.nofile=1"]`, "is called lxc.prlimit.* now"},
+		{extra, `"lxc_options": [¦"lxc.mount.auto=x\nrootfs: y"]`, "control characters"},
+		{extra, `"apparmor_profile": ¦"../x"`, ca + "apparmor_profile: "},
+		{extra, `"gpu_assignment": ¦"0,x"`, ca + "gpu_assignment: \"0,x\" is not a list of GPUs"},
+		{extra, `"gpu_assignment": ¦"0,0"`, "GPU 0 is named twice"},
+		{extra, `"gpu_assignment": ¦0`, "must be a string"},
+		{extra, `"id_maps": [¦"x 0 100000 65536"]`, ca + "id_maps.0: "},
+		{extra, `"id_maps": [¦"u 0 4294967295 65536"]`, "goes beyond the last id"},
+		{extra, `"bootstrap_ca_url": ¦"http://10.0.0.10"`, ca + "bootstrap_ca_url: "},
+		{extra, `"health_check": ¦{"retries": 1}`, ca + "health_check.command: missing"},
+		{extra, `"health_check": {"command": "true", "retries": ¦0}`, ca + "health_check.retries: must be from 1 to 1000"},
+		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`, ca + "health_checks.0.args: no shell reads this"},
+
+		// Firewall.
+		{extra, `"firewall": {"enable": ¦true}`, ca + "firewall.enable: nobody knows this key"},
+		{extra, `"firewall": {"rules": [{"type": ¦"IN", "action": "ACCEPT"}]}`, ca + "firewall.rules.0.type: "},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": ¦"accept"}]}`, ca + `firewall.rules.0.action: "accept" is not ACCEPT, DROP or REJECT`},
+		{extra, `"firewall": {"rules": [{"type": "group", "action": ¦"a b"}]}`, "is not the name of a group"},
+		{extra, `"firewall": {"rules": [¦{"type": "in"}]}`, "firewall.rules.0.action: missing"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "iface": ¦"net0"}]}`, "firewall.rules.0.iface: nobody knows this key"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "port": ¦"80"}]}`, "a port needs a proto"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"80-85"}]}`, "is not a list of ports"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"85:80"}]}`, "is not a list of ports"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦0}]}`, "must be from 1 to 65535"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": ¦"tcp,udp"}]}`, "one protocol"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"any"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"10.0.0.0/33"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"10.0.0.9-10.0.0.1"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "comment": ¦"a\nIN ACCEPT"}]}`, "control characters"},
+
+		// Across containers.
+		{`"features": ["base_setup"]`, `"application_script": ¦"phoenix_hypervisor_lxc_103.sh"`, "lxc_configs.102.application_script: phoenix_hypervisor_lxc_103.sh is the script of container 103 already"},
+		{`["103", 1002]`, `["103", ¦"102"]`, "lxc_configs.102.dependencies.1: cycle: 102 -> 102"},
+		{`["103", 1002]`, `["103", ¦"0103"]`, "lxc_configs.102.dependencies.1: \"0103\" is not a container id"},
+		{`["103", 1002]`, `[¦{}]`, "lxc_configs.102.dependencies.0: must be a container id, not an object"},
+	}
+	for i, tt := range tests {
+		text := strings.Replace(base, tt.old, tt.new, 1)
+		if text == base {
+			t.Errorf("case %d: nothing to replace: %q", i, tt.old)
+			continue
+		}
+		at := strings.Index(text, "¦")
+		before := text[:at]
+		text = before + text[at+len("¦"):]
+		line := strings.Count(before, "\n") + 1
+		col := at - strings.LastIndex(before, "\n")
+
+		_, err := Parse("f.json", []byte(text))
+		var wrong *Error
+		if !errors.As(err, &wrong) {
+			t.Errorf("%q: no mistake found, want %s", tt.new, tt.want)
+			continue
+		}
+		found := false
+		for _, m := range wrong.Mistakes {
+			s := fmt.Sprintf("%s: %s", m.Path, m.Msg)
+			if m.Path == "" {
+				s = m.Msg
+			}
+			if strings.Contains(s, tt.want) {
+				found = true
+				if m.Line != line || m.Col != col {
+					t.Errorf("%q: at %d:%d, want %d:%d: %s", tt.new, m.Line, m.Col, line, col, s)
+				}
+			}
+		}
+		if !found || len(wrong.Mistakes) != 1 {
+			t.Errorf("%q: want only %q, found\n%v", tt.new, tt.want, err)
+		}
+	}
+}
+
+func parse(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := Parse("f.json", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// mistakes returns what is wrong in text, one line for each.
+func mistakes(t *testing.T, text string) []string {
+	t.Helper()
+	_, err := Parse("f.json", []byte(text))
+	var wrong *Error
+	if !errors.As(err, &wrong) {
+		t.Fatalf("no mistake found: %v", err)
+	}
+	return strings.Split(wrong.Error(), "\n")
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	got := mistakes(t, `{"lxc_configs": {
+  "102": {"memory_mb": "512", "name": "a_b"},
+  "x": {"cores": 0}
+}}`)
+	want := []string{
+		`f.json:2:10: lxc_configs.102.cores: missing: pct needs to know the number of cores`,
+		`f.json:2:10: lxc_configs.102.storage_pool: missing: pct needs a storage for the root disk`,
+		`f.json:2:10: lxc_configs.102.storage_size_gb: missing: pct needs the size of the root disk, in GiB`,
+		`f.json:2:10: lxc_configs.102.network_config: missing: without it the container would have no interface`,
+		`f.json:2:10: lxc_configs.102.template: missing: a container is made from a template or from clone_from_ctid`,
+		`f.json:2:24: lxc_configs.102.memory_mb: must be a number, not a string`,
+		`f.json:2:39: lxc_configs.102.name: "a_b" is not ` + hostNameRule,
+		`f.json:3:8: lxc_configs.x: "x" is not a container id: a number from 100 to 999999999`,
+		`f.json:3:8: lxc_configs.x.name: missing: the container's host name`,
+	}
+	if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for _, key := range []string{"memory_mb", "template", "network_config"} {
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "f.json:3:8: lxc_configs.x."+key+": missing") }) {
+			t.Errorf("nothing about the missing %s of x", key)
+		}
+	}
+	if got := got[len(got)-1]; got != `f.json:3:18: lxc_configs.x.cores: must be from 1 to 8192, not 0` {
+		t.Errorf("last: %s", got)
+	}
+}
+
+func TestCycles(t *testing.T) {
+	got := mistakes(t, strings.Replace(base, `"extra": 0`, `"dependencies": ["102"]`, 1))
+	if want := []string{"f.json:38:24: lxc_configs.102.dependencies.0: cycle: 103 -> 102 -> 103"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	// A clone source counts as well.
+	got = mistakes(t, strings.Replace(base, `"cores": 2`, `"cores": 2, "dependencies": [103]`, 1))
+	if want := []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 900 -> 103 -> 900"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	text := strings.Replace(base, `"clone_from_ctid": "900"`, `"clone_from_ctid": "103"`, 1)
+	if got, want := mistakes(t, text), []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 103 -> 103"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestCloneSourceWithMountPoints(t *testing.T) {
+	got := mistakes(t, strings.Replace(base, `"cores": 2`, `"cores": 2, "mount_points": [{"host_path": "/a", "container_path": "/b"}]`, 1))
+	for i, line := range []string{"18:26", "31:26"} {
+		if i >= len(got) || !strings.HasPrefix(got[i], "f.json:"+line) || !strings.Contains(got[i], "pct can neither snapshot nor clone it") {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	text := strings.Replace(base, `"unprivileged": true`, `"unprivileged": false`, 1)
+	text = strings.Replace(text, `"extra": 0`, `"extra": 0, "unprivileged": true, "vllm_port": 1, "$schema": "", "portainer_role": "none", "ports": ["1:2"], "lxc_options": ["lxc.cgroup.x=1"], "dependencies": ["900", 900]`, 1)
+	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "mtu": 1500},`, 1)
+	text = strings.Replace(text, `16,`, `32,`, 1)
+	var got []string
+	for _, w := range parse(t, text).Warnings {
+		got = append(got, w.String())
+	}
+	want := []string{
+		"11:109: lxc_configs.900.network_config.mtu: nobody knows this key: it is passed over",
+		"18:26: lxc_configs.103.clone_from_ctid: a clone keeps its source's unprivileged, and 900 has false",
+		"18:26: lxc_configs.103.clone_from_ctid: the disk of 900 has 32 GiB: a clone cannot have fewer",
+		"27:16: lxc_configs.103.extra: nobody knows this key: it is passed over",
+		"27:132: lxc_configs.103.lxc_options.0: Proxmox VE is about to refuse lxc.cgroup.*: use lxc.cgroup2.*",
+		"27:175: lxc_configs.103.dependencies.1: 900 is named twice",
+		"31:26: lxc_configs.102.clone_from_ctid: the disk of 900 has 32 GiB: a clone cannot have fewer",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestEveryKey(t *testing.T) {
+	raw := `{
+  "name": "granite-3.3-8b-fp8", "template": "/fastData/template/cache/x.tar.zst",
+  "memory_mb": 72000, "swap_mb": 0, "cores": 10, "storage_pool": "quickOS-lxc-disks", "storage_size_gb": 128,
+  "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.141/24", "gw": "10.0.0.1", "nameservers": "10.0.0.53, 1.1.1.1"},
+  "mac_address": "52:54:00:67:89:a1", "unprivileged": true, "start_at_boot": false, "boot_order": 0, "boot_delay": 5,
+  "pct_options": ["keyctl=on", "nesting=1,mount=nfs;cifs"],
+  "lxc_options": ["lxc.cap.keep=sys_admin,net_admin", "lxc.mount.auto: sys:rw", "lxc.apparmor.profile = unconfined", "lxc.cgroup2.devices.allow=c 195:* rwm"],
+  "apparmor_profile": "unconfined", "apparmor_manages_nesting": true, "gpu_assignment": "0, 1",
+  "id_maps": ["u  0 100000 65536", "g 0 100000 65536"],
+  "zfs_volumes": [{"name": "models", "pool": "fastData", "size_gb": 50, "mount_point": "/models/"}],
+  "volumes": [{"name": "data", "pool": "quickOS", "size_gb": 1, "mount_point": "/data"}],
+  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"}, {"host_path": "/srv", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
+  "firewall": {"enabled": true, "rules": [
+    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1", "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
+    {"type": "out", "action": "DROP", "proto": "udp", "port": 53, "comment": ""}, {"type": "group", "action": "web"}]},
+  "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "phoenix_hypervisor_lxc_vllm.sh",
+  "health_check": {"command": "curl -s --fail http://localhost:8000"},
+  "health_checks": [{"name": "up", "script": "up.sh", "args": "--port 80"}, {"script": "b.sh", "args": ["a b", ""]}],
+  "enable_lifecycle_snapshots": true, "template_snapshot_name": "final-form", "dependencies": ["101", 1002],
+  "traefik_service": {"name": "Granite", "port": 8000}, "trigger_sync_on_completion": true,
+  "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {}, "run_integration_tests": true
+}`
+	c, err := ParseContainer(801, []byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr
+	want := &Container{
+		CTID: 801, Name: "granite-3.3-8b-fp8", Template: "/fastData/template/cache/x.tar.zst",
+		MemoryMB: 72000, SwapMB: new(0), Cores: 10, StoragePool: "quickOS-lxc-disks", StorageSizeGB: 128,
+		Network: Network{Name: "eth0", Bridge: "vmbr0", IP: netip.MustParsePrefix("10.0.0.141/24"), Gateway: addr("10.0.0.1"),
+			Nameservers: []netip.Addr{addr("10.0.0.53"), addr("1.1.1.1")}},
+		MAC: "52:54:00:67:89:A1", Unprivileged: new(true), StartAtBoot: new(false), BootOrder: new(0), BootDelay: new(5),
+		PctOptions: []string{"keyctl=1", "nesting=1", "mount=nfs;cifs"},
+		LXCOptions: []RawOption{{"lxc.cap.keep", "sys_admin"}, {"lxc.cap.keep", "net_admin"}, {"lxc.mount.auto", "sys:rw"},
+			{"lxc.apparmor.profile", "unconfined"}, {"lxc.cgroup2.devices.allow", "c 195:* rwm"}},
+		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
+		IDMaps:      []string{"u 0 100000 65536", "g 0 100000 65536"},
+		Volumes:     []Volume{{"models", "fastData", 50, "/models"}, {"data", "quickOS", 1, "/data"}},
+		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {"/srv", "/c", true, new(33), new(0)}},
+		Firewall: &Firewall{true, []FirewallRule{
+			{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
+			{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
+			{Type: "group", Action: "web"}}},
+		Features: []string{"base_setup", "nvidia"}, BootstrapCAURL: "https://10.0.0.10:9000", ApplicationScript: "phoenix_hypervisor_lxc_vllm.sh",
+		HealthCheck:        &HealthCheck{"curl -s --fail http://localhost:8000", 3, 5},
+		HealthChecks:       []HealthProbe{{"up", "up.sh", []string{"--port", "80"}}, {"b.sh", "b.sh", []string{"a b", ""}}},
+		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
+		TraefikService: &TraefikService{"granite", 8000, "http"}, TriggerSync: true,
+		Raw: []byte(raw),
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", c, want)
+	}
+}
+
+func TestNothingSaid(t *testing.T) {
+	c, err := ParseContainer(100, []byte(`{"name": "x", "clone_from_ctid": 900, "memory_mb": 16, "cores": 1,
+		"storage_pool": "ab", "storage_size_gb": 1, "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"},
+		"mac_address": "", "gpu_assignment": "none", "lxc_options": []}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Raw = nil
+	want := &Container{CTID: 100, Name: "x", CloneFrom: 900, MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
+		Network: Network{Name: "eth0", Bridge: "vmbr0", DHCP: true}, GPUs: []int{}, LXCOptions: []RawOption{}}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", c, want)
+	}
+}
+
+func TestParseContainerMistake(t *testing.T) {
+	_, err := ParseContainer(102, []byte(`{"name": 1}`))
+	if err == nil || !strings.Contains(err.Error(), "container 102:1:10: name: must be a string, not a number") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := ParseContainer(102, []byte(`[1]`)); err == nil || err.Error() != "container 102:1:1: must be an object, not a list" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	f := parse(t, base)
+	needs, external := f.Needs(f.Containers[102])
+	if !slices.Equal(needs, []int{103, 900}) || !slices.Equal(external, []int{1002}) {
+		t.Errorf("got %v, %v", needs, external)
+	}
+	if f.Containers[103].TraefikService.Scheme != "https" {
+		t.Error("the CA does not speak plain HTTP")
+	}
+}
+
+func TestContainerTooLong(t *testing.T) {
+	text := func(n int) string {
+		return strings.Replace(base, `"extra": 0`, strings.Repeat(" ", 1<<20)+`"tests": "`+strings.Repeat("x", n)+`"`, 1)
+	}
+	parse(t, text(MaxContainer-1000))
+	if got := mistakes(t, text(MaxContainer)); len(got) != 1 || !strings.Contains(got[0], "f.json:16:12: lxc_configs.103: is ") {
+		t.Errorf("got %.200q", got)
+	}
+}
+
+// Objects with many keys are looked through in another way.
+func TestManyKeys(t *testing.T) {
+	var b strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&b, `"vllm_%d": %d, `, i, i)
+	}
+	text := strings.Replace(base, `"extra": 0`, b.String()+`"cores": 2, "vllm_3": 0, "vllm_999": 0`, 1)
+	if got := mistakes(t, text); len(got) != 3 {
+		t.Errorf("got %q", got)
+	}
+	parse(t, strings.Replace(base, `"name": "Step-CA"`, b.String()+`"name": "Step-CA"`, 1))
+}
+
+func TestLoad(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.json")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	f, err := Load("../../../scripts/phoenix_lxc_configs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Containers) != 4 || len(f.Warnings) != 0 {
+		t.Errorf("%d containers, warnings: %v", len(f.Containers), f.Warnings)
+	}
+	for id, c := range f.Containers {
+		if c.Unprivileged == nil || !*c.Unprivileged {
+			t.Errorf("%d is not unprivileged", id)
+		}
+		for _, m := range c.MountPoints {
+			if !m.ReadOnly {
+				t.Errorf("%d: %s is writable", id, m.ContainerPath)
+			}
+		}
+		if c.StorageSizeGB != f.Containers[900].StorageSizeGB {
+			t.Errorf("%d would have to be resized after it was cloned", id)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(base))
+	f.Add([]byte(`{"lxc_configs": {"100": {"network_config": {"ip": 1, "ip": 2}}}}`))
+	f.Add([]byte("{\"lxc_configs\": {}, \"a\": \"\\ud800\"}"))
+	f.Add([]byte("\ufeff{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse("f", data)
+		var wrong *Error
+		switch {
+		case err == nil:
+			if !json.Valid(data) {
+				t.Fatal("accepted what is not JSON")
+			}
+			for id, c := range file.Containers {
+				again, err := ParseContainer(id, c.Raw)
+				if err != nil {
+					t.Fatalf("%d by itself: %v", id, err)
+				}
+				if !reflect.DeepEqual(c, again) {
+					t.Fatalf("%d by itself is another: %+v, %+v", id, c, again)
+				}
+			}
+		case !errors.As(err, &wrong) || len(wrong.Mistakes) == 0:
+			t.Fatalf("no mistakes in %v", err)
+		default:
+			lines := bytes.Split(data, []byte("\n"))
+			for i, m := range wrong.Mistakes {
+				if m.Line < 1 || m.Line > len(lines) || m.Col < 1 || m.Col > len(lines[m.Line-1])+1 {
+					t.Fatalf("%v is outside of the file", m)
+				}
+				if i > 0 && (m.Line < wrong.Mistakes[i-1].Line || m.Line == wrong.Mistakes[i-1].Line && m.Col < wrong.Mistakes[i-1].Col) {
+					t.Fatal("not by position")
+				}
+			}
+		}
+	})
+}
