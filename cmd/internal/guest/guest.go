@@ -1,0 +1,337 @@
+// Package guest sets up services from inside a container: packages, files,
+// units, and trust in the CA. Every step does nothing when there is nothing
+// to do, and says what it has changed.
+package guest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"thinkheads.ai/phx/cmd/internal/cert"
+)
+
+// Places inside a container.
+const (
+	StepProgram = "/usr/local/bin/step"
+	stepPath    = "/etc/phx/step" // STEPPATH of the bootstrap
+	path        = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// Setup is one run of changes to a container.
+type Setup struct {
+	Changes []string
+}
+
+// Changed notes something that has been changed.
+func (s *Setup) Changed(format string, args ...any) {
+	s.Changes = append(s.Changes, fmt.Sprintf(format, args...))
+}
+
+// Lock waits for other runs of the same program in this container to end. The
+// lock is held until the process ends.
+func Lock(ctx context.Context, name string) error {
+	f, err := os.OpenFile(filepath.Join("/run/lock", name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("another %s has been at work in this container for two minutes: see its process", name)
+		}
+		if err := wait(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Run runs a program with a clean environment and returns its stdout. A
+// variable of the environment such as STEP_CA_URL would change what step does.
+func Run(ctx context.Context, argv ...string) (string, error) {
+	return RunEnv(ctx, nil, argv...)
+}
+
+// RunEnv is [Run] with additions to the environment, where secrets belong: a
+// command line can be read by everybody.
+func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
+	program, err := find(argv[0])
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, program, argv[1:]...)
+	cmd.Env = append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		said := strings.TrimSpace(stderr.String())
+		if said == "" {
+			said = strings.TrimSpace(stdout.String())
+		}
+		if said == "" {
+			said = err.Error()
+		}
+		return "", fmt.Errorf("%s: %s", strings.Join(argv, " "), said)
+	}
+	return stdout.String(), nil
+}
+
+// find looks a program up in the PATH of a login as root, not in that of this
+// process, which may have none.
+func find(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(path) {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w", name, exec.ErrNotFound)
+}
+
+// Exists tells whether there is something at path.
+func Exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// WaitForBoot waits until systemd has started the container's services.
+func WaitForBoot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		// "degraded" is exit status 1, and all right: some unit has failed.
+		state, err := exec.CommandContext(ctx, "/bin/systemctl", "is-system-running").Output()
+		switch strings.TrimSpace(string(state)) {
+		case "running", "degraded":
+			return nil
+		}
+		if wait(ctx, 200*time.Millisecond) != nil {
+			return fmt.Errorf("the container has not finished its boot after a minute: systemctl is-system-running says %q (%v)", bytes.TrimSpace(state), err)
+		}
+	}
+}
+
+// Install installs a Debian package unless the program at path is there.
+func (s *Setup) Install(ctx context.Context, pkg, path string) error {
+	if Exists(path) {
+		return nil
+	}
+	if _, err := Run(ctx, "apt-get", "update", "-q"); err != nil {
+		return fmt.Errorf("install %s: %w", pkg, err)
+	}
+	if _, err := Run(ctx, "apt-get", "install", "-q", "-y", "--no-install-recommends", pkg); err != nil {
+		return fmt.Errorf("install %s: %w", pkg, err)
+	}
+	s.Changed("installed %s", pkg)
+	return nil
+}
+
+// WriteFile gives a file this content and mode, atomically, and tells whether
+// it had another. Missing directories are made with mode 0755.
+func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (changed bool, err error) {
+	have, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(have, content) {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().Perm() == mode {
+			return false, nil
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, err
+	}
+	if err := renameio.WriteFile(path, content, mode, renameio.IgnoreUmask()); err != nil {
+		return false, err
+	}
+	s.Changed("wrote %s", path)
+	return true, nil
+}
+
+// Bootstrap makes step trust the CA at url, pinned by the fingerprint of its
+// root certificate.
+func (s *Setup) Bootstrap(ctx context.Context, url, fingerprint string) error {
+	if bootstrapped(url, fingerprint) {
+		return nil
+	}
+	if err := os.MkdirAll(stepPath, 0o700); err != nil {
+		return err
+	}
+	if _, err := Run(ctx, StepProgram, "ca", "bootstrap", "--ca-url", url, "--fingerprint", fingerprint, "--force"); err != nil {
+		return err
+	}
+	s.Changed("bootstrapped from %s", url)
+	return nil
+}
+
+func bootstrapped(url, fingerprint string) bool {
+	data, err := os.ReadFile(filepath.Join(stepPath, "config/defaults.json"))
+	if err != nil {
+		return false
+	}
+	var defaults struct {
+		URL         string `json:"ca-url"`
+		Fingerprint string `json:"fingerprint"`
+		Root        string `json:"root"`
+	}
+	if json.Unmarshal(data, &defaults) != nil || defaults.URL != url || defaults.Fingerprint != fingerprint {
+		return false
+	}
+	_, err = cert.ReadPinned(defaults.Root, fingerprint)
+	return err == nil
+}
+
+// Serve has a unit run with its present configuration, at every boot and now.
+// configuration is all that the service reads when it starts; verb, "reload"
+// or "restart", is how it takes a change. What it has taken last is kept as a
+// hash in stateFile: a run that ends between a change and the reload leaves
+// the reload to the next run. A service that has taken its configuration is
+// left alone.
+func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configuration ...[]byte) error {
+	hash := sha256.New()
+	for _, part := range configuration {
+		sum := sha256.Sum256(part)
+		hash.Write(sum[:])
+	}
+	present := hex.EncodeToString(hash.Sum(nil))
+	taken, err := os.ReadFile(stateFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	isTaken := string(taken) == present
+	if !isTaken && Active(ctx, unit) {
+		if err := s.again(ctx, unit, verb); err != nil {
+			return err
+		}
+	}
+	if err := s.Start(ctx, unit); err != nil || isTaken {
+		return err
+	}
+	return renameio.WriteFile(stateFile, []byte(present), 0o644)
+}
+
+// Restart restarts a unit.
+func (s *Setup) Restart(ctx context.Context, unit string) error { return s.again(ctx, unit, "restart") }
+
+func (s *Setup) again(ctx context.Context, unit, verb string) error {
+	if err := knowUnit(ctx, unit); err != nil {
+		return err
+	}
+	if _, err := Run(ctx, "systemctl", verb, unit); err != nil {
+		return errors.Join(err, Journal(ctx, unit))
+	}
+	s.Changed("%s of %s", verb, unit)
+	return nil
+}
+
+// Start starts a unit at every boot and now. When it runs already, it is left
+// alone.
+func (s *Setup) Start(ctx context.Context, unit string) error {
+	if err := knowUnit(ctx, unit); err != nil {
+		return err
+	}
+	if _, err := Run(ctx, "systemctl", "is-enabled", "--quiet", unit); err != nil {
+		if _, err := Run(ctx, "systemctl", "enable", "--quiet", unit); err != nil {
+			return err
+		}
+		s.Changed("enabled %s", unit)
+	}
+	if Active(ctx, unit) {
+		return nil
+	}
+	if _, err := Run(ctx, "systemctl", "start", unit); err != nil {
+		return errors.Join(err, Journal(ctx, unit))
+	}
+	// start succeeds when a condition of the unit is not met.
+	if !Active(ctx, unit) {
+		return errors.Join(fmt.Errorf("systemctl start %s ended well, but the unit is not active", unit), Journal(ctx, unit))
+	}
+	s.Changed("started %s", unit)
+	return nil
+}
+
+// knowUnit makes systemd read a unit's file again if that has changed.
+func knowUnit(ctx context.Context, unit string) error {
+	need, err := Run(ctx, "systemctl", "show", "--property=NeedDaemonReload", "--value", unit)
+	if err != nil || strings.TrimSpace(need) != "yes" {
+		return err
+	}
+	_, err = Run(ctx, "systemctl", "daemon-reload")
+	return err
+}
+
+// Active tells whether a unit runs.
+func Active(ctx context.Context, unit string) bool {
+	_, err := Run(ctx, "systemctl", "is-active", "--quiet", unit)
+	return err == nil
+}
+
+// Journal returns the last lines of a unit's log as an error, nil when there
+// are none.
+func Journal(ctx context.Context, unit string) error {
+	lines, err := Run(ctx, "journalctl", "--no-pager", "-q", "-o", "cat", "-n", "15", "-u", unit)
+	if lines = strings.TrimSpace(lines); err != nil || lines == "" {
+		return nil
+	}
+	return errors.New(lines)
+}
+
+// Served makes a TLS connection to address for name and returns the
+// certificate, which must verify against root.
+func Served(ctx context.Context, address, name string, root *x509.Certificate) (*x509.Certificate, error) {
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("TLS with %s for %s: %w", address, name, err)
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], nil
+}
+
+// Until tries until it succeeds or a time has passed; it returns the last
+// error.
+func Until(ctx context.Context, d time.Duration, try func() error) error {
+	deadline := time.Now().Add(d)
+	for {
+		err := try()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		if err := wait(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}

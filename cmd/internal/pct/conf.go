@@ -1,0 +1,190 @@
+package pct
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Conf is what Proxmox VE keeps about a container in /etc/pve/lxc/ID.conf.
+type Conf struct {
+	Description string            // decoded; "" when there is none
+	Values      map[string]string // current values by option, as in "memory" → "512"
+	Raw         []RawLine         // lxc.* lines of the current configuration, in order
+	Pending     map[string]string // values that wait for the next start
+	Snapshots   []string          // names, in the file's order
+}
+
+// RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
+type RawLine struct{ Key, Value string }
+
+// ConfPath is the place of a container's configuration file.
+func (h *Host) ConfPath(ctid int) string {
+	return filepath.Join(h.PVERoot, "lxc", strconv.Itoa(ctid)+".conf")
+}
+
+// ReadConf reads a container's configuration file. The error is an
+// [io/fs.ErrNotExist] when there is no such container on this host.
+func (h *Host) ReadConf(ctid int) (*Conf, error) {
+	data, err := os.ReadFile(h.ConfPath(ctid))
+	if err != nil {
+		return nil, err
+	}
+	return ParseConf(data), nil
+}
+
+// Forms of lines as pve-container 6.1 reads them.
+var (
+	rawLine   = regexp.MustCompile(`^(lxc\.[a-z0-9_\-.]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine = regexp.MustCompile(`^([a-z][a-z_]*\d*):\s*(.*?)\s*$`)
+	section   = regexp.MustCompile(`^\[([^\]]+)\]\s*$`)
+)
+
+// ParseConf parses the text of a configuration file. Lines of no known form
+// are passed over, as Proxmox does.
+func ParseConf(data []byte) *Conf {
+	c := &Conf{Values: map[string]string{}, Pending: map[string]string{}}
+	var description []string
+	current := "" // the first section
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, "\r\n")
+		if m := section.FindStringSubmatch(line); m != nil {
+			current = m[1]
+			if current != "pve:pending" {
+				c.Snapshots = append(c.Snapshots, current)
+			}
+			continue
+		}
+		switch current {
+		case "":
+			if text, ok := strings.CutPrefix(line, "#"); ok {
+				description = append(description, decode(text))
+			} else if m := rawLine.FindStringSubmatch(line); m != nil {
+				c.Raw = append(c.Raw, RawLine{m[1], m[2]})
+			} else if m := valueLine.FindStringSubmatch(line); m != nil {
+				c.Values[m[1]] = m[2]
+			}
+		case "pve:pending":
+			if m := valueLine.FindStringSubmatch(line); m != nil {
+				c.Pending[m[1]] = m[2]
+			}
+		}
+	}
+	c.Description = strings.Join(description, "\n")
+	return c
+}
+
+// decode undoes the percent-encoding of a description line.
+func decode(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// Value returns what an option will be after the next start: its pending
+// value, or else its current one.
+func (c *Conf) Value(option string) string {
+	if v, ok := c.Pending[option]; ok {
+		return v
+	}
+	return c.Values[option]
+}
+
+// Property is one element of an option such as net0: "key=value", or a value
+// alone for the option's default key (Key "").
+type Property struct{ Key, Value string }
+
+// Properties are the elements of an option, in order.
+type Properties []Property
+
+// ParseProperties splits an option such as
+// "name=eth0,bridge=vmbr0,ip=10.0.0.10/24".
+func ParseProperties(s string) Properties {
+	var ps Properties
+	if s == "" {
+		return nil
+	}
+	for _, element := range strings.Split(s, ",") {
+		key, value, ok := strings.Cut(element, "=")
+		if !ok {
+			key, value = "", element
+		}
+		ps = append(ps, Property{strings.TrimSpace(key), strings.TrimSpace(value)})
+	}
+	return ps
+}
+
+// Get returns the value of a key, "" when it is absent.
+func (ps Properties) Get(key string) string {
+	for _, p := range ps {
+		if p.Key == key {
+			return p.Value
+		}
+	}
+	return ""
+}
+
+// Set replaces the value of a key, or appends the key.
+func (ps *Properties) Set(key, value string) {
+	for i := range *ps {
+		if (*ps)[i].Key == key {
+			(*ps)[i].Value = value
+			return
+		}
+	}
+	*ps = append(*ps, Property{key, value})
+}
+
+func (ps Properties) String() string {
+	elements := make([]string, len(ps))
+	for i, p := range ps {
+		elements[i] = p.Value
+		if p.Key != "" {
+			elements[i] = p.Key + "=" + p.Value
+		}
+	}
+	return strings.Join(elements, ",")
+}
+
+// ParseBool reads a boolean as Proxmox does: 1, on, yes and true in any case.
+func ParseBool(s string) bool {
+	switch strings.ToLower(s) {
+	case "1", "on", "yes", "true":
+		return true
+	}
+	return false
+}
+
+// Gigabytes reads a disk size such as "8G", "8192M" or "1T" in GiB, rounded
+// down.
+func Gigabytes(s string) (int, error) {
+	digits := strings.TrimRight(s, "KMGT")
+	n, err := strconv.ParseFloat(digits, 64)
+	if err != nil {
+		return 0, fmt.Errorf("disk size %q: not a number with K, M, G or T", s)
+	}
+	switch s[len(digits):] {
+	case "K":
+		n /= 1 << 20
+	case "M":
+		n /= 1 << 10
+	case "G":
+	case "T":
+		n *= 1 << 10
+	default:
+		n /= 1 << 30
+	}
+	return int(n), nil
+}

@@ -1,0 +1,29 @@
+package pct
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"strconv"
+)
+
+// FeatureScript is the place of a feature's script in a directory of scripts.
+func FeatureScript(dir, feature string) string {
+	return filepath.Join(dir, "phoenix_hypervisor_feature_install_"+feature+".sh")
+}
+
+// RunFeature runs a feature's script for a container: SCRIPT CTID, and the
+// CA's URL unless it is "". What the script prints goes to log.
+func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string, log io.Writer) error {
+	argv := []string{FeatureScript(dir, feature), strconv.Itoa(ctid)}
+	if caURL != "" {
+		argv = append(argv, caURL)
+	}
+	_, err := h.Run(ctx, Command{
+		Argv:   argv,
+		Env:    []string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot},
+		Stdout: log,
+		Stderr: log,
+	})
+	return err
+}

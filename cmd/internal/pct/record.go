@@ -1,0 +1,62 @@
+package pct
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// recordPrefix starts the line of a container's description in which phx
+// keeps what it has applied: "phx: base_setup=0123456789ab …". The line
+// travels with clones, snapshots and rollbacks, and reading it costs no call.
+const recordPrefix = "phx:"
+
+// Record is what phx has applied to a container: a hash by name.
+type Record map[string]string
+
+// Record returns what the container's description says has been applied.
+func (c *Conf) Record() Record {
+	r := Record{}
+	for line := range strings.Lines(c.Description) {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), recordPrefix)
+		if !ok {
+			continue
+		}
+		for _, word := range strings.Fields(rest) {
+			if name, hash, ok := strings.Cut(word, "="); ok {
+				r[name] = hash
+			}
+		}
+	}
+	return r
+}
+
+// Describe returns the container's description with r as its record, and the
+// user's own text kept.
+func (c *Conf) Describe(r Record) string {
+	var lines []string
+	for line := range strings.Lines(c.Description) {
+		line = strings.TrimRight(line, "\n")
+		if !strings.HasPrefix(strings.TrimSpace(line), recordPrefix) {
+			lines = append(lines, line)
+		}
+	}
+	words := []string{recordPrefix}
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		words = append(words, name+"="+r[name])
+	}
+	return strings.Join(append(lines, strings.Join(words, " ")), "\n")
+}
+
+// Hash returns the short hash of parts that a record holds. It changes with
+// any part and with their order.
+func Hash(parts ...[]byte) string {
+	h := sha256.New()
+	for _, p := range parts {
+		sum := sha256.Sum256(p)
+		h.Write(sum[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}

@@ -1,0 +1,207 @@
+// Command phx-nginx brings a container up as the TLS gateway: nginx with a
+// certificate of the internal CA, in front of the proxy.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/join"
+	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/remote"
+)
+
+const usage = `Usage:
+    … | phx-fingerprint | phx-nginx [OPTIONS] | …
+    phx-nginx apply [GATEWAY] [--token-file FILE]
+    phx-nginx render [GATEWAY]
+    phx-nginx renew
+
+As a filter, on the host: when the gateway's container (application script
+phoenix_hypervisor_lxc_101.sh) is ready and the CA's fingerprint is known, set
+nginx up in the container as the TLS gateway of *.DOMAIN.
+
+    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
+    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
+    --scripts DIR         Directory of the feature scripts.
+                          Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+
+apply sets nginx up in the container where it runs; a second run changes
+nothing. render prints nginx's configuration and touches nothing. Both take the
+GATEWAY by these options:
+
+    --domain DOMAIN       Serve DOMAIN and *.DOMAIN. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
+    --proxy ADDRESS       IP address of the proxy behind the gateway. (PHX_PROXY)
+    --status-port PORT    Serve a status page over plain HTTP at this port;
+                          0 for none. Default 0. (PHX_STATUS_PORT)
+    --root FILE           The CA's root certificate.
+                          Default /etc/nginx/ssl/phoenix_ca.crt. (PHX_ROOT)
+    --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
+    --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
+    --token-file FILE     One-time token of the CA for the gateway's names, needed
+                          only where the certificate cannot be renewed with
+                          itself; - for standard input. (PHX_TOKEN_FILE)
+
+renew renews the gateway's certificate when it is due; a timer calls it.
+
+Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
+ca.exported, ca.failed, ca.fingerprint, plan.done.
+Events written: nginx.ready, nginx.failed.
+
+Example:
+    phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-nginx
+    phx-nginx render --proxy 10.0.0.12
+`
+
+func main() {
+	scripts := &cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}}
+	gatewayFlags := []cli.Flag{
+		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+		&cli.StringFlag{Name: "proxy", EnvVars: []string{"PHX_PROXY"}},
+		&cli.IntFlag{Name: "status-port", EnvVars: []string{"PHX_STATUS_PORT"}},
+		&cli.StringFlag{Name: "root", Value: "/etc/nginx/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
+		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
+		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
+	}
+	cmdline.Main(&cli.App{
+		Name:                  "phx-nginx",
+		CustomAppHelpTemplate: usage,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			scripts,
+		},
+		Action: filter,
+		Commands: []*cli.Command{
+			{
+				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
+				Flags: append([]cli.Flag{
+					&cli.StringFlag{Name: "token-file", EnvVars: []string{"PHX_TOKEN_FILE"}},
+					&cli.StringFlag{Name: "request"},
+				}, gatewayFlags...),
+			},
+			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags},
+			{Name: "renew", CustomHelpTemplate: usage, Action: renewCommand},
+		},
+	})
+}
+
+// filter is the host's half.
+func filter(c *cli.Context) error {
+	isFilter, err := cmdline.Filter(c)
+	switch {
+	case err != nil:
+		return err
+	case !isFilter:
+		return cmdline.Usagef("unknown command %q", c.Args().First())
+	}
+	host := &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")}
+	f := &join.Filter{
+		Script: config.GatewayScript,
+		Event:  "nginx",
+		Host:   host,
+		Work: func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+			if t.Proxy == "" {
+				return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
+			}
+			g := gateway{Domain: t.Domain, Proxy: t.Proxy, Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
+			if s := t.Container.TraefikService; s != nil {
+				g.StatusPort = s.Port
+			}
+			log := t.Log()
+			defer log.Close()
+			return remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
+				switch need {
+				case "request":
+					return g, nil
+				case "token":
+					t.Logf("getting a one-time token from container %d", t.CACTID)
+					return fetchToken(ctx, host, t.CACTID, g)
+				}
+				return join.Supply(ctx, host, c.String("scripts"), t, need)
+			}, log)
+		},
+	}
+	return f.Run(c.Context)
+}
+
+// gatewayOf reads a gateway from the options of apply and render.
+func gatewayOf(c *cli.Context) (gateway, error) {
+	g := gateway{
+		Domain:      c.String("domain"),
+		Proxy:       c.String("proxy"),
+		StatusPort:  c.Int("status-port"),
+		Root:        c.String("root"),
+		Fingerprint: strings.ToLower(c.String("fingerprint")),
+		CAURL:       c.String("ca-url"),
+	}
+	if c.Args().Present() {
+		return g, cmdline.Usagef("unexpected argument %q", c.Args().First())
+	}
+	if err := g.check(); err != nil {
+		return g, cmdline.Usagef("%v", err)
+	}
+	return g, nil
+}
+
+func renderCommand(c *cli.Context) error {
+	g, err := gatewayOf(c)
+	if err != nil {
+		return err
+	}
+	os.Stdout.Write(g.site())
+	return nil
+}
+
+func applyCommand(c *cli.Context) error {
+	if c.String("request") == "-" {
+		return applyForHost(c.Context, remote.NewPeer(os.Stdin, os.Stdout))
+	}
+	g, err := gatewayOf(c)
+	if err != nil {
+		return err
+	}
+	if g.Fingerprint == "" || g.CAURL == "" {
+		return cmdline.Usagef("--fingerprint and --ca-url are required: without the pin the CA cannot be trusted")
+	}
+	answer := apply(c.Context, g, func(need string, value any) error {
+		switch file := c.String("token-file"); {
+		case need != "token":
+			return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
+		case file == "":
+			return fmt.Errorf("a one-time token is needed: give --token-file, or run phx on the host")
+		default:
+			return readToken(file, value.(*string))
+		}
+	})
+	if err := remote.NewPeer(nil, os.Stdout).Answer(answer); err != nil {
+		return err
+	}
+	if answer.Error != "" {
+		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
+	}
+	return nil
+}
+
+func readToken(file string, token *string) error {
+	if file == "-" {
+		file = "/dev/stdin"
+	}
+	data, err := os.ReadFile(filepath.Clean(file))
+	*token = strings.TrimSpace(string(data))
+	return err
+}
+
+func applyForHost(ctx context.Context, peer *remote.Peer) error {
+	var g gateway
+	if err := peer.Ask("request", &g); err != nil {
+		return err
+	}
+	return peer.Answer(apply(ctx, g, peer.Ask))
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smallstep/cli-utils/token"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// Places in the CA's container, as phoenix_hypervisor_lxc_103.sh makes them.
+const (
+	caStepPath     = "/home/step"
+	caProvisioner  = "phoenix"
+	caPasswordFile = caStepPath + "/secrets/provisioner_password"
+	caRoot         = caStepPath + "/certs/root_ca.crt"
+)
+
+// tokenLife is how long step makes a token valid.
+const tokenLife = 5 * time.Minute
+
+// fetchToken gets a one-time token for the gateway's names from the CA's
+// container. The provisioner's password does not leave that container.
+func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string, error) {
+	argv := []string{
+		"/usr/bin/env", "HOME=/root", "STEPPATH=" + caStepPath,
+		"/usr/local/bin/step", "ca", "token", g.Domain,
+		"--provisioner", caProvisioner, "--password-file", caPasswordFile,
+		"--ca-url", g.CAURL, "--root", caRoot,
+	}
+	for _, name := range g.names() {
+		argv = append(argv, "--san", name)
+	}
+	cmd := host.Exec(ca, argv...)
+	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ca)
+	out, err := host.Run(ctx, cmd)
+	if err != nil {
+		return "", err
+	}
+	t := strings.TrimSpace(string(out))
+	if err := checkToken(t, g, time.Now()); err != nil {
+		return "", fmt.Errorf("one-time token of container %d: %w", ca, err)
+	}
+	return t, nil
+}
+
+// checkToken checks that a token is for this CA, for the gateway's names and
+// no others, and valid now for a short time. Its signature is the CA's to
+// check. The token is not in any error.
+func checkToken(s string, g gateway, now time.Time) error {
+	jwt, err := token.ParseInsecure(s)
+	if err != nil {
+		return errors.New("not a token")
+	}
+	p := jwt.Payload
+	names := g.names()
+	slices.Sort(names)
+	sans := slices.Clone(p.SANs)
+	slices.Sort(sans)
+	switch {
+	case !strings.EqualFold(p.SHA, g.Fingerprint):
+		return fmt.Errorf("it is for the root certificate %q, not %s", p.SHA, g.Fingerprint)
+	case !slices.ContainsFunc(p.Audience, func(aud string) bool { return isSignURL(aud, g.CAURL) }):
+		return fmt.Errorf("its audience is %q, not to sign at %s", p.Audience, g.CAURL)
+	case p.Subject != g.Domain || !slices.Equal(sans, names):
+		return fmt.Errorf("it is for %q with the names %q, not for %q", p.Subject, sans, names)
+	case p.Expiry == nil || !p.Expiry.Time().After(now):
+		return errors.New("it has expired")
+	case p.Expiry.Time().After(now.Add(tokenLife + time.Minute)):
+		return fmt.Errorf("it is valid until %s, longer than the %s of a one-time token", p.Expiry.Time().UTC().Format(time.RFC3339), tokenLife)
+	case p.NotBefore != nil && p.NotBefore.Time().After(now.Add(time.Minute)):
+		return errors.New("it is not valid yet: compare the clocks of host and container")
+	}
+	return nil
+}
+
+// isSignURL tells whether an audience is the place where the CA at caURL
+// signs certificates.
+func isSignURL(audience, caURL string) bool {
+	a, err1 := url.Parse(audience)
+	ca, err2 := url.Parse(caURL)
+	return err1 == nil && err2 == nil && a.Scheme == "https" && a.Host == ca.Host &&
+		(a.Path == "/1.0/sign" || a.Path == "/sign")
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/join"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// hostsRecord is the name under which the CA container's record keeps the
+// hash of the block in its /etc/hosts.
+const hostsRecord = "etc/hosts"
+
+const (
+	blockBegin = "# --- BEGIN PHX ---"
+	blockEnd   = "# --- END PHX ---"
+)
+
+// writeBlock replaces the block between two lines of /etc/hosts, or appends
+// it, and keeps all else. Its arguments: first line, last line; the new block
+// with these lines comes through stdin.
+const writeBlock = `set -eu
+umask 022
+new=$(mktemp /etc/.hosts.XXXXXX)
+trap 'rm -f "$new"' EXIT
+sed "/^$1\$/,/^$2\$/d" /etc/hosts >"$new"
+cat >>"$new"
+tail -n 1 "$new" | grep -qxF -- "$2"
+chmod 0644 "$new"
+mv -f "$new" /etc/hosts
+trap - EXIT`
+
+// hostsBlock leads every name of the proxy to its address.
+func hostsBlock(address string, hosts []string) string {
+	lines := []string{blockBegin}
+	for _, h := range slices.Sorted(slices.Values(hosts)) {
+		lines = append(lines, address+" "+h)
+	}
+	return strings.Join(append(lines, blockEnd), "\n") + "\n"
+}
+
+// leadNames makes the CA's container find the proxy under the names for which
+// it shall sign, and tells whether that has changed anything. What has been
+// written is recorded in the container's description, where looking costs no
+// call.
+func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy) (changed bool, err error) {
+	if !t.Container.Network.IP.IsValid() {
+		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
+	}
+	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
+	hash := pct.Hash([]byte(block))
+	conf, err := host.ReadConf(t.CACTID)
+	if err != nil {
+		return false, err
+	}
+	record := conf.Record()
+	if record[hostsRecord] == hash {
+		return false, nil
+	}
+	cmd := host.Exec(t.CACTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
+	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CACTID)
+	cmd.Stdin = strings.NewReader(block)
+	if _, err := host.Run(ctx, cmd); err != nil {
+		return false, err
+	}
+	record[hostsRecord] = hash
+	_, err = host.Pct(ctx, "set", fmt.Sprint(t.CACTID), "--description", conf.Describe(record))
+	return true, err
+}

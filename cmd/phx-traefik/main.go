@@ -1,0 +1,191 @@
+// Command phx-traefik brings a container up as the proxy: Traefik with
+// certificates of the internal CA, by ACME, for every internal service.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/join"
+	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/remote"
+)
+
+const usage = `Usage:
+    … | phx-fingerprint | phx-traefik [OPTIONS] | …
+    phx-traefik apply [PROXY]
+    phx-traefik render [PROXY]
+
+As a filter, on the host: when the proxy's container (application script
+phoenix_hypervisor_lxc_102.sh) is ready and the CA's fingerprint is known, set
+Traefik up in the container, with a router and a certificate for every
+traefik_service of the configuration. The CA's container learns in its
+/etc/hosts that these names lead to the proxy: it connects to each before it
+signs.
+
+    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
+    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
+    --scripts DIR         Directory of the feature scripts.
+                          Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+
+apply sets Traefik up in the container where it runs; a second run changes
+nothing. render prints Traefik's configuration, the static and the dynamic
+file, and touches nothing. Both take the PROXY by these options:
+
+    --config FILE         Serve the services of this configuration.
+                          Default ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
+    --domain DOMAIN       Domain of the services. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
+    --root FILE           The CA's root certificate.
+                          Default /etc/traefik/ssl/phoenix_ca.crt. (PHX_ROOT)
+    --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
+    --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
+
+Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
+ca.exported, ca.failed, ca.fingerprint, plan.done.
+Events written: traefik.ready, traefik.failed.
+
+Example:
+    phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-traefik
+    phx-traefik render --config phoenix_lxc_configs.json --ca-url https://10.0.0.10:9000
+`
+
+func main() {
+	proxyFlags := []cli.Flag{
+		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
+		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
+		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
+	}
+	cmdline.Main(&cli.App{
+		Name:                  "phx-traefik",
+		CustomAppHelpTemplate: usage,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+		},
+		Action: filter,
+		Commands: []*cli.Command{
+			{
+				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
+				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request"}}, proxyFlags...),
+			},
+			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags},
+		},
+	})
+}
+
+// filter is the host's half.
+func filter(c *cli.Context) error {
+	isFilter, err := cmdline.Filter(c)
+	switch {
+	case err != nil:
+		return err
+	case !isFilter:
+		return cmdline.Usagef("unknown command %q", c.Args().First())
+	}
+	host := &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")}
+	f := &join.Filter{
+		Script: config.ProxyScript,
+		Event:  "traefik",
+		Host:   host,
+		Work: func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+			p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
+			for _, s := range t.Services {
+				p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+			}
+			if err := p.check(); err != nil {
+				return nil, err
+			}
+			led, err := leadNames(ctx, host, t, p)
+			if err != nil {
+				return &remote.Answer{Stage: "hosts"}, err
+			}
+			log := t.Log()
+			defer log.Close()
+			answer, err := remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
+				if need == "request" {
+					return p, nil
+				}
+				return join.Supply(ctx, host, c.String("scripts"), t, need)
+			}, log)
+			if answer != nil && led {
+				answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
+				answer.Changed = true
+			}
+			return answer, err
+		},
+	}
+	return f.Run(c.Context)
+}
+
+// proxyOf reads a proxy from the options of apply and render.
+func proxyOf(c *cli.Context) (proxy, error) {
+	p := proxy{
+		Root:        c.String("root"),
+		Fingerprint: strings.ToLower(c.String("fingerprint")),
+		CAURL:       c.String("ca-url"),
+	}
+	switch {
+	case c.Args().Present():
+		return p, cmdline.Usagef("unexpected argument %q", c.Args().First())
+	case p.CAURL == "":
+		return p, cmdline.Usagef("--ca-url is required")
+	}
+	file, err := config.Load(c.String("config"))
+	if err != nil {
+		return p, cmdline.Usagef("%v", err)
+	}
+	for _, s := range file.Services(c.String("domain")) {
+		p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+	}
+	if err := p.check(); err != nil {
+		return p, cmdline.Usagef("%v", err)
+	}
+	return p, nil
+}
+
+func renderCommand(c *cli.Context) error {
+	p, err := proxyOf(c)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(), dynamicFile, p.dynamic())
+	return nil
+}
+
+func applyCommand(c *cli.Context) error {
+	ctx := c.Context
+	if c.String("request") == "-" {
+		peer := remote.NewPeer(os.Stdin, os.Stdout)
+		var p proxy
+		if err := peer.Ask("request", &p); err != nil {
+			return err
+		}
+		return peer.Answer(apply(ctx, p, peer.Ask))
+	}
+	p, err := proxyOf(c)
+	if err != nil {
+		return err
+	}
+	if p.Fingerprint == "" {
+		return cmdline.Usagef("--fingerprint is required: without the pin the CA cannot be trusted")
+	}
+	answer := apply(ctx, p, func(need string, _ any) error {
+		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
+	})
+	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
+		return err
+	}
+	if answer.Error != "" {
+		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
+	}
+	return nil
+}
