@@ -146,7 +146,7 @@ var containerKeys map[string]func(*parser, *entry, gjson.Result)
 
 func init() {
 	containerKeys = map[string]func(*parser, *entry, gjson.Result){
-		"name":            func(p *parser, e *entry, v gjson.Result) { e.Name = p.matched(v, isHostName, hostNameRule) },
+		"name":            func(p *parser, e *entry, v gjson.Result) { e.Name = p.matched(v, IsHostName, hostNameRule) },
 		"template":        func(p *parser, e *entry, v gjson.Result) { e.Template = p.matched(v, isTemplate, templateRule) },
 		"clone_from_ctid": cloneFrom,
 
@@ -227,7 +227,9 @@ func isSnapshot(s string) bool {
 	return snapshotRE.MatchString(s) && !strings.EqualFold(s, "current")
 }
 
-func isHostName(s string) bool {
+// IsHostName tells whether s is a host name as pct takes it, and no label of it
+// is longer than DNS allows.
+func IsHostName(s string) bool {
 	if len(s) > 253 {
 		return false
 	}

@@ -1,0 +1,157 @@
+// Command phx-plan validates the configuration and plans its containers.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+)
+
+const usage = `Usage:
+    phx-plan [OPTIONS] [CTID…] | phx-lxc | …
+    phx-plan --format table|mermaid|dot [OPTIONS] [CTID…]
+
+Validate the configuration and print a plan: the named containers, or all, in
+the order in which they depend on each other. Every mistake in the file is
+reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
+
+Options:
+    --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
+    --config FILE         The configuration. Default
+                          ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
+    --domain DOMAIN       Domain of the services' names.
+                          Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
+    --format FORMAT       jsonl (events, the default), or for people: table,
+                          mermaid, dot. (PHX_FORMAT)
+    --help                Print this text.
+
+Actions:
+    create    the named containers, their clone sources and all dependencies
+    start     the named containers and all dependencies
+    stop      the named containers only, dependents first
+    restart   the named containers only
+    delete    the named containers only, clones and dependents first; needs
+              CTIDs, and refuses a container that another one in the file is
+              cloned from or depends on, unless that is named too
+
+A container comes after its clone source and its dependencies, otherwise in
+the order of boot_order (those without one last), then of CTID. A dependency
+that is not in the file is external: it is carried along.
+
+Events written: plan.started, ct.planned, plan.done.
+
+Exit status: 0 planned, 2 wrong usage or mistakes in the configuration.
+
+Example:
+    phx-plan --config phoenix_lxc_configs.json --format table 102
+`
+
+func main() {
+	cmdline.Main(&cli.App{
+		Name:                  "phx-plan",
+		CustomAppHelpTemplate: usage,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "action", Value: "create", EnvVars: []string{"PHX_ACTION"}},
+			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
+		},
+		Action: run,
+	})
+}
+
+func run(c *cli.Context) error {
+	name := c.String("action")
+	act, ok := actions[name]
+	if !ok {
+		return cmdline.Usagef("--action %s: there are %s", name, list(actions))
+	}
+	write, ok := formats[c.String("format")]
+	if !ok {
+		return cmdline.Usagef("--format %s: there are %s", c.String("format"), list(formats))
+	}
+	domain := c.String("domain")
+	if !config.IsHostName(domain) {
+		return cmdline.Usagef("--domain %q: not a domain", domain)
+	}
+	named, err := ctids(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	if act.namedOnly && len(named) == 0 {
+		return cmdline.Usagef("%s: name the containers, there is no doing this to all of them at once", name)
+	}
+
+	file, err := load(c.String("config"))
+	if err != nil {
+		return err
+	}
+	p := &plan{file: file, domain: domain, name: name, action: act}
+	if err := p.make(named); err != nil {
+		return cmdline.Usagef("%v", err)
+	}
+	var out bytes.Buffer
+	if err := write(p, &out); err != nil {
+		return cmdline.Usagef("%v", err)
+	}
+	if _, err := out.WriteTo(os.Stdout); err != nil {
+		return fmt.Errorf("write the plan: %w", err)
+	}
+	return nil
+}
+
+// ctids reads the container ids on the command line.
+func ctids(args []string) ([]int, error) {
+	var ids []int
+	for _, arg := range args {
+		id, err := config.ParseCTID(arg)
+		switch {
+		case err != nil && strings.HasPrefix(arg, "-"):
+			return nil, cmdline.Usagef("%s: options go before the container ids", arg)
+		case err != nil:
+			return nil, cmdline.Usagef("%v", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// load reads the configuration and reports whatever is wrong with it.
+func load(path string) (*config.File, error) {
+	file, err := config.Load(path)
+	var wrong *config.Error
+	switch {
+	case errors.As(err, &wrong):
+		warn(path, wrong.Warnings)
+		fmt.Fprintln(os.Stderr, wrong)
+		mistakes := "1 mistake"
+		if n := len(wrong.Mistakes); n > 1 {
+			mistakes = fmt.Sprintf("%d mistakes", n)
+		}
+		cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
+		return nil, cmdline.Status(2)
+	case err != nil:
+		return nil, cmdline.Usagef("%v", err)
+	}
+	warn(path, file.Warnings)
+	return file, nil
+}
+
+func warn(path string, warnings []config.Mistake) {
+	for _, w := range warnings {
+		fmt.Fprintf(os.Stderr, "%s:%d:%d: warning: %s: %s\n", path, w.Line, w.Col, w.Path, w.Msg)
+	}
+}
+
+// list names the keys of m.
+func list[V any](m map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/config"
+)
+
+// An action is what a plan wants done, and says how far its containers
+// depend on each other in this.
+type action struct {
+	withNeeds bool // what the named containers need is planned too
+	clones    bool // a clone needs its source, not only its dependencies
+	reverse   bool // those that need come before those that are needed
+	namedOnly bool // all containers at once are never meant, nor those that others need
+}
+
+var actions = map[string]action{
+	"create":  {withNeeds: true, clones: true},
+	"start":   {withNeeds: true},
+	"stop":    {reverse: true},
+	"restart": {},
+	"delete":  {clones: true, reverse: true, namedOnly: true},
+}
+
+// A plan is an action on containers of a file, in order.
+type plan struct {
+	file   *config.File
+	domain string
+	name   string
+	action action
+
+	order []*planned
+	byID  map[int]*planned
+}
+
+// A planned container has the ids of the plan that must be done before it.
+type planned struct {
+	*config.Container
+	before   []int
+	external []int
+
+	waits      int // for so many of before, while the order is made
+	dependents []*planned
+}
+
+// needs returns what the action needs of c's needs.
+func (p *plan) needs(c *config.Container) (needs, external []int) {
+	needs, external = p.file.Needs(c)
+	if !p.action.clones && c.CloneFrom != 0 && !slices.Contains(c.Dependencies, c.CloneFrom) {
+		needs = slices.DeleteFunc(needs, func(id int) bool { return id == c.CloneFrom })
+	}
+	return needs, external
+}
+
+// make chooses the containers and puts them in order. Without any named, all
+// are chosen.
+func (p *plan) make(named []int) error {
+	p.byID = make(map[int]*planned)
+	var unknown []string
+	todo := slices.Clone(named)
+	if len(named) == 0 {
+		for id := range p.file.Containers {
+			todo = append(todo, id)
+		}
+	}
+	for len(todo) > 0 {
+		id := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		c := p.file.Containers[id]
+		switch {
+		case c == nil:
+			unknown = append(unknown, fmt.Sprint(id))
+			continue
+		case p.byID[id] != nil:
+			continue
+		}
+		p.byID[id] = &planned{Container: c}
+		if p.action.withNeeds {
+			needs, _ := p.needs(c)
+			todo = append(todo, needs...)
+		}
+	}
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		return fmt.Errorf("%s: not in %s", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+	}
+	if p.action.namedOnly {
+		if err := p.inUse(); err != nil {
+			return err
+		}
+	}
+	p.sort()
+	return nil
+}
+
+// inUse returns an error when a container of the file that is not planned
+// needs one that is.
+func (p *plan) inUse() error {
+	var uses []string
+	for _, c := range p.file.Containers {
+		if p.byID[c.CTID] != nil {
+			continue
+		}
+		needs, _ := p.needs(c)
+		for _, id := range needs {
+			if p.byID[id] != nil {
+				uses = append(uses, fmt.Sprintf("%d needs %d", c.CTID, id))
+			}
+		}
+	}
+	if len(uses) == 0 {
+		return nil
+	}
+	slices.Sort(uses)
+	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
+}
+
+// sort fills order: whoever has nothing to wait for, the first by boot_order
+// and CTID, comes next. The file has no cycles, so all find their place.
+func (p *plan) sort() {
+	var free queue
+	for _, c := range p.byID {
+		needs, external := p.needs(c.Container)
+		c.external = external
+		for _, id := range needs {
+			if need := p.byID[id]; need != nil {
+				need.dependents = append(need.dependents, c)
+				c.before = append(c.before, id)
+			}
+		}
+		if c.waits = len(c.before); c.waits == 0 {
+			free = append(free, c)
+		}
+	}
+	heap.Init(&free)
+	for len(free) > 0 {
+		c := heap.Pop(&free).(*planned)
+		p.order = append(p.order, c)
+		for _, d := range c.dependents {
+			if d.waits--; d.waits == 0 {
+				heap.Push(&free, d)
+			}
+		}
+	}
+	if p.action.reverse {
+		slices.Reverse(p.order)
+		for _, c := range p.order {
+			c.before = nil
+			for _, d := range c.dependents {
+				c.before = append(c.before, d.CTID)
+			}
+			slices.Sort(c.before)
+		}
+	}
+}
+
+// A queue is a heap of containers by boot_order, then CTID.
+type queue []*planned
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return compare(q[i], q[j]) < 0 }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)        { *q = append(*q, x.(*planned)) }
+func (q *queue) Pop() any {
+	last := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return last
+}
+
+func compare(a, b *planned) int {
+	return cmp.Or(cmp.Compare(bootOrder(a), bootOrder(b)), cmp.Compare(a.CTID, b.CTID))
+}
+
+func bootOrder(c *planned) int {
+	if c.BootOrder == nil {
+		return math.MaxInt
+	}
+	return *c.BootOrder
+}
