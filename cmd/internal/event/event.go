@@ -103,7 +103,10 @@ func (s *Stream) next(names []string) (Event, error) {
 	for {
 		line, err := s.readLine()
 		if err != nil {
-			return Event{}, errors.Join(err, s.flush())
+			if flushErr := s.flush(); flushErr != nil {
+				err = flushErr
+			}
+			return Event{}, err
 		}
 		if line == nil {
 			continue

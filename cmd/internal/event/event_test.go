@@ -1,0 +1,241 @@
+package event
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// drain runs a filter that knows "mine", and returns what it wrote, what it
+// saw, what it complained about, and how the stream ended.
+func drain(t *testing.T, in string) (out string, seen, bad []string, err error) {
+	t.Helper()
+	var b bytes.Buffer
+	s := NewStream(strings.NewReader(in), &b, func(err error) { bad = append(bad, err.Error()) })
+	for {
+		ev, err := s.Next(context.Background(), "mine")
+		if err != nil {
+			return b.String(), seen, bad, err
+		}
+		seen = append(seen, fmt.Sprintf("%d:%s", ev.Line, ev.Name))
+		if ev.Name == PlanDone {
+			if err := s.Forward(ev); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+const done = `{"event":"plan.done","round":"1","count":0}` + "\n"
+
+func TestForwardsForeignLinesByteForByte(t *testing.T) {
+	in := `{"event":"plan.started"}` + "\n" +
+		` { "event" : "foreign",  "n": 1.50, "s":"\u00e9é" }` + "\r\n" +
+		`{"no":"event"}` + "\n" +
+		`{"event":"mine","ctid":103}` + "\n" + done
+	out, seen, bad, err := drain(t, in)
+	if out != in {
+		t.Errorf("wrote\n%s\nfor\n%s", out, in)
+	}
+	if got := strings.Join(seen, " "); got != "4:mine 5:plan.done" {
+		t.Errorf("saw %s", got)
+	}
+	if len(bad) > 0 || err != io.EOF {
+		t.Errorf("complained %q, ended with %v", bad, err)
+	}
+}
+
+func TestBadLinesAreNamedAndNotForwarded(t *testing.T) {
+	long := `{"event":"mine","s":"` + strings.Repeat("x", MaxLine) + `"}`
+	for name, line := range map[string]string{
+		"not JSON":               `{"event":"mine"`,
+		"not JSON at all":        `pct: no such command`,
+		"empty":                  ``,
+		"not a JSON object":      `["mine"]`,
+		"not UTF-8":              "{\"event\":\"mine\",\"s\":\"\xff\"}",
+		"longer than 1048576":    long,
+		"two objects in one not": `{"event":"mine"}{"event":"mine"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, seen, bad, err := drain(t, `{"event":"a"}`+"\n"+line+"\n"+done)
+			if want := `{"event":"a"}` + "\n" + done; out != want {
+				t.Errorf("wrote %.200q, want %q", out, want)
+			}
+			if got := strings.Join(seen, " "); got != "3:plan.done" {
+				t.Errorf("saw %s", got)
+			}
+			if len(bad) != 1 || !strings.HasPrefix(bad[0], "event stream: line 2: ") {
+				t.Errorf("complained %q", bad)
+			}
+			if err != io.EOF {
+				t.Errorf("ended with %v", err)
+			}
+		})
+	}
+}
+
+func TestStreamThatBreaksOff(t *testing.T) {
+	for name, in := range map[string]string{
+		"nothing":               "",
+		"no plan.done":          `{"event":"plan.started"}` + "\n",
+		"in a line":             done + `{"event":"mine"`,
+		"in a line of a plan":   `{"event":"plan.started"}` + "\n" + `{"event":"mi`,
+		"in a second round":     done + `{"event":"plan.started"}` + "\n",
+		"plan.done without \\n": `{"event":"plan.done"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, _, _, err := drain(t, in)
+			if !errors.Is(err, ErrTruncated) {
+				t.Errorf("ended with %v", err)
+			}
+			if strings.Contains(out, `"mi`) || strings.HasSuffix(out, "}") {
+				t.Errorf("forwarded a part of a line: %q", out)
+			}
+		})
+	}
+}
+
+// A filter's work must not hold up the lines of others, and a line must not
+// wait in a buffer for the next one.
+func TestForwardsAtOnce(t *testing.T) {
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	s := NewStream(inR, outW, func(error) {})
+	go func() {
+		for {
+			if _, err := s.Next(context.Background()); err != nil {
+				outW.Close()
+				return
+			}
+		}
+	}()
+	for i := range 3 {
+		line := fmt.Sprintf(`{"event":"foreign","n":%d}`+"\n", i)
+		if _, err := io.WriteString(inW, line+`{"event":"half`); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(line))
+		if _, err := io.ReadFull(outR, got); err != nil || string(got) != line {
+			t.Fatalf("read %q, %v", got, err)
+		}
+		io.WriteString(inW, `"}`+"\n")
+		io.ReadFull(outR, make([]byte, len(`{"event":"half"}`+"\n")))
+	}
+	inW.Close()
+}
+
+func TestNextEndsWithItsContext(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	cause := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	if _, err := NewStream(r, io.Discard, nil).Next(ctx); err != cause {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestReaderOfOutputGone(t *testing.T) {
+	r, w := io.Pipe()
+	r.CloseWithError(errors.New("broken pipe"))
+	s := NewStream(strings.NewReader(done), w, func(error) {})
+	ev, err := s.Next(context.Background())
+	if err == nil {
+		err = s.Forward(ev)
+	}
+	if err == nil || !strings.Contains(err.Error(), "write events: broken pipe") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEmit(t *testing.T) {
+	var b bytes.Buffer
+	s := NewStream(strings.NewReader(""), &b, nil)
+	fields := struct {
+		Name string   `json:"name"`
+		List []string `json:"list"`
+	}{"<a & b>\n", []string{}}
+	if err := s.Emit("ct.ready", 103, fields); err != nil {
+		t.Fatal(err)
+	}
+	line := strings.TrimSuffix(b.String(), "\n")
+	if !strings.HasPrefix(line, `{"event":"ct.ready","time":"`) || !strings.HasSuffix(line, `,"ctid":103,"name":"<a & b>\n","list":[]}`) {
+		t.Errorf("wrote %s", line)
+	}
+	stamp := gjson.Get(line, "time").Str
+	if _, err := time.Parse("2006-01-02T15:04:05.000Z", stamp); err != nil {
+		t.Errorf("time %q", stamp)
+	}
+	b.Reset()
+	if err := s.Emit("plan.done", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !gjson.Valid(b.String()) || strings.Contains(b.String(), "ctid") {
+		t.Errorf("wrote %s", b.String())
+	}
+	if err := s.Emit("ct.ready", 1, map[string]string{"s": strings.Repeat("x", MaxLine)}); err == nil {
+		t.Error("a line longer than MaxLine was written")
+	}
+}
+
+func TestEmitWritesWholeLines(t *testing.T) {
+	var b bytes.Buffer
+	s := NewStream(strings.NewReader(""), &b, nil)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 100 {
+				s.Emit("x", i+1, map[string]string{"s": strings.Repeat("y", i*1000)})
+			}
+		})
+	}
+	wg.Wait()
+	n := 0
+	for line := range strings.Lines(b.String()) {
+		n++
+		if !gjson.Valid(line) {
+			t.Fatalf("not JSON: %.80q", line)
+		}
+	}
+	if n != 800 {
+		t.Errorf("%d lines", n)
+	}
+}
+
+func BenchmarkForeignLines(b *testing.B) {
+	line := []byte(`{"event":"somebody.elses","time":"2026-01-02T03:04:05.678Z","ctid":4711,"name":"Some-Container","text":"of the usual length"}` + "\n")
+	in := io.MultiReader(&repeated{line, b.N}, strings.NewReader(done))
+	b.SetBytes(int64(len(line)))
+	b.ReportAllocs()
+	s := NewStream(in, io.Discard, func(err error) { b.Fatal(err) })
+	if _, err := s.Next(context.Background(), "ct.ready"); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
+}
+
+// repeated reads as a line n times.
+type repeated struct {
+	line []byte
+	n    int
+}
+
+func (r *repeated) Read(p []byte) (int, error) {
+	read := 0
+	for r.n > 0 && len(p)-read >= len(r.line) {
+		read += copy(p[read:], r.line)
+		r.n--
+	}
+	if read == 0 {
+		return 0, io.EOF
+	}
+	return read, nil
+}
