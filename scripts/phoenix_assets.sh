@@ -151,7 +151,7 @@ receive() {
       head -c "$3" >/dev/null
       say "$1: already installed"
     else
-      trap "rm -f $new" EXIT
+      trap "rm -f \"\$new\"" EXIT
       rm -f "$new"
       head -c "$3" >"$new"
       found=$(sha256sum <"$new") size=$(stat -c %s "$new")

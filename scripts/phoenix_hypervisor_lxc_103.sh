@@ -64,7 +64,7 @@ settle() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   as_step /bin/sh -euc '
     cd "$1/.ready"
-    for part in *; do [ "$part" = config ] || mv -T "$part" "../$part"; done
+    for part in certs db secrets templates; do [ ! -e "$part" ] || mv -T "$part" "../$part"; done
     [ ! -e config ] || mv -T config ../config
     rmdir ../.ready
   ' sh "$home" || die "$home/.ready: the new CA cannot be moved into $home"
@@ -161,11 +161,11 @@ if [[ $PHX_IP == *:* ]]; then url=https://[$PHX_IP]:$port; else url=https://$PHX
 exec 9>/run/phx.lock
 flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
 
-if [[ -e $config ]]; then
-  say "the CA is already there"
-elif [[ -e $home/.ready ]]; then
+if [[ -e $home/.ready ]]; then
   settle
   say "finished an interrupted run: the CA is in place"
+elif [[ -e $config ]]; then
+  say "the CA is already there"
 else
   for part in certs secrets config db; do
     [[ ! -e $home/$part ]] || die "$home/$part is there without $config: this was a CA; bring its files back, or move them away for a new one"
@@ -210,12 +210,13 @@ else
 fi
 
 if ! healthy; then
-  journalctl -u step-ca -n 20 --no-pager -o cat >&2 || :
+  # step-ca logs the one-time tokens that it was shown.
+  journalctl -u step-ca -n 20 --no-pager -o cat | sed 's/ott=[^ ]*/ott=…/' >&2 || :
   if [[ -e $config.old ]]; then
     as_step mv -T "$config.old" "$config"
     systemctl reset-failed step-ca 2>/dev/null || :
     systemctl restart step-ca || :
-    die "step-ca did not get healthy with its new address and names: put the former $config back"
+    die "step-ca did not get healthy with its new address and names: the former $config is back in place"
   fi
   die "step-ca did not get healthy at $url: its last messages stand above"
 fi
