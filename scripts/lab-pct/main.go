@@ -1,0 +1,297 @@
+// Pct is the lab's stand-in for the pct of Proxmox VE: the same sub-commands, options, messages,
+// exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
+//
+// It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
+//
+//	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
+//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy
+//	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
+//	storage/lab/images/ID/   volumes, plain directories
+//	storage/lab/snapshots/ID/SNAPSHOT/  their copies
+//	lxc/ID/                  LXC's own directory of the container
+//	lock/pve-config-ID.lock  held while a configuration is changed
+//	log/pct.log              one line per call: time, exit status, milliseconds, arguments
+//
+// Further environment variables:
+//
+//	PHX_LAB_BACKEND   lxc (default: real containers; run it inside the lab's network namespace)
+//	                  or fake (no containers at all, for tests)
+//	PHX_LAB_EXEC      fake only: the program that stands for the inside of every container; exec
+//	                  runs it as PROGRAM CTID COMMAND ARG…, with PHX_LAB_KEEP_ENV=0 or 1 added
+//	PHX_LAB_DELAY     seconds that every call sleeps first
+//	PHX_LAB_FAIL      "start 103;exec 101": these calls fail as if their worker had failed
+//	PHX_LAB_READONLY  1: every call that would change something ends with status 99
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// lab is what every sub-command works on.
+type lab struct {
+	dir     string
+	node    string
+	backend backend
+	ctx     context.Context // cancelled by a signal, which is its cause
+	stdout  io.Writer
+	stderr  io.Writer
+}
+
+// call is one run of a sub-command.
+type call struct {
+	*lab
+	cmd   *command
+	p     params
+	extra []string
+	vmid  int
+}
+
+// failure is an error with an exit status.
+type failure struct {
+	status int
+	msg    string
+}
+
+func (e *failure) Error() string { return e.msg }
+
+// die is an error found by pct itself. The statuses of the real one are Perl's: errno or 255.
+func die(status int, format string, a ...any) error {
+	return &failure{status, fmt.Sprintf(format, a...)}
+}
+
+// workerError is an error of the forked worker: status 255, or 0 for push, pull, resize and
+// template, which do not report it.
+type workerError struct{ msg string }
+
+func (e *workerError) Error() string { return e.msg }
+
+func workerDie(format string, a ...any) error { return &workerError{fmt.Sprintf(format, a...)} }
+
+// inWorker turns an error into one of the worker.
+func inWorker(err error) error {
+	var f *failure
+	if errors.As(err, &f) {
+		return &workerError{f.msg}
+	}
+	return err
+}
+
+// innerStatus is the status of a command run inside the container. By signal, it is that of the
+// signal's victim.
+type innerStatus struct {
+	code   int
+	signal syscall.Signal
+}
+
+func (e innerStatus) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+var errInterrupted = errors.New("received interrupt")
+
+// signalled is the cause of a cancelled context.
+type signalled struct{ syscall.Signal }
+
+func (s signalled) Error() string { return s.String() }
+
+// caught is the signal that cancelled the context.
+func (l *lab) caught() syscall.Signal {
+	var s signalled
+	if errors.As(context.Cause(l.ctx), &s) {
+		return s.Signal
+	}
+	return syscall.SIGTERM
+}
+
+// sleep waits unless the call is interrupted.
+func (l *lab) sleep(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-l.ctx.Done():
+		return errInterrupted
+	}
+}
+
+func main() {
+	start := time.Now()
+	dir := os.Getenv("PHX_LAB_DIR")
+	if dir == "" {
+		dir = "/var/lib/phx-lab"
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pct:", err)
+		os.Exit(255)
+	}
+	node, _ := os.Hostname()
+	node, _, _ = strings.Cut(node, ".")
+
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	go func() { cancel(signalled{(<-signals).(syscall.Signal)}) }()
+
+	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}
+	status := 255
+	var inner innerStatus
+	switch err := l.run(os.Args[1:]); {
+	case err == nil:
+		status = 0
+	case errors.Is(err, errInterrupted):
+		inner.signal = l.caught()
+		status = 128 + int(inner.signal)
+	case errors.As(err, &inner):
+		status = inner.code
+	default:
+		var f *failure
+		if errors.As(err, &f) {
+			status = f.status
+		}
+		if msg := strings.TrimSuffix(err.Error(), "\n"); msg != "" {
+			fmt.Fprintln(os.Stderr, msg)
+		}
+	}
+	if err := l.log(start, status, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
+	}
+	if inner.signal != 0 {
+		signal.Reset(inner.signal)
+		syscall.Kill(os.Getpid(), inner.signal)
+		time.Sleep(time.Second)
+	}
+	os.Exit(status)
+}
+
+// run runs one command line.
+func (l *lab) run(args []string) error {
+	if s := os.Getenv("PHX_LAB_DELAY"); s != "" {
+		seconds, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return die(255, "pct: PHX_LAB_DELAY=%s: want a number of seconds", s)
+		}
+		if err := l.sleep(time.Duration(seconds * float64(time.Second))); err != nil {
+			return err
+		}
+	}
+	switch b := os.Getenv("PHX_LAB_BACKEND"); b {
+	case "", "lxc":
+		l.backend = &lxcBackend{l}
+	case "fake":
+		l.backend = &fakeBackend{l}
+	default:
+		return die(255, "pct: PHX_LAB_BACKEND=%s: want lxc or fake", b)
+	}
+	if len(args) == 0 {
+		return die(255, "%s", usageAll("no command specified"))
+	}
+	cmd := table().Commands[args[0]]
+	if cmd == nil {
+		if slices.Contains(absent, args[0]) {
+			return die(255, "ERROR: 'pct %s' is not part of the lab", args[0])
+		}
+		return die(255, "%s", usageAll(fmt.Sprintf("unknown command 'pct %s'", args[0])))
+	}
+	p, extra, err := cmd.parse(args[1:])
+	if err != nil {
+		return err
+	}
+	c := &call{lab: l, cmd: cmd, p: p, extra: extra}
+	c.vmid, _ = strconv.Atoi(p["vmid"])
+	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
+		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
+	}
+	err = handlers[cmd.name](c)
+	var w *workerError
+	if errors.As(err, &w) && !cmd.Task {
+		return die(0, "%s", w.msg)
+	}
+	return err
+}
+
+// absent are the sub-commands of the real pct that the lab has no use for.
+var absent = []string{
+	"console", "cpusets", "df", "enter", "fsck", "fstrim", "help", "migrate", "mount", "move-volume", "move_volume",
+	"remote-migrate", "rescan", "restore", "resume", "suspend", "unmount",
+}
+
+// readOnly are the sub-commands that change nothing.
+var readOnly = []string{"config", "list", "listsnapshot", "pending", "status"}
+
+var handlers = map[string]func(*call) error{
+	"clone":        (*call).clone,
+	"config":       (*call).config,
+	"create":       (*call).create,
+	"delsnapshot":  (*call).delsnapshot,
+	"destroy":      (*call).destroy,
+	"exec":         (*call).exec,
+	"list":         (*call).list,
+	"listsnapshot": (*call).listsnapshot,
+	"pending":      (*call).pending,
+	"pull":         (*call).pull,
+	"push":         (*call).push,
+	"reboot":       (*call).reboot,
+	"resize":       (*call).resize,
+	"rollback":     (*call).rollback,
+	"set":          (*call).set,
+	"shutdown":     (*call).shutdown,
+	"snapshot":     (*call).snapshot,
+	"start":        (*call).start,
+	"status":       (*call).status,
+	"stop":         (*call).stop,
+	"template":     (*call).template,
+	"unlock":       (*call).unlock,
+}
+
+// fault is the failure that PHX_LAB_FAIL asks for, if it names this call. A clone is named by
+// its source or its target.
+func (c *call) fault() error {
+	for entry := range strings.SplitSeq(os.Getenv("PHX_LAB_FAIL"), ";") {
+		f := strings.Fields(entry)
+		if len(f) == 2 && f[0] == c.cmd.name && (f[1] == c.p["vmid"] || f[1] == c.p["newid"]) {
+			return workerDie("PHX_LAB_FAIL asks for this failure")
+		}
+	}
+	return nil
+}
+
+// log appends the line of a finished call.
+func (l *lab) log(start time.Time, status int, args []string) error {
+	path := filepath.Join(l.dir, "log", "pct.log")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = fmt.Fprintf(f, "%s\t%d\t%d\t%s\n", start.Format(time.RFC3339), status, time.Since(start).Milliseconds(), quote(args))
+	return err
+}
+
+// quote writes arguments so that a shell reads them back; a newline does not break the line.
+func quote(args []string) string {
+	quoted := make([]string, len(args))
+	for i, a := range args {
+		switch {
+		case strings.ContainsAny(a, "\n\t\r"):
+			r := strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`, "\t", `\t`, "\r", `\r`)
+			quoted[i] = "$'" + r.Replace(a) + "'"
+		case compiled(`^[A-Za-z0-9_@%+=:,./-]+$`).MatchString(a):
+			quoted[i] = a
+		default:
+			quoted[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(quoted, " ")
+}

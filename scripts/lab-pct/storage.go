@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// storage is one entry of storage.cfg.
+type storage struct {
+	id, kind, path string
+	content        []string
+}
+
+// storages reads pve/storage.cfg. Without the file there are the two of the lab's layout.
+func (l *lab) storages() (map[string]*storage, error) {
+	f, err := os.Open(filepath.Join(l.dir, "pve", "storage.cfg"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]*storage{
+			"lab":   {"lab", "btrfs", filepath.Join(l.dir, "storage", "lab"), []string{"rootdir"}},
+			"local": {"local", "dir", filepath.Join(l.dir, "storage", "local"), []string{"vztmpl"}},
+		}, nil
+	}
+	if err != nil {
+		return nil, die(255, "%v", err)
+	}
+	defer f.Close()
+	all := make(map[string]*storage)
+	var cur *storage
+	in := bufio.NewScanner(f)
+	for in.Scan() {
+		line := in.Text()
+		switch fields := strings.Fields(line); {
+		case len(fields) == 0 || strings.HasPrefix(line, "#"):
+		case line[0] != ' ' && line[0] != '\t':
+			kind, id, ok := strings.Cut(line, ":")
+			if !ok {
+				return nil, die(255, "%s: bad line: %s", f.Name(), line)
+			}
+			cur = &storage{id: strings.TrimSpace(id), kind: kind}
+			all[cur.id] = cur
+		case cur != nil && fields[0] == "path" && len(fields) == 2:
+			cur.path = fields[1]
+		case cur != nil && fields[0] == "content":
+			cur.content = splitList(strings.Join(fields[1:], ","))
+		}
+	}
+	if err := in.Err(); err != nil {
+		return nil, die(255, "%s: %v", f.Name(), err)
+	}
+	return all, nil
+}
+
+func (l *lab) storage(id string) (*storage, error) {
+	all, err := l.storages()
+	if err != nil {
+		return nil, err
+	}
+	if all[id] == nil {
+		return nil, die(255, "storage '%s' does not exist", id)
+	}
+	return all[id], nil
+}
+
+func (s *storage) holds(content string) bool { return slices.Contains(s.content, content) }
+
+// volume is a volume of a storage, named STORAGE:OWNER/vm-OWNER-disk-N.raw.
+type volume struct {
+	*storage
+	owner int
+	name  string // without .raw
+}
+
+func (v volume) String() string { return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name) }
+
+// dir is the directory that is the volume.
+func (v volume) dir() string {
+	return filepath.Join(v.path, "images", strconv.Itoa(v.owner), v.name)
+}
+
+// snapshotDir is the directory that is the volume at a snapshot.
+func (v volume) snapshotDir(snap string) string {
+	return filepath.Join(v.path, "snapshots", strconv.Itoa(v.owner), snap, v.name)
+}
+
+// volume finds the volume of a name such as lab:103/vm-103-disk-0.raw.
+func (l *lab) volume(id string) (volume, error) {
+	sid, name, _ := strings.Cut(id, ":")
+	s, err := l.storage(sid)
+	if err != nil {
+		return volume{}, err
+	}
+	m := compiled(`^(\d+)/([a-z0-9-]+)\.raw$`).FindStringSubmatch(name)
+	if m == nil {
+		return volume{}, die(255, "unable to parse volume filename '%s'", name)
+	}
+	owner, _ := strconv.Atoi(m[1])
+	return volume{s, owner, m[2]}, nil
+}
+
+// newVolume makes the directory of the next free volume of a container.
+func (s *storage) newVolume(owner int) (volume, error) {
+	for i := 0; ; i++ {
+		v := volume{s, owner, fmt.Sprintf("vm-%d-disk-%d", owner, i)}
+		if err := os.MkdirAll(filepath.Dir(v.dir()), 0o755); err != nil {
+			return v, workerDie("%v", err)
+		}
+		err := os.Mkdir(v.dir(), 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return v, workerDie("%v", err)
+		}
+		return v, nil
+	}
+}
+
+func (v volume) remove() error {
+	err := os.RemoveAll(v.dir())
+	os.Remove(filepath.Dir(v.dir())) // once empty
+	return err
+}
+
+// copyTree copies a directory with everything that tar would keep.
+func (l *lab) copyTree(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return workerDie("%v", err)
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return workerDie("%v", err)
+	}
+	return l.tool("cp", "-a", "--reflink=auto", "--", from, to)
+}
+
+// allocate makes the volume that a new disk such as "lab:8" asks for and completes the mount. A
+// mount that names an existing volume or a host path stays as it is.
+func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
+	ask := compiled(`^([^:\s]+):(\d+(?:\.\d+)?)$`).FindStringSubmatch(m.volume())
+	if ask == nil {
+		return volume{}, false, nil
+	}
+	s, err := l.storage(ask[1])
+	if err != nil {
+		return volume{}, false, err
+	}
+	gib, _ := strconv.ParseFloat(ask[2], 64)
+	if v, err = s.newVolume(owner); err != nil {
+		return volume{}, false, err
+	}
+	m.values["volume"] = v.String()
+	m.values["size"] = formatSize(int64(math.Round(gib*1048576)) << 10)
+	return v, true, nil
+}
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"", 1}}
+
+// parseSize reads 8G, 1.5M or, in bytes, 5.
+func parseSize(s string) int64 {
+	for _, u := range sizeUnits {
+		if number, ok := strings.CutSuffix(s, u.suffix); ok {
+			n, _ := strconv.ParseFloat(number, 64)
+			return int64(n * float64(u.bytes))
+		}
+	}
+	return 0
+}
+
+// formatSize writes a size exactly, in the largest unit that divides it.
+func formatSize(n int64) string {
+	for _, u := range sizeUnits {
+		if n != 0 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		}
+	}
+	return "0"
+}
+
+// containerVolumes are all volumes that belong to a container, in use or not.
+func (l *lab) containerVolumes(c *config) []string {
+	ids := make(map[string]bool)
+	add := func(s *section) {
+		for _, v := range s.volumes() {
+			ids[v] = true
+		}
+		for k, v := range s.values {
+			if strings.HasPrefix(k, "unused") {
+				ids[v] = true
+			}
+		}
+	}
+	add(&c.section)
+	for _, s := range c.snapshots {
+		add(s)
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
