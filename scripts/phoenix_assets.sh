@@ -11,6 +11,8 @@
 #   PHX_ASSETS   directory that holds programs and their SHA256SUMS, or pinned release archives; unset: the releases of phoenix_assets.tsv
 #   PHX_CACHE    where downloaded releases are kept, for root alone; default /var/cache/phx
 
+shopt -s inherit_errexit # set -e counts in $(…) too
+
 phoenix_table=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/phoenix_assets.tsv
 phoenix_cache=${PHX_CACHE:-/var/cache/phx}
 phoenix_label=phoenix_assets
