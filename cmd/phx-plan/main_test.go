@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"thinkheads.ai/phx/cmd/internal/config"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"phx-plan": main})
+}
+
+func TestScript(t *testing.T) {
+	shipped, err := filepath.Abs("../../scripts/phoenix_lxc_configs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("SHIPPED", shipped)
+			return nil
+		},
+	})
+}
+
+// object returns a container with a few extra keys.
+func object(id int, extra string) string {
+	return fmt.Sprintf(`    "%d": {
+      "name": "c%d",
+      "memory_mb": 512,
+      "cores": 1,
+      "storage_pool": "local-lvm",
+      "storage_size_gb": 8,
+      "network_config": {
+        "name": "eth0",
+        "bridge": "vmbr0",
+        "ip": "10.%d.%d.%d/8",
+        "gw": "10.0.0.1"
+      },
+      "mac_address": "BC:24:11:%02X:%02X:%02X",
+      "unprivileged": true,
+      "features": ["base_setup"],
+      %s
+    }`, id, id, id>>16+1, id>>8&255, id&255, id>>16&255, id>>8&255, id&255, extra)
+}
+
+const template = `"template": "local:vztmpl/debian.tar.zst", "template_snapshot_name": "final-form"`
+
+// file returns a configuration of n containers from id 1000 on. In a chain
+// each depends on the one before, in a fan all are clones of the first.
+func file(n int, shape string) []byte {
+	var b bytes.Buffer
+	b.WriteString("{\n  \"lxc_configs\": {\n" + object(1000, template))
+	for id := 1001; id < 1000+n; id++ {
+		extra := `"clone_from_ctid": "1000"`
+		if shape == "chain" {
+			extra = fmt.Sprintf(`%s, "dependencies": ["%d"]`, template, id-1)
+		}
+		b.WriteString(",\n" + object(id, extra))
+	}
+	b.WriteString("\n  }\n}\n")
+	return b.Bytes()
+}
+
+func TestOrder(t *testing.T) {
+	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join([]string{
+		object(500, template),
+		object(105, template+`, "boot_order": 2`),
+		object(104, template+`, "boot_order": 2, "dependencies": [500, 7000]`),
+		object(103, `"clone_from_ctid": 500, "boot_order": 1, "dependencies": [500, 106]`),
+		object(102, `"clone_from_ctid": 500, "boot_order": 1`),
+		object(106, template+`, "boot_order": 9`),
+	}, ",")+`}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		action string
+		named  []int
+		want   string // ids, each with those before it and the external ones
+	}{
+		{"create", nil, "105[][] 106[][] 500[][] 102[500][] 103[106 500][] 104[500][7000]"},
+		{"create", []int{103}, "106[][] 500[][] 103[106 500][]"},
+		{"create", []int{102, 102, 500}, "500[][] 102[500][]"},
+		{"start", []int{102}, "102[][]"},
+		{"start", []int{103, 102}, "102[][] 106[][] 500[][] 103[106 500][]"},
+		{"stop", nil, "104[][7000] 103[][] 500[103 104][] 106[103][] 105[][] 102[][]"},
+		{"stop", []int{500, 103}, "103[][] 500[103][]"},
+		{"restart", []int{103, 500}, "500[][] 103[500][]"},
+		{"restart", []int{103}, "103[][]"},
+		{"delete", []int{103}, "103[][]"},
+		{"delete", []int{500, 102, 103, 104}, "104[][7000] 103[][] 102[][] 500[102 103 104][]"},
+	}
+	for _, tt := range tests {
+		p := &plan{file: f, name: tt.action, action: actions[tt.action]}
+		if err := p.make(tt.named); err != nil {
+			t.Errorf("%s %v: %v", tt.action, tt.named, err)
+			continue
+		}
+		var got []string
+		for _, c := range p.order {
+			got = append(got, fmt.Sprintf("%d%v%v", c.CTID, c.before, c.external))
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("%s %v:\n got %s\nwant %s", tt.action, tt.named, s, tt.want)
+		}
+	}
+
+	for _, tt := range []struct {
+		action string
+		named  []int
+		want   string
+	}{
+		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too"},
+		{"create", []int{7000, 102, 99999}, "7000, 99999: not in f.json"},
+	} {
+		p := &plan{file: f, name: tt.action, action: actions[tt.action]}
+		if err := p.make(tt.named); err == nil || err.Error() != tt.want {
+			t.Errorf("%s %v: %v, want %s", tt.action, tt.named, err, tt.want)
+		}
+	}
+}
+
+// BenchmarkPlan is phx-plan but for the start of the process: read the file,
+// check it, order the containers, make the events.
+func BenchmarkPlan(b *testing.B) {
+	for _, shape := range []string{"chain", "fan"} {
+		for _, n := range []int{10, 1_000, 10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
+				name := filepath.Join(b.TempDir(), "f.json")
+				if err := os.WriteFile(name, file(n, shape), 0o600); err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					f, err := config.Load(name)
+					if err != nil {
+						b.Fatal(err)
+					}
+					p := &plan{file: f, domain: "example.org", name: "create", action: actions["create"]}
+					if err := p.make(nil); err != nil {
+						b.Fatal(err)
+					}
+					var out bytes.Buffer
+					if err := p.events(&out); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/container")
+			})
+		}
+	}
+}
