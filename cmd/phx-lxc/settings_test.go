@@ -1,0 +1,124 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+const wanted = `{
+	"name": "Nginx-Phoenix", "clone_from_ctid": "900", "memory_mb": 1024, "swap_mb": 256, "cores": 2,
+	"storage_pool": "lab", "storage_size_gb": 8, "unprivileged": true, "start_at_boot": true, "boot_order": 3, "boot_delay": 5,
+	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24", "gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
+	"mac_address": "52:54:00:67:89:A1", "pct_options": ["nesting=1", "keyctl=1"],
+	"mount_points": [{"host_path": "/srv/ssl", "container_path": "/etc/nginx/ssl", "read_only": true}]
+}`
+
+func container(t *testing.T, text string) *config.Container {
+	t.Helper()
+	c, err := config.ParseContainer(101, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func list(settings []setting) string {
+	var lines []string
+	for _, s := range settings {
+		lines = append(lines, s.option+" "+s.value)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestSettingsOfNewContainer(t *testing.T) {
+	want := `hostname Nginx-Phoenix
+memory 1024
+swap 256
+cores 2
+onboot 1
+startup order=3,up=5,down=5
+net0 name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,gw=10.0.0.1
+nameserver 10.0.0.53 1.1.1.1
+features nesting=1,keyctl=1
+mp0 /srv/ssl,mp=/etc/nginx/ssl,ro=1`
+	if got := list(settings(container(t, wanted), &pct.Conf{})); got != want {
+		t.Errorf("settings\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What Proxmox stores is not what it was given: sub-keys are reordered and
+// added, booleans and lists rewritten.
+const stored = `arch: amd64
+cores: 2
+features: keyctl=on,nesting=1,fuse=1
+hostname: Nginx-Phoenix
+memory: 1024
+mp0: lab:101/vm-101-disk-1.raw,mp=/data,size=1G
+mp3: /srv/ssl,mp=/etc/nginx/ssl,ro=yes
+nameserver: 10.0.0.53,1.1.1.1
+net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth
+onboot: yes
+ostype: debian
+rootfs: lab:101/vm-101-disk-0.raw,size=8G
+startup: order=3,up=5,down=5
+swap: 256
+tags: by-hand
+unprivileged: 1
+`
+
+func TestNothingDiffersFromWhatProxmoxStores(t *testing.T) {
+	if got := list(settings(container(t, wanted), pct.ParseConf([]byte(stored)))); got != "" {
+		t.Errorf("settings\n%s", got)
+	}
+}
+
+func TestOneDifference(t *testing.T) {
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"memory", "memory: 1024", "memory: 512", "memory 1024"},
+		{"cores absent", "cores: 2\n", "", "cores 2"},
+		{"name", "hostname: Nginx-Phoenix", "hostname: nginx-phoenix", "hostname Nginx-Phoenix"},
+		{"boot", "onboot: yes", "onboot: 0", "onboot 1"},
+		{"startup keeps the rest", "order=3,up=5,down=5", "order=1,up=5,down=5", "startup order=3,up=5,down=5"},
+		{"address keeps what was added by hand", "10.0.0.153/24,", "10.0.0.99/24,",
+			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth"},
+		{"MAC", "52:54:00:67:89:a1", "BC:24:11:00:00:01",
+			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,type=veth"},
+		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0", "features nesting=1,fuse=1,keyctl=1"},
+		{"nameservers", "10.0.0.53,1.1.1.1", "10.0.0.53", "nameserver 10.0.0.53 1.1.1.1"},
+		{"mount point writable", ",ro=yes", "", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
+		{"mount point elsewhere", "mp3: /srv/ssl,", "mp3: /srv/old,", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=yes"},
+		{"mount point missing", "mp3: /srv/ssl,mp=/etc/nginx/ssl,ro=yes\n", "", "mp1 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
+		{"already pending", "unprivileged: 1\n", "unprivileged: 1\n\n[pve:pending]\nmemory: 512\n", "memory 1024"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.Replace(stored, tt.old, tt.new, 1)
+			if text == stored {
+				t.Fatal("the test changes nothing")
+			}
+			conf := pct.ParseConf([]byte(text))
+			got := settings(container(t, wanted), conf)
+			if list(got) != tt.want {
+				t.Fatalf("settings\n%s\nwant\n%s", list(got), tt.want)
+			}
+			if conf.Pending[got[0].option] != "" {
+				conf.Pending[got[0].option] = got[0].value
+			} else {
+				conf.Values[got[0].option] = got[0].value
+			}
+			if again := list(settings(container(t, wanted), conf)); again != "" {
+				t.Errorf("a second run would set\n%s", again)
+			}
+		})
+	}
+}
+
+func TestMACIsKeptWhereNoneIsConfigured(t *testing.T) {
+	c := container(t, strings.Replace(wanted, `"mac_address": "52:54:00:67:89:A1", `, "", 1))
+	conf := pct.ParseConf([]byte(strings.Replace(stored, "10.0.0.153/24", "10.0.0.9/24", 1)))
+	if got := list(settings(c, conf)); !strings.Contains(got, "hwaddr=52:54:00:67:89:a1") {
+		t.Errorf("settings\n%s", got)
+	}
+}
