@@ -2,6 +2,7 @@
 # Installs what every container needs, as far as it is missing. Runs on the Proxmox host:
 #   phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
 set -euo pipefail
+# shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
 
 phoenix_feature base_setup "$@"

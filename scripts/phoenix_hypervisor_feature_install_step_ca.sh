@@ -2,6 +2,7 @@
 # Installs step-ca and step in /usr/local/bin, and the system user step (home /home/step) that runs the CA. Runs on the Proxmox host:
 #   phoenix_hypervisor_feature_install_step_ca.sh CTID [CA_URL]
 set -euo pipefail
+# shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
 
 phoenix_feature step_ca "$@"

@@ -2,6 +2,7 @@
 # Installs step as /usr/local/bin/step. Runs on the Proxmox host:
 #   phoenix_hypervisor_feature_install_step_cli.sh CTID [CA_URL]
 set -euo pipefail
+# shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
 
 phoenix_feature step_cli "$@"
