@@ -3,13 +3,13 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tidwall/pretty"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
@@ -62,9 +62,12 @@ func (p *plan) events(out *bytes.Buffer) error {
 	}
 	round := rand.Text()
 	order := make([]int, len(p.order))
+	size := 0
 	for i, c := range p.order {
 		order[i] = c.CTID
+		size += len(c.Raw) + 256
 	}
+	out.Grow(size)
 	services, through := p.services()
 	err := emit(event.PlanStarted, 0, struct {
 		Round    string    `json:"round"`
@@ -80,16 +83,22 @@ func (p *plan) events(out *bytes.Buffer) error {
 		return err
 	}
 	for _, c := range p.order {
-		err := emit("ct.planned", c.CTID, struct {
-			Name     string          `json:"name"`
-			Action   string          `json:"action"`
-			Needs    []int           `json:"needs"`
-			External []int           `json:"external"`
-			Config   json.RawMessage `json:"config"`
-		}{c.Name, p.name, notNil(c.before), notNil(c.external), c.Raw})
+		line, err := event.Marshal("ct.planned", c.CTID, struct {
+			Name     string `json:"name"`
+			Action   string `json:"action"`
+			Needs    []int  `json:"needs"`
+			External []int  `json:"external"`
+		}{c.Name, p.name, notNil(c.before), notNil(c.external)})
 		if err != nil {
 			return err
 		}
+		// The container's object has been checked; it only has to be on one line.
+		line = append(line[:len(line)-len("}\n")], `,"config":`...)
+		line = append(append(line, pretty.Ugly(c.Raw)...), "}\n"...)
+		if len(line) > event.MaxLine {
+			return fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
+		}
+		out.Write(line)
 	}
 	return emit(event.PlanDone, 0, struct {
 		Round string `json:"round"`

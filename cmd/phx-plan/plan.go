@@ -135,16 +135,16 @@ func (p *plan) sort() {
 			}
 		}
 		if c.waits = len(c.before); c.waits == 0 {
-			free = append(free, c)
+			free = append(free, newQueued(c))
 		}
 	}
 	heap.Init(&free)
 	for len(free) > 0 {
-		c := heap.Pop(&free).(*planned)
+		c := heap.Pop(&free).(queued).planned
 		p.order = append(p.order, c)
 		for _, d := range c.dependents {
 			if d.waits--; d.waits == 0 {
-				heap.Push(&free, d)
+				heap.Push(&free, newQueued(d))
 			}
 		}
 	}
@@ -160,26 +160,32 @@ func (p *plan) sort() {
 	}
 }
 
-// A queue is a heap of containers by boot_order, then CTID.
-type queue []*planned
+// A queue is a heap of containers by boot_order, those without one last, then
+// by CTID. It has these numbers beside the pointers because following them
+// would be most of the work.
+type queue []queued
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return compare(q[i], q[j]) < 0 }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)        { *q = append(*q, x.(*planned)) }
+type queued struct {
+	boot, ctid int
+	*planned
+}
+
+func newQueued(c *planned) queued {
+	boot := math.MaxInt
+	if c.BootOrder != nil {
+		boot = *c.BootOrder
+	}
+	return queued{boot, c.CTID, c}
+}
+
+func (q queue) Len() int      { return len(q) }
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q queue) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(q[i].boot, q[j].boot), cmp.Compare(q[i].ctid, q[j].ctid)) < 0
+}
+func (q *queue) Push(x any) { *q = append(*q, x.(queued)) }
 func (q *queue) Pop() any {
 	last := (*q)[len(*q)-1]
 	*q = (*q)[:len(*q)-1]
 	return last
-}
-
-func compare(a, b *planned) int {
-	return cmp.Or(cmp.Compare(bootOrder(a), bootOrder(b)), cmp.Compare(a.CTID, b.CTID))
-}
-
-func bootOrder(c *planned) int {
-	if c.BootOrder == nil {
-		return math.MaxInt
-	}
-	return *c.BootOrder
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -210,21 +211,35 @@ const (
 	macRule      = "a MAC address: six pairs of hexadecimal digits joined by colons"
 )
 
-var (
-	labelRE    = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$`)
-	storageRE  = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]*[a-zA-Z0-9]$`)
-	snapshotRE = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_-]{1,39}$`)
-	fileNameRE = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,199}$`)
-	deviceRE   = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,14}$`)
-	macRE      = regexp.MustCompile(`^[0-9A-F]{2}(:[0-9A-F]{2}){5}$`)
-)
+// madeOf tells whether s has only ASCII letters, digits and others.
+func madeOf(s, others string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
 
-func isLabel(s string) bool    { return len(s) <= 63 && labelRE.MatchString(s) }
-func isStorage(s string) bool  { return len(s) <= 100 && storageRE.MatchString(s) }
-func isFileName(s string) bool { return fileNameRE.MatchString(s) }
-func isDevice(s string) bool   { return deviceRE.MatchString(s) }
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+func isAlnum(c byte) bool  { return isLetter(c) || '0' <= c && c <= '9' }
+
+func isLabel(s string) bool {
+	return len(s) <= 63 && madeOf(s, "-") && isAlnum(s[0]) && isAlnum(s[len(s)-1])
+}
+
+func isStorage(s string) bool {
+	return 2 <= len(s) && len(s) <= 100 && madeOf(s, "._-") && isLetter(s[0]) && isAlnum(s[len(s)-1])
+}
+
+func isFileName(s string) bool {
+	return len(s) <= 200 && madeOf(s, "._-") && s[0] != '.' && s[0] != '-'
+}
+
+func isDevice(s string) bool { return len(s) <= 15 && isFileName(s) }
+
 func isSnapshot(s string) bool {
-	return snapshotRE.MatchString(s) && !strings.EqualFold(s, "current")
+	return 2 <= len(s) && len(s) <= 40 && madeOf(s, "_-") && isLetter(s[0]) && !strings.EqualFold(s, "current")
 }
 
 // IsHostName tells whether s is a host name as pct takes it, and no label of it
@@ -398,17 +413,16 @@ func mac(p *parser, e *entry, v gjson.Result) {
 	if !ok {
 		return
 	}
-	s = strings.ToUpper(s)
-	first, _ := strconv.ParseUint(s[:min(2, len(s))], 16, 8)
+	addr, err := net.ParseMAC(s)
 	switch {
-	case !macRE.MatchString(s):
-		p.fail(v, "%q is not %s", v.Str, macRule)
-	case first&1 != 0:
+	case err != nil || len(s) != len("00:00:00:00:00:00") || s[2] != ':':
+		p.fail(v, "%q is not %s", s, macRule)
+	case addr[0]&1 != 0:
 		p.fail(v, "%s is for groups: the last bit of the first pair must be 0", s)
 	case s == "00:00:00:00:00:00":
 		p.fail(v, "all zeros is nobody's address")
 	default:
-		e.MAC, e.mac = s, v.Index
+		e.MAC, e.mac = strings.ToUpper(s), v.Index
 	}
 }
 
