@@ -531,7 +531,13 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 		}
 	}
 	start := time.Now()
-	if err := j.pct(ctx, "snapshot", strconv.Itoa(j.ctid), name); err != nil {
+	args := []string{"snapshot", strconv.Itoa(j.ctid), name}
+	// A clone of a snapshot gets the description of the snapshot, not that of
+	// the container.
+	if len(j.record) > 0 {
+		args = append(args, "--description", (&pct.Conf{}).Describe(j.record))
+	}
+	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
 	j.changed(start, "snapshot %s", name)

@@ -91,7 +91,7 @@ const header = "# Written by phx-traefik. Changes made here are lost at its next
 func (p proxy) static() []byte {
 	return render(map[string]any{
 		"global": map[string]any{"checkNewVersion": false, "sendAnonymousUsage": false},
-		"log":    map[string]any{"level": "INFO"},
+		"log":    map[string]any{"level": "INFO", "noColor": true},
 		"ping":   map[string]any{},
 		"entryPoints": map[string]any{
 			plain: map[string]any{

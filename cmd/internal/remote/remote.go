@@ -60,6 +60,7 @@ if ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
 	chmod 0755 "$new"
 	mv -f "$new" "$program"
 	trap - EXIT
+	umask 022
 fi
 export HOME=/root
 exec "$program" apply --request -`
