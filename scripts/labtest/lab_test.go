@@ -199,25 +199,23 @@ func TestLab(t *testing.T) {
 		t.Errorf("run without a lab: status %d, stderr %q; want 1 and the way out", r.status, r.stderr)
 	}
 
-	must := func(name string, stage func(*testing.T)) {
-		if !t.Run(name, stage) {
-			t.FailNow()
-		}
+	var seen *evidence
+	t.Run("Up", func(t *testing.T) { seen = l.testUp(t) })
+	if seen == nil {
+		t.FailNow()
 	}
-	var seen evidence
-	must("Up", func(t *testing.T) { seen = l.testUp(t) })
 	t.Run("Answer", l.testAnswer)
 	t.Run("Certificates", l.testCertificates)
 	t.Run("Unprivileged", l.testUnprivileged)
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
-	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-traefik"} {
+	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
 	}
 	t.Run("Kill/up", l.testKilledUp)
 	t.Run("README", l.testREADME)
-	must("Down", func(t *testing.T) {
+	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
 		observe(t, l).compare(t, before)
 		l.do(t, "scripts/lab", "down")
@@ -229,7 +227,7 @@ type evidence struct {
 	events, stderr, output, pctLog, processes string
 }
 
-func (l lab) testUp(t *testing.T) evidence {
+func (l lab) testUp(t *testing.T) *evidence {
 	stop := sampleProcesses()
 	start := time.Now()
 	r := l.try(t, "scripts/lab", "up")
@@ -247,7 +245,7 @@ func (l lab) testUp(t *testing.T) evidence {
 	if n := l.calls(t); n > firstBudget {
 		t.Errorf("%d calls of pct, the budget is %d:\n%s", n, firstBudget, l.read(t, "log", "pct.log"))
 	}
-	return evidence{l.read(t, "log", "events.jsonl"), l.read(t, "log", "phoenix.log"), r.stdout + r.stderr, l.read(t, "log", "pct.log"), processes}
+	return &evidence{l.read(t, "log", "events.jsonl"), l.read(t, "log", "phoenix.log"), r.stdout + r.stderr, l.read(t, "log", "pct.log"), processes}
 }
 
 func (l lab) testAnswer(t *testing.T) {
@@ -440,7 +438,7 @@ func (l lab) testPipeByHand(t *testing.T) {
 }
 
 // testSecrets takes the secrets out of the containers and looks for each in all that the first run showed.
-func (l lab) testSecrets(t *testing.T, seen evidence) {
+func (l lab) testSecrets(t *testing.T, seen *evidence) {
 	secrets := map[string]string{} // text: where it is from
 	find := func(ctid, what string, args ...string) {
 		t.Helper()
@@ -568,7 +566,8 @@ func (l lab) testKilledFilter(t *testing.T, filter string) {
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		t.Errorf("status %d, want %d\nstderr: %s", got, want, errs.String())
 	}
-	l.recover(t)
+	l.inside(t, "bash", "-c", pipe)
+	checkUnchanged(t, l.inside(t, "bash", "-c", pipe))
 }
 
 // testKilledUp kills `lab up` itself, and no other process, while phoenix makes the proxy's container anew.
@@ -586,12 +585,6 @@ func (l lab) testKilledUp(t *testing.T) {
 	if !begun {
 		t.Fatal("the container was not begun")
 	}
-	l.recover(t)
-}
-
-// recover: the next run completes the job, and the one after it finds nothing to do.
-func (l lab) recover(t *testing.T) {
-	t.Helper()
 	if got := l.do(t, "scripts/lab", "up"); !strings.Contains(got, health) {
 		t.Errorf("up printed no answer: %q", got)
 	}
