@@ -9,7 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/tidwall/pretty"
+	"github.com/tidwall/gjson"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
@@ -94,7 +94,7 @@ func (p *plan) events(out *bytes.Buffer) error {
 		}
 		// The container's object has been checked; it only has to be on one line.
 		line = append(line[:len(line)-len("}\n")], `,"config":`...)
-		line = append(append(line, pretty.Ugly(c.Raw)...), "}\n"...)
+		line = append(append(line, gjson.GetBytes(c.Raw, "@ugly").Raw...), "}\n"...)
 		if len(line) > event.MaxLine {
 			return fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
 		}
