@@ -119,19 +119,19 @@ func checkRoot(c *x509.Certificate) error {
 	return nil
 }
 
-var begin = []byte("-----BEGIN ")
-
 // parse returns the certificates in data, at least one, and says what other
 // PEM block there is.
 func parse(data []byte) (all []*x509.Certificate, other string, err error) {
+	isDER := bytes.HasPrefix(data, []byte{0x30}) // an ASN.1 sequence, or the text "0"
+	isPEM := bytes.Contains(data, []byte("-----BEGIN "))
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
 		return nil, "", ErrEmpty
-	case data[0] == 0x30: // an ASN.1 sequence
-		all, err = x509.ParseCertificates(data)
-	case !bytes.Contains(data, begin):
-		return nil, "", ErrNone
-	default:
+	case isDER:
+		if all, err = x509.ParseCertificates(data); err != nil && isPEM {
+			all, other, err = parsePEM(data)
+		}
+	case isPEM:
 		all, other, err = parsePEM(data)
 	}
 	if err != nil {

@@ -124,6 +124,7 @@ func TestParse(t *testing.T) {
 		{"PEM", p, nil, nil, false},
 		{"PEM with CR LF", crlf(p), nil, nil, false},
 		{"PEM with text around", join("Root:\n  CN = root\n", p, "end\n"), nil, nil, false},
+		{"PEM with text that begins like DER", join("0: root\n", p), nil, nil, false},
 		{"PEM without newline at the end", bytes.TrimSpace(p), nil, nil, false},
 		{"DER", root.Raw, nil, nil, false},
 		{"bundle with one root", pemOf(leaf, intermediate, root), nil, ErrSeveral, false},
