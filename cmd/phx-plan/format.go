@@ -21,37 +21,20 @@ var formats = map[string]func(*plan, *bytes.Buffer) error{
 	"dot":     (*plan).dot,
 }
 
-type service struct {
-	Name string `json:"name"`
-	Host string `json:"host"`
-	URL  string `json:"url"`
-	CTID int    `json:"ctid"`
-}
-
 type proxy struct {
 	CTID int    `json:"ctid"`
 	IP   string `json:"ip"`
 }
 
-// services returns all services of the file, planned or not, and the
-// container that is the proxy to them, nil without one.
-func (p *plan) services() ([]service, *proxy) {
-	services := []service{}
-	var through *proxy
+// proxy returns the container that is the proxy to the services, planned or
+// not, or nil.
+func (p *plan) proxy() *proxy {
 	for id, c := range p.file.Containers {
-		ip := ""
-		if c.Network.IP.IsValid() {
-			ip = c.Network.IP.Addr().String()
-		}
-		if c.ApplicationScript == config.ProxyScript {
-			through = &proxy{id, ip}
-		}
-		if s := c.TraefikService; s != nil {
-			services = append(services, service{s.Name, s.Name + "." + p.domain, fmt.Sprintf("%s://%s:%d", s.Scheme, ip, s.Port), id})
+		if c.ApplicationScript == config.ProxyScript && !c.Network.DHCP {
+			return &proxy{id, c.Network.IP.Addr().String()}
 		}
 	}
-	slices.SortFunc(services, func(a, b service) int { return a.CTID - b.CTID })
-	return services, through
+	return nil
 }
 
 func (p *plan) events(out *bytes.Buffer) error {
@@ -68,17 +51,16 @@ func (p *plan) events(out *bytes.Buffer) error {
 		size += len(c.Raw) + 256
 	}
 	out.Grow(size)
-	services, through := p.services()
 	err := emit(event.PlanStarted, 0, struct {
-		Round    string    `json:"round"`
-		Config   string    `json:"config"`
-		Action   string    `json:"action"`
-		Count    int       `json:"count"`
-		Order    []int     `json:"order"`
-		Domain   string    `json:"domain"`
-		Services []service `json:"services"`
-		Proxy    *proxy    `json:"proxy,omitempty"`
-	}{round, p.file.Path, p.name, len(order), order, p.domain, services, through})
+		Round    string           `json:"round"`
+		Config   string           `json:"config"`
+		Action   string           `json:"action"`
+		Count    int              `json:"count"`
+		Order    []int            `json:"order"`
+		Domain   string           `json:"domain"`
+		Services []config.Service `json:"services"`
+		Proxy    *proxy           `json:"proxy,omitempty"`
+	}{round, p.file.Path, p.name, len(order), order, p.domain, p.file.Services(p.domain), p.proxy()})
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,6 @@ import (
 // An entry is a container with what the checks across containers need.
 type entry struct {
 	*Container
-	at       int    // the offset of its object
 	edges    []edge // its clone source and its dependencies
 	address  int    // offsets of what no two containers may share
 	mac      int
@@ -77,7 +76,7 @@ func (p *parser) root(v gjson.Result) []*entry {
 // when v is no object.
 func (p *parser) container(ctid int, v gjson.Result) *entry {
 	end := v.Index + len(v.Raw)
-	e := &entry{Container: &Container{CTID: ctid, Raw: p.data[v.Index:end:end]}, at: v.Index}
+	e := &entry{Container: &Container{CTID: ctid, Raw: p.data[v.Index:end:end]}}
 	c := e.Container
 	if len(v.Raw) > MaxContainer {
 		var compact bytes.Buffer
