@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -66,13 +67,13 @@ func (l *lab) child(cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return die(255, "%v", err)
 	}
-	done := make(chan struct{})
-	defer close(done)
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, handled...)
+	defer close(signals)
+	defer signal.Stop(signals)
 	go func() {
-		select {
-		case <-l.ctx.Done():
-			cmd.Process.Signal(l.caught())
-		case <-done:
+		for s := range signals {
+			cmd.Process.Signal(s)
 		}
 	}()
 	err := cmd.Wait()

@@ -70,6 +70,10 @@ func (l *lab) load(vmid int) (*config, error) {
 
 // save writes a configuration. The real /etc/pve knows no other mode than 0640.
 func (l *lab) save(c *config) error {
+	used := c.volumes()
+	maps.DeleteFunc(c.values, func(k, v string) bool {
+		return strings.HasPrefix(k, "unused") && slices.Contains(used, v)
+	})
 	if err := os.MkdirAll(filepath.Dir(l.confPath(c.vmid)), 0o755); err != nil {
 		return die(255, "%v", err)
 	}
@@ -323,12 +327,6 @@ func rawKey(key string) (ok bool, note string) {
 
 // print is the text of a configuration file.
 func (c *config) print() []byte {
-	used := c.volumes()
-	for k, v := range c.values {
-		if strings.HasPrefix(k, "unused") && slices.Contains(used, v) {
-			delete(c.values, k)
-		}
-	}
 	var b strings.Builder
 	c.section.print(&b)
 	if len(c.pending.values) > 0 {

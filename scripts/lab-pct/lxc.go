@@ -532,7 +532,11 @@ func (b *lxcBackend) hotplugMount(conf *config, key, value string) error {
 	}
 	// The mount point is made by the container's root: the host's has no place in an idmapped
 	// file system.
-	if err := b.inside(conf.vmid, nil, io.Discard, `mkdir -p -- "$1"`, m.target()); err != nil {
+	script := `mkdir -p -- "$1"`
+	if fi, err := os.Stat(source); err == nil && !fi.IsDir() {
+		script = `mkdir -p -- "$(dirname -- "$1")" && : >>"$1"`
+	}
+	if err := b.inside(conf.vmid, nil, io.Discard, script, m.target()); err != nil {
 		return err
 	}
 	mntns, err := os.Open(proc + "mnt")

@@ -96,7 +96,14 @@ type innerStatus struct {
 
 func (e innerStatus) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
+// errInterrupted is the end of a call by a signal. A worker reports it as its failure.
 var errInterrupted = errors.New("received interrupt")
+
+// calm lets cleaning up go on after an interrupt.
+func (l *lab) calm() { l.ctx = context.WithoutCancel(l.ctx) }
+
+// handled are the signals that end a call in an orderly way.
+var handled = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT}
 
 // signalled is the cause of a cancelled context.
 type signalled struct{ syscall.Signal }
@@ -138,7 +145,7 @@ func main() {
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(signals, handled...)
 	go func() { cancel(signalled{(<-signals).(syscall.Signal)}) }()
 
 	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}
@@ -212,7 +219,10 @@ func (l *lab) run(args []string) error {
 	}
 	err = handlers[cmd.name](c)
 	var w *workerError
-	if errors.As(err, &w) && !cmd.Task {
+	switch {
+	case errors.Is(err, errInterrupted) && cmd.Task:
+		return workerDie("%v", err)
+	case errors.As(err, &w) && !cmd.Task:
 		return die(0, "%s", w.msg)
 	}
 	return err

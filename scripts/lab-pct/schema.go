@@ -50,6 +50,8 @@ type command struct {
 	Takes   []string           `json:"takes"`
 	Own     map[string]*option `json:"own"`
 	options map[string]*option // by full name; mpN is spelled out as mp0, mp1, …
+	names   map[string]string
+	sorted  []string
 }
 
 type schema struct {
@@ -114,6 +116,20 @@ func (c *command) add(name string, o *option) {
 	for i := range o.Index + 1 {
 		c.options[stem+strconv.Itoa(i)] = o
 	}
+}
+
+// optionNames are the options' names by their lower-case form, and those forms sorted.
+func (c *command) optionNames() (names map[string]string, sorted []string) {
+	if c.names == nil {
+		c.names = make(map[string]string, len(c.options))
+		for name, o := range c.options {
+			if o.Type != "array" {
+				c.names[strings.ToLower(name)] = name
+			}
+		}
+		c.sorted = slices.Sorted(maps.Keys(c.names))
+	}
+	return c.names, c.sorted
 }
 
 // usage is the line that follows errors about parameters.
@@ -181,14 +197,7 @@ func (c *command) invalid(fields map[string]string) error {
 // boolean takes only one that does not look like an option. extra is what follows the last
 // positional argument of exec.
 func (c *command) parse(args []string) (p params, extra []string, err error) {
-	names := make(map[string]string, len(c.options))
-	for name, o := range c.options {
-		if o.Type != "array" {
-			names[strings.ToLower(name)] = name
-		}
-	}
-	sorted := slices.Sorted(maps.Keys(names))
-
+	names, sorted := c.optionNames()
 	p = make(params)
 	var rest, warnings []string
 	warn := func(format string, a ...any) { warnings = append(warnings, fmt.Sprintf(format, a...)) }

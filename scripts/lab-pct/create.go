@@ -1,0 +1,501 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (c *call) create() error {
+	if _, err := os.Stat(c.confPath(c.vmid)); err == nil {
+		return die(255, "CT %d already exists on node '%s'", c.vmid, c.node)
+	}
+	if c.p.bool("restore") {
+		return die(255, "ERROR: 'pct create --restore' is not part of the lab")
+	}
+	if pool := c.p["pool"]; pool != "" {
+		return die(255, "pool '%s' does not exist", pool)
+	}
+	mounts, options := make(params), make(params)
+	for k, v := range c.p {
+		switch {
+		case slices.Contains([]string{"vmid", "ostemplate", "storage", "pool", "password", "ssh-public-keys", "start", "force",
+			"bwlimit", "ignore-unpack-errors", "ha-managed", "restore", "unique", "unprivileged"}, k):
+		case strings.HasPrefix(k, "unused"):
+			fmt.Fprintf(c.stderr, "ignoring '%s', cannot create/restore with unused volume\n", k)
+		case mountKeyRE.MatchString(k):
+			if compiled(`^\d+(?:\.\d+)?$`).MatchString(v) {
+				v = c.storageID() + ":" + v
+			}
+			mounts[k] = v
+		default:
+			options[k] = v
+		}
+	}
+	if len(mounts) > 0 && !mounts.has("rootfs") {
+		return die(255, "mount points configured, but 'rootfs' not set - aborting")
+	}
+	if len(mounts) == 0 {
+		mounts["rootfs"] = c.storageID() + ":4"
+	}
+	conf := newConfig(c.vmid)
+	for k, v := range mounts {
+		m, err := parseMount(k, v)
+		if err != nil {
+			return die(255, "%v", err)
+		}
+		if m.kind() != "volume" {
+			continue
+		}
+		sid, _, ok := strings.Cut(m.volume(), ":")
+		if !ok {
+			return die(255, "unable to parse volume ID '%s'", m.volume())
+		}
+		s, err := c.storage(sid)
+		if err != nil {
+			return err
+		}
+		if !s.holds("rootdir") {
+			return c.cmd.invalid(map[string]string{"storage": fmt.Sprintf("storage '%s' does not support container directories", sid)})
+		}
+	}
+	if failed, err := c.change(conf, false, options, nil, nil); err != nil {
+		return err
+	} else if len(failed) > 0 {
+		return c.cmd.invalid(failed)
+	}
+	if !c.p.has("unprivileged") || c.p.bool("unprivileged") {
+		conf.values["unprivileged"] = "1"
+	}
+	if err := c.createLocked(c.vmid); err != nil {
+		return err
+	}
+	var made []volume
+	err := c.locked(c.vmid, func() error {
+		err := c.fill(conf, mounts, &made)
+		if err == nil {
+			err = c.save(conf)
+		}
+		return err
+	})
+	if err != nil {
+		c.calm()
+		for _, v := range made {
+			v.remove()
+		}
+		os.Remove(c.confPath(c.vmid))
+		os.RemoveAll(c.backend.dir(c.vmid))
+		return workerDie("unable to create CT %d - %v", c.vmid, err)
+	}
+	warned := c.warnNesting(conf)
+	if c.p.bool("start") {
+		if err := c.locked(c.vmid, func() error { return c.startLocked(false) }); err != nil {
+			return inWorker(err)
+		}
+	}
+	c.taskWarnings(warned)
+	return nil
+}
+
+func (c *call) storageID() string {
+	if s := c.p["storage"]; s != "" {
+		return s
+	}
+	return "local"
+}
+
+// createLocked reserves an ID with a configuration that holds nothing but the lock.
+func (c *call) createLocked(vmid int) error {
+	return c.locked(vmid, func() error {
+		if _, err := os.Stat(c.confPath(vmid)); err == nil {
+			return die(255, "CT %d already exists on node '%s'", vmid, c.node)
+		}
+		conf := newConfig(vmid)
+		conf.values["lock"] = "create"
+		return c.save(conf)
+	})
+}
+
+// fill makes a new container's disks and unpacks the template.
+func (c *call) fill(conf *config, mounts params, made *[]volume) error {
+	for _, k := range slices.Sorted(maps.Keys(mounts)) {
+		m, err := parseMount(k, mounts[k])
+		if err != nil {
+			return err
+		}
+		v, isNew, err := c.allocate(m, c.vmid)
+		if err != nil {
+			return err
+		}
+		if isNew {
+			*made = append(*made, v)
+		}
+		conf.values[k] = m.String()
+	}
+	if err := c.fault(); err != nil {
+		return err
+	}
+	archive, err := c.findTemplate(c.p["ostemplate"])
+	if err != nil {
+		return err
+	}
+	root, err := c.rootfs(conf)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.stdout, "extracting archive '%s'\n", archive)
+	if err := c.backend.extract(archive, root); err != nil {
+		return err
+	}
+	defaults := map[string]string{
+		"arch": "amd64", "hostname": "CT" + strconv.Itoa(c.vmid), "memory": "512", "swap": "512", "ostype": detectOS(root),
+	}
+	fmt.Fprintf(c.stdout, "Detected container architecture: %s\n", defaults["arch"])
+	for k, v := range defaults {
+		if conf.values[k] == "" {
+			conf.values[k] = v
+		}
+	}
+	if err := clearIdentity(root); err != nil {
+		return err
+	}
+	return c.backend.credentials(root, c.p["password"], c.p["ssh-public-keys"])
+}
+
+// findTemplate finds the archive of a volume such as local:vztmpl/NAME, or of a path.
+func (c *call) findTemplate(id string) (string, error) {
+	path := id
+	if !strings.HasPrefix(id, "/") {
+		sid, name, ok := strings.Cut(id, ":")
+		if !ok {
+			return "", die(255, "unable to parse volume ID '%s'", id)
+		}
+		s, err := c.storage(sid)
+		if err != nil {
+			return "", err
+		}
+		rel, ok := strings.CutPrefix(name, "vztmpl/")
+		if !ok || strings.Contains(rel, "/") {
+			return "", die(255, "unable to parse directory volume name '%s'", name)
+		}
+		path = filepath.Join(s.path, "template", "cache", rel)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", die(255, "volume '%s' does not exist", id)
+	}
+	return path, nil
+}
+
+// rootfs is the directory of a container's root file system.
+func (l *lab) rootfs(conf *config) (string, error) {
+	m, err := parseMount("rootfs", conf.values["rootfs"])
+	if err != nil {
+		return "", die(255, "%v", err)
+	}
+	if m.kind() != "volume" {
+		return m.volume(), nil
+	}
+	v, err := l.volume(m.volume())
+	if err != nil {
+		return "", err
+	}
+	return v.dir(), nil
+}
+
+// warnNesting prints the warning about guests that want nesting.
+func (c *call) warnNesting(conf *config) bool {
+	root, err := c.rootfs(conf)
+	if err != nil {
+		return false
+	}
+	v := systemdVersion(root)
+	f, err := parseProperties("features", "features", conf.values["features"])
+	if v < 232 || err != nil || f["nesting"] == "1" {
+		return false
+	}
+	fmt.Fprintf(c.stdout, "WARN: Systemd %d detected. You may need to enable nesting.\n", v)
+	return true
+}
+
+func (c *call) taskWarnings(warned bool) {
+	if warned {
+		fmt.Fprintln(c.stderr, "Task finished with 1 warning(s)!")
+	}
+}
+
+func (c *call) clone() error {
+	newid, _ := strconv.Atoi(c.p["newid"])
+	snap, target := c.p["snapname"], c.p["storage"]
+	if pool := c.p["pool"]; pool != "" {
+		return die(255, "pool '%s' does not exist", pool)
+	}
+	if n := c.p["target"]; n != "" && n != c.node && n != "localhost" {
+		return die(255, "no such cluster node '%s'", n)
+	}
+	if target != "" {
+		s, err := c.storage(target)
+		if err != nil {
+			return err
+		}
+		if !s.holds("rootdir") {
+			return die(255, "storage '%s' does not support content-type 'rootdir'", target)
+		}
+	}
+	var src *config
+	err := c.edit(c.vmid, func(conf *config) error {
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		conf.values["lock"] = "disk"
+		src = conf
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	unlock := func() {
+		if err := c.removeLock(c.vmid, "disk"); err != nil {
+			fmt.Fprintf(c.stderr, "Failed to remove source CT config lock - %v\n", err)
+		}
+	}
+	if err := c.createLocked(newid); err != nil {
+		unlock()
+		return err
+	}
+	forget := func() {
+		os.Remove(c.confPath(newid))
+		os.Remove(c.firewallPath(newid))
+	}
+	conf, disks, full, err := c.cloneConfig(src, newid, snap)
+	if err == nil {
+		err = c.locked(newid, func() error { return c.save(conf) })
+	}
+	if err != nil {
+		unlock()
+		forget()
+		return err
+	}
+
+	var made []volume
+	err = c.cloneDisks(conf, disks, full, snap, &made)
+	c.calm()
+	unlock()
+	if err != nil {
+		for _, v := range made {
+			v.remove()
+		}
+		forget()
+		if errors.Is(err, errInterrupted) {
+			err = errors.New("interrupted by signal")
+		}
+		return workerDie("clone failed: %v", err)
+	}
+	if err := c.removeLock(newid, "create"); err != nil {
+		return inWorker(err)
+	}
+	c.taskWarnings(c.warnNesting(conf))
+	return nil
+}
+
+// cloneConfig makes the configuration of a clone, disks still to be copied.
+func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, disks []mount, full bool, err error) {
+	full = !src.isTemplate()
+	if c.p.has("full") {
+		full = c.p.bool("full")
+	}
+	if err := copyFile(c.firewallPath(c.vmid), c.firewallPath(newid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, full, die(255, "%v", err)
+	}
+	if c.p.has("storage") && !full {
+		return nil, nil, full, die(2, "parameter 'storage' not allowed for linked clones")
+	}
+	from := &src.section
+	if snap != "" {
+		if from = src.snapshots[snap]; from == nil {
+			return nil, nil, full, die(2, "snapshot '%s' does not exist", snap)
+		}
+	}
+	conf = newConfig(newid)
+	conf.section = from.clone()
+	for k := range conf.values {
+		if strings.HasPrefix(k, "unused") {
+			delete(conf.values, k)
+		}
+	}
+	for _, m := range from.mounts() {
+		if m.kind() != "volume" {
+			return nil, nil, full, die(2, "unable to clone mountpoint '%s' (type %s)", m.key, m.kind())
+		}
+		if full && snap == "" && c.running() {
+			return nil, nil, full, die(2, "Full clone of a running container is only possible from a snapshot")
+		}
+		disks = append(disks, m)
+		delete(conf.values, m.key)
+	}
+	for k, v := range conf.values {
+		if strings.HasPrefix(k, "net") {
+			if conf.values[k], err = canonicalNet(v, true); err != nil {
+				return nil, nil, full, die(255, "%v", err)
+			}
+		}
+	}
+	for _, k := range []string{"parent", "snaptime", "snapstate", "template"} {
+		delete(conf.values, k)
+	}
+	conf.values["lock"] = "create"
+	for _, k := range []string{"hostname", "description"} {
+		if v := c.p[k]; v != "" {
+			conf.values[k] = v
+		}
+	}
+	return conf, disks, full, nil
+}
+
+// cloneDisks is the long part of a clone. The source is locked only by its configuration's lock
+// key, the target by its own, so that other calls see what is going on.
+func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, made *[]volume) error {
+	if full {
+		fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
+	}
+	for _, m := range disks {
+		v, err := c.volume(m.volume())
+		if err != nil {
+			return err
+		}
+		from := v.dir()
+		if snap != "" {
+			from = v.snapshotDir(snap)
+		}
+		s := v.storage
+		if full {
+			fmt.Fprintf(c.stdout, "create full clone of mountpoint %s (%s)\n", m.key, v)
+		} else {
+			fmt.Fprintf(c.stdout, "create linked clone of mount point %s (%s)\n", m.key, v)
+		}
+		if target := c.p["storage"]; target != "" {
+			if s, err = c.storage(target); err != nil {
+				return err
+			}
+		}
+		to, err := s.newVolume(conf.vmid)
+		if err != nil {
+			return err
+		}
+		*made = append(*made, to)
+		if err := c.copyTree(from, to.dir()); err != nil {
+			return err
+		}
+		m.values["volume"] = to.String()
+		conf.values[m.key] = m.String()
+		if err := c.locked(conf.vmid, func() error { return c.save(conf) }); err != nil {
+			return err
+		}
+	}
+	if err := c.fault(); err != nil {
+		return err
+	}
+	root, err := c.rootfs(conf)
+	if err != nil {
+		return err
+	}
+	return clearIdentity(root)
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o640)
+}
+
+func (c *call) destroy() error {
+	conf, err := c.load()
+	if err != nil {
+		return err
+	}
+	if err := conf.checkLock(); err != nil {
+		return err
+	}
+	if conf.values["protection"] == "1" {
+		return die(255, "can't remove CT %d - protection mode enabled", c.vmid)
+	}
+	if c.running() && !c.p.bool("force") {
+		return die(255, "unable to destroy CT %d - container is running", c.vmid)
+	}
+	return inWorker(c.locked(c.vmid, func() error {
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		if err := c.fault(); err != nil {
+			return err
+		}
+		if c.running() {
+			fmt.Fprintf(c.stdout, "forced to stop CT %d before destroying!\n", c.vmid)
+			if err := c.backend.stop(c.vmid); err != nil {
+				return err
+			}
+		}
+		for _, id := range c.containerVolumes(conf) {
+			v, err := c.volume(id)
+			if err != nil {
+				return err
+			}
+			if v.owner != c.vmid {
+				continue
+			}
+			if err := v.remove(); err != nil {
+				return workerDie("%v", err)
+			}
+			if err := os.RemoveAll(filepath.Join(v.path, "snapshots", strconv.Itoa(c.vmid))); err != nil {
+				return workerDie("%v", err)
+			}
+		}
+		if c.p.bool("purge") {
+			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
+		}
+		if err := os.RemoveAll(c.backend.dir(c.vmid)); err != nil {
+			return workerDie("%v", err)
+		}
+		os.Remove(c.firewallPath(c.vmid))
+		if err := os.Remove(c.confPath(c.vmid)); err != nil {
+			return workerDie("%v", err)
+		}
+		return nil
+	}))
+}
+
+func (c *call) template() error {
+	return c.locked(c.vmid, func() error {
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		switch {
+		case len(conf.snapshots) > 0:
+			return die(255, "unable to create template, because CT contains snapshots")
+		case conf.isTemplate():
+			return die(255, "you can't convert a template to a template")
+		case c.running():
+			return die(255, "you can't convert a CT to template if the CT is running")
+		}
+		if err := c.fault(); err != nil {
+			return err
+		}
+		conf.values["template"] = "1"
+		return inWorker(c.save(conf))
+	})
+}
