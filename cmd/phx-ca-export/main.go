@@ -15,8 +15,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -201,9 +201,7 @@ func (e *exporter) export(ctx context.Context, ctid int) (changed bool, err erro
 	if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
 		return false, err
 	}
-	// Containers see the directory through a bind mount: the file must be
-	// exchanged by a rename within it.
-	if err := renameio.WriteFile(e.path, pem, 0o644, renameio.IgnoreUmask(), renameio.WithTempDir(filepath.Dir(e.path))); err != nil {
+	if err := atomicfile.Write(e.path, pem, 0o644); err != nil {
 		return false, err
 	}
 	cmdline.Logf("wrote %s: SHA-256 %s (%s)", e.path, cert.Fingerprint(root), cmdline.Elapsed(start))

@@ -11,8 +11,8 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
@@ -142,7 +142,7 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	}
 	back := os.Remove(siteFile)
 	if before != nil {
-		back = renameio.WriteFile(siteFile, before, 0o644, renameio.IgnoreUmask())
+		back = atomicfile.Write(siteFile, before, 0o644)
 	}
 	if stock != "" {
 		back = errors.Join(back, os.Symlink(stock, stockSite))

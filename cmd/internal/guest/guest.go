@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 )
 
@@ -170,7 +170,7 @@ func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (change
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, err
 	}
-	if err := renameio.WriteFile(path, content, mode, renameio.IgnoreUmask()); err != nil {
+	if err := atomicfile.Write(path, content, mode); err != nil {
 		return false, err
 	}
 	s.Changed("wrote %s", path)
@@ -236,7 +236,7 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 	if err := s.Start(ctx, unit); err != nil || isTaken {
 		return err
 	}
-	return renameio.WriteFile(stateFile, []byte(present), 0o644)
+	return atomicfile.Write(stateFile, []byte(present), 0o644)
 }
 
 // Restart restarts a unit.
