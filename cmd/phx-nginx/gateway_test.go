@@ -1,0 +1,222 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smallstep/cli-utils/token"
+)
+
+var testGateway = gateway{
+	Domain:      "internal.example",
+	Proxy:       "10.0.0.12",
+	StatusPort:  8080,
+	Root:        "/etc/nginx/ssl/phoenix_ca.crt",
+	Fingerprint: strings.Repeat("ab", 32),
+	CAURL:       "https://10.0.0.10:9000",
+}
+
+func TestGatewayIsChecked(t *testing.T) {
+	if err := testGateway.check(); err != nil {
+		t.Error(err)
+	}
+	for name, spoil := range map[string]func(*gateway){
+		"domain":      func(g *gateway) { g.Domain = "x; include /etc/passwd" },
+		"wildcard":    func(g *gateway) { g.Domain = "*.example" },
+		"option":      func(g *gateway) { g.Domain = "-x.example" },
+		"proxy":       func(g *gateway) { g.Proxy = "proxy.example" },
+		"root":        func(g *gateway) { g.Root = "/etc/ssl/x; y" },
+		"relative":    func(g *gateway) { g.Root = "x.crt" },
+		"status":      func(g *gateway) { g.StatusPort = 443 },
+		"fingerprint": func(g *gateway) { g.Fingerprint = "abc" },
+		"URL":         func(g *gateway) { g.CAURL = "http://10.0.0.10:9000" },
+		"URL path":    func(g *gateway) { g.CAURL = "https://10.0.0.10:9000/x" },
+	} {
+		g := testGateway
+		spoil(&g)
+		if g.check() == nil {
+			t.Errorf("%s: %+v is accepted", name, g)
+		}
+	}
+}
+
+func TestSite(t *testing.T) {
+	site := string(testGateway.site())
+	for _, line := range []string{
+		"server_name internal.example *.internal.example;",
+		"proxy_pass https://10.0.0.12:443;",
+		"proxy_ssl_verify              on;",
+		"proxy_ssl_trusted_certificate /etc/nginx/ssl/phoenix_ca.crt;",
+		"proxy_ssl_session_reuse       off;",
+		"ssl_certificate_key /etc/phx/nginx/tls/gateway.key;",
+		"proxy_set_header Upgrade           $http_upgrade;",
+		"listen 8080;",
+	} {
+		if !strings.Contains(site, line) {
+			t.Errorf("the site lacks %q", line)
+		}
+	}
+	g := testGateway
+	g.StatusPort = 0
+	if strings.Contains(string(g.site()), "8080") {
+		t.Error("a status page without a port")
+	}
+}
+
+// ott makes a one-time token as step-ca's provisioner does; change spoils it.
+func ott(t *testing.T, change func(*token.Claims)) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	claims, err := token.NewClaims(
+		token.WithSubject("internal.example"), token.WithSANS([]string{"*.internal.example", "internal.example"}),
+		token.WithSHA(testGateway.Fingerprint), token.WithAudience("https://10.0.0.10:9000/1.0/sign"),
+		token.WithIssuer("phoenix"), token.WithValidity(now, now.Add(5*time.Minute)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(claims)
+	s, err := claims.Sign("ES256", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestToken(t *testing.T) {
+	now := time.Now()
+	good := ott(t, func(*token.Claims) {})
+	if err := checkToken(good, testGateway, now); err != nil {
+		t.Error(err)
+	}
+	for name, tt := range map[string]struct {
+		token string
+		now   time.Time
+		want  string
+	}{
+		"not a token":  {"x.y.z", now, "not a token"},
+		"empty":        {"", now, "not a token"},
+		"another root": {ott(t, func(c *token.Claims) { c.Set("sha", strings.Repeat("cd", 32)) }), now, "root certificate"},
+		"another CA":   {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.66:9000/1.0/sign"} }), now, "audience"},
+		"not to sign":  {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.10:9000/1.0/revoke"} }), now, "audience"},
+		"more names": {ott(t, func(c *token.Claims) {
+			c.Set("sans", []string{"*.internal.example", "internal.example", "bank.example"})
+		}), now, "names"},
+		"fewer names":    {ott(t, func(c *token.Claims) { c.Set("sans", []string{"internal.example"}) }), now, "names"},
+		"other subject":  {ott(t, func(c *token.Claims) { c.Subject = "bank.example" }), now, "it is for"},
+		"expired":        {good, now.Add(6 * time.Minute), "expired"},
+		"not yet valid":  {good, now.Add(-3 * time.Minute), "longer than"},
+		"valid too long": {good, now.Add(-time.Hour), "longer than"},
+	} {
+		err := checkToken(tt.token, testGateway, tt.now)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil && tt.token != "" && strings.Contains(err.Error(), tt.token) {
+			t.Errorf("%s: the error shows the token", name)
+		}
+	}
+}
+
+// authority is a CA with a root and an intermediate.
+type authority struct {
+	root, intermediate *x509.Certificate
+	key                *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	rootKey, root := issue(t, "root", nil, nil, true, nil, time.Now().Add(time.Hour))
+	key, intermediate := issue(t, "intermediate", root, rootKey, true, nil, time.Now().Add(time.Hour))
+	return &authority{root, intermediate, key}
+}
+
+func issue(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey, isCA bool, names []string, notAfter time.Time) (*ecdsa.PrivateKey, *x509.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter, IsCA: isCA, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, c
+}
+
+// pair writes a pair as step does: leaf and intermediate, and the key.
+func (a *authority) pair(t *testing.T, names []string, notAfter time.Time) string {
+	t.Helper()
+	dir := t.TempDir()
+	key, leaf := issue(t, names[0], a.intermediate, a.key, false, names, notAfter)
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.intermediate.Raw})...)
+	for file, data := range map[string][]byte{"gateway.crt": chain, "gateway.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})} {
+		if err := os.WriteFile(filepath.Join(dir, file), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestInspect(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	names := testGateway.names()
+	good := a.pair(t, names, time.Now().Add(time.Hour))
+	now := time.Now()
+	if leaf, err := inspect(good, names, a.root, now); err != nil || leaf.Subject.CommonName != names[0] {
+		t.Errorf("a good certificate: %v", err)
+	}
+	// Of its two hours, 80 minutes are over in 21 minutes.
+	if _, err := inspect(good, names, a.root, now.Add(21*time.Minute)); !errors.Is(err, errDue) {
+		t.Errorf("two thirds of its life over: %v", err)
+	}
+	mismatched := a.pair(t, names, time.Now().Add(time.Hour))
+	key, _ := os.ReadFile(filepath.Join(good, "gateway.key"))
+	os.WriteFile(filepath.Join(mismatched, "gateway.key"), key, 0o600)
+	for name, tt := range map[string]struct {
+		dir  string
+		root *x509.Certificate
+		now  time.Time
+		want string
+	}{
+		"missing":       {t.TempDir(), a.root, now, "there is none"},
+		"expired":       {good, a.root, now.Add(2 * time.Hour), "expired"},
+		"another root":  {good, other.root, now, "unknown authority"},
+		"too few names": {a.pair(t, names[:1], time.Now().Add(time.Hour)), a.root, now, "it is for"},
+		"more names":    {a.pair(t, append([]string{"x.example"}, names...), time.Now().Add(time.Hour)), a.root, now, "it is for"},
+		"not a pair":    {mismatched, a.root, now, "private key does not match"},
+	} {
+		_, err := inspect(tt.dir, names, tt.root, tt.now)
+		if !errors.Is(err, errReissue) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
