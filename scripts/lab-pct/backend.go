@@ -2,15 +2,11 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -87,130 +83,5 @@ func (l *lab) child(cmd *exec.Cmd) error {
 	if err != nil {
 		return die(255, "%v", err)
 	}
-	return nil
-}
-
-// fakeBackend has no containers: one "runs" while a file says so.
-type fakeBackend struct{ *lab }
-
-func (b *fakeBackend) dir(vmid int) string {
-	return filepath.Join(b.lab.dir, "lxc", strconv.Itoa(vmid))
-}
-
-func (b *fakeBackend) state(vmid int) string { return filepath.Join(b.dir(vmid), "running") }
-
-func (b *fakeBackend) running(vmid int) bool {
-	_, err := os.Stat(b.state(vmid))
-	return err == nil
-}
-
-func (b *fakeBackend) pid(vmid int) int {
-	if b.running(vmid) {
-		return 1
-	}
-	return 0
-}
-
-func (b *fakeBackend) writeConfig(*config) error                { return nil }
-func (b *fakeBackend) freeze(int, bool) error                   { return nil }
-func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
-func (b *fakeBackend) extract(string, string) error             { return nil }
-func (b *fakeBackend) credentials(string, string, string) error { return nil }
-
-func (b *fakeBackend) start(conf *config) error {
-	for _, m := range conf.mounts() {
-		if m.kind() == "bind" {
-			if _, err := os.Stat(m.volume()); err != nil {
-				return fmt.Errorf("mount: %s: special device %s does not exist", m.target(), m.volume())
-			}
-		}
-	}
-	root, err := b.rootfs(conf)
-	if err != nil {
-		return err
-	}
-	if err := configureGuest(root, conf); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(b.dir(conf.vmid), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(b.state(conf.vmid), nil, 0o644)
-}
-
-func (b *fakeBackend) stop(vmid int) error { return os.Remove(b.state(vmid)) }
-
-func (b *fakeBackend) shutdown(vmid, _ int) error { return b.stop(vmid) }
-
-func (b *fakeBackend) exec(vmid int, keepEnv bool, argv []string) error {
-	program := os.Getenv("PHX_LAB_EXEC")
-	if program == "" {
-		return nil
-	}
-	cmd := exec.Command(program, append([]string{strconv.Itoa(vmid)}, argv...)...)
-	keep := "0"
-	if keepEnv {
-		keep = "1"
-	}
-	cmd.Env = append(os.Environ(), "PHX_LAB_KEEP_ENV="+keep)
-	return b.child(cmd)
-}
-
-// inside opens a container's disk.
-func (b *fakeBackend) inside(vmid int) (*os.Root, error) {
-	conf, err := b.load(vmid)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := b.rootfs(conf)
-	if err != nil {
-		return nil, err
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, workerDie("%v", err)
-	}
-	return root, nil
-}
-
-// relative is a path inside a container relative to its root.
-func relative(path string) string {
-	if p := strings.TrimLeft(path, "/"); p != "" {
-		return p
-	}
-	return "."
-}
-
-func (b *fakeBackend) push(vmid int, in io.Reader, dest string, o ownership) error {
-	root, err := b.inside(vmid)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f, err := root.OpenFile(relative(dest), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
-	if err != nil {
-		return workerDie("failed to create file: %s: %s", dest, reason(err))
-	}
-	defer f.Close()
-	if o.perms != "" {
-		n, _ := strconv.ParseUint(o.perms, 8, 32)
-		f.Chmod(fs.FileMode(n))
-	}
-	io.Copy(f, in) // pct does not look whether it worked
-	return nil
-}
-
-func (b *fakeBackend) pull(vmid int, path string, out io.Writer) error {
-	root, err := b.inside(vmid)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f, err := root.Open(relative(path))
-	if err != nil {
-		return workerDie("failed to open %s: %s", path, reason(err))
-	}
-	defer f.Close()
-	io.Copy(out, f)
 	return nil
 }

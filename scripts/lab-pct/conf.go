@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha1"
 	"errors"
@@ -65,7 +66,12 @@ func (l *lab) load(vmid int) (*config, error) {
 	if err != nil {
 		return nil, die(255, "%v", err)
 	}
-	return parseConfig(vmid, data, l.stderr), nil
+	warnings := l.stderr
+	if bytes.Equal(data, l.warned[vmid]) {
+		warnings = io.Discard // pct keeps what it has parsed, and so warns once
+	}
+	l.warned[vmid] = data
+	return parseConfig(vmid, data, warnings), nil
 }
 
 // save writes a configuration. The real /etc/pve knows no other mode than 0640.
@@ -228,7 +234,7 @@ func parseConfig(vmid int, data []byte, warnings io.Writer) *config {
 		if m := keyRE.FindStringSubmatch(line); m != nil {
 			value, err := checkType(m[1], m[2])
 			if err != nil {
-				warn("unable to parse value of '%s' - %v", m[1], strings.TrimSuffix(err.Error(), "\n"))
+				warn("unable to parse value of '%s' - %v", m[1], err)
 				value = m[2]
 			}
 			cur.values[m[1]] = value

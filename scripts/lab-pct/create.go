@@ -461,6 +461,17 @@ func (c *call) destroy() error {
 				return workerDie("%v", err)
 			}
 		}
+		if c.p.bool("destroy-unreferenced-disks") {
+			all, err := c.storages()
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				if err := os.RemoveAll(filepath.Join(s.path, "images", strconv.Itoa(c.vmid))); err != nil {
+					return workerDie("%v", err)
+				}
+			}
+		}
 		if c.p.bool("purge") {
 			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
 		}

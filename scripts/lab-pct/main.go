@@ -46,6 +46,7 @@ type lab struct {
 	ctx     context.Context // cancelled by a signal, which is its cause
 	stdout  io.Writer
 	stderr  io.Writer
+	warned  map[int][]byte // configurations whose bad lines were reported
 }
 
 // call is one run of a sub-command.
@@ -148,7 +149,7 @@ func main() {
 	signal.Notify(signals, handled...)
 	go func() { cancel(signalled{(<-signals).(syscall.Signal)}) }()
 
-	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr}
+	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, warned: make(map[int][]byte)}
 	status := 255
 	var inner innerStatus
 	switch err := l.run(os.Args[1:]); {

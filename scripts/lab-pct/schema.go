@@ -3,6 +3,7 @@ package main
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -319,7 +320,7 @@ func (o *option) check(path, value string, errs map[string]string) {
 	}
 	if o.Properties != "" {
 		if _, err := parseProperties(o.Properties, path, value); err != nil {
-			errs[path] = "invalid format - " + err.Error()
+			errs[path] = "invalid format - " + err.Error() + "\n"
 			return
 		}
 	}
@@ -377,7 +378,7 @@ func parseProperties(kind, path, value string) (map[string]string, error) {
 		k, v, ok := strings.Cut(part, "=")
 		switch {
 		case ok && (k == "" || v == ""):
-			return nil, fmt.Errorf("missing key in comma-separated list property\n")
+			return nil, errors.New("missing key in comma-separated list property")
 		case !ok:
 			v, k = part, ""
 			for name, o := range keys {
@@ -386,11 +387,11 @@ func parseProperties(kind, path, value string) (map[string]string, error) {
 				}
 			}
 			if k == "" {
-				return nil, fmt.Errorf("value without key, but schema does not define a default key\n")
+				return nil, errors.New("value without key, but schema does not define a default key")
 			}
 		}
 		if _, dup := got[k]; dup {
-			return nil, fmt.Errorf("duplicate key in comma-separated list property: %s\n", k)
+			return nil, fmt.Errorf("duplicate key in comma-separated list property: %s", k)
 		}
 		if o := keys[k]; o != nil && o.Type == "boolean" {
 			if b, ok := parseBool(v); ok {
@@ -413,11 +414,11 @@ func parseProperties(kind, path, value string) (map[string]string, error) {
 		}
 	}
 	if len(errs) > 0 {
-		msg := "format error\n"
+		msg := "format error"
 		for _, k := range slices.Sorted(maps.Keys(errs)) {
-			msg += k + ": " + errs[k] + "\n"
+			msg += "\n" + k + ": " + errs[k]
 		}
-		return nil, fmt.Errorf("%s", msg)
+		return nil, errors.New(strings.TrimSuffix(msg, "\n"))
 	}
 	return got, nil
 }
@@ -463,7 +464,7 @@ func splitList(s string) []string {
 func matches(pattern, message string) func(string) error {
 	return func(s string) error {
 		if !compiled(pattern).MatchString(s) {
-			return fmt.Errorf("%s", strings.ReplaceAll(message, "%s", s))
+			return errors.New(strings.ReplaceAll(message, "%s", s))
 		}
 		return nil
 	}
@@ -497,7 +498,7 @@ var formats = map[string]func(string) error{
 	"pve-startup-order": func(s string) error {
 		for part := range strings.SplitSeq(s, ",") {
 			if !compiled(`^(?:\s*|(?:order=)?\d+|(?:up|down)=\d+)$`).MatchString(part) {
-				return fmt.Errorf("unable to parse startup options")
+				return errors.New("unable to parse startup options")
 			}
 		}
 		return nil
@@ -513,31 +514,31 @@ var formats = map[string]func(string) error{
 	},
 	"ipv4": func(s string) error {
 		if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
-			return fmt.Errorf("value does not look like a valid IPv4 address")
+			return errors.New("value does not look like a valid IPv4 address")
 		}
 		return nil
 	},
 	"ipv6": func(s string) error {
 		if a, err := netip.ParseAddr(s); err != nil || !a.Is6() || a.Zone() != "" {
-			return fmt.Errorf("value does not look like a valid IPv6 address")
+			return errors.New("value does not look like a valid IPv6 address")
 		}
 		return nil
 	},
 	"lxc-ip-with-ll-iface": func(s string) error {
 		if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" && !a.IsLinkLocalUnicast() {
-			return fmt.Errorf("value does not look like a valid IP address")
+			return errors.New("value does not look like a valid IP address")
 		}
 		return nil
 	},
 	"pve-ipv4-config": func(s string) error {
 		if p, err := netip.ParsePrefix(s); s != "dhcp" && s != "manual" && (err != nil || !p.Addr().Is4() || p.Bits() < 8) {
-			return fmt.Errorf("value does not look like a valid ipv4 network configuration")
+			return errors.New("value does not look like a valid ipv4 network configuration")
 		}
 		return nil
 	},
 	"pve-ipv6-config": func(s string) error {
 		if p, err := netip.ParsePrefix(s); s != "auto" && s != "dhcp" && s != "manual" && (err != nil || !p.Addr().Is6() || p.Bits() < 8) {
-			return fmt.Errorf("value does not look like a valid ipv6 network configuration")
+			return errors.New("value does not look like a valid ipv6 network configuration")
 		}
 		return nil
 	},

@@ -14,7 +14,7 @@ var goodValues = map[string]string{
 	"arch": "arm64", "cmode": "shell", "delete": "mp0,net1", "dev": "/dev/null", "disk": "mp255", "entrypoint": "/sbin/init",
 	"env": "A=b", "features": "nesting=1,mount=nfs;cifs", "hookscript": "local:snippets/x.sh", "hostname": "Copy-Cuda12.8",
 	"lock": "backup", "mp": "/srv/data,mp=/mnt/data,ro=1", "nameserver": "10.0.0.53 fe80::1%eth0,1.1.1.1",
-	"net": "name=eth0,bridge=vmbr0,ip=10.0.0.2/24,gw=10.0.0.1,hwaddr=bc:24:11:aa:bb:cc,tag=7,trunks=1;2,ip6=auto,rate=1.5",
+	"net":    "name=eth0,bridge=vmbr0,ip=10.0.0.2/24,gw=10.0.0.1,hwaddr=bc:24:11:aa:bb:cc,tag=7,trunks=1;2,ip6=auto,rate=1.5",
 	"ostype": "debian", "password": "secret", "pool": "a/b", "revert": "memory", "rootfs": "lab:8,mountoptions=noatime;nodev",
 	"searchdomain": "phoenix.local", "size": "+1.5G", "snapname": "base-snapshot_2", "snapshot": "s1", "startup": "order=3,up=30,down=60",
 	"storage": "lab", "tags": "base;phx", "target": "node-1", "timezone": "host", "unused": "lab:1/vm-1-disk-0.raw",
@@ -31,7 +31,7 @@ var badValues = map[string][]string{
 	"dev": {"null", "/dev/../x", "mode=9", "/dev/null,mode=8888"}, "entrypoint": {"a\x01b"}, "env": {"novalue"},
 	"features": {"nest=1", "nesting=2", "nesting", "mount=a/b"}, "hookscript": {"x.sh"},
 	"hostname": {"under_score", "-a", "a-", "a..b"}, "description": nil,
-	"mp": {"/srv", "mp=/x", "/srv/../x,mp=/y", "/srv,mp=/a/./b", "/srv,mp=/x,ro=7", "/srv,mp=/x,foo=1", "/srv,mp=/x,mountoptions=exec"},
+	"mp":         {"/srv", "mp=/x", "/srv/../x,mp=/y", "/srv,mp=/a/./b", "/srv,mp=/x,ro=7", "/srv,mp=/x,foo=1", "/srv,mp=/x,mountoptions=exec"},
 	"nameserver": {"dns.example"}, "searchdomain": {"a_b"}, "ostemplate": {strings.Repeat("a", 256)}, "password": {"1234"},
 	"net": {"", "bridge=vmbr0", "name=eth0,ip=10.0.0.2", "name=eth0,ip=10.0.0.2/7", "name=eth0,hwaddr=01:24:11:aa:bb:cc", "name=eth0,mtu=63",
 		"name=eth0,tag=4095", "name=eth0,gw=10.0.0", "name=eth0,ip6=10.0.0.2/24", "name=eth0,type=phys", "name=e th", "eth0", "name=eth0,gw6=1.1.1.1",
@@ -94,7 +94,7 @@ func TestTable(t *testing.T) {
 				continue
 			}
 			good, ok := goodValues[stem(name)]
-			if !ok || slices.Contains([]string{"string"}, stem(name)) {
+			if !ok {
 				good = goodValues[o.Type]
 			}
 			if err := parse(name, good); err != nil {
@@ -123,7 +123,7 @@ func TestTable(t *testing.T) {
 				}
 			}
 			if abbreviates == 1 {
-				continue // "current" is not an option of set, but a prefix of one would be
+				continue // as start is of set's startup: pct takes it for that
 			}
 			_, _, err := c.parse(append(bareArgs(c, "", ""), "--"+name, "1"))
 			if c.options["extra-args"] != nil {
