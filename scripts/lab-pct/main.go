@@ -172,7 +172,8 @@ func main() {
 	if err := l.log(start, status, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
 	}
-	if inner.signal != 0 {
+	switch inner.signal {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGKILL: // the others would print a Go trace
 		signal.Reset(inner.signal)
 		syscall.Kill(os.Getpid(), inner.signal)
 		time.Sleep(time.Second)
