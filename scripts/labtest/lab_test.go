@@ -213,7 +213,8 @@ func TestLab(t *testing.T) {
 	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
 	}
-	t.Run("Kill/up", l.testKilledUp)
+	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
+	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
 	t.Run("README", l.testREADME)
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
@@ -570,8 +571,9 @@ func (l lab) testKilledFilter(t *testing.T, filter string) {
 	checkUnchanged(t, l.inside(t, "bash", "-c", pipe))
 }
 
-// testKilledUp kills `lab up` itself, and no other process, while phoenix makes the proxy's container anew.
-func (l lab) testKilledUp(t *testing.T) {
+// testKilledUp kills `lab up`, and with everything set all that it started, while phoenix makes the proxy's container
+// anew. The next one clears what is left and completes the job.
+func (l lab) testKilledUp(t *testing.T, everything bool) {
 	l.inside(t, "pct", "stop", proxy)
 	l.inside(t, "pct", "destroy", proxy)
 	cmd := l.command("scripts/lab", "up")
@@ -581,6 +583,15 @@ func (l lab) testKilledUp(t *testing.T) {
 	volumes := l.path("storage", "lab", "images", proxy)
 	begun := within(2*time.Minute, func() bool { entries, _ := os.ReadDir(volumes); return len(entries) > 0 })
 	cmd.Process.Kill()
+	if everything {
+		for _, pid := range pids() {
+			environ, _ := os.ReadFile("/proc/" + pid + "/environ")
+			name, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			if n, _ := strconv.Atoi(pid); bytes.Contains(environ, []byte(tag)) && !bytes.HasPrefix(name, []byte("[lxc monitor]")) {
+				syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+	}
 	cmd.Wait()
 	if !begun {
 		t.Fatal("the container was not begun")
