@@ -2,6 +2,7 @@ package pct
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,11 +12,24 @@ import (
 
 // Conf is what Proxmox VE keeps about a container in /etc/pve/lxc/ID.conf.
 type Conf struct {
+	Section                     // the current configuration
+	Pending   map[string]string // values that wait for the next start
+	Deleted   []string          // options that the next start removes
+	Snapshots []Snapshot        // in the file's order
+}
+
+// Section is a configuration: the current one, or that of a snapshot.
+type Section struct {
 	Description string            // decoded; "" when there is none
-	Values      map[string]string // current values by option, as in "memory" → "512"
-	Raw         []RawLine         // lxc.* lines of the current configuration, in order
-	Pending     map[string]string // values that wait for the next start
-	Snapshots   []string          // names, in the file's order
+	Values      map[string]string // by option, as in "memory" → "512"
+	Raw         []RawLine         // lxc.* lines, in order
+}
+
+// Snapshot is a snapshot, with the configuration that it has kept. Its
+// description is its own, not that of the container.
+type Snapshot struct {
+	Name string
+	Section
 }
 
 // RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
@@ -46,34 +60,43 @@ var (
 // ParseConf parses the text of a configuration file. Lines of no known form
 // are passed over, as Proxmox does.
 func ParseConf(data []byte) *Conf {
-	c := &Conf{Values: map[string]string{}, Pending: map[string]string{}}
+	c := &Conf{Pending: map[string]string{}}
+	current := &c.Section
+	current.Values = map[string]string{}
+	pending := false
 	var description []string
-	current := "" // the first section
+	flush := func() {
+		current.Description = strings.Join(description, "\n")
+		description = nil
+	}
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimRight(line, "\r\n")
 		if m := section.FindStringSubmatch(line); m != nil {
-			current = m[1]
-			if current != "pve:pending" {
-				c.Snapshots = append(c.Snapshots, current)
+			flush()
+			if pending = m[1] == "pve:pending"; pending {
+				current = &Section{}
+				continue
 			}
+			c.Snapshots = append(c.Snapshots, Snapshot{m[1], Section{Values: map[string]string{}}})
+			current = &c.Snapshots[len(c.Snapshots)-1].Section
 			continue
 		}
-		switch current {
-		case "":
-			if text, ok := strings.CutPrefix(line, "#"); ok {
-				description = append(description, decode(text))
-			} else if m := rawLine.FindStringSubmatch(line); m != nil {
-				c.Raw = append(c.Raw, RawLine{m[1], m[2]})
-			} else if m := valueLine.FindStringSubmatch(line); m != nil {
-				c.Values[m[1]] = m[2]
-			}
-		case "pve:pending":
-			if m := valueLine.FindStringSubmatch(line); m != nil {
+		if text, ok := strings.CutPrefix(line, "#"); ok {
+			description = append(description, decode(text))
+		} else if m := rawLine.FindStringSubmatch(line); m != nil {
+			current.Raw = append(current.Raw, RawLine{m[1], m[2]})
+		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+			switch {
+			case pending && m[1] == "delete":
+				c.Deleted = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' || r == ' ' })
+			case pending:
 				c.Pending[m[1]] = m[2]
+			default:
+				current.Values[m[1]] = m[2]
 			}
 		}
 	}
-	c.Description = strings.Join(description, "\n")
+	flush()
 	return c
 }
 
@@ -93,13 +116,28 @@ func decode(s string) string {
 	return b.String()
 }
 
-// Value returns what an option will be after the next start: its pending
-// value, or else its current one.
-func (c *Conf) Value(option string) string {
-	if v, ok := c.Pending[option]; ok {
-		return v
+// Next returns the values by option as they will be after the next start.
+func (c *Conf) Next() map[string]string {
+	next := maps.Clone(c.Values)
+	if next == nil {
+		next = map[string]string{}
 	}
-	return c.Values[option]
+	for _, option := range c.Deleted {
+		// An option may be written as "!option" for one that is removed by force.
+		delete(next, strings.TrimPrefix(option, "!"))
+	}
+	maps.Copy(next, c.Pending)
+	return next
+}
+
+// Snapshot returns the snapshot of a name, nil when there is none.
+func (c *Conf) Snapshot(name string) *Snapshot {
+	for i := range c.Snapshots {
+		if c.Snapshots[i].Name == name {
+			return &c.Snapshots[i]
+		}
+	}
+	return nil
 }
 
 // Property is one element of an option such as net0: "key=value", or a value

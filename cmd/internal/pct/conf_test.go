@@ -21,6 +21,7 @@ lxc.apparmor.profile: unconfined
 lxc.cgroup2.devices.allow = c 195:* rwm
 
 [pve:pending]
+delete: swap,mp0
 features: nesting=1
 
 [pre-configured]
@@ -39,14 +40,18 @@ func TestParseConf(t *testing.T) {
 	if want := "the gateway: 100% ours: yes\nphx: base_setup=0123456789ab step_ca=ba9876543210\nü"; c.Description != want {
 		t.Errorf("description %q", c.Description)
 	}
-	if c.Values["memory"] != "512" || c.Values["snaptime"] != "" || c.Value("features") != "nesting=1" || c.Values["features"] != "" {
+	if c.Values["memory"] != "512" || c.Values["snaptime"] != "" || c.Next()["features"] != "nesting=1" || c.Next()["swap"] != "" || c.Next()["memory"] != "512" || c.Values["features"] != "" {
 		t.Errorf("values %v, pending %v", c.Values, c.Pending)
 	}
 	if want := []RawLine{{"lxc.apparmor.profile", "unconfined"}, {"lxc.cgroup2.devices.allow", "c 195:* rwm"}}; !reflect.DeepEqual(c.Raw, want) {
 		t.Errorf("raw lines %v", c.Raw)
 	}
-	if want := []string{"pre-configured", "final-form"}; !reflect.DeepEqual(c.Snapshots, want) {
-		t.Errorf("snapshots %v", c.Snapshots)
+	if len(c.Snapshots) != 2 || c.Snapshots[1].Name != "final-form" || c.Snapshot("none") != nil {
+		t.Errorf("snapshots %+v", c.Snapshots)
+	}
+	s := c.Snapshot("pre-configured")
+	if s == nil || s.Description != "of the snapshot" || s.Values["memory"] != "256" || s.Raw[0].Value != "generated" {
+		t.Errorf("snapshot %+v", s)
 	}
 }
 
@@ -61,10 +66,10 @@ func TestRecord(t *testing.T) {
 	if want := "the gateway: 100% ours: yes\nü\nphx: base_setup=0123456789ab etc/hosts=abc step_ca=ba9876543210"; described != want {
 		t.Errorf("description %q", described)
 	}
-	if again := (&Conf{Description: described}).Describe(r); again != described {
+	if again := (&Section{Description: described}).Describe(r); again != described {
 		t.Errorf("description changes when it is written again: %q", again)
 	}
-	if got := (&Conf{}).Describe(Record{"a": "1"}); got != "phx: a=1" {
+	if got := (&Section{}).Describe(Record{"a": "1"}); got != "phx: a=1" {
 		t.Errorf("description %q", got)
 	}
 }

@@ -16,8 +16,8 @@ const recordPrefix = "phx:"
 // Record is what phx has applied to a container: a hash by name.
 type Record map[string]string
 
-// Record returns what the container's description says has been applied.
-func (c *Conf) Record() Record {
+// Record returns what the description says has been applied.
+func (c *Section) Record() Record {
 	r := Record{}
 	for line := range strings.Lines(c.Description) {
 		rest, ok := strings.CutPrefix(strings.TrimSpace(line), recordPrefix)
@@ -33,9 +33,9 @@ func (c *Conf) Record() Record {
 	return r
 }
 
-// Describe returns the container's description with r as its record, and the
-// user's own text kept.
-func (c *Conf) Describe(r Record) string {
+// Describe returns the description with r as its record, and the user's own
+// text kept.
+func (c *Section) Describe(r Record) string {
 	var lines []string
 	for line := range strings.Lines(c.Description) {
 		line = strings.TrimRight(line, "\n")

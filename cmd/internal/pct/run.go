@@ -24,6 +24,10 @@ import (
 type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
+
+	// Preview, if set, is told of each command instead of its being run, but
+	// for those that only read.
+	Preview func(Command)
 }
 
 // Command is one external command. Everything that phx runs on the host goes
@@ -35,6 +39,7 @@ type Command struct {
 	Stderr io.Writer // gets a copy of stderr as it comes; may be nil
 	Env    []string  // added to the environment
 	Label  string    // what to call the command in an error; "": its arguments
+	Reads  bool      // it changes nothing
 }
 
 // CommandError is a command that could not be run or did not end with status 0.
@@ -45,17 +50,18 @@ type CommandError struct {
 }
 
 // Error is one line, "command: last line of stderr", then the rest of what
-// the command printed, if any.
+// the command printed, and a hint where a way out is known.
 func (e *CommandError) Error() string {
 	lines := strings.Split(strings.TrimSpace(e.Output), "\n")
 	last := lines[len(lines)-1]
-	switch {
-	case last == "":
-		return fmt.Sprintf("%s: %v", e.Label, e.Err)
-	case len(lines) == 1:
-		return fmt.Sprintf("%s: %s", e.Label, last)
+	if last == "" {
+		last = e.Err.Error()
 	}
-	return fmt.Sprintf("%s: %s\n%s", e.Label, last, strings.Join(lines[:len(lines)-1], "\n"))
+	text := append([]string{e.Label + ": " + last}, lines[:len(lines)-1]...)
+	if hint := hint(e.Output); hint != "" {
+		text = append(text, "hint: "+hint)
+	}
+	return strings.Join(text, "\n")
 }
 
 func (e *CommandError) Unwrap() error { return e.Err }
@@ -120,7 +126,7 @@ func (h *Host) Exec(ctid int, argv ...string) Command {
 // List returns the state ("running", "stopped") of every container of the
 // host, by CTID.
 func (h *Host) List(ctx context.Context) (map[int]string, error) {
-	out, err := h.Pct(ctx, "list")
+	out, err := h.Run(ctx, Command{Argv: []string{h.PCT, "list"}, Reads: true})
 	if err != nil {
 		return nil, err
 	}

@@ -116,3 +116,37 @@ func TestList(t *testing.T) {
 		t.Errorf("no containers: %v, %v", states, err)
 	}
 }
+
+func TestErrorHasAWayOut(t *testing.T) {
+	for said, want := range map[string]string{
+		"CT is locked (backup)": "pct unlock",
+		"unable to create CT 701 - volume 'local:vztmpl/debian-12.tar.zst' does not exist": "pveam download local debian-12.tar.zst",
+		"storage 'nosto' does not exist":                                                   "pvesm status",
+		"snapshot feature is not available":                                                "bind mount",
+		"startup for container '741' failed":                                               "pct start 741 --debug 1",
+		"can't remove CT 710 - protection mode enabled":                                    "--protection 0",
+	} {
+		err := &CommandError{"pct x", "lxc: first\n" + said + "\n", errors.New("exit status 255")}
+		text := err.Error()
+		if !strings.HasPrefix(text, "pct x: "+said+"\nlxc: first\nhint: ") || !strings.Contains(text, want) {
+			t.Errorf("%s", text)
+		}
+	}
+}
+
+func TestPreviewRunsOnlyWhatReads(t *testing.T) {
+	var told []string
+	h := &Host{Preview: func(c Command) { told = append(told, Quote(c.Argv)) }}
+	file := t.TempDir() + "/changed"
+	if _, err := h.Run(context.Background(), Command{Argv: []string{"touch", file}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err == nil || len(told) != 1 || told[0] != "touch "+file {
+		t.Errorf("told %q, and the command ran", told)
+	}
+	c := shell("echo read")
+	c.Reads = true
+	if out, err := h.Run(context.Background(), c); err != nil || string(out) != "read\n" || len(told) != 1 {
+		t.Errorf("read %q, %v, told %q", out, err, told)
+	}
+}
