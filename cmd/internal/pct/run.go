@@ -74,7 +74,13 @@ const keep = 16 << 10
 // pct that is killed leaves its worker running and the container locked.
 // The command runs in a process group of its own, so that an interrupt from
 // the terminal reaches it only that way.
+//
+// Every external command goes through here, so that a preview cannot lie.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
+	if h.Preview != nil && !c.Reads {
+		h.Preview(c)
+		return nil, nil
+	}
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
