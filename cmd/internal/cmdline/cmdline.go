@@ -4,6 +4,8 @@
 // Results go to stdout, everything else to stderr as "program: message".
 // The exit status is 0 when all is well, 1 when something failed, 2 for wrong
 // usage or configuration, and 128+n after signal n.
+//
+// Flags have environment variables PHX_…; one that is empty counts as unset.
 package cmdline
 
 import (
@@ -84,6 +86,7 @@ func run(app *cli.App) int {
 	// write, not the end of a program with work in flight.
 	signal.Ignore(syscall.SIGPIPE)
 	keepDescriptors()
+	unsetEmpty()
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -139,6 +142,16 @@ func keepDescriptors() {
 	for _, e := range entries {
 		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
 			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// unsetEmpty unsets every variable PHX_… that is empty: a flag then has its
+// default, as if the variable were not there.
+func unsetEmpty() {
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); value == "" && strings.HasPrefix(name, "PHX_") {
+			os.Unsetenv(name)
 		}
 	}
 }
