@@ -18,6 +18,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -87,7 +88,7 @@ type Container struct {
 	TraefikService     *TraefikService
 	TriggerSync        bool // trigger_sync_on_completion
 
-	Raw []byte // the object's own text, as it stands in the file
+	Raw string // the object's own text, as it stands in the file
 }
 
 // Network is network_config: the container's one interface.
@@ -198,17 +199,36 @@ func (e *Error) Error() string {
 // Load reads and checks the file at path. The error is an [*Error] when the
 // file could be read but has mistakes.
 func Load(path string) (*File, error) {
-	data, err := os.ReadFile(path)
+	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	return Parse(path, data)
+	return parseText(path, text)
+}
+
+// readFile reads a file into a string without a second copy of it.
+func readFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var b strings.Builder
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		b.Grow(int(info.Size()))
+	}
+	_, err = io.Copy(&b, f)
+	return b.String(), err
 }
 
 // Parse checks a file's content; name stands for the file in errors, which
 // are an [*Error].
 func Parse(name string, data []byte) (*File, error) {
-	p := newParser(data)
+	return parseText(name, string(data))
+}
+
+func parseText(name, text string) (*File, error) {
+	p := &parser{text: text}
 	var found []*entry
 	if root, ok := p.document(); ok {
 		found = p.root(root)
@@ -229,7 +249,7 @@ func Parse(name string, data []byte) (*File, error) {
 // ct.planned carries it. Whatever concerns several containers is not checked.
 // The error is an [*Error] with positions in raw.
 func ParseContainer(ctid int, raw []byte) (*Container, error) {
-	p := newParser(raw)
+	p := &parser{text: string(raw)}
 	var e *entry
 	if root, ok := p.document(); ok {
 		e = p.container(ctid, root)
@@ -244,7 +264,8 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 // its dependencies, each once and in ascending order, the containers of the
 // file apart from the external ones.
 func (f *File) Needs(c *Container) (needs, external []int) {
-	all := slices.Clone(c.Dependencies)
+	all := make([]int, 0, len(c.Dependencies)+1)
+	all = append(all, c.Dependencies...)
 	if c.CloneFrom != 0 {
 		all = append(all, c.CloneFrom)
 	}

@@ -448,7 +448,7 @@ func TestEveryKey(t *testing.T) {
 		HealthChecks:       []HealthProbe{{"up", "up.sh", []string{"--port", "80"}}, {"b.sh", "b.sh", []string{"a b", ""}}},
 		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
 		TraefikService: &TraefikService{"granite", 8000, "http"}, TriggerSync: true,
-		Raw: []byte(raw),
+		Raw: raw,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
@@ -462,7 +462,7 @@ func TestNothingSaid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Raw = nil
+	c.Raw = ""
 	want := &Container{CTID: 100, Name: "x", CloneFrom: 900, MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
 		Network: Network{Name: "eth0", Bridge: "vmbr0", DHCP: true}, GPUs: []int{}, LXCOptions: []RawOption{}}
 	if !reflect.DeepEqual(c, want) {
@@ -554,7 +554,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatal("accepted what is not JSON")
 			}
 			for id, c := range file.Containers {
-				again, err := ParseContainer(id, c.Raw)
+				again, err := ParseContainer(id, []byte(c.Raw))
 				if err != nil {
 					t.Fatalf("%d by itself: %v", id, err)
 				}

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"math"
 	"net"
@@ -27,6 +25,8 @@ type entry struct {
 	script   int
 	snapshot bool     // there is a template_snapshot_name, right or wrong
 	mounts   []string // the paths in the container at which something is mounted
+	visited  bool     // the search for cycles has left it
+	depth    int      // its place on the way of that search, from 1; 0 when it is not on it
 }
 
 // An edge is the need for another container, with the offset at which the
@@ -75,13 +75,11 @@ func (p *parser) root(v gjson.Result) []*entry {
 // container reads a container's object. It returns what could be read, nil
 // when v is no object.
 func (p *parser) container(ctid int, v gjson.Result) *entry {
-	end := v.Index + len(v.Raw)
-	e := &entry{Container: &Container{CTID: ctid, Raw: p.data[v.Index:end:end]}}
+	e := &entry{Container: &Container{CTID: ctid, Raw: v.Raw}}
 	c := e.Container
 	if len(v.Raw) > MaxContainer {
-		var compact bytes.Buffer
-		if json.Compact(&compact, c.Raw); compact.Len() > MaxContainer {
-			p.fail(v, "is %d bytes long; at most %d fit in an event", compact.Len(), MaxContainer)
+		if n := len(gjson.Get(v.Raw, "@ugly").Raw); n > MaxContainer {
+			p.fail(v, "is %d bytes long; at most %d fit in an event", n, MaxContainer)
 		}
 	}
 	template, source := -1, -1

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +22,6 @@ const maxDepth = 100
 // A parser reads JSON with gjson, which by itself neither validates, nor
 // minds keys that are given twice, nor types. Every value carries its offset.
 type parser struct {
-	data     []byte
 	text     string
 	path     []string
 	keys     []keyAt // of the objects around the current value
@@ -41,10 +39,6 @@ type keyAt struct {
 type note struct {
 	at        int
 	path, msg string
-}
-
-func newParser(data []byte) *parser {
-	return &parser{data: data, text: string(data)}
 }
 
 func (p *parser) failAt(at int, format string, args ...any) {
@@ -108,8 +102,8 @@ func (p *parser) report(notes []note) []Mistake {
 func (p *parser) line(at int) int {
 	if p.lines == nil {
 		p.lines = []int{0}
-		for i, c := range p.data {
-			if c == '\n' {
+		for i := range len(p.text) {
+			if p.text[i] == '\n' {
 				p.lines = append(p.lines, i+1)
 			}
 		}
@@ -119,7 +113,7 @@ func (p *parser) line(at int) int {
 
 // document checks the syntax and returns the outermost value.
 func (p *parser) document() (gjson.Result, bool) {
-	at, msg := syntax(p.data)
+	at, msg := syntax(p.text)
 	if msg != "" {
 		p.failAt(at, "%s", msg)
 		return gjson.Result{}, false
@@ -129,54 +123,54 @@ func (p *parser) document() (gjson.Result, bool) {
 
 // syntax returns the place and the kind of the first thing that is not JSON,
 // or "".
-func syntax(data []byte) (int, string) {
+func syntax(text string) (int, string) {
 	switch {
-	case len(bytes.TrimSpace(data)) == 0:
+	case strings.TrimSpace(text) == "":
 		return 0, "the file is empty"
-	case bytes.HasPrefix(data, []byte("\ufeff")):
+	case strings.HasPrefix(text, "\ufeff"):
 		return 0, "the file begins with a byte order mark: save it as UTF-8 without one"
-	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+	case strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"):
 		return 0, "the file is UTF-16: save it as UTF-8"
 	}
-	if !utf8.Valid(data) {
+	if !utf8.ValidString(text) {
 		for at := 0; ; {
-			r, n := utf8.DecodeRune(data[at:])
+			r, n := utf8.DecodeRuneInString(text[at:])
 			if r == utf8.RuneError && n == 1 {
 				return at, "not UTF-8"
 			}
 			at += n
 		}
 	}
-	if at := tooDeep(data); at >= 0 {
+	if at := tooDeep(text); at >= 0 {
 		return at, fmt.Sprintf("nested deeper than %d levels", maxDepth)
 	}
-	if gjson.ValidBytes(data) {
+	if gjson.Valid(text) {
 		return 0, ""
 	}
 	var raw json.RawMessage
 	var wrong *json.SyntaxError
-	if !errors.As(json.Unmarshal(data, &raw), &wrong) {
+	if !errors.As(json.Unmarshal([]byte(text), &raw), &wrong) {
 		return 0, "not JSON"
 	}
 	if wrong.Error() == "unexpected end of JSON input" {
-		return len(data), "not JSON: the file ends too early"
+		return len(text), "not JSON: the file ends too early"
 	}
 	at := int(wrong.Offset) - 1
-	before := bytes.TrimRight(data[:at], " \t\r\n")
-	if bytes.HasSuffix(before, []byte(",")) && (data[at] == '}' || data[at] == ']') {
-		return len(before) - 1, fmt.Sprintf("not JSON: no comma may stand before %q", data[at])
+	before := strings.TrimRight(text[:at], " \t\r\n")
+	if strings.HasSuffix(before, ",") && (text[at] == '}' || text[at] == ']') {
+		return len(before) - 1, fmt.Sprintf("not JSON: no comma may stand before %q", text[at])
 	}
 	return at, "not JSON: " + wrong.Error()
 }
 
 // tooDeep returns the offset of the first bracket beyond maxDepth, or -1.
-func tooDeep(data []byte) int {
+func tooDeep(text string) int {
 	depth := 0
-	for i := 0; i < len(data); i++ {
-		switch data[i] {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
 		case '"':
-			for i++; i < len(data) && data[i] != '"'; i++ {
-				if data[i] == '\\' {
+			for i++; i < len(text) && text[i] != '"'; i++ {
+				if text[i] == '\\' {
 					i++
 				}
 			}

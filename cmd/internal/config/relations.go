@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -19,13 +18,13 @@ func (p *parser) relations(found []*entry) {
 		p.mistakes = append(p.mistakes, note{at, path, fmt.Sprintf(format, args...)})
 	}
 
-	addresses := make(map[netip.Addr]int)
-	macs := make(map[string]int)
+	addresses := make(map[[4]byte]int, len(found)) // a netip.Addr takes longer to hash
+	macs := make(map[string]int, len(found))
 	services := make(map[string]int)
 	scripts := make(map[string]int)
 	for _, e := range found {
 		if ip := e.Network.IP.Addr(); ip.IsValid() {
-			if first, ok := take(addresses, ip, e.CTID); !ok {
+			if first, ok := take(addresses, ip.As4(), e.CTID); !ok {
 				fail(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
 			}
 		}
@@ -101,39 +100,36 @@ func (p *parser) cycles(found []*entry, byID map[int]*entry, fail func(*entry, i
 		e    *entry
 		next int // of e.edges
 	}
-	done := make(map[*entry]bool, len(found))
-	depth := make(map[*entry]int) // of those on the way
 	for _, e := range found {
-		if done[e] {
+		if e.visited {
 			continue
 		}
 		way := []step{{e: e}}
-		depth[e] = 0
+		e.depth = 1
 		for len(way) > 0 {
 			last := &way[len(way)-1]
 			if last.next == len(last.e.edges) {
-				done[last.e] = true
-				delete(depth, last.e)
+				last.e.visited, last.e.depth = true, 0
 				way = way[:len(way)-1]
 				continue
 			}
 			edge := last.e.edges[last.next]
 			last.next++
 			to := byID[edge.to]
-			if to == nil || done[to] {
+			if to == nil || to.visited {
 				continue
 			}
-			if from, ok := depth[to]; ok {
+			if to.depth > 0 {
 				var ids []string
-				for _, s := range way[from:] {
+				for _, s := range way[to.depth-1:] {
 					ids = append(ids, strconv.Itoa(s.e.CTID))
 				}
 				ids = append(ids, strconv.Itoa(to.CTID))
 				fail(last.e, edge.at, edge.path(), "cycle: %s", strings.Join(ids, " -> "))
 				continue
 			}
-			depth[to] = len(way)
 			way = append(way, step{e: to})
+			to.depth = len(way)
 		}
 	}
 }
