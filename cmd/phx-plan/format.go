@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
 	"crypto/rand"
 	"fmt"
 	"slices"
@@ -9,12 +9,11 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/tidwall/gjson"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
 
-var formats = map[string]func(*plan, *bytes.Buffer) error{
+var formats = map[string]func(*plan, *bufio.Writer) error{
 	"jsonl":   (*plan).events,
 	"table":   (*plan).table,
 	"mermaid": (*plan).mermaid,
@@ -37,55 +36,90 @@ func (p *plan) proxy() *proxy {
 	return nil
 }
 
-func (p *plan) events(out *bytes.Buffer) error {
-	emit := func(name string, ctid int, fields any) error {
-		line, err := event.Marshal(name, ctid, fields)
-		out.Write(line)
-		return err
-	}
+func (p *plan) events(out *bufio.Writer) error {
 	round := rand.Text()
 	order := make([]int, len(p.order))
-	size := 0
 	for i, c := range p.order {
 		order[i] = c.CTID
-		size += len(c.Raw) + 256
 	}
-	out.Grow(size)
-	err := emit(event.PlanStarted, 0, struct {
+	started, err := event.Marshal(event.PlanStarted, 0, struct {
 		Round    string           `json:"round"`
 		Config   string           `json:"config"`
 		Action   string           `json:"action"`
+		DryRun   bool             `json:"dry_run,omitempty"`
 		Count    int              `json:"count"`
 		Order    []int            `json:"order"`
 		Domain   string           `json:"domain"`
 		Services []config.Service `json:"services"`
 		Proxy    *proxy           `json:"proxy,omitempty"`
-	}{round, p.file.Path, p.name, len(order), order, p.domain, p.file.Services(p.domain), p.proxy()})
+	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.proxy()})
 	if err != nil {
 		return err
 	}
+	// Nothing is planned unless all of it can be.
 	for _, c := range p.order {
-		line, err := event.Marshal("ct.planned", c.CTID, struct {
-			Name     string `json:"name"`
-			Action   string `json:"action"`
-			Needs    []int  `json:"needs"`
-			External []int  `json:"external"`
-		}{c.Name, p.name, notNil(c.before), notNil(c.external)})
-		if err != nil {
-			return err
+		if len(c.Raw)+10*(len(c.before)+len(c.external))+1000 > event.MaxLine {
+			if _, err := c.event(nil); err != nil {
+				return err
+			}
 		}
-		// The container's object has been checked; it only has to be on one line.
-		line = append(line[:len(line)-len("}\n")], `,"config":`...)
-		line = append(append(line, gjson.GetBytes(c.Raw, "@ugly").Raw...), "}\n"...)
-		if len(line) > event.MaxLine {
-			return fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
+	}
+	out.Write(started)
+	var line []byte
+	for _, c := range p.order {
+		if line, err = c.event(line[:0]); err != nil {
+			return err
 		}
 		out.Write(line)
 	}
-	return emit(event.PlanDone, 0, struct {
+	done, err := event.Marshal(event.PlanDone, 0, struct {
 		Round string `json:"round"`
 		Count int    `json:"count"`
 	}{round, len(order)})
+	out.Write(done)
+	return err
+}
+
+// event appends the container's ct.planned to line.
+func (c *planned) event(line []byte) ([]byte, error) {
+	head, err := event.Marshal("ct.planned", c.CTID, struct {
+		Name     string `json:"name"`
+		Action   string `json:"action"`
+		Needs    []int  `json:"needs"`
+		External []int  `json:"external"`
+	}{c.Name, c.action, notNil(c.before), notNil(c.external)})
+	if err != nil {
+		return nil, err
+	}
+	line = append(line, head[:len(head)-len("}\n")]...)
+	line = append(line, `,"config":`...)
+	line = appendCompact(line, c.Raw)
+	line = append(line, "}\n"...)
+	if len(line) > event.MaxLine {
+		return nil, fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
+	}
+	return line, nil
+}
+
+// appendCompact appends valid JSON to line, without the blanks between its
+// tokens.
+func appendCompact(line []byte, text string) []byte {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case ' ', '\t', '\n', '\r':
+		case '"':
+			start := i
+			for i++; text[i] != '"'; i++ {
+				if text[i] == '\\' {
+					i++
+				}
+			}
+			line = append(line, text[start:i+1]...)
+		default:
+			line = append(line, text[i])
+		}
+	}
+	return line
 }
 
 func notNil(ids []int) []int {
@@ -95,7 +129,7 @@ func notNil(ids []int) []int {
 	return ids
 }
 
-func (p *plan) table(out *bytes.Buffer) error {
+func (p *plan) table(out *bufio.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CTID\tNAME\tACTION\tADDRESS\tBOOT\tAFTER\tEXTERNAL")
 	for _, c := range p.order {
@@ -107,7 +141,7 @@ func (p *plan) table(out *bytes.Buffer) error {
 		if c.BootOrder != nil {
 			boot = strconv.Itoa(*c.BootOrder)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.CTID, c.Name, p.name, address, boot, ids(c.before), ids(c.external))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.CTID, c.Name, c.action, address, boot, ids(c.before), ids(c.external))
 	}
 	return w.Flush()
 }
@@ -146,7 +180,7 @@ func (p *plan) externals() []int {
 	return slices.Compact(all)
 }
 
-func (p *plan) mermaid(out *bytes.Buffer) error {
+func (p *plan) mermaid(out *bufio.Writer) error {
 	out.WriteString("flowchart TD\n")
 	for _, c := range p.order {
 		fmt.Fprintf(out, "    ct%d[\"%d %s\"]\n", c.CTID, c.CTID, c.Name)
@@ -167,7 +201,7 @@ func (p *plan) mermaid(out *bytes.Buffer) error {
 	return nil
 }
 
-func (p *plan) dot(out *bytes.Buffer) error {
+func (p *plan) dot(out *bufio.Writer) error {
 	out.WriteString("digraph phx {\n\tnode [shape=box];\n")
 	for _, c := range p.order {
 		fmt.Fprintf(out, "\t%d [label=\"%d %s\"];\n", c.CTID, c.CTID, c.Name)

@@ -2,11 +2,12 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -29,6 +30,9 @@ Options:
                           ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
     --domain DOMAIN       Domain of the services' names.
                           Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
+    --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
+                          Its exit status is 3 when there is something to do.
+                          (PHX_DRY_RUN=1)
     --format FORMAT       jsonl (events, the default), or for people: table,
                           mermaid, dot. (PHX_FORMAT)
     --help                Print this text.
@@ -36,8 +40,10 @@ Options:
 Actions:
     create    the named containers, their clone sources and all dependencies
     start     the named containers and all dependencies
+    restart   the named containers; all that they depend on is planned before
+              them, with the action start
     stop      the named containers only, dependents first
-    restart   the named containers only
+    status    the named containers only
     delete    the named containers only, clones and dependents first; needs
               CTIDs, and refuses a container that another one in the file is
               cloned from or depends on, unless that is named too
@@ -52,9 +58,11 @@ Exit status: 0 planned, 2 wrong usage or mistakes in the configuration.
 
 Example:
     phx-plan --config phoenix_lxc_configs.json --format table 102
+    phx-plan --dry-run | phx-lxc
 `
 
 func main() {
+	debug.SetGCPercent(400) // it ends within a second or two: better more memory than more work
 	cmdline.Main(&cli.App{
 		Name:                  "phx-plan",
 		CustomAppHelpTemplate: usage,
@@ -62,6 +70,7 @@ func main() {
 			&cli.StringFlag{Name: "action", Value: "create", EnvVars: []string{"PHX_ACTION"}},
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 		},
 		Action: run,
@@ -94,15 +103,15 @@ func run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := &plan{file: file, domain: domain, name: name, action: act}
+	p := &plan{file: file, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	var out bytes.Buffer
-	if err := write(p, &out); err != nil {
+	out := bufio.NewWriterSize(os.Stdout, 64<<10)
+	if err := write(p, out); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	if _, err := out.WriteTo(os.Stdout); err != nil {
+	if err := out.Flush(); err != nil {
 		return fmt.Errorf("write the plan: %w", err)
 	}
 	return nil

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,7 +86,7 @@ func TestOrder(t *testing.T) {
 	tests := []struct {
 		action string
 		named  []int
-		want   string // ids, each with those before it and the external ones
+		want   string // ids, each with those before it and the external ones; before it, an action of its own
 	}{
 		{"create", nil, "105[][] 106[][] 500[][] 102[500][] 103[106 500][] 104[500][7000]"},
 		{"create", []int{103}, "106[][] 500[][] 103[106 500][]"},
@@ -93,8 +95,10 @@ func TestOrder(t *testing.T) {
 		{"start", []int{103, 102}, "102[][] 106[][] 500[][] 103[106 500][]"},
 		{"stop", nil, "104[][7000] 103[][] 500[103 104][] 106[103][] 105[][] 102[][]"},
 		{"stop", []int{500, 103}, "103[][] 500[103][]"},
-		{"restart", []int{103, 500}, "500[][] 103[500][]"},
-		{"restart", []int{103}, "103[][]"},
+		{"restart", []int{103, 500}, "start:106[][] 500[][] 103[106 500][]"},
+		{"restart", []int{102}, "102[][]"},
+		{"status", []int{103, 102}, "102[][] 103[][]"},
+		{"status", []int{102, 500}, "500[][] 102[500][]"},
 		{"delete", []int{103}, "103[][]"},
 		{"delete", []int{500, 102, 103, 104}, "104[][7000] 103[][] 102[][] 500[102 103 104][]"},
 	}
@@ -106,7 +110,11 @@ func TestOrder(t *testing.T) {
 		}
 		var got []string
 		for _, c := range p.order {
-			got = append(got, fmt.Sprintf("%d%v%v", c.CTID, c.before, c.external))
+			s := fmt.Sprintf("%d%v%v", c.CTID, c.before, c.external)
+			if c.action != tt.action {
+				s = c.action + ":" + s
+			}
+			got = append(got, s)
 		}
 		if s := strings.Join(got, " "); s != tt.want {
 			t.Errorf("%s %v:\n got %s\nwant %s", tt.action, tt.named, s, tt.want)
@@ -147,13 +155,39 @@ func BenchmarkPlan(b *testing.B) {
 					if err := p.make(nil); err != nil {
 						b.Fatal(err)
 					}
-					var out bytes.Buffer
-					if err := p.events(&out); err != nil {
+					if err := p.events(bufio.NewWriter(io.Discard)); err != nil {
 						b.Fatal(err)
 					}
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/container")
 			})
 		}
+	}
+}
+
+// TestTooLong: a plan of which one line would be too long is refused before
+// anything of it is written.
+func TestTooLong(t *testing.T) {
+	long := make([]int, 0, 150_000)
+	for id := range cap(long) {
+		long = append(long, 1_000_000+id)
+	}
+	p := &plan{file: &config.File{}, name: "stop", order: []*planned{
+		{Container: &config.Container{CTID: 100, Raw: "{}"}},
+		{Container: &config.Container{CTID: 101, Raw: "{}"}, before: long},
+	}}
+	var out bytes.Buffer
+	w := bufio.NewWriterSize(&out, 16)
+	err := p.events(w)
+	w.Flush()
+	if err == nil || out.Len() > 0 {
+		t.Errorf("%v, and %d bytes are written", err, out.Len())
+	}
+}
+
+func TestCompact(t *testing.T) {
+	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
+	if got, want := string(appendCompact(nil, text)), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }

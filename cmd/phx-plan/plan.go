@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -14,17 +16,18 @@ import (
 // An action is what a plan wants done, and says how far its containers
 // depend on each other in this.
 type action struct {
-	withNeeds bool // what the named containers need is planned too
-	clones    bool // a clone needs its source, not only its dependencies
-	reverse   bool // those that need come before those that are needed
-	namedOnly bool // all containers at once are never meant, nor those that others need
+	needs     string // the action for what the named containers need; "" leaves it out of the plan
+	clones    bool   // a clone needs its source, not only its dependencies
+	reverse   bool   // those that need come before those that are needed
+	namedOnly bool   // all containers at once are never meant, nor those that others need
 }
 
 var actions = map[string]action{
-	"create":  {withNeeds: true, clones: true},
-	"start":   {withNeeds: true},
+	"create":  {needs: "create", clones: true},
+	"start":   {needs: "start"},
 	"stop":    {reverse: true},
-	"restart": {},
+	"restart": {needs: "start"},
+	"status":  {clones: true},
 	"delete":  {clones: true, reverse: true, namedOnly: true},
 }
 
@@ -34,6 +37,7 @@ type plan struct {
 	domain string
 	name   string
 	action action
+	dryRun bool
 
 	order []*planned
 	byID  map[int]*planned
@@ -42,6 +46,7 @@ type plan struct {
 // A planned container has the ids of the plan that must be done before it.
 type planned struct {
 	*config.Container
+	action   string
 	before   []int
 	external []int
 
@@ -61,34 +66,36 @@ func (p *plan) needs(c *config.Container) (needs, external []int) {
 // make chooses the containers and puts them in order. Without any named, all
 // are chosen.
 func (p *plan) make(named []int) error {
-	p.byID = make(map[int]*planned)
-	var unknown []string
-	todo := slices.Clone(named)
 	if len(named) == 0 {
-		for id := range p.file.Containers {
-			todo = append(todo, id)
-		}
+		named = slices.Sorted(maps.Keys(p.file.Containers))
 	}
-	for len(todo) > 0 {
-		id := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+	p.byID = make(map[int]*planned, len(named))
+	p.order = make([]*planned, 0, len(named))
+	var unknown []string
+	var needed []int
+	choose := func(id int, action string) {
 		c := p.file.Containers[id]
 		switch {
 		case c == nil:
-			unknown = append(unknown, fmt.Sprint(id))
-			continue
-		case p.byID[id] != nil:
-			continue
+			unknown = append(unknown, strconv.Itoa(id))
+		case p.byID[id] == nil:
+			needs, external := p.needs(c)
+			p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
+			p.order = append(p.order, p.byID[id])
+			needed = append(needed, needs...)
 		}
-		p.byID[id] = &planned{Container: c}
-		if p.action.withNeeds {
-			needs, _ := p.needs(c)
-			todo = append(todo, needs...)
-		}
+	}
+	for _, id := range named {
+		choose(id, p.name)
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
 		return fmt.Errorf("%s: not in %s", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+	}
+	for p.action.needs != "" && len(needed) > 0 {
+		id := needed[len(needed)-1]
+		needed = needed[:len(needed)-1]
+		choose(id, p.action.needs)
 	}
 	if p.action.namedOnly {
 		if err := p.inUse(); err != nil {
@@ -121,13 +128,14 @@ func (p *plan) inUse() error {
 	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
 }
 
-// sort fills order: whoever has nothing to wait for, the first by boot_order
-// and CTID, comes next. The file has no cycles, so all find their place.
+// sort puts order in order: whoever has nothing to wait for, the first by
+// boot_order and CTID, comes next. The file has no cycles, so all find their
+// place.
 func (p *plan) sort() {
 	var free queue
-	for _, c := range p.byID {
-		needs, external := p.needs(c.Container)
-		c.external = external
+	for _, c := range p.order {
+		needs := c.before
+		c.before = needs[:0]
 		for _, id := range needs {
 			if need := p.byID[id]; need != nil {
 				need.dependents = append(need.dependents, c)
@@ -139,6 +147,7 @@ func (p *plan) sort() {
 		}
 	}
 	heap.Init(&free)
+	p.order = p.order[:0]
 	for len(free) > 0 {
 		c := heap.Pop(&free).(queued).planned
 		p.order = append(p.order, c)
