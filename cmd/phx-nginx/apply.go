@@ -22,7 +22,7 @@ import (
 const (
 	siteFile    = "/etc/nginx/conf.d/phoenix.conf"
 	stockSite   = "/etc/nginx/sites-enabled/default" // listens on port 80 as well
-	gatewayFile = stateDir + "/gateway.json"         // what renew needs to know
+	gatewayFile = stateDir + "/gateway.json"         // what apply was asked last
 	renewUnit   = "phx-nginx-renew"
 )
 
@@ -179,6 +179,18 @@ func keepRenewed(ctx context.Context, s *guest.Setup, g gateway) error {
 	return s.Start(ctx, renewUnit+".timer")
 }
 
+// lastGateway reads the gateway that keepRenewed has left in file.
+func lastGateway(file string) (g gateway, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return g, err
+	}
+	if err := json.Unmarshal(data, &g); err != nil {
+		return g, fmt.Errorf("%s: %w", file, err)
+	}
+	return g, nil
+}
+
 // checkServing waits until nginx serves the certificate. After a reload the
 // old workers may answer for a moment.
 func checkServing(ctx context.Context, g gateway, root, leaf *x509.Certificate) error {
@@ -203,13 +215,12 @@ func renewCommand(c *cli.Context) error {
 		return cmdline.Usagef("unexpected argument %q", c.Args().First())
 	}
 	ctx := c.Context
-	data, err := os.ReadFile(gatewayFile)
-	if err != nil {
+	g, err := lastGateway(gatewayFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: nothing to renew before phx-nginx apply has run here", err)
-	}
-	var g gateway
-	if err := json.Unmarshal(data, &g); err != nil {
-		return fmt.Errorf("%s: %w", gatewayFile, err)
+	case err != nil:
+		return err
 	}
 	if err := guest.Lock(ctx, "phx-nginx"); err != nil {
 		return err

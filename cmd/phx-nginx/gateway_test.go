@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/smallstep/cli-utils/token"
+	"github.com/urfave/cli/v2"
 )
 
 var testGateway = gateway{
@@ -218,5 +219,49 @@ func TestInspect(t *testing.T) {
 		if !errors.Is(err, errReissue) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestApplyAsLastTime: options and variables win over what the last run was
+// asked, and that over the defaults.
+func TestApplyAsLastTime(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "gateway.json")
+	if _, err := lastGateway(file); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	const saved = `{"domain": "internal.example", "proxy": "10.0.0.12", "status_port": 8080,
+		"root": "/srv/ca.crt", "fingerprint": "abab", "ca_url": "https://10.0.0.10:9000"}`
+	if err := os.WriteFile(file, []byte(saved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	last, err := lastGateway(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PHX_DOMAIN", "other.example")
+	for _, tt := range []struct {
+		last gateway
+		args []string
+		want gateway
+	}{
+		{last, nil, gateway{"other.example", "10.0.0.12", 8080, "/srv/ca.crt", "abab", "https://10.0.0.10:9000"}},
+		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"}, gateway{"other.example", "10.0.0.12", 0, "/x", "cdcd", "https://10.0.0.10:9000"}},
+		{gateway{}, []string{"--proxy", "10.0.0.1"}, gateway{Domain: "other.example", Proxy: "10.0.0.1", Root: "/etc/nginx/ssl/phoenix_ca.crt"}},
+	} {
+		app := &cli.App{Flags: gatewayFlags(), Action: func(c *cli.Context) error {
+			if g, err := gatewayOf(c, tt.last); err != nil || g != tt.want {
+				t.Errorf("%v: %+v, %v, want %+v", tt.args, g, err, tt.want)
+			}
+			return nil
+		}}
+		if err := app.Run(append([]string{"phx-nginx"}, tt.args...)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(file, []byte(saved[:20]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lastGateway(file); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("a broken file: %v", err)
 	}
 }

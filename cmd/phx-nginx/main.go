@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +36,8 @@ nginx up in the container as the TLS gateway of *.DOMAIN.
 
 apply sets nginx up in the container where it runs; a second run changes
 nothing. render prints nginx's configuration and touches nothing. Both take the
-GATEWAY by these options:
+GATEWAY by these options; what apply is not given is as in its last run here,
+which it keeps in ` + gatewayFile + `:
 
     --domain DOMAIN       Serve DOMAIN and *.DOMAIN. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
     --proxy ADDRESS       IP address of the proxy behind the gateway. (PHX_PROXY)
@@ -61,14 +64,6 @@ Example:
 
 func main() {
 	scripts := &cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}}
-	gatewayFlags := []cli.Flag{
-		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
-		&cli.StringFlag{Name: "proxy", EnvVars: []string{"PHX_PROXY"}},
-		&cli.IntFlag{Name: "status-port", EnvVars: []string{"PHX_STATUS_PORT"}},
-		&cli.StringFlag{Name: "root", Value: "/etc/nginx/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
-		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
-		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
-	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-nginx",
 		CustomAppHelpTemplate: usage,
@@ -84,12 +79,23 @@ func main() {
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "token-file", EnvVars: []string{"PHX_TOKEN_FILE"}},
 					&cli.StringFlag{Name: "request"},
-				}, gatewayFlags...),
+				}, gatewayFlags()...),
 			},
-			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags},
+			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags()},
 			{Name: "renew", CustomHelpTemplate: usage, Action: renewCommand},
 		},
 	})
+}
+
+func gatewayFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+		&cli.StringFlag{Name: "proxy", EnvVars: []string{"PHX_PROXY"}},
+		&cli.IntFlag{Name: "status-port", EnvVars: []string{"PHX_STATUS_PORT"}},
+		&cli.StringFlag{Name: "root", Value: "/etc/nginx/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
+		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
+		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
+	}
 }
 
 // filter is the host's half.
@@ -131,29 +137,34 @@ func filter(c *cli.Context) error {
 	return f.Run(c.Context)
 }
 
-// gatewayOf reads a gateway from the options of apply and render.
-func gatewayOf(c *cli.Context) (gateway, error) {
-	g := gateway{
-		Domain:      c.String("domain"),
-		Proxy:       c.String("proxy"),
-		StatusPort:  c.Int("status-port"),
-		Root:        c.String("root"),
-		Fingerprint: strings.ToLower(c.String("fingerprint")),
-		CAURL:       c.String("ca-url"),
+// gatewayOf reads a gateway from the options of apply and render. What they
+// leave out is as in last, and has its default where last has nothing.
+func gatewayOf(c *cli.Context, last gateway) (gateway, error) {
+	g := last
+	for name, field := range map[string]*string{
+		"domain": &g.Domain, "proxy": &g.Proxy, "root": &g.Root, "fingerprint": &g.Fingerprint, "ca-url": &g.CAURL,
+	} {
+		if c.IsSet(name) || *field == "" {
+			*field = c.String(name)
+		}
 	}
+	if c.IsSet("status-port") {
+		g.StatusPort = c.Int("status-port")
+	}
+	g.Fingerprint = strings.ToLower(g.Fingerprint)
 	if c.Args().Present() {
 		return g, cmdline.Usagef("unexpected argument %q", c.Args().First())
-	}
-	if err := g.check(); err != nil {
-		return g, cmdline.Usagef("%v", err)
 	}
 	return g, nil
 }
 
 func renderCommand(c *cli.Context) error {
-	g, err := gatewayOf(c)
+	g, err := gatewayOf(c, gateway{})
 	if err != nil {
 		return err
+	}
+	if err := g.check(); err != nil {
+		return cmdline.Usagef("%v", err)
 	}
 	os.Stdout.Write(g.site())
 	return nil
@@ -163,12 +174,19 @@ func applyCommand(c *cli.Context) error {
 	if c.String("request") == "-" {
 		return applyForHost(c.Context, remote.NewPeer(os.Stdin, os.Stdout))
 	}
-	g, err := gatewayOf(c)
+	last, err := lastGateway(gatewayFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	g, err := gatewayOf(c, last)
 	if err != nil {
 		return err
 	}
 	if g.Fingerprint == "" || g.CAURL == "" {
-		return cmdline.Usagef("--fingerprint and --ca-url are required: without the pin the CA cannot be trusted")
+		return cmdline.Usagef("--fingerprint and --ca-url are required: without the pin the CA cannot be trusted; a run of phoenix on the host leaves both in %s", gatewayFile)
+	}
+	if err := g.check(); err != nil {
+		return cmdline.Usagef("%v", err)
 	}
 	answer := apply(c.Context, g, func(need string, value any) error {
 		switch file := c.String("token-file"); {

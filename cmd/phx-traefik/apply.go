@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 const (
 	program   = "/usr/local/bin/traefik"
 	takenFile = "/etc/phx/traefik.taken"
+	proxyFile = "/etc/phx/traefik/proxy.json" // what apply was asked last
 	unitFile  = "/etc/systemd/system/traefik.service"
 	unitText  = `# Written by phx-traefik.
 [Unit]
@@ -103,9 +105,13 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 	return a
 }
 
-// configure writes the files that Traefik reads.
+// configure writes the files that Traefik reads, and the one that apply reads.
 func configure(s *guest.Setup, p proxy, root *x509.Certificate) error {
 	if err := makeStateDir(); err != nil {
+		return err
+	}
+	state, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
 		return err
 	}
 	for _, f := range []struct {
@@ -116,12 +122,25 @@ func configure(s *guest.Setup, p proxy, root *x509.Certificate) error {
 		{staticFile, p.static()},
 		{dynamicFile, p.dynamic()},
 		{unitFile, []byte(unitText)},
+		{proxyFile, append(state, '\n')},
 	} {
 		if _, err := s.WriteFile(f.path, f.text, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// lastProxy reads the proxy that configure has left in file.
+func lastProxy(file string) (p proxy, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, fmt.Errorf("%s: %w", file, err)
+	}
+	return p, nil
 }
 
 // makeStateDir makes the directory of the ACME account and the certificates'

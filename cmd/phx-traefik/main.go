@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -36,7 +38,9 @@ signs.
 
 apply sets Traefik up in the container where it runs; a second run changes
 nothing. render prints Traefik's configuration, the static and the dynamic
-file, and touches nothing. Both take the PROXY by these options:
+file, and touches nothing. Both take the PROXY by these options; what apply is
+not given is as in its last run here, which it keeps in
+` + proxyFile + `:
 
     --config FILE         Serve the services of this configuration.
                           Default ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
@@ -56,13 +60,6 @@ Example:
 `
 
 func main() {
-	proxyFlags := []cli.Flag{
-		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
-		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
-		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
-		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
-		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
-	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
@@ -75,11 +72,21 @@ func main() {
 		Commands: []*cli.Command{
 			{
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
-				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request"}}, proxyFlags...),
+				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request"}}, proxyFlags()...),
 			},
-			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags},
+			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags()},
 		},
 	})
+}
+
+func proxyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
+		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
+		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
+		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
+	}
 }
 
 // filter is the host's half.
@@ -126,25 +133,36 @@ func filter(c *cli.Context) error {
 	return f.Run(c.Context)
 }
 
-// proxyOf reads a proxy from the options of apply and render.
-func proxyOf(c *cli.Context) (proxy, error) {
-	p := proxy{
-		Root:        c.String("root"),
-		Fingerprint: strings.ToLower(c.String("fingerprint")),
-		CAURL:       c.String("ca-url"),
+// proxyOf reads a proxy from the options of apply and render. What they leave
+// out is as in last, and has its default where last has nothing.
+func proxyOf(c *cli.Context, last proxy) (proxy, error) {
+	p := last
+	for name, field := range map[string]*string{"root": &p.Root, "fingerprint": &p.Fingerprint, "ca-url": &p.CAURL} {
+		if c.IsSet(name) || *field == "" {
+			*field = c.String(name)
+		}
 	}
+	p.Fingerprint = strings.ToLower(p.Fingerprint)
 	switch {
 	case c.Args().Present():
 		return p, cmdline.Usagef("unexpected argument %q", c.Args().First())
 	case p.CAURL == "":
 		return p, cmdline.Usagef("--ca-url is required")
 	}
-	file, err := config.Load(c.String("config"))
-	if err != nil {
-		return p, cmdline.Usagef("%v", err)
-	}
-	for _, s := range file.Services(c.String("domain")) {
-		p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+	domain := c.String("domain")
+	if c.IsSet("config") || last.CAURL == "" {
+		file, err := config.Load(c.String("config"))
+		if err != nil {
+			return p, cmdline.Usagef("%v", err)
+		}
+		p.Services = nil
+		for _, s := range file.Services(domain) {
+			p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+		}
+	} else if c.IsSet("domain") {
+		for i, s := range p.Services {
+			p.Services[i].Host = s.Name + "." + domain
+		}
 	}
 	if err := p.check(); err != nil {
 		return p, cmdline.Usagef("%v", err)
@@ -153,7 +171,7 @@ func proxyOf(c *cli.Context) (proxy, error) {
 }
 
 func renderCommand(c *cli.Context) error {
-	p, err := proxyOf(c)
+	p, err := proxyOf(c, proxy{})
 	if err != nil {
 		return err
 	}
@@ -171,12 +189,16 @@ func applyCommand(c *cli.Context) error {
 		}
 		return peer.Answer(apply(ctx, p, peer.Ask))
 	}
-	p, err := proxyOf(c)
+	last, err := lastProxy(proxyFile)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case last.Fingerprint == "" && (!c.IsSet("fingerprint") || !c.IsSet("ca-url")):
+		return cmdline.Usagef("--fingerprint and --ca-url are required: without the pin the CA cannot be trusted; a run of phoenix on the host leaves both in %s", proxyFile)
+	}
+	p, err := proxyOf(c, last)
 	if err != nil {
 		return err
-	}
-	if p.Fingerprint == "" {
-		return cmdline.Usagef("--fingerprint is required: without the pin the CA cannot be trusted")
 	}
 	answer := apply(ctx, p, func(need string, _ any) error {
 		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)

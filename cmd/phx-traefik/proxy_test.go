@@ -1,12 +1,16 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -141,5 +145,50 @@ func TestHostsBlock(t *testing.T) {
 	}
 	if info, err := os.Stat(hosts); err != nil || info.Mode().Perm() != 0o644 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+// TestApplyAsLastTime: options and variables win over what the last run was
+// asked, and that over the defaults.
+func TestApplyAsLastTime(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	if _, err := lastProxy(file); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	text, err := json.Marshal(testProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		want func(*proxy)
+	}{
+		{nil, func(*proxy) {}},
+		{[]string{"--ca-url", "https://ca.example", "--root", "/x"}, func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
+		{[]string{"--domain", "other.example"}, func(p *proxy) {
+			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080"}, {"ca", "ca.other.example", "https://10.0.0.10:9000"}}
+		}},
+		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
+			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080"}, {"ca", "ca.x.example", "https://10.0.0.10:9000"}}
+		}},
+	} {
+		last, err := lastProxy(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := testProxy
+		tt.want(&want)
+		app := &cli.App{Flags: proxyFlags(), Action: func(c *cli.Context) error {
+			if p, err := proxyOf(c, last); err != nil || !reflect.DeepEqual(p, want) {
+				t.Errorf("%v: %+v, %v, want %+v", tt.args, p, err, want)
+			}
+			return nil
+		}}
+		if err := app.Run(append([]string{"phx-traefik"}, tt.args...)); err != nil {
+			t.Error(err)
+		}
 	}
 }
