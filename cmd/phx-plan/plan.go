@@ -90,7 +90,7 @@ func (p *plan) make(named []int) error {
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
-		return fmt.Errorf("%s: not in %s", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+		return fmt.Errorf("%s: not in %s, and phx knows no containers but those, nor virtual machines", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
 	}
 	for p.action.needs != "" && len(needed) > 0 {
 		id := needed[len(needed)-1]
