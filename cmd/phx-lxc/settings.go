@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,20 +18,103 @@ import (
 // have.
 type setting struct{ option, value string }
 
-// settings returns the settings of a container that differ from conf, in a
-// fixed order. Values are compared as Proxmox understands them: it reorders
-// sub-keys, adds its own, and rewrites booleans. What conf has and the
-// configuration does not mention is kept.
-func settings(c *config.Container, conf *pct.Conf) []setting {
-	var differing []setting
+// difference is what one pct set has to change.
+type difference struct {
+	settings []setting
+	deletes  []string // options to remove, and why
+	reasons  map[string]string
+}
+
+// args are the arguments for pct create or pct set, none when nothing differs.
+func (d *difference) args() []string {
+	var args []string
+	for _, s := range d.settings {
+		args = append(args, "--"+s.option, s.value)
+	}
+	if len(d.deletes) > 0 {
+		args = append(args, "--delete", strings.Join(d.deletes, ","))
+	}
+	return args
+}
+
+// changes says what differs, for people.
+func (d *difference) changes() []string {
+	var changes []string
+	for _, s := range d.settings {
+		if s.option != "description" {
+			changes = append(changes, s.option+" "+s.value)
+		}
+	}
+	for _, option := range d.deletes {
+		if option == "description" {
+			continue
+		}
+		changes = append(changes, fmt.Sprintf("%s removed: %s", option, d.reasons[option]))
+	}
+	return changes
+}
+
+// expect changes conf as pct would.
+func (d *difference) expect(conf *pct.Conf) {
+	for _, s := range d.settings {
+		if s.option == "description" {
+			conf.Description = s.value
+		} else {
+			conf.Values[s.option] = s.value
+		}
+	}
+	for _, option := range d.deletes {
+		if option == "description" {
+			conf.Description = ""
+		}
+		delete(conf.Values, option)
+	}
+}
+
+// wanted returns how conf differs from the configuration, including the
+// record of what phx writes beside pct's options.
+func (j *job) wanted(conf *pct.Conf) *difference {
+	d := differences(j.c, conf)
+	record := conf.Record()
+	after := maps.Clone(record)
+	for name, hashes := range map[string]string{
+		"lxc":      rawHashes(wantedRaw(j.c)),
+		"firewall": firewallHashes(j.c.Firewall),
+		"mounts":   mountHashes(j.c),
+	} {
+		if hashes == "" {
+			delete(after, name)
+		} else {
+			after[name] = hashes
+		}
+	}
+	if maps.Equal(record, after) {
+		return d
+	}
+	if description := conf.Describe(after); description != "" {
+		d.settings = append(d.settings, setting{"description", description})
+	} else {
+		d.deletes = append([]string{"description"}, d.deletes...)
+	}
+	return d
+}
+
+// differences returns the settings of a container that differ from what conf
+// will be after the next start, in a fixed order. Values are compared as
+// Proxmox understands them: it reorders sub-keys, adds its own, and rewrites
+// booleans. What conf has and the configuration does not mention is kept.
+func differences(c *config.Container, conf *pct.Conf) *difference {
+	d := &difference{reasons: map[string]string{}}
+	next := conf.Next()
+	set := func(option, value string) { d.settings = append(d.settings, setting{option, value}) }
 	want := func(option, value string) {
-		if conf.Value(option) != value {
-			differing = append(differing, setting{option, value})
+		if next[option] != value {
+			set(option, value)
 		}
 	}
 	merge := func(option string, wanted pct.Properties) {
-		if value, differs := overlay(pct.ParseProperties(conf.Value(option)), wanted); differs {
-			differing = append(differing, setting{option, value.String()})
+		if value, differs := overlay(pct.ParseProperties(next[option]), wanted); differs {
+			set(option, value.String())
 		}
 	}
 
@@ -38,8 +124,8 @@ func settings(c *config.Container, conf *pct.Conf) []setting {
 		want("swap", strconv.Itoa(*c.SwapMB))
 	}
 	want("cores", strconv.Itoa(c.Cores))
-	if c.StartAtBoot != nil && pct.ParseBool(conf.Value("onboot")) != *c.StartAtBoot {
-		differing = append(differing, setting{"onboot", boolean(*c.StartAtBoot)})
+	if c.StartAtBoot != nil && pct.ParseBool(next["onboot"]) != *c.StartAtBoot {
+		set("onboot", boolean(*c.StartAtBoot))
 	}
 	merge("startup", startup(c))
 	merge("net0", network(c))
@@ -48,8 +134,8 @@ func settings(c *config.Container, conf *pct.Conf) []setting {
 		for i, s := range servers {
 			words[i] = s.String()
 		}
-		if !slices.Equal(strings.FieldsFunc(conf.Value("nameserver"), isListSeparator), words) {
-			differing = append(differing, setting{"nameserver", strings.Join(words, " ")})
+		if !slices.Equal(strings.FieldsFunc(next["nameserver"], isListSeparator), words) {
+			set("nameserver", strings.Join(words, " "))
 		}
 	}
 	var features pct.Properties
@@ -57,7 +143,8 @@ func settings(c *config.Container, conf *pct.Conf) []setting {
 		features = append(features, pct.ParseProperties(o)...)
 	}
 	merge("features", features)
-	return append(differing, mountPoints(c, conf)...)
+	mountPoints(c, next, parseHashes(conf.Record()["mounts"]), d)
+	return d
 }
 
 // isListSeparator tells the characters by which Proxmox separates the
@@ -119,6 +206,9 @@ func network(c *config.Container) pct.Properties {
 	if c.Network.Gateway.IsValid() {
 		ps.Set("gw", c.Network.Gateway.String())
 	}
+	if c.Firewall != nil {
+		ps.Set("firewall", boolean(c.Firewall.Enabled))
+	}
 	return ps
 }
 
@@ -126,45 +216,169 @@ var mountPointOption = regexp.MustCompile(`^mp\d+$`)
 
 func isMountPoint(option string) bool { return mountPointOption.MatchString(option) }
 
-// mountPoints returns the mount points that differ. They are known by their
-// path in the container: their numbers mean nothing.
-func mountPoints(c *config.Container, conf *pct.Conf) []setting {
+// mountPoints adds the mount points that differ. They are known by their path
+// in the container: their numbers mean nothing. written are the hashes of the
+// paths of bind mounts that phx has set.
+func mountPoints(c *config.Container, next map[string]string, written map[string]bool, d *difference) {
 	byPath := map[string]string{}
-	used := map[string]bool{}
-	for _, values := range []map[string]string{conf.Values, conf.Pending} {
-		for option, value := range values {
-			if isMountPoint(option) {
-				used[option] = true
-				byPath[pct.ParseProperties(value).Get("mp")] = option
+	for _, option := range mountOptions(next) {
+		path := pct.ParseProperties(next[option]).Get("mp")
+		if first, twice := byPath[path]; twice {
+			d.remove(option, fmt.Sprintf("%s is mounted by %s already", path, first))
+			continue
+		}
+		byPath[path] = option
+	}
+	index := 0
+	option := func(path string) string {
+		if have := byPath[path]; have != "" {
+			return have
+		}
+		for ; ; index++ {
+			free := fmt.Sprintf("mp%d", index)
+			if _, used := next[free]; !used {
+				index++
+				return free
 			}
 		}
 	}
-	next := 0
-	free := func() string {
-		for {
-			option := fmt.Sprintf("mp%d", next)
-			next++
-			if !used[option] {
-				return option
-			}
-		}
-	}
-	var differing []setting
+	wanted := map[string]bool{}
 	for _, m := range c.MountPoints {
-		option, exists := byPath[m.ContainerPath]
-		if !exists {
-			option = free()
-		}
-		have := pct.ParseProperties(conf.Value(option))
+		wanted[m.ContainerPath] = true
+		o := option(m.ContainerPath)
+		have := pct.ParseProperties(next[o])
 		// The volume is the option's default key: it may be written with or
 		// without its name.
 		if len(have) > 0 && have[0].Key == "volume" {
 			have[0].Key = ""
 		}
-		wanted := pct.Properties{{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath}, {Key: "ro", Value: boolean(m.ReadOnly)}}
-		if value, differs := overlay(have, wanted); differs {
-			differing = append(differing, setting{option, value.String()})
+		props := pct.Properties{{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath}, {Key: "ro", Value: boolean(m.ReadOnly)}}
+		if value, differs := overlay(have, props); differs {
+			d.settings = append(d.settings, setting{o, value.String()})
 		}
 	}
-	return differing
+	for _, v := range c.Volumes {
+		wanted[v.MountPoint] = true
+		if byPath[v.MountPoint] == "" {
+			d.settings = append(d.settings, setting{option(v.MountPoint), fmt.Sprintf("%s:%d,mp=%s", v.Pool, v.SizeGB, v.MountPoint)})
+		}
+	}
+	for path, o := range byPath {
+		if isBind(next[o]) && written[shortHash(path)] && !wanted[path] {
+			d.remove(o, path+" is not in the configuration any more")
+		}
+	}
+	slices.Sort(d.deletes)
+}
+
+func (d *difference) remove(option, reason string) {
+	d.deletes = append(d.deletes, option)
+	d.reasons[option] = reason
+}
+
+// mountOptions returns the mount points' options, by number.
+func mountOptions(values map[string]string) []string {
+	var options []string
+	for option := range values {
+		if isMountPoint(option) {
+			options = append(options, option)
+		}
+	}
+	slices.SortFunc(options, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	})
+	return options
+}
+
+// isBind tells a bind mount or device from a volume of a storage.
+func isBind(value string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(value, "volume="), "/")
+}
+
+// mountHashes are the hashes of the paths of all configured bind mounts.
+func mountHashes(c *config.Container) string {
+	var paths []string
+	for _, m := range c.MountPoints {
+		paths = append(paths, m.ContainerPath)
+	}
+	return shortHashes(paths)
+}
+
+// wrongPrivilege returns whether a configuration is unprivileged, and whether
+// that is not what the container should be.
+func wrongPrivilege(c *config.Container, conf *pct.Section) (have, differs bool) {
+	have = pct.ParseBool(conf.Values["unprivileged"])
+	return have, c.Unprivileged != nil && *c.Unprivileged != have
+}
+
+// disk is a volume of a container, with its present and its configured size
+// in GiB.
+type disk struct {
+	option     string
+	have, want int
+}
+
+// disks returns the root disk and the configured volumes that exist. A
+// directory has no size and is left out.
+func disks(c *config.Container, conf *pct.Conf) []disk {
+	next := conf.Next()
+	var all []disk
+	add := func(option string, want int) {
+		size := pct.ParseProperties(next[option]).Get("size")
+		if have, err := pct.Gigabytes(size); err == nil {
+			all = append(all, disk{option, have, want})
+		}
+	}
+	add("rootfs", c.StorageSizeGB)
+	for _, v := range c.Volumes {
+		for _, option := range mountOptions(next) {
+			if pct.ParseProperties(next[option]).Get("mp") == v.MountPoint {
+				add(option, v.SizeGB)
+				break
+			}
+		}
+	}
+	return all
+}
+
+// refusals returns what the configuration asks for and only a new container
+// could be. Nothing is changed then, and nothing destroyed for it.
+func refusals(c *config.Container, conf *pct.Conf) error {
+	var all []error
+	refuse := func(format string, args ...any) {
+		all = append(all, fmt.Errorf(format+"; nothing was changed", args...))
+	}
+	if have, differs := wrongPrivilege(c, &conf.Section); differs {
+		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: make a new container, or correct the configuration", boolean(have), boolean(!have))
+	}
+	for _, d := range disks(c, conf) {
+		if d.have > d.want {
+			refuse("%s has %d GiB and should have %d: Proxmox cannot shrink a disk: correct the configuration", d.option, d.have, d.want)
+		}
+	}
+	next := conf.Next()
+	if storage, _, ok := strings.Cut(next["rootfs"], ":"); ok && storage != c.StoragePool {
+		refuse("rootfs is on the storage %s and should be on %s: move it with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
+	}
+	byPath := map[string]string{}
+	for _, option := range mountOptions(next) {
+		byPath[pct.ParseProperties(next[option]).Get("mp")] = option
+	}
+	for _, v := range c.Volumes {
+		option := byPath[v.MountPoint]
+		storage, _, _ := strings.Cut(strings.TrimPrefix(next[option], "volume="), ":")
+		switch {
+		case option == "":
+		case isBind(next[option]):
+			refuse("%s is a bind mount (%s) and should be a volume: remove one of them", v.MountPoint, option)
+		case storage != v.Pool:
+			refuse("%s (%s) is on the storage %s and should be on %s: move it with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
+		}
+	}
+	for _, m := range c.MountPoints {
+		if option := byPath[m.ContainerPath]; option != "" && !isBind(next[option]) {
+			refuse("%s is a volume (%s) and should be a bind mount of %s: its data would vanish: remove one of them", m.ContainerPath, option, m.HostPath)
+		}
+	}
+	return errors.Join(all...)
 }

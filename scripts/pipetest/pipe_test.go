@@ -63,26 +63,36 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// setup makes a Proxmox host in $WORK: its files below host/, certificates of
-// a CA below ca/, and stand-ins for the feature scripts and for the inside of
-// the containers.
 func setup(env *testscript.Env) error {
-	w := env.WorkDir
-	for name, value := range map[string]string{
+	for name, value := range environment(env.WorkDir) {
+		env.Setenv(name, value)
+	}
+	return makeHost(env.WorkDir)
+}
+
+// environment is that of a host in the directory w.
+func environment(w string) map[string]string {
+	return map[string]string{
+		"WORK":            w,
 		"PATH":            bin + ":" + repo + "/scripts:" + os.Getenv("PATH"),
 		"PHX_PCT":         bin + "/pct",
 		"PHX_LAB_DIR":     w + "/host",
 		"PHX_LAB_BACKEND": "fake",
 		"PHX_LAB_EXEC":    w + "/inside",
 		"PHX_PVE_ROOT":    w + "/host/pve",
+		"PHX_PVE_LOCK":    w + "/host/lock",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
 		"PHX_CA_FILE":     w + "/ssl/phoenix_ca.crt",
 		"PHX_SCRIPTS":     w + "/scripts",
 		"PHX_LOCK":        w + "/phx.lock",
 		"GORACE":          "atexit_sleep_ms=0",
-	} {
-		env.Setenv(name, value)
 	}
+}
+
+// makeHost makes a Proxmox host in the directory w: its files below host/,
+// certificates of a CA below ca/, and stand-ins for the feature scripts and
+// for the inside of the containers.
+func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache", "host/storage/lab", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err

@@ -76,7 +76,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
 	r := &round{}
 	for {
-		ev, err := f.stream.Next(ctx, event.PlanStarted, "ct.planned", "ct.ready", "ct.failed", "ct.skipped",
+		ev, err := f.stream.Next(ctx, event.PlanStarted, "ct.planned", "ct.ready", "ct.preview", "ct.failed", "ct.skipped",
 			"ca.exported", "ca.failed", "ca.fingerprint")
 		if err != nil {
 			f.work.Wait()
@@ -128,6 +128,10 @@ func (r *round) take(ev event.Event, script string) error {
 		return err
 	case "ct.ready":
 		r.ready = r.ready || ours
+	case "ct.preview":
+		if ours {
+			r.container = nil // a dry run: nothing is to be done
+		}
 	case "ct.failed":
 		if ours {
 			r.gone = "failed: " + ev.Get("error").Str

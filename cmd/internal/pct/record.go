@@ -34,7 +34,7 @@ func (c *Section) Record() Record {
 }
 
 // Describe returns the description with r as its record, and the user's own
-// text kept.
+// text kept. An empty record leaves no line.
 func (c *Section) Describe(r Record) string {
 	var lines []string
 	for line := range strings.Lines(c.Description) {
@@ -42,6 +42,9 @@ func (c *Section) Describe(r Record) string {
 		if !strings.HasPrefix(strings.TrimSpace(line), recordPrefix) {
 			lines = append(lines, line)
 		}
+	}
+	if len(r) == 0 {
+		return strings.Join(lines, "\n")
 	}
 	words := []string{recordPrefix}
 	for _, name := range slices.Sorted(maps.Keys(r)) {

@@ -1,0 +1,586 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+var (
+	errMissing   = errors.New("the container does not exist: create it with: phoenix CTID")
+	errProtected = errors.New("the container is protected: if it shall go, run: pct set CTID --protection 0")
+)
+
+// converge brings the container into the desired state, stage by stage. After
+// an error, j.stage is the stage that failed.
+func (j *job) converge(ctx context.Context) error {
+	for _, stage := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"external", j.checkExternal},
+		{"define", j.define},
+		{"scripts", j.findScripts},
+		{"mount points", j.prepareMounts},
+		{"apparmor", j.loadProfile},
+		{"firewall", j.writeFirewall},
+		{"raw lines", j.writeRawLines},
+		{"configure", j.configure},
+		{"disk", j.growDisks},
+		{"start", j.startUnlessTemplate},
+		{"restart", j.restartIfAllowed},
+		{"snapshot", j.preConfigured},
+		{"features", j.runScripts},
+		{"health check", j.checkHealth},
+		{"record", j.recordScripts},
+		{"stop", j.stopTemplate},
+		{"snapshot", j.finalSnapshots},
+	} {
+		j.stage = stage.name
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := stage.run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkExternal checks that the guests outside of the file run on which the
+// container depends.
+func (j *job) checkExternal(ctx context.Context) error {
+	if j.ignoreExternal {
+		return nil
+	}
+	var all []error
+	for _, id := range j.external {
+		if err := j.guest(id)(); err != nil {
+			all = append(all, err)
+		}
+	}
+	return errors.Join(all...)
+}
+
+// guest returns a function that tells whether a guest outside of the file
+// runs; each guest is asked for once a round.
+func (r *round) guest(id int) func() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.guests[id] == nil {
+		r.guests[id] = sync.OnceValue(func() error { return r.checkGuest(id) })
+	}
+	return r.guests[id]
+}
+
+func (r *round) checkGuest(id int) error {
+	states, err := r.states()
+	if err != nil {
+		return err
+	}
+	state, isContainer := states[id]
+	if !isContainer {
+		out, err := r.host.Run(r.ctx, pct.Command{Argv: []string{r.qm, "status", strconv.Itoa(id)}, Reads: true})
+		if err != nil {
+			return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w (--ignore-external does without)", id, err)
+		}
+		state = strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
+	}
+	if state != "running" {
+		return fmt.Errorf("it needs the guest %d, which is %s: start it, or use --ignore-external", id, state)
+	}
+	return nil
+}
+
+// define makes sure that the container exists, and that it can be brought
+// into the desired state.
+func (j *job) define(ctx context.Context) error {
+	switch {
+	case j.conf == nil && j.c.CloneFrom != 0:
+		return j.clone(ctx)
+	case j.conf == nil:
+		return j.create(ctx)
+	}
+	if err := j.awaitUnlocked(ctx, j.ctid); err != nil {
+		return err
+	}
+	if err := j.reread(func(*pct.Conf) {}); err != nil {
+		return err
+	}
+	return refusals(j.c, j.conf)
+}
+
+// create makes the container from a template, with all its settings.
+func (j *job) create(ctx context.Context) error {
+	start := time.Now()
+	// pct create makes privileged containers on some versions and
+	// unprivileged ones on others: it is always told.
+	unprivileged := j.c.Unprivileged == nil || *j.c.Unprivileged
+	size := fmt.Sprintf("%s:%d", j.c.StoragePool, j.c.StorageSizeGB)
+	if err := j.makeHostPaths(); err != nil {
+		return err
+	}
+	wanted := j.wanted(&pct.Conf{})
+	args := append([]string{"create", j.id(), j.c.Template, "--rootfs", size, "--unprivileged", boolean(unprivileged)}, wanted.args()...)
+	if err := j.pct(ctx, args...); err != nil {
+		return err
+	}
+	j.changed(start, "created from %s", j.c.Template)
+	return j.reread(func(*pct.Conf) {
+		j.conf = &pct.Conf{}
+		j.conf.Values = map[string]string{
+			"unprivileged": boolean(unprivileged),
+			"rootfs":       fmt.Sprintf("%s,size=%dG", size, j.c.StorageSizeGB),
+		}
+		wanted.expect(j.conf)
+	})
+}
+
+// clone makes the container from another one's snapshot.
+func (j *job) clone(ctx context.Context) error {
+	source := j.c.CloneFrom
+	lock := j.source(source)
+	lock.Lock()
+	defer lock.Unlock()
+
+	start := time.Now()
+	n := j.round.node(source)
+	conf := n.conf // in a dry run the source may not exist yet
+	if !j.dryRun {
+		if err := j.awaitUnlocked(ctx, source); err != nil {
+			return fmt.Errorf("clone source %d: %w", source, err)
+		}
+		var err error
+		if conf, err = j.host.ReadConf(source); err != nil {
+			return fmt.Errorf("clone source %d: %w", source, err)
+		}
+	}
+	if n.container == nil || conf == nil {
+		return fmt.Errorf("clone source %d is not in the plan", source)
+	}
+	from := conf.Snapshot(n.container.TemplateSnapshot)
+	if from == nil {
+		return fmt.Errorf("clone source %d has no snapshot %s: run: pct listsnapshot %d", source, n.container.TemplateSnapshot, source)
+	}
+	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
+		return fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: a clone keeps its source's value, which is fixed when a container is created: clone from another container, or create this one from a template",
+			source, boolean(have), j.ctid, boolean(!have))
+	}
+	args := []string{
+		"clone", strconv.Itoa(source), j.id(), "--hostname", j.c.Name, "--storage", j.c.StoragePool,
+		"--snapname", from.Name, "--full", "1", // the boolean last: pct takes a word after it for its value
+	}
+	if err := j.pct(ctx, args...); err != nil {
+		return err
+	}
+	j.changed(start, "cloned from %d@%s", source, from.Name)
+	err := j.reread(func(*pct.Conf) {
+		j.conf = &pct.Conf{Section: from.Section}
+		j.conf.Values = maps.Clone(from.Values)
+		j.conf.Values["hostname"] = j.c.Name
+		j.conf.Values["rootfs"] = strings.Replace(j.conf.Values["rootfs"], strings.SplitN(j.conf.Values["rootfs"], ":", 2)[0], j.c.StoragePool, 1)
+		net := pct.ParseProperties(j.conf.Values["net0"])
+		net.Set("hwaddr", "(generated)")
+		j.conf.Values["net0"] = net.String()
+	})
+	if err != nil {
+		return err
+	}
+	return refusals(j.c, j.conf)
+}
+
+// prepareMounts makes the directories of the host that the container shall
+// see, and gives them to their owners. A container does not start without.
+func (j *job) prepareMounts(context.Context) error {
+	if err := j.makeHostPaths(); err != nil {
+		return err
+	}
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID == nil && m.OwnerGID == nil {
+			continue
+		}
+		uid, gid, err := mappedOwner(j.c, number(m.OwnerUID), number(m.OwnerGID))
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.HostPath, err)
+		}
+		start := time.Now()
+		differs, err := ownerDiffers(m.HostPath, uid, gid)
+		switch {
+		case j.dryRun && (errors.Is(err, fs.ErrNotExist) || differs):
+			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
+			continue
+		case err != nil:
+			return err
+		case !differs:
+			continue
+		}
+		if err := chownTree(m.HostPath, uid, gid); err != nil {
+			return err
+		}
+		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
+	}
+	return nil
+}
+
+func number(n *int) int {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+// makeHostPaths makes the directories of the host that are to be mounted and
+// are not there. Of what looks like a file, only the directory is made.
+func (j *job) makeHostPaths() error {
+	for _, m := range j.c.MountPoints {
+		path := m.HostPath
+		if _, err := os.Stat(path); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if strings.Contains(filepath.Base(path), ".") {
+			path = filepath.Dir(path)
+			if _, err := os.Stat(path); err == nil {
+				continue
+			}
+		}
+		start := time.Now()
+		if j.dryRun {
+			j.wouldRun("mkdir", "-p", path)
+			continue
+		}
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+		j.changed(start, "made %s", path)
+	}
+	return nil
+}
+
+// wouldRun previews what is done without a command, as the command that does
+// the same.
+func (j *job) wouldRun(argv ...string) {
+	if !slices.ContainsFunc(j.preview.Commands, func(have []string) bool { return slices.Equal(have, argv) }) {
+		j.preview.Commands = append(j.preview.Commands, argv)
+	}
+}
+
+// configure applies every setting that differs, in one call.
+func (j *job) configure(ctx context.Context) error {
+	start := time.Now()
+	differing := j.wanted(j.conf)
+	if len(differing.args()) == 0 {
+		return nil
+	}
+	if err := j.pct(ctx, append([]string{"set", j.id()}, differing.args()...)...); err != nil {
+		return err
+	}
+	if err := j.reread(differing.expect); err != nil {
+		return err
+	}
+	// pct's exit status is no proof: what counts is what was stored.
+	if again := j.wanted(j.conf).args(); len(again) > 0 && !j.dryRun {
+		return fmt.Errorf("pct set %d ended well, but this has not been stored: %s", j.ctid, pct.Quote(again))
+	}
+	for _, change := range differing.changes() {
+		j.changed(start, "%s", change)
+	}
+	return nil
+}
+
+// edit is how a file is changed under Proxmox's own lock: editConf or
+// editOrCreate.
+type edit func(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error)
+
+// editFile changes a file that Proxmox keeps. In a dry run it previews the
+// change; of a container that is still to be made, old is what the file would
+// hold.
+func (j *job) editFile(ctx context.Context, path string, how edit, old []byte, change func([]byte) []byte) (changed bool, err error) {
+	if !j.dryRun {
+		return how(ctx, path, filepath.Join(j.locks, fmt.Sprintf("pve-config-%d.lock", j.ctid)), change)
+	}
+	have, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		have = old
+	case err != nil:
+		return false, err
+	}
+	text := change(have)
+	if bytes.Equal(text, have) {
+		return false, nil
+	}
+	j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, text)})
+	return true, nil
+}
+
+// writeRawLines brings the lxc.* lines up to date, which pct cannot set.
+func (j *job) writeRawLines(ctx context.Context) error {
+	start := time.Now()
+	wanted, written := wantedRaw(j.c), parseHashes(j.written["lxc"])
+	var old []byte
+	for _, l := range j.conf.Raw {
+		old = append(old, rawText(l)+"\n"...)
+	}
+	changed, err := j.editFile(ctx, j.host.ConfPath(j.ctid), editConf, old, func(text []byte) []byte { return editRaw(text, wanted, written) })
+	if err != nil || !changed {
+		return err
+	}
+	j.rawChanged = true
+	j.changed(start, "raw lxc lines")
+	return j.reread(func(c *pct.Conf) { c.Raw = wanted })
+}
+
+// writeFirewall brings the container's firewall file up to date.
+func (j *job) writeFirewall(ctx context.Context) error {
+	if j.c.Firewall == nil {
+		return nil
+	}
+	start := time.Now()
+	path := filepath.Join(j.host.PVERoot, "firewall", j.id()+".fw")
+	written := parseHashes(j.written["firewall"])
+	changed, err := j.editFile(ctx, path, editOrCreate, nil, func(text []byte) []byte { return editFirewall(text, j.c.Firewall, written) })
+	if changed {
+		j.changed(start, "firewall")
+	}
+	return err
+}
+
+// loadProfile puts the container's AppArmor profile in place, and loads it.
+func (j *job) loadProfile(ctx context.Context) error {
+	name := customProfile(j.c)
+	if name == "" {
+		return nil
+	}
+	start := time.Now()
+	path, want, have, err := profileFile(j.apparmor, profileDir, name)
+	if err != nil || bytes.Equal(want, have) {
+		return err
+	}
+	if j.dryRun {
+		j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, want)})
+	} else if err := atomicfile.Write(path, want, 0o644); err != nil {
+		return err
+	}
+	if _, err := j.host.Run(ctx, pct.Command{Argv: []string{"apparmor_parser", "--replace", "--write-cache", path}}); err != nil {
+		return err
+	}
+	j.changed(start, "AppArmor profile %s", name)
+	return nil
+}
+
+// growDisks grows disks to their configured sizes. None is ever shrunk.
+func (j *job) growDisks(ctx context.Context) error {
+	for _, d := range disks(j.c, j.conf) {
+		if d.have == d.want {
+			continue
+		}
+		start := time.Now()
+		size := fmt.Sprintf("%dG", d.want)
+		// pct resize exits 0 even when it failed: the size is read again.
+		if err := j.pct(ctx, "resize", j.id(), d.option, size); err != nil {
+			return err
+		}
+		err := j.reread(func(c *pct.Conf) {
+			ps := pct.ParseProperties(c.Values[d.option])
+			ps.Set("size", size)
+			c.Values[d.option] = ps.String()
+		})
+		if err != nil {
+			return err
+		}
+		if now := pct.ParseProperties(j.conf.Values[d.option]).Get("size"); now != size {
+			return fmt.Errorf("pct resize %d %s %s ended well, but the size is still %s: see Proxmox's task log", j.ctid, d.option, size, now)
+		}
+		j.changed(start, "%s %s", d.option, size)
+	}
+	return nil
+}
+
+// findScripts determines which feature and application scripts have to run.
+func (j *job) findScripts(context.Context) (err error) {
+	j.written = j.conf.Record()
+	j.due, err = j.dueScripts()
+	return err
+}
+
+// isTemplate tells whether the container is there to be cloned from, not to
+// run.
+func (j *job) isTemplate() bool {
+	return j.c.TemplateSnapshot != "" && (j.c.StartAtBoot == nil || !*j.c.StartAtBoot)
+}
+
+func (j *job) startUnlessTemplate(ctx context.Context) error {
+	if j.isTemplate() && len(j.due) == 0 {
+		return nil
+	}
+	return j.start(ctx)
+}
+
+// start starts the container unless it runs.
+func (j *job) start(ctx context.Context) error {
+	if j.running {
+		return nil
+	}
+	start := time.Now()
+	if err := j.pct(ctx, "start", j.id()); err != nil {
+		return err
+	}
+	j.running, j.started = true, true
+	j.changed(start, "started")
+	return j.reread(applyPending)
+}
+
+// applyPending is what a start does to values that waited for it.
+func applyPending(c *pct.Conf) {
+	c.Values = c.Next()
+	c.Pending, c.Deleted = nil, nil
+}
+
+// reboot restarts the running container.
+func (j *job) reboot(ctx context.Context) error {
+	start := time.Now()
+	if err := j.pct(ctx, "reboot", j.id(), "--timeout", "60"); err != nil {
+		return err
+	}
+	j.started, j.rawChanged = true, false
+	j.changed(start, "restarted")
+	return j.reread(applyPending)
+}
+
+// shutdown stops the container if it runs: in order, or else by force.
+func (j *job) shutdown(ctx context.Context) error {
+	if !j.running {
+		return nil
+	}
+	start := time.Now()
+	if err := j.pct(ctx, "shutdown", j.id(), "--timeout", "60", "--forceStop", "1"); err != nil {
+		return err
+	}
+	j.running = false
+	j.changed(start, "shut down")
+	return j.reread(func(*pct.Conf) {})
+}
+
+// restartIfAllowed restarts a running container where a change needs it, if
+// the user has asked for that.
+func (j *job) restartIfAllowed(ctx context.Context) error {
+	waiting := j.restartRequired()
+	if len(waiting) == 0 {
+		return nil
+	}
+	if j.restart {
+		return j.reboot(ctx)
+	}
+	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
+	return nil
+}
+
+// restartRequired returns the options whose values wait for a restart.
+func (j *job) restartRequired() []string {
+	waiting := []string{}
+	if !j.running {
+		return waiting
+	}
+	waiting = append(waiting, j.conf.Deleted...)
+	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
+	if j.rawChanged && !j.started {
+		waiting = append(waiting, "lxc")
+	}
+	slices.Sort(waiting)
+	return waiting
+}
+
+// stopTemplate shuts down a template that this run has started.
+func (j *job) stopTemplate(ctx context.Context) error {
+	if !j.isTemplate() || !j.started {
+		return nil
+	}
+	return j.shutdown(ctx)
+}
+
+func (j *job) preConfigured(ctx context.Context) error {
+	if !j.c.LifecycleSnapshots || !j.started {
+		return nil
+	}
+	return j.snapshot(ctx, "pre-configured")
+}
+
+func (j *job) finalSnapshots(ctx context.Context) error {
+	var names []string
+	if j.c.LifecycleSnapshots {
+		names = append(names, "final-form")
+	}
+	if s := j.c.TemplateSnapshot; s != "" && !slices.Contains(names, s) {
+		names = append(names, s)
+	}
+	for _, name := range names {
+		if err := j.snapshot(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot takes a snapshot unless there is one of that name. Proxmox makes
+// none of a container with a bind mount: that is said, and is no error.
+func (j *job) snapshot(ctx context.Context, name string) error {
+	if j.conf.Snapshot(name) != nil {
+		return nil
+	}
+	for option, value := range j.conf.Values {
+		if isMountPoint(option) && strings.HasPrefix(value, "/") {
+			j.logf("snapshot %s skipped: Proxmox makes no snapshot of a container with a bind mount (%s)", name, option)
+			return nil
+		}
+	}
+	start := time.Now()
+	args := []string{"snapshot", j.id(), name}
+	// A clone of a snapshot gets the description of the snapshot, not that of
+	// the container.
+	description := ""
+	if record := j.conf.Record(); len(record) > 0 {
+		description = (&pct.Section{}).Describe(record)
+		args = append(args, "--description", description)
+	}
+	if err := j.pct(ctx, args...); err != nil {
+		return err
+	}
+	j.changed(start, "snapshot %s", name)
+	return j.reread(func(c *pct.Conf) {
+		s := pct.Snapshot{Name: name, Section: c.Section}
+		s.Values, s.Description = maps.Clone(c.Values), description
+		c.Snapshots = append(c.Snapshots, s)
+	})
+}
+
+// address is the container's address without its prefix length, "" when it
+// has no fixed one.
+func address(c *config.Container) string {
+	if !c.Network.IP.IsValid() {
+		return ""
+	}
+	return c.Network.IP.Addr().String()
+}
+
+func boolean(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// job is the work on one container.
+type job struct {
+	*round
+	self     *node
+	ctid     int
+	c        *config.Container
+	external []int     // guests outside of the file that it depends on
+	host     *pct.Host // in a dry run: one that only previews
+
+	stage   string    // what is being done, for errors
+	conf    *pct.Conf // as last read; in a dry run as it would be; nil: no such container
+	running bool
+	started bool // or restarted, by this run
+	changes []string
+
+	due        []script   // the scripts that have to run
+	written    pct.Record // the record as it was before this run
+	rawChanged bool       // lxc.* lines that a running container has not seen
+
+	preview preview
+}
+
+// preview is what a dry run would do.
+type preview struct {
+	Commands [][]string   `json:"commands"`
+	Files    []fileChange `json:"files"`
+}
+
+// fileChange is a change of a file, as a unified diff.
+type fileChange struct {
+	Path string `json:"path"`
+	Diff string `json:"diff"`
+}
+
+// do carries an action out, says how it went, and tells whether the container
+// is as others need it.
+func (j *job) do(act action) bool {
+	start := time.Now()
+	j.host = j.round.provisioner.host
+	if j.dryRun {
+		host := *j.host
+		host.Preview = func(c pct.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
+		j.host = &host
+		j.preview = preview{Commands: [][]string{}, Files: []fileChange{}}
+	}
+	err := j.look()
+	if err == nil {
+		err = act.run(j, j.ctx)
+	}
+	j.self.conf = j.conf
+	switch {
+	case err != nil:
+		j.fail(fmt.Errorf("%d %s: %s: %w", j.ctid, j.c.Name, j.stage, err))
+		j.emit("ct.failed", j.ctid, struct {
+			Name  string `json:"name"`
+			Stage string `json:"stage"`
+			Error string `json:"error"`
+		}{j.c.Name, j.stage, err.Error()})
+		return false
+	case j.dryRun && act.changes:
+		j.emitPreview()
+		return true
+	case !act.changes:
+	case len(j.changes) == 0:
+		j.logf("unchanged")
+	default:
+		j.logf("%s (%s)", act.done, cmdline.Elapsed(start))
+	}
+	j.emit(act.event, j.ctid, act.fields(j, time.Since(start)))
+	return true
+}
+
+func (j *job) emitPreview() {
+	changed := len(j.preview.Commands)+len(j.preview.Files) > 0
+	if changed {
+		j.provisioner.mu.Lock()
+		j.toDo = true
+		j.provisioner.mu.Unlock()
+	} else {
+		j.logf("nothing to do")
+	}
+	for _, f := range j.preview.Files {
+		j.logf("would change %s\n%s", f.Path, f.Diff)
+	}
+	for _, argv := range j.preview.Commands {
+		j.logf("would run: %s", pct.Quote(argv))
+	}
+	j.emit("ct.preview", j.ctid, struct {
+		Name    string `json:"name"`
+		Changed bool   `json:"changed"`
+		preview
+	}{j.c.Name, changed, j.preview})
+}
+
+// look finds out whether the container exists, and whether it runs.
+func (j *job) look() error {
+	j.stage = "define"
+	states, err := j.states()
+	if err != nil {
+		return err
+	}
+	j.running = states[j.ctid] == "running"
+	conf, err := j.host.ReadConf(j.ctid)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return j.elsewhere()
+	case err != nil:
+		return err
+	}
+	j.conf = conf
+	return nil
+}
+
+// elsewhere returns an error when the container is on another node of the
+// cluster: it can only be worked on there.
+func (j *job) elsewhere() error {
+	nodes, err := filepath.Glob(filepath.Join(j.host.PVERoot, "nodes/*/lxc", strconv.Itoa(j.ctid)+".conf"))
+	if err != nil || len(nodes) == 0 {
+		return err
+	}
+	node := filepath.Base(filepath.Dir(filepath.Dir(nodes[0])))
+	return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s", node, node, j.ctid, hostname())
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "THIS-NODE"
+	}
+	return name
+}
+
+func (j *job) logf(format string, args ...any) {
+	cmdline.Logf("%d %s: %s", j.ctid, j.c.Name, fmt.Sprintf(format, args...))
+}
+
+// changed reports something that this run has changed.
+func (j *job) changed(since time.Time, format string, args ...any) {
+	change := fmt.Sprintf(format, args...)
+	j.changes = append(j.changes, change)
+	if !j.dryRun {
+		j.logf("%s (%s)", change, cmdline.Elapsed(since))
+	}
+}
+
+func (j *job) pct(ctx context.Context, args ...string) error {
+	_, err := j.host.Pct(ctx, args...)
+	return err
+}
+
+// reread reads the configuration that Proxmox has stored. In a dry run there
+// is none: expect says what it would be.
+func (j *job) reread(expect func(*pct.Conf)) error {
+	if j.dryRun {
+		expect(j.conf)
+		return nil
+	}
+	conf, err := j.host.ReadConf(j.ctid)
+	if err != nil {
+		return err
+	}
+	j.conf = conf
+	return nil
+}
+
+// id is the CTID as an argument.
+func (j *job) id() string { return strconv.Itoa(j.ctid) }
+
+// awaitUnlocked waits until Proxmox has no lock on a container: a command of
+// somebody else, or of a run that was killed, may still be at work.
+func (j *job) awaitUnlocked(ctx context.Context, ctid int) error {
+	deadline := time.Now().Add(j.lockWait)
+	for said := false; ; said = true {
+		conf, err := j.host.ReadConf(ctid)
+		if err != nil {
+			return err
+		}
+		lock := conf.Values["lock"]
+		if lock == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("container %d is locked (%s): wait for the task that holds the lock, or, if there is none any more, run: pct unlock %d", ctid, lock, ctid)
+		}
+		if !said {
+			j.logf("waiting for container %d, which is locked (%s)", ctid, lock)
+		}
+		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}

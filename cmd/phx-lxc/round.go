@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// provisioner is what the rounds of a stream share.
+type provisioner struct {
+	host                            *pct.Host
+	qm, locks, scripts, apparmor    string
+	lockWait                        time.Duration
+	dryRun, restart, ignoreExternal bool
+
+	jobs   chan struct{} // a token for each container at work
+	stream *event.Stream
+	work   sync.WaitGroup
+
+	mu     sync.Mutex
+	failed bool
+	toDo   bool // with dryRun: something would be changed
+}
+
+// fail reports an error of the run as a whole.
+func (p *provisioner) fail(err error) {
+	cmdline.Logf("%v", err)
+	p.mu.Lock()
+	p.failed = true
+	p.mu.Unlock()
+}
+
+func (p *provisioner) filter(ctx context.Context) error {
+	r := p.newRound(ctx, event.Event{})
+	for {
+		ev, err := p.stream.Next(ctx, event.PlanStarted, "ct.planned")
+		if err != nil {
+			r.halt()
+			p.work.Wait()
+			if !errors.Is(err, io.EOF) {
+				return err
+			}
+			break
+		}
+		switch ev.Name {
+		case event.PlanStarted:
+			r.halt()
+			r = p.newRound(ctx, ev)
+		case "ct.planned":
+			if err := r.plan(ev); err != nil {
+				p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+			}
+		case event.PlanDone:
+			close(r.planned)
+			p.work.Wait()
+			if err := p.stream.Forward(ev); err != nil {
+				return err
+			}
+			r = p.newRound(ctx, event.Event{})
+		}
+	}
+	switch {
+	case p.failed:
+		return cmdline.Status(1)
+	case p.toDo:
+		return cmdline.Status(3)
+	}
+	return nil
+}
+
+// round is the work on one plan.
+type round struct {
+	*provisioner
+	ctx     context.Context
+	domain  string
+	dryRun  bool
+	planned chan struct{} // closed when the plan is complete
+	halted  chan struct{} // closed when nothing new may be started
+	halt    func()
+	states  func() (map[int]string, error) // pct list, asked once a round
+
+	mu      sync.Mutex
+	nodes   map[int]*node
+	sources map[int]*sync.Mutex  // by CTID: held while a container is cloned from it
+	guests  map[int]func() error // by id: whether a guest outside of the file runs
+}
+
+// node is a container of a plan, or one that others need and that has not
+// been planned yet.
+type node struct {
+	done      chan struct{} // closed when it is ready, failed or skipped
+	ready     bool
+	container *config.Container // nil until planned
+	conf      *pct.Conf         // in a dry run: what it would be
+}
+
+func (p *provisioner) newRound(ctx context.Context, plan event.Event) *round {
+	r := &round{
+		provisioner: p,
+		ctx:         ctx,
+		domain:      plan.Get("domain").String(),
+		dryRun:      p.dryRun || plan.Get("dry_run").Bool(),
+		planned:     make(chan struct{}),
+		halted:      make(chan struct{}),
+		nodes:       map[int]*node{},
+		sources:     map[int]*sync.Mutex{},
+		guests:      map[int]func() error{},
+	}
+	r.halt = sync.OnceFunc(func() { close(r.halted) })
+	r.states = sync.OnceValues(func() (map[int]string, error) { return p.host.List(ctx) })
+	return r
+}
+
+func (r *round) node(ctid int) *node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.nodes[ctid]
+	if n == nil {
+		n = &node{done: make(chan struct{})}
+		r.nodes[ctid] = n
+	}
+	return n
+}
+
+// source returns the lock of a clone source: Proxmox locks a source for the
+// whole copy and refuses a second clone meanwhile.
+func (r *round) source(ctid int) *sync.Mutex {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.sources[ctid]
+	if m == nil {
+		m = &sync.Mutex{}
+		r.sources[ctid] = m
+	}
+	return m
+}
+
+// plan takes a ct.planned and starts the container's work.
+func (r *round) plan(ev event.Event) error {
+	ctid := ev.CTID()
+	action := ev.Get("action").String()
+	act, ok := actions[action]
+	if !ok {
+		return fmt.Errorf("container %d: action %q is none that phx-lxc knows", ctid, action)
+	}
+	container, err := config.ParseContainer(ctid, []byte(ev.Get("config").Raw))
+	if err != nil {
+		return err
+	}
+	n := r.node(ctid)
+	if n.container != nil {
+		return fmt.Errorf("container %d is planned twice", ctid)
+	}
+	n.container = container
+	j := &job{round: r, self: n, ctid: ctid, c: container, changes: []string{}}
+	needs := integers(ev, "needs")
+	j.external = integers(ev, "external")
+	r.work.Go(func() {
+		defer close(n.done)
+		if reason, because := r.await(needs); reason != "" {
+			r.skip(ctid, container.Name, reason, because)
+			return
+		}
+		select {
+		case r.jobs <- struct{}{}:
+			defer func() { <-r.jobs }()
+		case <-r.halted:
+			r.skip(ctid, container.Name, planBrokeOff, 0)
+			return
+		}
+		n.ready = j.do(act)
+	})
+	return nil
+}
+
+const planBrokeOff = "the plan broke off"
+
+func integers(ev event.Event, field string) []int {
+	var ids []int
+	for _, id := range ev.Get(field).Array() {
+		ids = append(ids, int(id.Int()))
+	}
+	return ids
+}
+
+// await waits until all needs are ready. Otherwise it returns why not, and
+// the container to blame, if any.
+func (r *round) await(needs []int) (reason string, because int) {
+	for _, need := range needs {
+		n := r.node(need)
+		select {
+		case <-n.done:
+		case <-r.halted:
+			return planBrokeOff, 0
+		case <-r.planned:
+			if n.container == nil {
+				return fmt.Sprintf("container %d is needed and not planned", need), need
+			}
+			select {
+			case <-n.done:
+			case <-r.halted:
+				return planBrokeOff, 0
+			}
+		}
+		if !n.ready {
+			return fmt.Sprintf("container %d is not ready", need), need
+		}
+	}
+	return "", 0
+}
+
+func (r *round) skip(ctid int, name, reason string, because int) {
+	r.fail(fmt.Errorf("%d %s: skipped: %s", ctid, name, reason))
+	r.emit("ct.skipped", ctid, struct {
+		Name    string `json:"name"`
+		Reason  string `json:"reason"`
+		Because int    `json:"because,omitempty"`
+	}{name, reason, because})
+}
+
+func (r *round) emit(name string, ctid int, fields any) {
+	if err := r.stream.Emit(name, ctid, fields); err != nil {
+		r.fail(err)
+		r.halt()
+	}
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// script is a feature or application script whose recorded hash is not the
+// one that it would have now.
+type script struct {
+	name string // under which it is recorded and reported
+	hash string
+	run  func(context.Context) error
+}
+
+// dueScripts returns the scripts that have to run, in order.
+func (j *job) dueScripts() ([]script, error) {
+	var due []script
+	record := j.conf.Record()
+	need := func(name string, hash string, run func(context.Context) error) {
+		if record[name] != hash {
+			due = append(due, script{name, hash, run})
+		}
+	}
+	common, err := j.featureInputs()
+	if err != nil {
+		return nil, err
+	}
+	for _, feature := range j.c.Features {
+		text, err := os.ReadFile(pct.FeatureScript(j.scripts, feature))
+		if err != nil {
+			return nil, fmt.Errorf("feature %s: %w: name the directory of the feature scripts with --scripts or PHX_SCRIPTS", feature, err)
+		}
+		hash := pct.Hash(append(slices.Clone(common), text, []byte(j.c.BootstrapCAURL))...)
+		need(feature, hash, func(ctx context.Context) error { return j.runFeature(ctx, feature) })
+	}
+	name := j.c.ApplicationScript
+	if name == "" || name == config.GatewayScript || name == config.ProxyScript {
+		return due, nil // phx-nginx and phx-traefik stand in for these two
+	}
+	text, err := os.ReadFile(filepath.Join(j.scripts, name))
+	if err != nil {
+		return nil, fmt.Errorf("application script: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS", err)
+	}
+	service, err := json.Marshal(j.c.TraefikService)
+	if err != nil {
+		return nil, err
+	}
+	inputs := [][]byte{text, service}
+	for _, variable := range j.applicationEnv() {
+		inputs = append(inputs, []byte(variable))
+	}
+	need(name, pct.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
+	return due, nil
+}
+
+// featureInputs are files that feature scripts read beside their own text:
+// the library that they share, the pinned releases, and the checksums of the
+// programs that were provided.
+func (j *job) featureInputs() ([][]byte, error) {
+	paths := []string{
+		filepath.Join(j.scripts, "phoenix_assets.sh"),
+		filepath.Join(j.scripts, "phoenix_assets.tsv"),
+	}
+	if assets := os.Getenv("PHX_ASSETS"); assets != "" {
+		paths = append(paths, filepath.Join(assets, "SHA256SUMS"))
+	}
+	var inputs [][]byte
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		inputs = append(inputs, text)
+	}
+	return inputs, nil
+}
+
+// runScripts runs the scripts that are due, and records what has succeeded,
+// even when a later one fails.
+func (j *job) runScripts(ctx context.Context) error {
+	applied := pct.Record{}
+	for _, s := range j.due {
+		start := time.Now()
+		j.stage = s.name
+		if err := s.run(ctx); err != nil {
+			return errors.Join(err, j.record(context.WithoutCancel(ctx), applied))
+		}
+		applied[s.name] = s.hash
+		j.changed(start, "%s", s.name)
+	}
+	return nil
+}
+
+// recordScripts records the scripts that have run, in one call.
+func (j *job) recordScripts(ctx context.Context) error {
+	applied := pct.Record{}
+	for _, s := range j.due {
+		applied[s.name] = s.hash
+	}
+	return j.record(ctx, applied)
+}
+
+// record adds what has been applied to the record in the container's
+// description.
+func (j *job) record(ctx context.Context, applied pct.Record) error {
+	if len(applied) == 0 {
+		return nil
+	}
+	// The description may have been edited since it was read.
+	if err := j.reread(func(*pct.Conf) {}); err != nil {
+		return err
+	}
+	record := j.conf.Record()
+	maps.Copy(record, applied)
+	description := j.conf.Describe(record)
+	if err := j.pct(ctx, "set", j.id(), "--description", description); err != nil {
+		return err
+	}
+	return j.reread(func(c *pct.Conf) { c.Description = description })
+}
+
+// log passes on what a script prints.
+func (j *job) log(name string) *cmdline.LineWriter {
+	return &cmdline.LineWriter{Line: func(line string) {
+		j.logf("%s: %s", name, strings.TrimPrefix(line, name+": "))
+	}}
+}
+
+// runFeature runs a feature script on the host.
+func (j *job) runFeature(ctx context.Context, feature string) error {
+	log := j.log(feature)
+	defer log.Close()
+	return j.host.RunFeature(ctx, j.scripts, feature, j.ctid, j.c.BootstrapCAURL, log)
+}
+
+// applicationEnv is what an application script finds in its environment.
+func (j *job) applicationEnv() []string {
+	return []string{
+		"PHX_CTID=" + j.id(),
+		"PHX_DOMAIN=" + j.domain,
+		"PHX_IP=" + address(j.c),
+		"PHX_NAME=" + j.c.Name,
+	}
+}
+
+// runInside puts a script and the container's own part of the configuration
+// into a private directory of the container, and runs the script there.
+// Its arguments: script name, CTID, the script's size, the configuration's
+// size, then the environment.
+const runInside = `set -eu
+umask 077
+dir=$(mktemp -d /run/phx.XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 143' TERM
+cd "$dir"
+name=$1 ctid=$2 script_size=$3 config_size=$4
+shift 4
+head -c "$script_size" >"$name"
+head -c "$config_size" >phoenix_lxc_configs.json
+[ "$(wc -c <phoenix_lxc_configs.json)" -eq "$config_size" ] || { echo "the transfer of $name broke off" >&2; exit 1; }
+chmod 0700 "$name"
+umask 022
+env HOME=/root "$@" "./$name" "$ctid" </dev/null`
+
+// runApplication runs an application script inside the container.
+func (j *job) runApplication(ctx context.Context, name string, text []byte) error {
+	object, err := json.Marshal(map[string]any{"lxc_configs": map[string]any{j.id(): json.RawMessage(j.c.Raw)}})
+	if err != nil {
+		return err
+	}
+	argv := []string{"/bin/sh", "-c", runInside, "sh", name, j.id(), strconv.Itoa(len(text)), strconv.Itoa(len(object))}
+	log := j.log(name)
+	defer log.Close()
+	cmd := j.host.Exec(j.ctid, append(argv, j.applicationEnv()...)...)
+	cmd.Label = fmt.Sprintf("pct exec %d (%s)", j.ctid, name)
+	cmd.Stdin = bytes.NewReader(slices.Concat(text, object))
+	cmd.Stdout, cmd.Stderr = log, log
+	_, err = j.host.Run(ctx, cmd)
+	return err
+}
+
+// checkHealth runs the configured health checks until they succeed. A dry run
+// leaves them out: they are commands of the configuration's author, and may do
+// anything.
+func (j *job) checkHealth(ctx context.Context) error {
+	if !j.running || j.dryRun {
+		return nil
+	}
+	if check := j.c.HealthCheck; check != nil {
+		err := j.retry(ctx, check.Retries, check.Interval, j.host.Exec(j.ctid, strings.Fields(check.Command)...))
+		if err != nil {
+			return err
+		}
+	}
+	for _, probe := range j.c.HealthChecks {
+		argv := append([]string{filepath.Join(j.scripts, "health_checks", probe.Script)}, probe.Args...)
+		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv}); err != nil {
+			return fmt.Errorf("%s: %w", probe.Name, err)
+		}
+	}
+	return nil
+}
+
+func (j *job) retry(ctx context.Context, tries, seconds int, command pct.Command) error {
+	for try := 1; ; try++ {
+		_, err := j.host.Run(ctx, command)
+		if err == nil {
+			return nil
+		}
+		if try >= tries {
+			return fmt.Errorf("not healthy after %d tries: %w", try, err)
+		}
+		if err := sleep(ctx, time.Duration(seconds)*time.Second); err != nil {
+			return err
+		}
+	}
+}

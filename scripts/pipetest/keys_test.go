@@ -1,0 +1,344 @@
+package pipetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// host is a Proxmox host with one container, 500, in its configuration.
+type host struct {
+	t   *testing.T
+	dir string
+	env []string
+}
+
+const plainContainer = `{
+	"name": "Box", "template": "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst",
+	"memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 4, "unprivileged": true,
+	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1"},
+	"mac_address": "BC:24:11:00:05:00"
+}`
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, dir: t.TempDir()}
+	if err := makeHost(h.dir); err != nil {
+		t.Fatal(err)
+	}
+	h.env = os.Environ()
+	for name, value := range environment(h.dir) {
+		h.env = append(h.env, name+"="+value)
+	}
+	if err := os.MkdirAll(h.path("apparmor"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"))
+	return h
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *host) read(name string) string {
+	h.t.Helper()
+	data, err := os.ReadFile(h.path(name))
+	if err != nil && !os.IsNotExist(err) {
+		h.t.Fatal(err)
+	}
+	return string(data)
+}
+
+func (h *host) write(name, text string) {
+	h.t.Helper()
+	if err := os.WriteFile(h.path(name), []byte(text), 0o640); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// configure writes the configuration: the plain container, with these keys
+// set; nil removes one.
+func (h *host) configure(keys map[string]any) {
+	h.t.Helper()
+	var c map[string]any
+	if err := json.Unmarshal([]byte(plainContainer), &c); err != nil {
+		h.t.Fatal(err)
+	}
+	for key, value := range keys {
+		if value == nil {
+			delete(c, key)
+		} else {
+			c[key] = value
+		}
+	}
+	text, err := json.Marshal(map[string]any{"lxc_configs": map[string]any{"500": c}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.write("phoenix_lxc_configs.json", strings.ReplaceAll(string(text), "$WORK", h.dir))
+}
+
+// run runs phx-plan | phx-lxc and returns the events, the changing calls of
+// pct as words, and the exit status.
+func (h *host) run(args ...string) (events []map[string]any, calls [][]string, status int, stderr string) {
+	h.t.Helper()
+	os.Remove(h.path("host/log/pct.log"))
+	cmd := exec.Command("bash", "-c", `set -o pipefail; phx-plan | phx-lxc "$@"`, "bash")
+	cmd.Args = append(cmd.Args, args...)
+	cmd.Env = h.env
+	var out, said strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if _, isExit := err.(*exec.ExitError); err != nil && !isExit {
+		h.t.Fatal(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		var ev map[string]any
+		if err := json.Unmarshal([]byte(line), &ev); err != nil {
+			h.t.Fatalf("not an event: %q", line)
+		}
+		events = append(events, ev)
+	}
+	for line := range strings.Lines(h.read("host/log/pct.log")) {
+		fields := strings.SplitN(strings.TrimSpace(line), "\t", 4)
+		words, err := exec.Command("bash", "-c", "printf '%s\\0' "+fields[3]).Output()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		call := strings.Split(strings.TrimSuffix(string(words), "\x00"), "\x00")
+		if call[0] != "list" {
+			calls = append(calls, call)
+		}
+	}
+	return events, calls, cmd.ProcessState.ExitCode(), said.String()
+}
+
+// previewed returns what a dry run would do: calls of pct, other commands, and
+// diffs by file.
+func previewed(events []map[string]any, pct string) (calls [][]string, others []string, diffs map[string]string) {
+	diffs = map[string]string{}
+	for _, ev := range events {
+		if ev["event"] != "ct.preview" {
+			continue
+		}
+		for _, c := range ev["commands"].([]any) {
+			var words []string
+			for _, w := range c.([]any) {
+				words = append(words, w.(string))
+			}
+			if words[0] == pct {
+				calls = append(calls, words[1:])
+			} else {
+				others = append(others, strings.Join(words, " "))
+			}
+		}
+		for _, f := range ev["files"].([]any) {
+			file := f.(map[string]any)
+			diffs[file["path"].(string)] = file["diff"].(string)
+		}
+	}
+	return calls, others, diffs
+}
+
+func join(calls [][]string) string {
+	var lines []string
+	for _, c := range calls {
+		lines = append(lines, strings.Join(c, " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// A keyCase changes one key of a container that is there and converged.
+type keyCase struct {
+	name    string
+	before  map[string]any    // keys of the first configuration
+	keys    map[string]any    // keys of the second one
+	byHand  [2]string         // text of the conf to replace before the change
+	calls   string            // the exact calls of pct, a line each
+	conf    []string          // lines that the conf then has
+	without []string          // and lines that it has not
+	files   map[string]string // lines that files then have
+	restart string            // what then waits for a restart
+}
+
+var keyCases = []keyCase{
+	{name: "name", keys: map[string]any{"name": "Copy-Cuda12.8"}, calls: "set 500 --hostname Copy-Cuda12.8", conf: []string{"hostname: Copy-Cuda12.8"}},
+	{name: "memory_mb", keys: map[string]any{"memory_mb": 1024}, calls: "set 500 --memory 1024", conf: []string{"memory: 1024"}},
+	{name: "swap_mb", keys: map[string]any{"swap_mb": 0}, calls: "set 500 --swap 0", conf: []string{"swap: 0"}},
+	{name: "cores", keys: map[string]any{"cores": 4}, calls: "set 500 --cores 4", conf: []string{"cores: 4"}},
+	{name: "several at once", keys: map[string]any{"cores": 4, "memory_mb": 2048, "start_at_boot": true},
+		calls: "set 500 --memory 2048 --cores 4 --onboot 1", conf: []string{"cores: 4", "memory: 2048", "onboot: 1"}},
+	{name: "storage_size_gb", keys: map[string]any{"storage_size_gb": 6}, calls: "resize 500 rootfs 6G", conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,size=6G"}},
+	{name: "network ip", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.51/24", "gw": "10.0.0.1"}},
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.51/24,type=veth",
+		conf:  []string{"net0: name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.51/24,type=veth"}},
+	{name: "network dhcp", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"}},
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=dhcp,type=veth"},
+	{name: "nameservers", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1", "nameservers": "10.0.0.153 1.1.1.1"}},
+		calls: "set 500 --nameserver 10.0.0.153 1.1.1.1", restart: "nameserver"},
+	{name: "mac_address", keys: map[string]any{"mac_address": "52:54:00:00:00:01"},
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=52:54:00:00:00:01,ip=10.0.0.50/24,type=veth"},
+	{name: "start_at_boot", before: map[string]any{"start_at_boot": true}, keys: map[string]any{"start_at_boot": false}, calls: "set 500 --onboot 0", conf: []string{"onboot: 0"}},
+	{name: "boot_order and boot_delay", keys: map[string]any{"boot_order": 3, "boot_delay": 7}, calls: "set 500 --startup order=3,up=7,down=7", conf: []string{"startup: order=3,up=7,down=7"}},
+	{name: "boot_order without delay", keys: map[string]any{"boot_order": 3}, calls: "set 500 --startup order=3", conf: []string{"startup: order=3"}},
+	{name: "pct_options", keys: map[string]any{"pct_options": []string{"nesting=1", "keyctl=1"}}, calls: "set 500 --features nesting=1,keyctl=1", restart: "features"},
+	{name: "pct_options keep what was added by hand", byHand: [2]string{"hostname:", "features: fuse=1\nhostname:"},
+		keys: map[string]any{"pct_options": []string{"nesting=1"}}, calls: "set 500 --features fuse=1,nesting=1", restart: "features"},
+	{name: "zfs_volumes are allocated once", keys: map[string]any{"zfs_volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
+		calls: "set 500 --mp0 lab:2,mp=/data", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
+	{name: "volumes grow", before: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
+		keys:  map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}},
+		calls: "resize 500 mp0 3G", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
+	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir", "container_path": "/mnt/shared", "read_only": true}}},
+		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1 --description phx: mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
+	{name: "mount_points known by their path and not by their number", byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
+		keys:  map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
+		calls: "set 500 --description phx: mounts=HASHES", conf: []string{"mp5: $WORK/ssl,mp=/mnt/shared"}},
+	{name: "mount point added again by every run of the old scripts", byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\nmp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
+		keys:  map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
+		calls: "set 500 --description phx: mounts=HASHES --delete mp1,mp2", conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared", "delete: mp1,mp2"}, restart: "mp1 mp2"},
+	{name: "mount point taken out of the configuration", before: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
+		keys: map[string]any{}, calls: "set 500 --delete description,mp0", conf: []string{"delete: mp0"}, without: []string{"#"}, restart: "mp0"},
+	{name: "lxc_options", keys: map[string]any{"lxc_options": []string{"lxc.cap.keep=chown,kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}},
+		calls: "set 500 --description phx: lxc=HASHES",
+		conf:  []string{"lxc.cap.keep: chown", "lxc.cap.keep: kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}, restart: "lxc"},
+	{name: "lxc_options appended by the old scripts on every run", byHand: [2]string{"unprivileged: 1\n", "unprivileged: 1\nlxc.prlimit.nofile = 1024\nlxc.prlimit.nofile = 1024\nlxc.environment: BY=hand\n"},
+		keys: map[string]any{"lxc_options": []string{"lxc.prlimit.nofile=1024"}}, calls: "set 500 --description phx: lxc=HASHES",
+		conf: []string{"lxc.environment: BY=hand", "lxc.prlimit.nofile: 1024"}, restart: "lxc"},
+	{name: "lxc_options taken out of the configuration", before: map[string]any{"lxc_options": []string{"lxc.environment=A=1", "lxc.environment=B=2"}},
+		keys: map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, calls: "set 500 --description phx: lxc=HASHES",
+		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
+	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, calls: "set 500 --description phx: lxc=HASHES",
+		conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
+	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, calls: "set 500 --description phx: lxc=HASHES",
+		conf: []string{"lxc.cgroup2.devices.allow: c 195:* rwm", "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file"}, restart: "lxc"},
+	{name: "id_maps as they are written", keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, calls: "set 500 --description phx: lxc=HASHES",
+		conf: []string{"lxc.idmap: u 0 100000 1000", "lxc.idmap: g 0 100000 1000"}, restart: "lxc"},
+	{name: "firewall", keys: map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
+		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22,80:85", "source": "10.0.0.0/24", "comment": "ssh, web"},
+		map[string]any{"type": "in", "action": "DROP"}}}},
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth,firewall=1 --description phx: firewall=HASHES",
+		conf:  []string{"net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth"},
+		files: map[string]string{"host/pve/firewall/500.fw": "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 22,80:85 # ssh, web\nIN DROP\n"}},
+	{name: "features", keys: map[string]any{"features": []string{"base_setup"}},
+		calls: "exec --keep-env 0 500 -- feature base_setup\nset 500 --description phx: base_setup=HASHES"},
+	{name: "features with bootstrap_ca_url", before: map[string]any{"features": []string{"base_setup"}},
+		keys:  map[string]any{"features": []string{"base_setup"}, "bootstrap_ca_url": "https://10.0.0.10:9000"},
+		calls: "exec --keep-env 0 500 -- feature base_setup\nset 500 --description phx: base_setup=HASHES"},
+	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true}, calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
+	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"}, calls: "snapshot 500 golden", conf: []string{"[golden]"}},
+	{name: "keys of others", keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
+}
+
+// Every key of a container's configuration: a dry run tells exactly what the
+// run then does, the run stores it, and a second run does nothing.
+func TestKeys(t *testing.T) {
+	for _, tt := range keyCases {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.configure(tt.before)
+			if _, _, status, stderr := h.run(); status != 0 {
+				t.Fatalf("status %d\n%s", status, stderr)
+			}
+			const path = "host/pve/lxc/500.conf"
+			if tt.byHand[0] != "" {
+				text := strings.Replace(h.read(path), tt.byHand[0], strings.ReplaceAll(tt.byHand[1], "$WORK", h.dir), 1)
+				if text == h.read(path) {
+					t.Fatalf("the conf lacks %q", tt.byHand[0])
+				}
+				h.write(path, text)
+			}
+			h.configure(tt.keys)
+			before := h.read(path)
+
+			wantStatus := 3
+			if tt.calls == "" {
+				wantStatus = 0
+			}
+			h.env = append(h.env, "PHX_LAB_READONLY=1")
+			events, calls, status, stderr := h.run("--dry-run")
+			h.env = h.env[:len(h.env)-1]
+			if status != wantStatus || len(calls) > 0 || h.read(path) != before {
+				t.Fatalf("dry run: status %d, changing calls %v\n%s", status, calls, stderr)
+			}
+			wouldCall, wouldRun, diffs := previewed(events, bin+"/pct")
+
+			events, calls, status, stderr = h.run()
+			if status != 0 {
+				t.Fatalf("status %d\n%s", status, stderr)
+			}
+			if got := h.normalise(join(calls)); got != tt.calls {
+				t.Errorf("calls\n%s\nwant\n%s", got, tt.calls)
+			}
+			// A feature's script calls pct itself: its preview is the script.
+			direct := slices.DeleteFunc(slices.Clone(calls), func(c []string) bool { return c[0] == "exec" })
+			if got, want := join(wouldCall), join(direct); got != want {
+				t.Errorf("the dry run told\n%s\nand the run called\n%s", got, want)
+			}
+			for _, command := range wouldRun {
+				if !strings.Contains(command, "mkdir -p ") && !strings.Contains(command, "_feature_install_") {
+					t.Errorf("the dry run told: %s", command)
+				}
+			}
+			after := h.read(path)
+			for _, line := range tt.conf {
+				if !slices.Contains(strings.Split(after, "\n"), strings.ReplaceAll(line, "$WORK", h.dir)) {
+					t.Errorf("the conf lacks %q:\n%s", line, after)
+				}
+			}
+			for _, line := range tt.without {
+				if strings.Contains(after, "\n"+line) {
+					t.Errorf("the conf has %q:\n%s", line, after)
+				}
+			}
+			for name, text := range tt.files {
+				if got := h.read(name); !strings.Contains(got, text) {
+					t.Errorf("%s:\n%s\nlacks\n%s", name, got, text)
+				}
+				if !strings.Contains(diffs[h.path(name)], "\n+"+strings.Split(strings.TrimSpace(text), "\n")[0]) {
+					t.Errorf("the dry run's diff of %s:\n%s", name, diffs[h.path(name)])
+				}
+			}
+			for _, ev := range events {
+				if ev["event"] == "ct.ready" {
+					if got := strings.Trim(fmt.Sprint(ev["restart_required"]), "[]"); got != tt.restart {
+						t.Errorf("restart_required: %q, want %q", got, tt.restart)
+					}
+				}
+			}
+
+			for _, mode := range []string{"", "--dry-run"} {
+				args := []string{}
+				if mode != "" {
+					args = append(args, mode)
+				}
+				if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || h.read(path) != after {
+					t.Errorf("second run %s: status %d, calls\n%s\n%s", mode, status, join(calls), stderr)
+				}
+			}
+		})
+	}
+}
+
+// normalise replaces what differs from test to test, or would be the code
+// under test written again: the directory, and hashes.
+func (h *host) normalise(s string) string {
+	var lines []string
+	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
+		for _, name := range []string{"lxc=", "firewall=", "base_setup=", "mounts="} {
+			if before, after, ok := strings.Cut(line, " "+name); ok {
+				_, rest, more := strings.Cut(after, " ")
+				line = before + " " + name + "HASHES"
+				if more {
+					line += " " + rest
+				}
+			}
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
