@@ -1,0 +1,177 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestMappedOwner(t *testing.T) {
+	const maps = `"id_maps": ["u 0 200000 1000", "u 1000 1000 1", "g 0 300000 1000", "g 5000 7 10"]`
+	for _, tt := range []struct {
+		name, keys       string
+		uid, gid         int
+		hostUID, hostGID int
+		err              string
+	}{
+		{"unprivileged", `"unprivileged": true`, 33, 0, 100033, 100000, ""},
+		{"unprivileged unless it says otherwise", `"start_at_boot": true`, 0, 65535, 100000, 165535, ""},
+		{"privileged", `"unprivileged": false`, 33, 34, 33, 34, ""},
+		{"the configured maps, not 100000 whatever they say", maps, 33, 34, 200033, 300034, ""},
+		{"further maps", maps, 1000, 5009, 1000, 16, ""},
+		{"maps among lxc_options", `"lxc_options": ["lxc.idmap=u 0 9 9", "lxc.idmap: g 0 8 8"]`, 1, 1, 10, 9, ""},
+		{"maps of a privileged container", `"unprivileged": false, ` + maps, 0, 0, 200000, 300000, ""},
+		{"left as it is", maps, -1, 0, -1, 300000, ""},
+		{"user in no map", maps, 1001, 0, 0, 0, "user 1001 of the container is in none of its maps of ids (u 0 200000 1000; u 1000 1000 1; g 0"},
+		{"group in no map", maps, 0, 1000, 0, 0, "group 1000 of the container is in none of its maps"},
+		{"beyond the default map", `"unprivileged": true`, 0, 65536, 0, 0, "group 65536 of the container is in none of its maps"},
+		{"no map for groups", `"id_maps": ["u 0 200000 1000"]`, 0, 0, 0, 0, "group 0 of the container is in none of its maps"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			uid, gid, err := mappedOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v", err)
+				}
+			} else if err != nil || uid != tt.hostUID || gid != tt.hostGID {
+				t.Errorf("%d:%d, %v", uid, gid, err)
+			}
+		})
+	}
+}
+
+func owner(t *testing.T, path string) [2]int {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	return [2]int{int(stat.Uid), int(stat.Gid)}
+}
+
+func TestChownTree(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may give files away")
+	}
+	dir := t.TempDir()
+	outside, top := filepath.Join(dir, "outside"), filepath.Join(dir, "top")
+	for _, d := range []string{outside, filepath.Join(top, "a", "b")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inside := []string{"", "a", "a/b", "a/b/file", "link", "dangling"}
+	for _, f := range []string{filepath.Join(outside, "file"), filepath.Join(top, "a/b/file")} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"link": outside, "dangling": "/none/at/all"} {
+		if err := os.Symlink(target, filepath.Join(top, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	check := func(want [2]int) {
+		t.Helper()
+		for _, name := range inside {
+			if got := owner(t, filepath.Join(top, name)); got != want {
+				t.Errorf("%q belongs to %v", name, got)
+			}
+		}
+		for _, path := range []string{outside, filepath.Join(outside, "file")} {
+			if got := owner(t, path); got != [2]int{0, 0} {
+				t.Errorf("%s belongs to %v: a symbolic link was followed", path, got)
+			}
+		}
+	}
+	if differs, err := ownerDiffers(top, 100033, 100034); err != nil || !differs {
+		t.Errorf("differs: %t, %v", differs, err)
+	}
+	if err := chownTree(top, 100033, 100034); err != nil {
+		t.Fatal(err)
+	}
+	check([2]int{100033, 100034})
+	if differs, err := ownerDiffers(top, 100033, 100034); err != nil || differs {
+		t.Errorf("differs: %t, %v", differs, err)
+	}
+	if differs, err := ownerDiffers(top, -1, 7); err != nil || !differs {
+		t.Errorf("differs: %t, %v", differs, err)
+	}
+	if err := chownTree(top, -1, 7); err != nil {
+		t.Fatal(err)
+	}
+	check([2]int{100033, 7})
+
+	// What is right already keeps its set-user-id bit, which chown would clear.
+	program := filepath.Join(top, "a", "b", "file")
+	if err := os.Chmod(program, 0o755|fs.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	if err := chownTree(top, 100033, 7); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(program); err != nil || info.Mode()&fs.ModeSetuid == 0 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+
+	if err := chownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
+		t.Errorf("a symbolic link: %v", err)
+	}
+	if err := chownTree(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing: %v", err)
+	}
+	if _, err := ownerDiffers(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing: %v", err)
+	}
+	check([2]int{100033, 7})
+}
+
+func TestChownTreeStaysOnItsFileSystem(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may give files away")
+	}
+	top := t.TempDir()
+	mounted := filepath.Join(top, "mounted")
+	if err := os.Mkdir(mounted, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its mounts
+		err := func() error {
+			if err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS); err != nil {
+				return err
+			}
+			if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+				return err
+			}
+			return syscall.Mount("none", mounted, "tmpfs", 0, "")
+		}()
+		errs <- err
+		if err != nil {
+			return
+		}
+		err = chownTree(top, 7, 7)
+		info, statErr := os.Lstat(mounted)
+		if statErr == nil && differs(info, 0, 0) {
+			statErr = errors.New("what is mounted below has changed its owner")
+		}
+		errs <- errors.Join(err, statErr)
+	}()
+	if err := <-errs; err != nil {
+		t.Skip(err)
+	}
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+	if got := owner(t, top); got != [2]int{7, 7} {
+		t.Errorf("the top belongs to %v", got)
+	}
+}
