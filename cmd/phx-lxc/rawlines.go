@@ -114,9 +114,8 @@ func isSingle(key string) bool { return !repeatableKeys.MatchString(key) }
 //
 // A text in which nothing differs is returned as it is.
 func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte {
-	var desired []pct.RawLine          // that are to be there
-	var texts []string                 // theirs
-	indices := map[pct.RawLine]int{}   // into both
+	var texts []string                 // of the lines that are to be there
+	indices := map[pct.RawLine]int{}   // into texts
 	single := map[string]pct.RawLine{} // by key, where there can be but one
 	mapped := false
 	for _, w := range wanted {
@@ -127,8 +126,7 @@ func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte 
 			continue
 		}
 		mapped = mapped || w.Key == idMapKey
-		indices[w] = len(desired)
-		desired = append(desired, w)
+		indices[w] = len(texts)
 		texts = append(texts, rawText(w)+"\n")
 	}
 
