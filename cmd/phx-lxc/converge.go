@@ -146,7 +146,7 @@ func (j *job) create(ctx context.Context) error {
 			"unprivileged": boolean(unprivileged),
 			"rootfs":       fmt.Sprintf("%s,size=%dG", size, j.c.StorageSizeGB),
 		}
-		wanted.expect(j.conf)
+		wanted.expect(j.conf, false)
 	})
 }
 
@@ -213,7 +213,10 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		uid, gid, err := mappedOwner(j.c, number(m.OwnerUID), number(m.OwnerGID))
+		c := *j.c
+		unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
+		c.Unprivileged = &unprivileged
+		uid, gid, err := mappedOwner(&c, number(m.OwnerUID), number(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
@@ -236,9 +239,10 @@ func (j *job) prepareMounts(context.Context) error {
 	return nil
 }
 
+// number is an owner's id, -1 for one that is left as it is.
 func number(n *int) int {
 	if n == nil {
-		return 0
+		return -1
 	}
 	return *n
 }
@@ -290,7 +294,7 @@ func (j *job) configure(ctx context.Context) error {
 	if err := j.pct(ctx, append([]string{"set", j.id()}, differing.args()...)...); err != nil {
 		return err
 	}
-	if err := j.reread(differing.expect); err != nil {
+	if err := j.reread(func(c *pct.Conf) { differing.expect(c, j.running) }); err != nil {
 		return err
 	}
 	// pct's exit status is no proof: what counts is what was stored.
@@ -348,7 +352,7 @@ func (j *job) writeRawLines(ctx context.Context) error {
 
 // writeFirewall brings the container's firewall file up to date.
 func (j *job) writeFirewall(ctx context.Context) error {
-	if j.c.Firewall == nil {
+	if j.c.Firewall == nil && j.written["firewall"] == "" {
 		return nil
 	}
 	start := time.Now()
@@ -372,12 +376,15 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if err != nil || bytes.Equal(want, have) {
 		return err
 	}
+	// Loaded first: a profile that AppArmor refuses must not be taken for one
+	// that is in place.
+	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.apparmor, name)}}
+	if _, err := j.host.Run(ctx, load); err != nil {
+		return err
+	}
 	if j.dryRun {
 		j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, want)})
 	} else if err := atomicfile.Write(path, want, 0o644); err != nil {
-		return err
-	}
-	if _, err := j.host.Run(ctx, pct.Command{Argv: []string{"apparmor_parser", "--replace", "--write-cache", path}}); err != nil {
 		return err
 	}
 	j.changed(start, "AppArmor profile %s", name)

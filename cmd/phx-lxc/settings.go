@@ -54,20 +54,38 @@ func (d *difference) changes() []string {
 	return changes
 }
 
-// expect changes conf as pct would.
-func (d *difference) expect(conf *pct.Conf) {
+// waitsForStart tells whether pct keeps a change of this option, of a running
+// container, until the next start (pve-container 6.1). conf has the option's
+// present value, if any: a new mount point is mounted at once.
+func waitsForStart(option string, conf *pct.Conf) bool {
+	_, exists := conf.Values[option]
+	return option == "features" || option == "nameserver" || isMountPoint(option) && exists
+}
+
+// expect changes conf as pct would, of a container that runs or not.
+func (d *difference) expect(conf *pct.Conf, running bool) {
 	for _, s := range d.settings {
-		if s.option == "description" {
+		switch {
+		case s.option == "description":
 			conf.Description = s.value
-		} else {
+		case running && waitsForStart(s.option, conf):
+			if conf.Pending == nil {
+				conf.Pending = map[string]string{}
+			}
+			conf.Pending[s.option] = s.value
+		default:
 			conf.Values[s.option] = s.value
 		}
 	}
 	for _, option := range d.deletes {
-		if option == "description" {
+		switch {
+		case option == "description":
 			conf.Description = ""
+		case running && waitsForStart(option, conf):
+			conf.Deleted = append(conf.Deleted, option)
+		default:
+			delete(conf.Values, option)
 		}
-		delete(conf.Values, option)
 	}
 }
 

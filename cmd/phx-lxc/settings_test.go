@@ -98,7 +98,7 @@ func TestOneDifference(t *testing.T) {
 				t.Fatalf("settings\n%s\nwant\n%s", list(got), tt.want)
 			}
 			conf.Pending = nil
-			got.expect(conf)
+			got.expect(conf, false)
 			if again := list(differences(container(t, wanted), conf)); again != "" {
 				t.Errorf("a second run would set\n%s", again)
 			}

@@ -210,6 +210,7 @@ func TestLab(t *testing.T) {
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
+	t.Run("Changes", l.testChanges)
 	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
 	}
