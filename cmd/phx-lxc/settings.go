@@ -73,6 +73,8 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 				conf.Pending = map[string]string{}
 			}
 			conf.Pending[s.option] = s.value
+		case s.option == "net0":
+			conf.Values[s.option] = asStored(s.value)
 		default:
 			conf.Values[s.option] = s.value
 		}
@@ -87,6 +89,23 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 			delete(conf.Values, option)
 		}
 	}
+}
+
+// asStored is a network interface as pct prints it again: the name, the other
+// keys in order, and the type (pve-container 6.1).
+func asStored(value string) string {
+	ps := pct.ParseProperties(value)
+	ps.Set("type", "veth")
+	slices.SortFunc(ps, func(a, b pct.Property) int {
+		switch "name" {
+		case a.Key:
+			return -1
+		case b.Key:
+			return 1
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	return ps.String()
 }
 
 // wanted returns how conf differs from the configuration, including the
