@@ -32,6 +32,7 @@ func (j *job) converge(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
+		{"scripts", j.checkScripts},
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},

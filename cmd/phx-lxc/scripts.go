@@ -28,6 +28,37 @@ type script struct {
 	run  func(context.Context) error
 }
 
+// checkScripts checks that all scripts are there, before anything is changed.
+func (j *job) checkScripts(context.Context) error {
+	var all []error
+	look := func(what, path string) {
+		if _, err := os.Stat(path); err != nil {
+			all = append(all, fmt.Errorf("%s: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS", what, err))
+		}
+	}
+	for _, feature := range j.c.Features {
+		look("feature "+feature, pct.FeatureScript(j.scripts, feature))
+	}
+	if j.runsApplication() {
+		look("application script", filepath.Join(j.scripts, j.c.ApplicationScript))
+	}
+	for _, probe := range j.c.HealthChecks {
+		look("health check "+probe.Name, j.healthScript(probe))
+	}
+	return errors.Join(all...)
+}
+
+// runsApplication tells whether phx-lxc runs the container's application
+// script: phx-nginx and phx-traefik stand in for two of them.
+func (j *job) runsApplication() bool {
+	name := j.c.ApplicationScript
+	return name != "" && name != config.GatewayScript && name != config.ProxyScript
+}
+
+func (j *job) healthScript(probe config.HealthProbe) string {
+	return filepath.Join(j.scripts, "health_checks", probe.Script)
+}
+
 // dueScripts returns the scripts that have to run, in order.
 func (j *job) dueScripts() ([]script, error) {
 	var due []script
@@ -44,18 +75,18 @@ func (j *job) dueScripts() ([]script, error) {
 	for _, feature := range j.c.Features {
 		text, err := os.ReadFile(pct.FeatureScript(j.scripts, feature))
 		if err != nil {
-			return nil, fmt.Errorf("feature %s: %w: name the directory of the feature scripts with --scripts or PHX_SCRIPTS", feature, err)
+			return nil, fmt.Errorf("feature %s: %w", feature, err)
 		}
 		hash := pct.Hash(append(slices.Clone(common), text, []byte(j.c.BootstrapCAURL))...)
 		need(feature, hash, func(ctx context.Context) error { return j.runFeature(ctx, feature) })
 	}
-	name := j.c.ApplicationScript
-	if name == "" || name == config.GatewayScript || name == config.ProxyScript {
-		return due, nil // phx-nginx and phx-traefik stand in for these two
+	if !j.runsApplication() {
+		return due, nil
 	}
+	name := j.c.ApplicationScript
 	text, err := os.ReadFile(filepath.Join(j.scripts, name))
 	if err != nil {
-		return nil, fmt.Errorf("application script: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS", err)
+		return nil, fmt.Errorf("application script: %w", err)
 	}
 	service, err := json.Marshal(j.c.TraefikService)
 	if err != nil {
@@ -209,7 +240,7 @@ func (j *job) checkHealth(ctx context.Context) error {
 		}
 	}
 	for _, probe := range j.c.HealthChecks {
-		argv := append([]string{filepath.Join(j.scripts, "health_checks", probe.Script)}, probe.Args...)
+		argv := append([]string{j.healthScript(probe)}, probe.Args...)
 		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}

@@ -1,0 +1,264 @@
+package pipetest
+
+import (
+	"bufio"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// bash runs a script on the host and returns what it printed and its status.
+func (h *host) bash(script string) (output string, status int) {
+	h.t.Helper()
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Dir, cmd.Env = h.dir, h.env
+	out, err := cmd.CombinedOutput()
+	if _, isExit := err.(*exec.ExitError); err != nil && !isExit {
+		h.t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// with returns the host with a variable set in its environment.
+func (h *host) with(variable string) *host {
+	changed := *h
+	changed.env = append(h.env[:len(h.env):len(h.env)], variable)
+	return &changed
+}
+
+// converged returns a host on which the container is what these keys say.
+func converged(t *testing.T, keys map[string]any) *host {
+	t.Helper()
+	t.Parallel()
+	h := newHost(t)
+	h.configure(keys)
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Fatalf("status %d\n%s", status, stderr)
+	}
+	return h
+}
+
+func (h *host) wantState(state string) {
+	h.t.Helper()
+	if out, _ := h.bash("$PHX_PCT list"); !strings.Contains(out, "500        "+state) {
+		h.t.Errorf("want 500 %s:\n%s", state, out)
+	}
+}
+
+func (h *host) wantUnchanged() {
+	h.t.Helper()
+	if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 {
+		h.t.Errorf("another run: status %d, calls\n%s\n%s", status, join(calls), stderr)
+	}
+}
+
+const conf500 = "host/pve/lxc/500.conf"
+
+// What the bash scripts that phx replaces got wrong.
+func TestDefectsOfTheOldScripts(t *testing.T) {
+	t.Run("a failure leaves a running container running", func(t *testing.T) {
+		h := converged(t, nil)
+		h.configure(map[string]any{"memory_mb": 1024, "cores": 2})
+		if _, _, status, stderr := h.with("PHX_LAB_FAIL=set 500").run(); status != 1 || !strings.Contains(stderr, "500 Box: configure: pct set 500") {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+		h.wantState("running")
+	})
+	t.Run("a container whose feature failed is not done", func(t *testing.T) {
+		h := converged(t, nil)
+		h.configure(map[string]any{"features": []string{"base_setup"}})
+		for range 2 {
+			if _, _, status, _ := h.with("PHX_LAB_FAIL=exec 500").run(); status != 1 {
+				t.Errorf("status %d", status)
+			}
+		}
+		if _, calls, status, _ := h.run(); status != 0 || !strings.Contains(join(calls), "feature base_setup") {
+			t.Errorf("status %d, calls\n%s", status, join(calls))
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a stopped container is started", func(t *testing.T) {
+		h := converged(t, nil)
+		h.bash("$PHX_PCT stop 500")
+		if _, calls, _, _ := h.run(); join(calls) != "start 500" {
+			t.Errorf("calls\n%s", join(calls))
+		}
+		h.wantState("running")
+	})
+	t.Run("a running container is not stopped to be changed", func(t *testing.T) {
+		h := converged(t, nil)
+		h.configure(map[string]any{"memory_mb": 2048, "pct_options": []string{"nesting=1"}, "lxc_options": []string{"lxc.environment=A=1"}})
+		if _, calls, _, _ := h.run(); strings.Contains(join(calls), "stop") || strings.Contains(join(calls), "shutdown") || strings.Contains(join(calls), "reboot") {
+			t.Errorf("calls\n%s", join(calls))
+		}
+	})
+	t.Run("an interrupt ends the run with a message and the next one completes it", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(map[string]any{"features": []string{"base_setup"}})
+		slow := h.with("PHX_LAB_DELAY=0.3")
+		cmd := exec.Command("bash", "-c", "phx-plan | exec phx-lxc")
+		cmd.Env = slow.env
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			said.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), "created from") {
+				syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+			}
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(said.String(), "stopped by signal: interrupt") {
+			t.Errorf("status %d\n%s", code, said.String())
+		}
+		if _, _, status, stderr := h.run(); status != 0 {
+			t.Errorf("the next run: status %d\n%s", status, stderr)
+		}
+		h.wantState("running")
+		h.wantUnchanged()
+	})
+	t.Run("two runs at once do not meet", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(nil)
+		out, _ := h.with("PHX_LAB_DELAY=0.2").bash(`phoenix >/dev/null 2>&1 & sleep 0.3; phoenix; echo "second $?"; wait $!; echo "first $?"`)
+		if !strings.Contains(out, "second 75") || !strings.Contains(out, "first 0") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("lxc_options with blanks are one line", func(t *testing.T) {
+		h := converged(t, map[string]any{"lxc_options": []string{"lxc.cgroup2.devices.allow: c 10:200 rwm"}})
+		if !strings.Contains(h.read(conf500), "\nlxc.cgroup2.devices.allow: c 10:200 rwm\n") {
+			t.Errorf("%s", h.read(conf500))
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a host path with a blank is one path", func(t *testing.T) {
+		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/a b", "container_path": "/mnt/a b"}}})
+		if !strings.Contains(h.read(conf500), "\nmp0: "+h.dir+"/a b,mp=/mnt/a b\n") {
+			t.Errorf("%s", h.read(conf500))
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a missing boot_order leaves no empty value", func(t *testing.T) {
+		h := converged(t, map[string]any{"boot_delay": 5})
+		if !strings.Contains(h.read(conf500), "\nstartup: up=5,down=5\n") {
+			t.Errorf("%s", h.read(conf500))
+		}
+	})
+	t.Run("mount points are not added on every run", func(t *testing.T) {
+		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
+		h.wantUnchanged()
+		if n := strings.Count(h.read(conf500), "mp=/mnt/ssl"); n != 1 {
+			t.Errorf("%d mount points", n)
+		}
+	})
+	t.Run("raw lines do not land in a snapshot", func(t *testing.T) {
+		h := converged(t, map[string]any{"template_snapshot_name": "golden", "start_at_boot": true})
+		h.configure(map[string]any{"template_snapshot_name": "golden", "start_at_boot": true, "lxc_options": []string{"lxc.environment=A=1"}})
+		h.run()
+		current, _, ok := strings.Cut(h.read(conf500), "[golden]")
+		if !ok || !strings.Contains(current, "\nlxc.environment: A=1\n") || strings.Count(h.read(conf500), "lxc.environment") != 1 {
+			t.Errorf("%s", h.read(conf500))
+		}
+		h.wantUnchanged()
+	})
+	firewall := map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
+		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"},
+		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "443"},
+		map[string]any{"type": "in", "action": "DROP"}}}}
+	const rules = "[RULES]\n\nIN ACCEPT -p tcp -dport 22\nIN ACCEPT -p tcp -dport 443\nIN DROP\n"
+	t.Run("firewall rules keep their order and are enabled", func(t *testing.T) {
+		h := converged(t, firewall)
+		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, rules) || !strings.Contains(text, "enable: 1") {
+			t.Errorf("%s", text)
+		}
+	})
+	t.Run("firewall rules are not added on every run", func(t *testing.T) {
+		h := converged(t, firewall)
+		h.wantUnchanged()
+		h.write("host/pve/firewall/500.fw", strings.ReplaceAll(h.read("host/pve/firewall/500.fw"), rules, rules+rules[len("[RULES]\n\n"):]))
+		h.run()
+		if text := h.read("host/pve/firewall/500.fw"); strings.Count(text, "-dport 22") != 1 {
+			t.Errorf("%s", text)
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a snapshot is not taken for another whose name begins like it", func(t *testing.T) {
+		h := converged(t, nil)
+		h.bash("$PHX_PCT snapshot 500 golden-old")
+		h.configure(map[string]any{"template_snapshot_name": "golden"})
+		h.run()
+		if !strings.Contains(h.read(conf500), "\n[golden]\n") {
+			t.Errorf("%s", h.read(conf500))
+		}
+	})
+	t.Run("snapshots are not deleted and made again on every run", func(t *testing.T) {
+		h := converged(t, map[string]any{"enable_lifecycle_snapshots": true})
+		if text := h.read(conf500); !strings.Contains(text, "[pre-configured]") || !strings.Contains(text, "[final-form]") {
+			t.Errorf("%s", text)
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a snapshot that a bind mount forbids is said and is no error", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(map[string]any{"enable_lifecycle_snapshots": true, "mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
+		if _, _, status, stderr := h.run(); status != 0 || !strings.Contains(stderr, "snapshot final-form skipped: Proxmox makes no snapshot of a container with a bind mount") {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+	t.Run("a template does not stay running", func(t *testing.T) {
+		h := converged(t, map[string]any{"template_snapshot_name": "golden", "features": []string{"base_setup"}})
+		h.wantState("stopped")
+		h.wantUnchanged()
+	})
+	t.Run("a key that is missing is not looked up at the root of the file", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(map[string]any{"memory_mb": nil})
+		h.write("phoenix_lxc_configs.json", strings.Replace(h.read("phoenix_lxc_configs.json"), "{", `{"memory_mb": 512,`, 1))
+		if out, status := h.bash("phx-plan"); status != 2 || !strings.Contains(out, "lxc_configs.500") || !strings.Contains(out, "memory_mb") {
+			t.Errorf("status %d\n%s", status, out)
+		}
+	})
+	for name, script := range map[string]string{
+		"an unknown container is an error":     "phoenix 501",
+		"a filter for a container is an error": "phoenix '(.vmid)'",
+		"invalid JSON is an error":             "echo '{' >phoenix_lxc_configs.json; phoenix",
+		"a missing configuration is an error":  "PHX_CONFIG=/none phoenix",
+		"an unknown action is an error":        "phoenix --action dance 500",
+		"a dependency on itself is an error":   `jq '.lxc_configs["500"].dependencies = ["500"]' phoenix_lxc_configs.json >x; mv x phoenix_lxc_configs.json; phoenix`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.configure(nil)
+			if out, status := h.bash(script); status != 2 || strings.Contains(out, `"event"`) || len(strings.TrimSpace(out)) == 0 {
+				t.Errorf("status %d\n%s", status, out)
+			}
+			if h.read(conf500) != "" {
+				t.Error("the container was made")
+			}
+		})
+	}
+	t.Run("a missing qm, pct or script is an error with a way out", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(map[string]any{"features": []string{"none"}})
+		if _, _, status, stderr := h.run(); status != 1 || !strings.Contains(stderr, "PHX_SCRIPTS") || h.read(conf500) != "" {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+		if _, _, status, stderr := h.with("PHX_PCT=no-such-pct").run(); status != 1 || !strings.Contains(stderr, "run this on the Proxmox VE host") {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+}
