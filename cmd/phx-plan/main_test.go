@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/scripts/configtest"
 )
 
 func TestMain(m *testing.M) {
@@ -32,53 +33,14 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// object returns a container with a few extra keys.
-func object(id int, extra string) string {
-	return fmt.Sprintf(`    "%d": {
-      "name": "c%d",
-      "memory_mb": 512,
-      "cores": 1,
-      "storage_pool": "local-lvm",
-      "storage_size_gb": 8,
-      "network_config": {
-        "name": "eth0",
-        "bridge": "vmbr0",
-        "ip": "10.%d.%d.%d/8",
-        "gw": "10.0.0.1"
-      },
-      "mac_address": "BC:24:11:%02X:%02X:%02X",
-      "unprivileged": true,
-      "features": ["base_setup"],
-      %s
-    }`, id, id, id>>16+1, id>>8&255, id&255, id>>16&255, id>>8&255, id&255, extra)
-}
-
-const template = `"template": "local:vztmpl/debian.tar.zst", "template_snapshot_name": "final-form"`
-
-// file returns a configuration of n containers from id 1000 on. In a chain
-// each depends on the one before, in a fan all are clones of the first.
-func file(n int, shape string) []byte {
-	var b bytes.Buffer
-	b.WriteString("{\n  \"lxc_configs\": {\n" + object(1000, template))
-	for id := 1001; id < 1000+n; id++ {
-		extra := `"clone_from_ctid": "1000"`
-		if shape == "chain" {
-			extra = fmt.Sprintf(`%s, "dependencies": ["%d"]`, template, id-1)
-		}
-		b.WriteString(",\n" + object(id, extra))
-	}
-	b.WriteString("\n  }\n}\n")
-	return b.Bytes()
-}
-
 func TestOrder(t *testing.T) {
 	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join([]string{
-		object(500, template),
-		object(105, template+`, "boot_order": 2`),
-		object(104, template+`, "boot_order": 2, "dependencies": [500, 7000]`),
-		object(103, `"clone_from_ctid": 500, "boot_order": 1, "dependencies": [500, 106]`),
-		object(102, `"clone_from_ctid": 500, "boot_order": 1`),
-		object(106, template+`, "boot_order": 9`),
+		configtest.Container(500, configtest.Template),
+		configtest.Container(105, configtest.Template+`, "boot_order": 2`),
+		configtest.Container(104, configtest.Template+`, "boot_order": 2, "dependencies": [500, 7000]`),
+		configtest.Container(103, `"clone_from_ctid": 500, "boot_order": 1, "dependencies": [500, 106]`),
+		configtest.Container(102, `"clone_from_ctid": 500, "boot_order": 1`),
+		configtest.Container(106, configtest.Template+`, "boot_order": 9`),
 	}, ",")+`}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +105,7 @@ func BenchmarkPlan(b *testing.B) {
 		for _, n := range []int{10, 1_000, 10_000, 100_000} {
 			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
 				name := filepath.Join(b.TempDir(), "f.json")
-				if err := os.WriteFile(name, file(n, shape), 0o600); err != nil {
+				if err := os.WriteFile(name, configtest.File(n, shape), 0o600); err != nil {
 					b.Fatal(err)
 				}
 				for b.Loop() {
