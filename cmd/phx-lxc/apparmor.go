@@ -8,9 +8,6 @@ import (
 	"path/filepath"
 )
 
-// profileDir is where AppArmor's profiles are loaded from when the host boots.
-const profileDir = "/etc/apparmor.d"
-
 // profileFile returns the place of a profile's file below dest, the content
 // that it should have, which is that of the file of the same name in source,
 // and the content that it has, nil if it is not there.

@@ -373,13 +373,13 @@ func (j *job) loadProfile(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	path, want, have, err := profileFile(j.apparmor, profileDir, name)
+	path, want, have, err := profileFile(j.profiles, j.profileDir, name)
 	if err != nil || bytes.Equal(want, have) {
 		return err
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
-	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.apparmor, name)}}
+	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}}
 	if _, err := j.host.Run(ctx, load); err != nil {
 		return err
 	}

@@ -2,15 +2,13 @@
 package main
 
 import (
+	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/pct"
-
-	"os"
-
 	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
 const usage = `Usage:
@@ -37,6 +35,8 @@ Options:
                           (PHX_SCRIPTS)
     --apparmor DIR        Directory of AppArmor profiles. Default
                           /usr/local/phoenix_hypervisor/etc/apparmor. (PHX_APPARMOR)
+    --apparmor-d DIR      Where the host loads profiles from.
+                          Default /etc/apparmor.d. (PHX_APPARMOR_D)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
@@ -71,6 +71,7 @@ func main() {
 			&cli.IntFlag{Name: "jobs", Value: 4, EnvVars: []string{"PHX_JOBS"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "apparmor", Value: "/usr/local/phoenix_hypervisor/etc/apparmor", EnvVars: []string{"PHX_APPARMOR"}},
+			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
@@ -96,7 +97,8 @@ func run(c *cli.Context) error {
 		qm:             c.String("qm"),
 		locks:          c.String("pve-lock"),
 		scripts:        c.String("scripts"),
-		apparmor:       c.String("apparmor"),
+		profiles:       c.String("apparmor"),
+		profileDir:     c.String("apparmor-d"),
 		lockWait:       c.Duration("lock-wait"),
 		dryRun:         c.Bool("dry-run"),
 		restart:        c.Bool("restart"),

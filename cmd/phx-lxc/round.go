@@ -17,7 +17,8 @@ import (
 // provisioner is what the rounds of a stream share.
 type provisioner struct {
 	host                            *pct.Host
-	qm, locks, scripts, apparmor    string
+	qm, locks, scripts              string
+	profiles, profileDir            string // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 

@@ -37,7 +37,20 @@ func newHost(t *testing.T) *host {
 	if err := os.MkdirAll(h.path("apparmor"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"))
+	for _, dir := range []string{"apparmor.d", "bin", "scripts/health_checks"} {
+		if err := os.MkdirAll(h.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.write("bin/apparmor_parser", "#!/bin/sh\necho \"$*\" >>$WORK/parser\n")
+	h.write("apparmor/lxc-phoenix", "profile lxc-phoenix flags=(attach_disconnected) {}\n")
+	h.write("scripts/health_checks/web.sh", "#!/bin/sh\necho \"$*\" >>$WORK/checked\n")
+	for _, program := range []string{"bin/apparmor_parser", "scripts/health_checks/web.sh"} {
+		if err := os.Chmod(h.path(program), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"), "PHX_APPARMOR_D="+h.path("apparmor.d"), "PATH="+h.path("bin")+":"+environment(h.dir)["PATH"])
 	return h
 }
 
@@ -162,6 +175,7 @@ type keyCase struct {
 	without []string          // and lines that it has not
 	files   map[string]string // lines that files then have
 	restart string            // what then waits for a restart
+	check   string            // a shell command that then succeeds on the host
 }
 
 var keyCases = []keyCase{
@@ -213,6 +227,13 @@ var keyCases = []keyCase{
 		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
 	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, calls: "set 500 --description phx: lxc=HASHES",
 		conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
+	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, calls: "set 500 --description phx: lxc=HASHES",
+		conf:  []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1", "lxc.include: /usr/share/lxc/config/nesting.conf"},
+		files: map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"}, restart: "lxc",
+		check: `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
+	{name: "mount_points with an owner in an unprivileged container", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
+		calls: "set 500 --mp0 $WORK/www,mp=/var/www --description phx: mounts=HASHES", check: `test "$(stat -c %u:%g www)" = 100033:100033`},
+	{name: "health_checks", keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh", "args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
 	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, calls: "set 500 --description phx: lxc=HASHES",
 		conf: []string{"lxc.cgroup2.devices.allow: c 195:* rwm", "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file"}, restart: "lxc"},
 	{name: "id_maps as they are written", keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, calls: "set 500 --description phx: lxc=HASHES",
@@ -280,7 +301,7 @@ func TestKeys(t *testing.T) {
 				t.Errorf("the dry run told\n%s\nand the run called\n%s", got, want)
 			}
 			for _, command := range wouldRun {
-				if !strings.Contains(command, "mkdir -p ") && !strings.Contains(command, "_feature_install_") {
+				if !strings.HasPrefix(command, "mkdir -p ") && !strings.HasPrefix(command, "chown -R ") && !strings.HasPrefix(command, "apparmor_parser ") && !strings.Contains(command, "_feature_install_") {
 					t.Errorf("the dry run told: %s", command)
 				}
 			}
@@ -293,6 +314,11 @@ func TestKeys(t *testing.T) {
 			for _, line := range tt.without {
 				if strings.Contains(after, "\n"+line) {
 					t.Errorf("the conf has %q:\n%s", line, after)
+				}
+			}
+			if tt.check != "" {
+				if out, status := h.bash(tt.check); status != 0 {
+					t.Errorf("%s: status %d\n%s", tt.check, status, out)
 				}
 			}
 			for name, text := range tt.files {
