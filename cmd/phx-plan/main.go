@@ -38,7 +38,8 @@ Options:
     --help                Print this text.
 
 Actions:
-    create    the named containers, their clone sources and all dependencies
+    create    the named containers, their clone sources and all dependencies,
+              and with the gateway or the proxy the CA, whose root both trust
     start     the named containers and all dependencies
     restart   the named containers; all that they depend on is planned before
               them, with the action start

@@ -18,12 +18,13 @@ import (
 type action struct {
 	needs     string // the action for what the named containers need; "" leaves it out of the plan
 	clones    bool   // a clone needs its source, not only its dependencies
+	trust     bool   // the gateway and the proxy take the CA's container into the plan
 	reverse   bool   // those that need come before those that are needed
 	namedOnly bool   // all containers at once are never meant, nor those that others need
 }
 
 var actions = map[string]action{
-	"create":  {needs: "create", clones: true},
+	"create":  {needs: "create", clones: true, trust: true},
 	"start":   {needs: "start"},
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
@@ -83,6 +84,9 @@ func (p *plan) make(named []int) error {
 			p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
 			p.order = append(p.order, p.byID[id])
 			needed = append(needed, needs...)
+			if p.action.trust && (c.ApplicationScript == config.GatewayScript || c.ApplicationScript == config.ProxyScript) {
+				needed = append(needed, p.ca()...)
+			}
 		}
 	}
 	for _, id := range named {
@@ -103,6 +107,16 @@ func (p *plan) make(named []int) error {
 		}
 	}
 	p.sort()
+	return nil
+}
+
+// ca returns the id of the container that is the CA, if there is one.
+func (p *plan) ca() []int {
+	for id, c := range p.file.Containers {
+		if c.ApplicationScript == config.CAScript {
+			return []int{id}
+		}
+	}
 	return nil
 }
 
