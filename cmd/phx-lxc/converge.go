@@ -427,14 +427,8 @@ func (j *job) findScripts(context.Context) (err error) {
 	return err
 }
 
-// isTemplate tells whether the container is there to be cloned from, not to
-// run.
-func (j *job) isTemplate() bool {
-	return j.c.TemplateSnapshot != "" && (j.c.StartAtBoot == nil || !*j.c.StartAtBoot)
-}
-
 func (j *job) startUnlessTemplate(ctx context.Context) error {
-	if j.isTemplate() && len(j.due) == 0 {
+	if j.c.IsTemplate() && len(j.due) == 0 {
 		return nil
 	}
 	return j.start(ctx)
@@ -516,7 +510,7 @@ func (j *job) restartRequired() []string {
 
 // stopTemplate shuts down a template that this run has started.
 func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.isTemplate() || !j.started {
+	if !j.c.IsTemplate() || !j.started {
 		return nil
 	}
 	return j.shutdown(ctx)

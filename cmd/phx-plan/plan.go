@@ -69,6 +69,10 @@ func (p *plan) needs(c *config.Container) (needs, external []int) {
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
 		named = slices.Sorted(maps.Keys(p.file.Containers))
+		if p.name == "start" || p.name == "restart" {
+			// What is only cloned from is started when it is named.
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsTemplate() })
+		}
 	}
 	p.byID = make(map[int]*planned, len(named))
 	p.order = make([]*planned, 0, len(named))

@@ -66,7 +66,6 @@ func (l lab) testChanges(t *testing.T) {
 				t.Fatal("the container shows the change before it is made")
 			}
 
-			logged := len(l.pctCalls(t))
 			r := l.try(t, "scripts/lab", append([]string{"run"}, append(env, "phoenix", "--dry-run")...)...)
 			if r.status != 3 {
 				t.Fatalf("dry run: status %d, want 3\n%s", r.status, r.stderr)
@@ -90,7 +89,7 @@ func (l lab) testChanges(t *testing.T) {
 				}
 			}
 
-			logged = len(l.pctCalls(t))
+			logged := len(l.pctCalls(t))
 			l.do(t, "scripts/lab", append([]string{"run"}, append(env, "phoenix")...)...)
 			var made []string
 			for _, call := range l.pctCalls(t)[logged:] {

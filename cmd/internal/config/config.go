@@ -260,6 +260,12 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	return e.Container, nil
 }
 
+// IsTemplate tells whether the container is there to be cloned from, not to
+// run.
+func (c *Container) IsTemplate() bool {
+	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
+}
+
 // Needs returns the ids that have to be there before c: its clone source and
 // its dependencies, each once and in ascending order, the containers of the
 // file apart from the external ones.

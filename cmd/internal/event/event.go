@@ -22,6 +22,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 )
 
 // MaxLine is the greatest length of a line in bytes, its newline included.
@@ -79,7 +80,7 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // plan.done is not forwarded: see [Stream.Forward].
 //
 // The error is io.EOF when the stream ended as it should, [ErrTruncated] when
-// it did not, the cause of ctx when that is done, or what reading or writing
+// it did not, a [cmdline.Status] when it had no line at all, the cause of ctx when that is done, or what reading or writing
 // said; nothing can be read afterwards.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
 	type result struct {
@@ -164,11 +165,16 @@ func (s *Stream) readLine() ([]byte, error) {
 	return line, nil
 }
 
+// end returns what the end of the stream means. A stream without any line is
+// that of a phx-plan which has refused its configuration, and has said why.
 func (s *Stream) end(err error) error {
-	if errors.Is(err, io.EOF) && s.open {
-		return ErrTruncated
+	switch {
+	case !errors.Is(err, io.EOF) || !s.open:
+		return err
+	case s.line == 0:
+		return cmdline.Status(1)
 	}
-	return err
+	return ErrTruncated
 }
 
 func check(line []byte) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 )
 
 // drain runs a filter that knows "mine", and returns what it wrote, what it
@@ -84,7 +85,6 @@ func TestBadLinesAreNamedAndNotForwarded(t *testing.T) {
 
 func TestStreamThatBreaksOff(t *testing.T) {
 	for name, in := range map[string]string{
-		"nothing":               "",
 		"no plan.done":          `{"event":"plan.started"}` + "\n",
 		"in a line":             done + `{"event":"mine"`,
 		"in a line of a plan":   `{"event":"plan.started"}` + "\n" + `{"event":"mi`,
@@ -100,6 +100,14 @@ func TestStreamThatBreaksOff(t *testing.T) {
 				t.Errorf("forwarded a part of a line: %q", out)
 			}
 		})
+	}
+}
+
+// phx-plan has said what is wrong: its successors end with 1, and quietly.
+func TestEmptyStream(t *testing.T) {
+	_, _, bad, err := drain(t, "")
+	if status, ok := err.(cmdline.Status); !ok || status != 1 || len(bad) > 0 {
+		t.Errorf("ended with %v, complained %q", err, bad)
 	}
 }
 
