@@ -31,38 +31,73 @@ const lockTimeout = 10 * time.Second
 // keeps its own commands from changing the same container. Readers see the
 // old file or the new one. A file that is not there is an [fs.ErrNotExist].
 func editConf(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error) {
-	return editLocked(ctx, path, lock, edit, false)
-}
-
-// editOrCreate is editConf for a file that need not be there, such as the
-// firewall's: edit then gets nil, and nothing is made of an empty result.
-func editOrCreate(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error) {
-	return editLocked(ctx, path, lock, edit, true)
-}
-
-func editLocked(ctx context.Context, path, lock string, edit func([]byte) []byte, create bool) (changed bool, err error) {
 	release, err := acquire(ctx, lock, lockTimeout)
 	if err != nil {
 		return false, fmt.Errorf("edit %s: %w", path, err)
 	}
 	defer release()
 	old, err := os.ReadFile(path)
-	if err != nil && !(create && errors.Is(err, fs.ErrNotExist)) {
+	if err != nil {
+		return false, fmt.Errorf("edit a configuration file: %w", err)
+	}
+	return replace(path, old, edit(old))
+}
+
+// editClusterFile is editConf for a file that need not be there and that
+// Proxmox VE guards cluster-wide, such as the firewall's. edit gets nil when
+// there is none, and nothing is made of an empty result.
+func editClusterFile(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error) {
+	release, err := acquireCluster(ctx, lock, lockTimeout)
+	if err != nil {
+		return false, fmt.Errorf("edit %s: %w", path, err)
+	}
+	defer release()
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("edit a configuration file: %w", err)
 	}
 	text := edit(old)
-	if bytes.Equal(old, text) {
-		return false, nil
-	}
-	if create {
+	if len(text) > 0 {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return false, fmt.Errorf("edit %s: %w", path, err)
 		}
+	}
+	return replace(path, old, text)
+}
+
+func replace(path string, old, text []byte) (changed bool, err error) {
+	if bytes.Equal(old, text) {
+		return false, nil
 	}
 	if err := atomicfile.Write(path, text, pveMode); err != nil {
 		return false, fmt.Errorf("replace %s: %w", path, err)
 	}
 	return true, nil
+}
+
+// acquireCluster takes a lock of the cluster file system: a directory that
+// only one can make (PVE::Cluster's cfs_lock of Proxmox VE 9).
+func acquireCluster(ctx context.Context, path string, timeout time.Duration) (release func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(timeout); ; {
+		err := os.Mkdir(path, 0o755)
+		switch {
+		case err == nil:
+			return func() { os.Remove(path) }, nil
+		case !errors.Is(err, fs.ErrExist):
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("lock %s: still held after %v by the web interface or another phx: wait until it has finished; the lock of one that was killed is free after two minutes", path, timeout)
+		}
+		// The cluster file system takes this for the wish to have the lock, and
+		// frees one that has timed out.
+		os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0))
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
 }
 
 // acquire takes the lock of a file, which it makes if it is missing. The lock

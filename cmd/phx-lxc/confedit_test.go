@@ -28,13 +28,13 @@ func TestEditConf(t *testing.T) {
 	if changed, err := editConf(ctx, path, lock, appendLine("x")); changed || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a conf file was made out of nothing: %t, %v", changed, err)
 	}
-	if changed, err := editOrCreate(ctx, filepath.Join(dir, "none", "1.fw"), lock, bytes.Clone); changed || err != nil {
+	if changed, err := editClusterFile(ctx, filepath.Join(dir, "none", "1.fw"), lock+".d", bytes.Clone); changed || err != nil {
 		t.Errorf("an empty file: %t, %v", changed, err)
 	}
-	if changed, err := editOrCreate(ctx, path, lock, appendLine("cores: 1")); !changed || err != nil {
+	if changed, err := editClusterFile(ctx, path, lock+".d", appendLine("cores: 1")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
-	if changed, err := editOrCreate(ctx, filepath.Join(dir, "firewall", "1.fw"), lock, appendLine("[RULES]")); !changed || err != nil {
+	if changed, err := editClusterFile(ctx, filepath.Join(dir, "firewall", "1.fw"), lock+".d", appendLine("[RULES]")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	// An unchanged text is not written again.

@@ -41,6 +41,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"firewall", j.writeFirewall},
 		{"raw lines", j.writeRawLines},
 		{"configure", j.configure},
+		{"restart", j.sawRestart},
 		{"disk", j.growDisks},
 		{"start", j.startUnlessTemplate},
 		{"restart", j.restartIfAllowed},
@@ -140,6 +141,7 @@ func (j *job) create(ctx context.Context) error {
 	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
+	j.created = true
 	j.changed(start, "created from %s", j.c.Template)
 	return j.reread(func(*pct.Conf) {
 		j.conf = &pct.Conf{}
@@ -185,23 +187,33 @@ func (j *job) clone(ctx context.Context) error {
 		"clone", strconv.Itoa(source), j.id(), "--hostname", j.c.Name, "--storage", j.c.StoragePool,
 		"--snapname", from.Name, "--full", "1", // the boolean last: pct takes a word after it for its value
 	}
+	expected := cloneOf(from, j.c)
+	if err := refusals(j.c, expected); err != nil {
+		return fmt.Errorf("as a clone of %d: %w", source, err)
+	}
 	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
+	j.created = true
 	j.changed(start, "cloned from %d@%s", source, from.Name)
-	err := j.reread(func(*pct.Conf) {
-		j.conf = &pct.Conf{Section: from.Section}
-		j.conf.Values = maps.Clone(from.Values)
-		j.conf.Values["hostname"] = j.c.Name
-		j.conf.Values["rootfs"] = strings.Replace(j.conf.Values["rootfs"], strings.SplitN(j.conf.Values["rootfs"], ":", 2)[0], j.c.StoragePool, 1)
-		net := pct.ParseProperties(j.conf.Values["net0"])
-		net.Set("hwaddr", "(generated)")
-		j.conf.Values["net0"] = net.String()
-	})
-	if err != nil {
-		return err
+	return j.reread(func(*pct.Conf) { j.conf = expected })
+}
+
+// cloneOf is what Proxmox makes of a snapshot: all of its configuration, with
+// another name, storage, and address of the network card.
+func cloneOf(from *pct.Snapshot, c *config.Container) *pct.Conf {
+	conf := &pct.Conf{Section: from.Section}
+	conf.Values = maps.Clone(from.Values)
+	conf.Values["hostname"] = c.Name
+	for _, option := range append(mountOptions(conf.Values), "rootfs") {
+		if _, volume, ok := strings.Cut(conf.Values[option], ":"); ok && !isBind(conf.Values[option]) {
+			conf.Values[option] = c.StoragePool + ":" + volume
+		}
 	}
-	return refusals(j.c, j.conf)
+	net := pct.ParseProperties(conf.Values["net0"])
+	net.Set("hwaddr", "(generated)")
+	conf.Values["net0"] = net.String()
+	return conf
 }
 
 // prepareMounts makes the directories of the host that the container shall
@@ -308,16 +320,16 @@ func (j *job) configure(ctx context.Context) error {
 	return nil
 }
 
-// edit is how a file is changed under Proxmox's own lock: editConf or
-// editOrCreate.
+// edit is how a file is changed under Proxmox's own lock, editConf or
+// editClusterFile.
 type edit func(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error)
 
 // editFile changes a file that Proxmox keeps. In a dry run it previews the
 // change; of a container that is still to be made, old is what the file would
 // hold.
-func (j *job) editFile(ctx context.Context, path string, how edit, old []byte, change func([]byte) []byte) (changed bool, err error) {
+func (j *job) editFile(ctx context.Context, path, lock string, how edit, old []byte, change func([]byte) []byte) (changed bool, err error) {
 	if !j.dryRun {
-		return how(ctx, path, filepath.Join(j.locks, fmt.Sprintf("pve-config-%d.lock", j.ctid)), change)
+		return how(ctx, path, lock, change)
 	}
 	have, err := os.ReadFile(path)
 	switch {
@@ -337,12 +349,13 @@ func (j *job) editFile(ctx context.Context, path string, how edit, old []byte, c
 // writeRawLines brings the lxc.* lines up to date, which pct cannot set.
 func (j *job) writeRawLines(ctx context.Context) error {
 	start := time.Now()
-	wanted, written := wantedRaw(j.c), parseHashes(j.written["lxc"])
+	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
 	var old []byte
 	for _, l := range j.conf.Raw {
 		old = append(old, rawText(l)+"\n"...)
 	}
-	changed, err := j.editFile(ctx, j.host.ConfPath(j.ctid), editConf, old, func(text []byte) []byte { return editRaw(text, wanted, written) })
+	lock := filepath.Join(j.locks, fmt.Sprintf("pve-config-%d.lock", j.ctid))
+	changed, err := j.editFile(ctx, j.host.ConfPath(j.ctid), lock, editConf, old, func(text []byte) []byte { return editRaw(text, wanted, written) })
 	if err != nil || !changed {
 		return err
 	}
@@ -351,15 +364,24 @@ func (j *job) writeRawLines(ctx context.Context) error {
 	return j.reread(func(c *pct.Conf) { c.Raw = wanted })
 }
 
+func (j *job) firewallPath(ctid int) string {
+	return filepath.Join(j.host.PVERoot, "firewall", strconv.Itoa(ctid)+".fw")
+}
+
 // writeFirewall brings the container's firewall file up to date.
 func (j *job) writeFirewall(ctx context.Context) error {
-	if j.c.Firewall == nil && j.written["firewall"] == "" {
+	fw := wantedFirewall(j.c, j.written)
+	if fw == nil {
 		return nil
 	}
 	start := time.Now()
-	path := filepath.Join(j.host.PVERoot, "firewall", j.id()+".fw")
-	written := parseHashes(j.written["firewall"])
-	changed, err := j.editFile(ctx, path, editOrCreate, nil, func(text []byte) []byte { return editFirewall(text, j.c.Firewall, written) })
+	var old []byte
+	if j.dryRun && j.created && j.c.CloneFrom != 0 {
+		old, _ = os.ReadFile(j.firewallPath(j.c.CloneFrom)) // which pct clone copies
+	}
+	written := parseHashes(j.written[firewallWord])
+	lock := filepath.Join(j.host.PVERoot, "priv/lock", "firewall-vm-"+j.id())
+	changed, err := j.editFile(ctx, j.firewallPath(j.ctid), lock, editClusterFile, old, func(text []byte) []byte { return editFirewall(text, fw, written) })
 	if changed {
 		j.changed(start, "firewall")
 	}
@@ -412,7 +434,8 @@ func (j *job) growDisks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now := pct.ParseProperties(j.conf.Values[d.option]).Get("size"); now != size {
+		now := pct.ParseProperties(j.conf.Values[d.option]).Get("size") // 1024G is stored as 1T
+		if have, err := pct.Gigabytes(now); err != nil || have != d.want {
 			return fmt.Errorf("pct resize %d %s %s ended well, but the size is still %s: see Proxmox's task log", j.ctid, d.option, size, now)
 		}
 		j.changed(start, "%s %s", d.option, size)
@@ -440,12 +463,15 @@ func (j *job) start(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	if err := j.pct(ctx, "start", j.id()); err != nil {
+	if err := j.pct(ctx, "start", j.id()); err != nil && !j.hasState(ctx, true) {
 		return err
 	}
 	j.running, j.started = true, true
 	j.changed(start, "started")
-	return j.reread(applyPending)
+	if err := j.reread(applyPending); err != nil {
+		return err
+	}
+	return j.forgetRestart(ctx)
 }
 
 // applyPending is what a start does to values that waited for it.
@@ -460,9 +486,46 @@ func (j *job) reboot(ctx context.Context) error {
 	if err := j.pct(ctx, "reboot", j.id(), "--timeout", "60"); err != nil {
 		return err
 	}
-	j.started, j.rawChanged = true, false
+	j.started = true
 	j.changed(start, "restarted")
-	return j.reread(applyPending)
+	if err := j.reread(applyPending); err != nil {
+		return err
+	}
+	return j.forgetRestart(ctx)
+}
+
+// forgetRestart takes out of the record that a restart is needed.
+func (j *job) forgetRestart(ctx context.Context) error {
+	record := j.conf.Record()
+	if record[restartWord] == "" {
+		return nil
+	}
+	delete(record, restartWord)
+	return j.describe(ctx, record)
+}
+
+// sawRestart forgets that a restart is needed if somebody has restarted the
+// container since: if it was started after the last change of its file.
+func (j *job) sawRestart(ctx context.Context) error {
+	if !j.running || j.conf.Record()[restartWord] == "" {
+		return nil
+	}
+	info, err := os.Stat(j.host.ConfPath(j.ctid))
+	if err != nil {
+		return err
+	}
+	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(out)) {
+		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
+		uptime, err := strconv.Atoi(text)
+		if ok && err == nil && uptime > 0 && time.Now().Add(-time.Duration(uptime)*time.Second).After(info.ModTime()) {
+			return j.forgetRestart(ctx)
+		}
+	}
+	return nil
 }
 
 // shutdown stops the container if it runs: in order, or else by force.
@@ -471,7 +534,7 @@ func (j *job) shutdown(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	if err := j.pct(ctx, "shutdown", j.id(), "--timeout", "60", "--forceStop", "1"); err != nil {
+	if err := j.pct(ctx, "shutdown", j.id(), "--timeout", "60", "--forceStop", "1"); err != nil && !j.hasState(ctx, false) {
 		return err
 	}
 	j.running = false
@@ -501,32 +564,40 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if j.rawChanged && !j.started {
-		waiting = append(waiting, "lxc")
+	if word := j.conf.Record()[restartWord]; word != "" {
+		waiting = append(waiting, word)
 	}
 	slices.Sort(waiting)
 	return waiting
 }
 
-// stopTemplate shuts down a template that this run has started.
+// stopTemplate shuts down a template that this run, or one before it that did
+// not come to its end, has started.
 func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.c.IsTemplate() || !j.started {
+	unfinished := j.started || len(j.due) > 0 || j.conf.Snapshot(j.c.TemplateSnapshot) == nil
+	if !j.c.IsTemplate() || !unfinished {
 		return nil
 	}
 	return j.shutdown(ctx)
 }
 
+// preConfigured takes the snapshot of a container in which nothing has been
+// installed yet.
 func (j *job) preConfigured(ctx context.Context) error {
-	if !j.c.LifecycleSnapshots || !j.started {
+	isNew := j.created || len(j.due) > 0 && j.conf.Snapshot(finalForm) == nil
+	if !j.c.LifecycleSnapshots || !isNew {
 		return nil
 	}
 	return j.snapshot(ctx, "pre-configured")
 }
 
+// finalForm is the snapshot of a container that is complete.
+const finalForm = "final-form"
+
 func (j *job) finalSnapshots(ctx context.Context) error {
 	var names []string
 	if j.c.LifecycleSnapshots {
-		names = append(names, "final-form")
+		names = append(names, finalForm)
 	}
 	if s := j.c.TemplateSnapshot; s != "" && !slices.Contains(names, s) {
 		names = append(names, s)
@@ -546,7 +617,7 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 		return nil
 	}
 	for option, value := range j.conf.Values {
-		if isMountPoint(option) && strings.HasPrefix(value, "/") {
+		if isMountPoint(option) && isBind(value) {
 			j.logf("snapshot %s skipped: Proxmox makes no snapshot of a container with a bind mount (%s)", name, option)
 			return nil
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -27,6 +28,7 @@ type job struct {
 	stage   string    // what is being done, for errors
 	conf    *pct.Conf // as last read; in a dry run as it would be; nil: no such container
 	running bool
+	created bool // by this run
 	started bool // or restarted, by this run
 	changes []string
 
@@ -185,7 +187,15 @@ func (j *job) id() string { return strconv.Itoa(j.ctid) }
 
 // awaitUnlocked waits until Proxmox has no lock on a container: a command of
 // somebody else, or of a run that was killed, may still be at work.
-func (j *job) awaitUnlocked(ctx context.Context, ctid int) error {
+//
+// Whoever held the lock may have started or stopped the container.
+func (j *job) awaitUnlocked(ctx context.Context, ctid int) (err error) {
+	waited := false
+	defer func() {
+		if waited && err == nil && ctid == j.ctid {
+			err = j.askState(ctx)
+		}
+	}()
 	deadline := time.Now().Add(j.lockWait)
 	for said := false; ; said = true {
 		conf, err := j.host.ReadConf(ctid)
@@ -197,15 +207,35 @@ func (j *job) awaitUnlocked(ctx context.Context, ctid int) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("container %d is locked (%s): wait for the task that holds the lock, or, if there is none any more, run: pct unlock %d", ctid, lock, ctid)
+			wayOut := fmt.Sprintf("pct unlock %d", ctid)
+			if lock == "create" { // it was never finished
+				wayOut += fmt.Sprintf(" && pct destroy %d", ctid)
+			}
+			return fmt.Errorf("container %d is locked (%s): wait for the task that holds the lock, or, if there is none any more, run: %s", ctid, lock, wayOut)
 		}
 		if !said {
+			waited = true
 			j.logf("waiting for container %d, which is locked (%s)", ctid, lock)
 		}
 		if err := sleep(ctx, 200*time.Millisecond); err != nil {
 			return err
 		}
 	}
+}
+
+// askState asks pct whether the container runs.
+func (j *job) askState(ctx context.Context) error {
+	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id()}, Reads: true})
+	if err == nil {
+		j.running = strings.TrimSpace(string(out)) == "status: running"
+	}
+	return err
+}
+
+// hasState tells, after a command has failed, whether the container is in the
+// state that it was to reach: others may have brought it there.
+func (j *job) hasState(ctx context.Context, running bool) bool {
+	return j.askState(ctx) == nil && j.running == running
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -177,6 +177,12 @@ func (r *round) plan(ev event.Event) error {
 			r.skip(ctid, container.Name, planBrokeOff, 0)
 			return
 		}
+		select {
+		case <-r.halted: // select chooses freely among what is ready
+			r.skip(ctid, container.Name, planBrokeOff, 0)
+			return
+		default:
+		}
 		n.ready = j.do(act)
 	})
 	return nil

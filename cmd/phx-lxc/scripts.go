@@ -88,16 +88,39 @@ func (j *job) dueScripts() ([]script, error) {
 	if err != nil {
 		return nil, fmt.Errorf("application script: %w", err)
 	}
-	service, err := json.Marshal(j.c.TraefikService)
+	object, err := j.scriptInput()
 	if err != nil {
 		return nil, err
 	}
-	inputs := [][]byte{text, service}
+	inputs := [][]byte{text, object}
 	for _, variable := range j.applicationEnv() {
 		inputs = append(inputs, []byte(variable))
 	}
 	need(name, pct.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
 	return due, nil
+}
+
+// applied are the keys that phx-lxc itself applies. They stand in the object
+// that an application script is given, and are no reason to run it again.
+var applied = []string{
+	"template", "clone_from_ctid", "memory_mb", "swap_mb", "cores", "storage_pool", "storage_size_gb", "mac_address",
+	"unprivileged", "start_at_boot", "boot_order", "boot_delay", "pct_options", "lxc_options", "apparmor_profile",
+	"apparmor_manages_nesting", "gpu_assignment", "id_maps", "firewall", "zfs_volumes", "volumes", "mount_points",
+	"features", "bootstrap_ca_url", "application_script", "enable_lifecycle_snapshots", "template_snapshot_name",
+	"health_check", "health_checks", "dependencies",
+}
+
+// scriptInput is what an application script reads of the container's object,
+// in a fixed order.
+func (j *job) scriptInput() ([]byte, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(j.c.Raw), &object); err != nil {
+		return nil, err
+	}
+	for _, key := range applied {
+		delete(object, key)
+	}
+	return json.Marshal(object)
 }
 
 // featureInputs are files that feature scripts read beside their own text:
@@ -159,8 +182,17 @@ func (j *job) record(ctx context.Context, applied pct.Record) error {
 	}
 	record := j.conf.Record()
 	maps.Copy(record, applied)
+	return j.describe(ctx, record)
+}
+
+// describe writes a record into the container's description.
+func (j *job) describe(ctx context.Context, record pct.Record) error {
 	description := j.conf.Describe(record)
-	if err := j.pct(ctx, "set", j.id(), "--description", description); err != nil {
+	args := []string{"set", j.id(), "--description", description}
+	if description == "" {
+		args = []string{"set", j.id(), "--delete", "description"}
+	}
+	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
 	return j.reread(func(c *pct.Conf) { c.Description = description })
@@ -241,16 +273,21 @@ func (j *job) checkHealth(ctx context.Context) error {
 	}
 	for _, probe := range j.c.HealthChecks {
 		argv := append([]string{j.healthScript(probe)}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv}); err != nil {
+		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Patience: 5 * time.Second}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 	}
 	return nil
 }
 
+// healthTimeout is how long one try of a health check may take.
+const healthTimeout = time.Minute
+
 func (j *job) retry(ctx context.Context, tries, seconds int, command pct.Command) error {
 	for try := 1; ; try++ {
-		_, err := j.host.Run(ctx, command)
+		limited, cancel := context.WithTimeoutCause(ctx, healthTimeout, fmt.Errorf("no answer in %s", healthTimeout))
+		_, err := j.host.Run(limited, command)
+		cancel()
 		if err == nil {
 			return nil
 		}

@@ -108,16 +108,43 @@ func asStored(value string) string {
 	return ps.String()
 }
 
+// Words of the record for what phx writes beside scripts. No feature and no
+// script can have such a name.
+const (
+	rawWord      = "+lxc"      // hashes of raw lines
+	firewallWord = "+firewall" // hashes of rules, "none" for a file without
+	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
+	restartWord  = "+restart"  // what a running container has not seen
+)
+
+// wantedFirewall is the firewall that a container should have, nil when that
+// is nobody's business here. One that phx has set up and that is not in the
+// configuration any more is switched off: without its rules, but on, it would
+// cut the container off.
+func wantedFirewall(c *config.Container, record pct.Record) *config.Firewall {
+	if c.Firewall == nil && record[firewallWord] != "" {
+		return &config.Firewall{}
+	}
+	return c.Firewall
+}
+
 // wanted returns how conf differs from the configuration, including the
 // record of what phx writes beside pct's options.
 func (j *job) wanted(conf *pct.Conf) *difference {
 	d := differences(j.c, conf)
 	record := conf.Record()
 	after := maps.Clone(record)
+	if j.rawChanged && j.running {
+		after[restartWord] = "lxc"
+	}
+	rules := firewallHashes(j.c.Firewall)
+	if rules == "" && j.c.Firewall != nil {
+		rules = "none"
+	}
 	for name, hashes := range map[string]string{
-		"lxc":      rawHashes(wantedRaw(j.c)),
-		"firewall": firewallHashes(j.c.Firewall),
-		"mounts":   mountHashes(j.c),
+		rawWord:      rawHashes(wantedRaw(j.c)),
+		firewallWord: rules,
+		mountsWord:   mountHashes(j.c),
 	} {
 		if hashes == "" {
 			delete(after, name)
@@ -165,7 +192,13 @@ func differences(c *config.Container, conf *pct.Conf) *difference {
 		set("onboot", boolean(*c.StartAtBoot))
 	}
 	merge("startup", startup(c))
-	merge("net0", network(c))
+	net := pct.ParseProperties(next["net0"])
+	if c.Network.DHCP { // which brings the gateway along
+		net = slices.DeleteFunc(net, func(p pct.Property) bool { return p.Key == "gw" })
+	}
+	if value, _ := overlay(net, network(c, wantedFirewall(c, conf.Record()))); value.String() != next["net0"] {
+		set("net0", value.String())
+	}
 	if servers := c.Network.Nameservers; len(servers) > 0 {
 		words := make([]string, len(servers))
 		for i, s := range servers {
@@ -180,7 +213,7 @@ func differences(c *config.Container, conf *pct.Conf) *difference {
 		features = append(features, pct.ParseProperties(o)...)
 	}
 	merge("features", features)
-	mountPoints(c, next, parseHashes(conf.Record()["mounts"]), d)
+	mountPoints(c, next, parseHashes(conf.Record()[mountsWord]), d)
 	return d
 }
 
@@ -230,7 +263,7 @@ func startup(c *config.Container) pct.Properties {
 	return ps
 }
 
-func network(c *config.Container) pct.Properties {
+func network(c *config.Container, fw *config.Firewall) pct.Properties {
 	ps := pct.Properties{{Key: "name", Value: c.Network.Name}, {Key: "bridge", Value: c.Network.Bridge}}
 	if c.MAC != "" {
 		ps.Set("hwaddr", c.MAC)
@@ -243,8 +276,8 @@ func network(c *config.Container) pct.Properties {
 	if c.Network.Gateway.IsValid() {
 		ps.Set("gw", c.Network.Gateway.String())
 	}
-	if c.Firewall != nil {
-		ps.Set("firewall", boolean(c.Firewall.Enabled))
+	if fw != nil {
+		ps.Set("firewall", boolean(fw.Enabled))
 	}
 	return ps
 }
@@ -261,7 +294,9 @@ func mountPoints(c *config.Container, next map[string]string, written map[string
 	for _, option := range mountOptions(next) {
 		path := pct.ParseProperties(next[option]).Get("mp")
 		if first, twice := byPath[path]; twice {
-			d.remove(option, fmt.Sprintf("%s is mounted by %s already", path, first))
+			if source(next[first]) == source(next[option]) {
+				d.remove(option, fmt.Sprintf("%s is mounted by %s already", path, first))
+			}
 			continue
 		}
 		byPath[path] = option
@@ -327,6 +362,12 @@ func mountOptions(values map[string]string) []string {
 	return options
 }
 
+// source is what a mount point mounts: a volume, or a path of the host.
+func source(value string) string {
+	first, _, _ := strings.Cut(value, ",")
+	return strings.TrimPrefix(first, "volume=")
+}
+
 // isBind tells a bind mount or device from a volume of a storage.
 func isBind(value string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(value, "volume="), "/")
@@ -362,7 +403,7 @@ func disks(c *config.Container, conf *pct.Conf) []disk {
 	var all []disk
 	add := func(option string, want int) {
 		size := pct.ParseProperties(next[option]).Get("size")
-		if have, err := pct.Gigabytes(size); err == nil {
+		if have, err := pct.Gigabytes(size); err == nil && have > 0 {
 			all = append(all, disk{option, have, want})
 		}
 	}
@@ -399,7 +440,14 @@ func refusals(c *config.Container, conf *pct.Conf) error {
 	}
 	byPath := map[string]string{}
 	for _, option := range mountOptions(next) {
-		byPath[pct.ParseProperties(next[option]).Get("mp")] = option
+		path := pct.ParseProperties(next[option]).Get("mp")
+		if first := byPath[path]; first != "" {
+			if source(next[first]) != source(next[option]) {
+				refuse("%s and %s are both mounted at %s, the latter over the former: remove the wrong one with: pct set %d --delete mpN", first, option, path, c.CTID)
+			}
+			continue
+		}
+		byPath[path] = option
 	}
 	for _, v := range c.Volumes {
 		option := byPath[v.MountPoint]

@@ -84,7 +84,8 @@ func Main(app *cli.App) {
 func run(app *cli.App) int {
 	// Whoever reads our stdout may die before us: that has to be an error from
 	// write, not the end of a program with work in flight.
-	signal.Ignore(syscall.SIGPIPE)
+	// Not ignored: programs that we start would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	keepDescriptors()
 	unsetEmpty()
 

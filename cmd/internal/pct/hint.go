@@ -8,6 +8,8 @@ var hints = []struct {
 	said *regexp.Regexp
 	hint string
 }{
+	{regexp.MustCompile(`CT is locked \(create\)`),
+		"the container was never finished: if no task is at work on it any more, remove it with: pct unlock CTID && pct destroy CTID"},
 	{regexp.MustCompile(`CT is locked \(([a-z-]+)\)`),
 		"a task of Proxmox holds the lock ($1): wait for its end, or, if no such task runs any more, release it with: pct unlock CTID"},
 	{regexp.MustCompile(`can't lock file '([^']+)'`),

@@ -9,8 +9,9 @@ import (
 )
 
 // recordPrefix starts the line of a container's description in which phx
-// keeps what it has applied: "phx: base_setup=0123456789ab …". The line
-// travels with clones, snapshots and rollbacks, and reading it costs no call.
+// keeps what it has applied: "phx: base_setup=0123456789ab …". Reading it
+// costs no call. A clone of a snapshot gets the snapshot's own description; a
+// rollback keeps the container's (PVE::AbstractConfig of Proxmox VE 9).
 const recordPrefix = "phx:"
 
 // Record is what phx has applied to a container: a hash by name.

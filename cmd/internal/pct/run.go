@@ -12,12 +12,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Host is a Proxmox VE host.
@@ -40,6 +42,11 @@ type Command struct {
 	Env    []string  // added to the environment
 	Label  string    // what to call the command in an error; "": its arguments
 	Reads  bool      // it changes nothing
+
+	// Patience is how long a command that was told to end may go on. What runs
+	// inside a container outlives its pct exec, and holds its pipes. 0 stands
+	// for ever, as pct's own tasks need it: they must not be killed.
+	Patience time.Duration
 }
 
 // CommandError is a command that could not be run or did not end with status 0.
@@ -84,6 +91,7 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = c.Patience
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdin = c.Stdin
 	var stdout bytes.Buffer
@@ -103,8 +111,11 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if errors.Is(err, exec.ErrNotFound) {
-		err = fmt.Errorf("%w: run this on the Proxmox VE host, or name the program in PHX_PCT", err)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: run this on the Proxmox VE host", err)
+		if c.Argv[0] == h.PCT {
+			err = fmt.Errorf("%w, or name pct's place in PHX_PCT", err)
+		}
 	}
 	label := c.Label
 	if label == "" {
@@ -126,7 +137,10 @@ func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
 // an environment of PATH, TERM and container only, its exit status that of
 // argv. Its stdin is /dev/null until the caller sets another.
 func (h *Host) Exec(ctid int, argv ...string) Command {
-	return Command{Argv: append([]string{h.PCT, "exec", "--keep-env", "0", strconv.Itoa(ctid), "--"}, argv...)}
+	return Command{
+		Argv:     append([]string{h.PCT, "exec", "--keep-env", "0", strconv.Itoa(ctid), "--"}, argv...),
+		Patience: 5 * time.Second,
+	}
 }
 
 // List returns the state ("running", "stopped") of every container of the
