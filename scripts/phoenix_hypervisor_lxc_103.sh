@@ -5,7 +5,7 @@
 #
 # Environment: PHX_IP, the address by which other containers reach this one; PHX_DOMAIN, default internal.thinkheads.ai;
 # PHX_NAME, the container's name, default its host name.
-# The port is that of traefik_service in phoenix_lxc_configs.json, if the working directory has that file; else 9000.
+# Port and name are those of traefik_service in phoenix_lxc_configs.json, if the working directory has that file; else 9000 and ca.
 #
 # Everything lies in /home/step: certs/root_ca.crt, config/ca.json, secrets/ca_password (of the two CA keys) and
 # secrets/provisioner_password (of the JWK provisioner `phoenix`). The passwords are made here and stay here.
@@ -31,9 +31,9 @@ clean() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=$home STEPPATH=$home "$@
 as_step() { clean setpriv --reuid step --regid step --clear-groups -- "$@"; }
 
 # There is no jq in a minimal container. An unescaped quote cannot stand inside a JSON string, so this finds the key and nothing else.
-port() {
+service() { # KEY FORM-OF-ITS-VALUE
   local file=phoenix_lxc_configs.json
-  [[ ! -e $file ]] || tr -d ' \t\r\n' <"$file" | grep -o '"traefik_service":{[^{}]*}' | grep -o '"port":[0-9]*' | grep -o '[0-9]*$' || :
+  [[ ! -e $file ]] || tr -d ' \t\r\n' <"$file" | grep -o '"traefik_service":{[^{}]*}' | grep -o "\"$1\":$2" | cut -d: -f2 | tr -d '"' || :
 }
 
 # Makes the CA in $home/.new. The rename to .ready decides that this is the CA; what comes after it can be repeated.
@@ -152,9 +152,10 @@ domain=${PHX_DOMAIN:-internal.thinkheads.ai} name=${PHX_NAME:-$(hostname)}
 [[ -d $home && -x /usr/local/bin/step && -x /usr/local/bin/step-ca && $(id -u step 2>/dev/null) ]] ||
   die "step-ca, step or the user step is missing in this container: its features must have step_ca"
 
-port=$(port)
+port=$(service port '[0-9]*')
 port=${port:-9000}
-names=("ca.$domain" "$PHX_IP" "$name" localhost 127.0.0.1)
+label=$(service name '"[a-z0-9-]*"')
+names=("${label:-ca}.$domain" "$PHX_IP" "$name" localhost 127.0.0.1)
 if [[ $PHX_IP == *:* ]]; then url=https://[$PHX_IP]:$port; else url=https://$PHX_IP:$port; fi
 
 # An earlier run goes on in here when its pct was killed.

@@ -48,8 +48,8 @@ func (j *job) converge(ctx context.Context) error {
 		{"snapshot", j.preConfigured},
 		{"features", j.runScripts},
 		{"health check", j.checkHealth},
+		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
-		{"stop", j.stopTemplate},
 		{"snapshot", j.finalSnapshots},
 	} {
 		j.stage = stage.name
@@ -507,7 +507,7 @@ func (j *job) forgetRestart(ctx context.Context) error {
 // sawRestart forgets that a restart is needed if somebody has restarted the
 // container since: if it was started after the last change of its file.
 func (j *job) sawRestart(ctx context.Context) error {
-	if !j.running || j.conf.Record()[restartWord] == "" {
+	if !j.running || j.started || j.written[restartWord] == "" {
 		return nil
 	}
 	info, err := os.Stat(j.host.ConfPath(j.ctid))
@@ -574,8 +574,7 @@ func (j *job) restartRequired() []string {
 // stopTemplate shuts down a template that this run, or one before it that did
 // not come to its end, has started.
 func (j *job) stopTemplate(ctx context.Context) error {
-	unfinished := j.started || len(j.due) > 0 || j.conf.Snapshot(j.c.TemplateSnapshot) == nil
-	if !j.c.IsTemplate() || !unfinished {
+	if !j.c.IsTemplate() || !j.started && len(j.due) == 0 {
 		return nil
 	}
 	return j.shutdown(ctx)

@@ -92,7 +92,9 @@ func (j *job) dueScripts() ([]script, error) {
 	if err != nil {
 		return nil, err
 	}
-	inputs := [][]byte{text, object}
+	// With the features' inputs: a service has to take a program that they have
+	// replaced.
+	inputs := append(slices.Clone(common), text, object)
 	for _, variable := range j.applicationEnv() {
 		inputs = append(inputs, []byte(variable))
 	}

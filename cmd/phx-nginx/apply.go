@@ -71,7 +71,7 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 			return err
 		}
 		a.Stage = "packages"
-		if err := s.Install(ctx, "nginx", "/usr/sbin/nginx"); err != nil {
+		if err := s.Install(ctx, "nginx"); err != nil {
 			return err
 		}
 		if !guest.Exists(guest.StepProgram) {
@@ -95,14 +95,18 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 			return err
 		}
 		a.Stage = "service"
-		if err := serve(ctx, s, g); err != nil {
+		taken, err := serve(ctx, s, g)
+		if err != nil {
 			return err
 		}
 		if err := keepRenewed(ctx, s, g); err != nil {
 			return err
 		}
 		a.Stage = "check"
-		return checkServing(ctx, g, root, leaf)
+		if err := checkServing(ctx, g, root, leaf); err != nil {
+			return err
+		}
+		return taken()
 	}()
 	a.Changes, a.Changed = append([]string{}, s.Changes...), len(s.Changes) > 0
 	if err != nil {
@@ -124,6 +128,7 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	if bytes.Equal(before, site) && !guest.Exists(stockSite) {
 		return nil
 	}
+	said := len(s.Changes)
 	stock, _ := os.Readlink(stockSite)
 	if stock != "" {
 		if err := os.Remove(stockSite); err != nil {
@@ -147,16 +152,16 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	if stock != "" {
 		back = errors.Join(back, os.Symlink(stock, stockSite))
 	}
-	s.Changes = s.Changes[:len(s.Changes)-1]
+	s.Changes = s.Changes[:said]
 	return errors.Join(fmt.Errorf("nginx refuses the configuration, the old one is back: %w", err), back)
 }
 
 // serve has nginx run with the present configuration, certificate and root. A
 // reload interrupts no connection.
-func serve(ctx context.Context, s *guest.Setup, g gateway) error {
+func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, err error) {
 	pair, err := os.Readlink(pairLink)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	return s.Serve(ctx, "nginx", "reload", stateDir+"/loaded", g.site(), []byte(pair), []byte(g.Fingerprint))
 }
@@ -206,6 +211,15 @@ func checkServing(ctx context.Context, g gateway, root, leaf *x509.Certificate) 
 			return errors.Join(err, guest.Journal(ctx, "nginx"))
 		}
 	}
+	if g.StatusPort == 0 {
+		return nil
+	}
+	// nginx keeps its whole old configuration when it finds a port taken.
+	url := fmt.Sprintf("http://127.0.0.1:%d/", g.StatusPort)
+	err := guest.Until(ctx, 5*time.Second, func() error { return guest.Answers(ctx, url) })
+	if err != nil {
+		return errors.Join(fmt.Errorf("status page: %w", err), guest.Journal(ctx, "nginx"))
+	}
 	return nil
 }
 
@@ -234,11 +248,15 @@ func renewCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := serve(ctx, s, g); err != nil {
+	taken, err := serve(ctx, s, g)
+	if err != nil {
 		return err
 	}
 	for _, change := range s.Changes {
 		cmdline.Logf("%s", change)
 	}
-	return checkServing(ctx, g, root, leaf)
+	if err := checkServing(ctx, g, root, leaf); err != nil {
+		return err
+	}
+	return taken()
 }

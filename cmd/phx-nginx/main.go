@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -198,7 +199,7 @@ func applyCommand(c *cli.Context) error {
 			return readToken(file, value.(*string))
 		}
 	})
-	if err := remote.NewPeer(nil, os.Stdout).Answer(answer); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
 		return err
 	}
 	if answer.Error != "" {

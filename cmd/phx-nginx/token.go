@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,11 +39,12 @@ func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string,
 	}
 	cmd := host.Exec(ca, argv...)
 	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ca)
-	out, err := host.Run(ctx, cmd)
-	if err != nil {
+	var out bytes.Buffer // of its own: what is captured may end up in an error
+	cmd.Stdout = &out
+	if _, err := host.Run(ctx, cmd); err != nil {
 		return "", err
 	}
-	t := strings.TrimSpace(string(out))
+	t := strings.TrimSpace(out.String())
 	if err := checkToken(t, g, time.Now()); err != nil {
 		return "", fmt.Errorf("one-time token of container %d: %w", ca, err)
 	}

@@ -20,17 +20,18 @@ var formats = map[string]func(*plan, *bufio.Writer) error{
 	"dot":     (*plan).dot,
 }
 
-type proxy struct {
+// place is where a container can be reached.
+type place struct {
 	CTID int    `json:"ctid"`
 	IP   string `json:"ip"`
 }
 
-// proxy returns the container that is the proxy to the services, planned or
-// not, or nil.
-func (p *plan) proxy() *proxy {
+// place returns that of the container with an application script, planned or
+// not; nil when there is none with a fixed address.
+func (p *plan) place(script string) *place {
 	for id, c := range p.file.Containers {
-		if c.ApplicationScript == config.ProxyScript && !c.Network.DHCP {
-			return &proxy{id, c.Network.IP.Addr().String()}
+		if c.ApplicationScript == script && !c.Network.DHCP {
+			return &place{id, c.Network.IP.Addr().String()}
 		}
 	}
 	return nil
@@ -51,8 +52,9 @@ func (p *plan) events(out *bufio.Writer) error {
 		Order    []int            `json:"order"`
 		Domain   string           `json:"domain"`
 		Services []config.Service `json:"services"`
-		Proxy    *proxy           `json:"proxy,omitempty"`
-	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.proxy()})
+		Proxy    *place           `json:"proxy,omitempty"`
+		Gateway  *place           `json:"gateway,omitempty"`
+	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.place(config.ProxyScript), p.place(config.GatewayScript)})
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func run(c *cli.Context) error {
 	if !ok {
 		return cmdline.Usagef("--format %s: there are %s", c.String("format"), list(formats))
 	}
-	domain := c.String("domain")
+	domain := strings.ToLower(c.String("domain"))
 	if !config.IsHostName(domain) {
 		return cmdline.Usagef("--domain %q: not a domain", domain)
 	}

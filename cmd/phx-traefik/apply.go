@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/user"
 	"strconv"
@@ -89,12 +88,16 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 			return err
 		}
 		a.Stage = "service"
-		if err := serve(ctx, s, p); err != nil {
+		taken, err := serve(ctx, s, p)
+		if err != nil {
 			return err
 		}
 		a.Stage = "check"
 		a.NotAfter, err = checkServing(ctx, s, p, root)
-		return err
+		if err != nil {
+			return err
+		}
+		return taken()
 	}()
 	a.Changes, a.Changed = append([]string{}, s.Changes...), len(s.Changes) > 0
 	if err != nil {
@@ -162,65 +165,75 @@ func makeStateDir() error {
 }
 
 // serve has Traefik run with the present static configuration.
-func serve(ctx context.Context, s *guest.Setup, p proxy) error {
-	if err := s.Serve(ctx, "traefik", "restart", takenFile, p.static(), []byte(unitText), []byte(p.Fingerprint)); err != nil {
-		return err
-	}
-	err := guest.Until(ctx, 20*time.Second, func() error { return ping(ctx) })
+func serve(ctx context.Context, s *guest.Setup, p proxy) (taken func() error, err error) {
+	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(), []byte(unitText), []byte(p.Fingerprint))
 	if err != nil {
-		return errors.Join(err, guest.Journal(ctx, "traefik"))
+		return nil, err
 	}
-	return nil
+	err = guest.Until(ctx, 20*time.Second, func() error { return guest.Answers(ctx, pingURL) })
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ping Traefik: %w", err), guest.Journal(ctx, "traefik"))
+	}
+	return taken, nil
 }
 
-func ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:8080/ping", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("ping Traefik: %w", err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ping Traefik: %s", resp.Status)
-	}
-	return nil
-}
+const pingURL = "http://127.0.0.1:8080/ping"
 
 // checkServing waits until every name is served with a certificate of the CA,
 // and returns when the first of them expires. Traefik asks for a certificate
-// when it starts or learns of a name; where that failed, it is started again.
+// when it starts or learns of a name, and tries again only when it is started:
+// it is, unless that would cut off what is served well.
 func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certificate) (notAfter time.Time, err error) {
-	fresh := len(s.Changes) > 0
+	good := 0
 	verified := func() error {
-		notAfter = time.Time{}
+		good, notAfter = 0, time.Time{}
+		var all []error
 		for _, host := range p.hosts() {
 			leaf, err := guest.Served(ctx, "127.0.0.1:443", host, root)
 			if err != nil {
-				return err
+				all = append(all, err)
+				continue
 			}
+			good++
 			if notAfter.IsZero() || leaf.NotAfter.Before(notAfter) {
 				notAfter = leaf.NotAfter
 			}
 		}
-		return nil
+		return errors.Join(all...)
 	}
 	patience := 2 * time.Second
-	if fresh {
+	if len(s.Changes) > 0 {
 		patience = 20 * time.Second
 	}
 	if err = guest.Until(ctx, patience, verified); err == nil {
 		return notAfter, nil
 	}
-	if err := s.Restart(ctx, "traefik"); err != nil {
-		return time.Time{}, err
+	if good == 0 || len(s.Changes) > 0 {
+		if err := s.Restart(ctx, "traefik"); err != nil {
+			return time.Time{}, err
+		}
+		err = guest.Until(ctx, 30*time.Second, verified)
 	}
-	if err = guest.Until(ctx, time.Minute, verified); err != nil {
+	if err != nil && good == 0 {
+		// The CA may have lost the account, with a database of before: a new
+		// account is free.
+		err = newAccount(ctx, s, p, verified)
+	}
+	if err != nil {
 		return time.Time{}, errors.Join(err, guest.Journal(ctx, "traefik"))
 	}
 	return notAfter, nil
+}
+
+// newAccount lets Traefik register with the CA again. The old account is kept
+// beside the new one.
+func newAccount(ctx context.Context, s *guest.Setup, p proxy, verified func() error) error {
+	if err := os.Rename(p.acmeFile(), p.acmeFile()+".old"); err != nil {
+		return err
+	}
+	s.Changed("dropped the ACME account")
+	if err := s.Restart(ctx, "traefik"); err != nil {
+		return err
+	}
+	return guest.Until(ctx, 30*time.Second, verified)
 }

@@ -27,7 +27,12 @@ const writeBlock = `set -eu
 umask 022
 new=$(mktemp /etc/.hosts.XXXXXX)
 trap 'rm -f "$new"' EXIT
-sed "/^$1\$/,/^$2\$/d" /etc/hosts >"$new"
+if grep -qxF -- "$1" /etc/hosts && ! grep -qxF -- "$2" /etc/hosts; then
+	echo "/etc/hosts has the line '$1' without '$2': remove it" >&2
+	exit 1
+fi
+# With an end to the last line, which it may lack.
+sed -e '$a\' /etc/hosts | sed "/^$1\$/,/^$2\$/d" >"$new"
 cat >>"$new"
 tail -n 1 "$new" | grep -qxF -- "$2"
 chmod 0644 "$new"
@@ -47,7 +52,9 @@ func hostsBlock(address string, hosts []string) string {
 // it shall sign, and tells whether that has changed anything. What has been
 // written is recorded in the container's description, where looking costs no
 // call.
-func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy) (changed bool, err error) {
+//
+// anew writes it even if it has been recorded.
+func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy, anew bool) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
@@ -58,7 +65,7 @@ func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy) (ch
 		return false, err
 	}
 	record := conf.Record()
-	if record[hostsRecord] == hash {
+	if record[hostsRecord] == hash && !anew {
 		return false, nil
 	}
 	cmd := host.Exec(t.CACTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
@@ -66,6 +73,9 @@ func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy) (ch
 	cmd.Stdin = strings.NewReader(block)
 	if _, err := host.Run(ctx, cmd); err != nil {
 		return false, err
+	}
+	if record[hostsRecord] == hash {
+		return true, nil
 	}
 	record[hostsRecord] = hash
 	_, err = host.Pct(ctx, "set", fmt.Sprint(t.CACTID), "--description", conf.Describe(record))

@@ -104,28 +104,37 @@ func filter(c *cli.Context) error {
 		Event:  "traefik",
 		Host:   host,
 		Work: func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
-			p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
+			p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL, Gateway: t.Gateway}
 			for _, s := range t.Services {
 				p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
 			}
 			if err := p.check(); err != nil {
 				return nil, err
 			}
-			led, err := leadNames(ctx, host, t, p)
-			if err != nil {
-				return &remote.Answer{Stage: "hosts"}, err
-			}
 			log := t.Log()
 			defer log.Close()
-			answer, err := remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
-				if need == "request" {
-					return p, nil
+			apply := func(anew bool) (*remote.Answer, error) {
+				led, err := leadNames(ctx, host, t, p, anew)
+				if err != nil {
+					return &remote.Answer{Stage: "hosts"}, err
 				}
-				return join.Supply(ctx, host, c.String("scripts"), t, need)
-			}, log)
-			if answer != nil && led {
-				answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
-				answer.Changed = true
+				answer, err := remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
+					if need == "request" {
+						return p, nil
+					}
+					return join.Supply(ctx, host, c.String("scripts"), t, need)
+				}, log)
+				if answer != nil && led {
+					answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
+					answer.Changed = true
+				}
+				return answer, err
+			}
+			answer, err := apply(false)
+			if err == nil && answer.Error != "" && answer.Stage == "check" {
+				// The CA's container may have lost what its record says it has.
+				t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CACTID)
+				answer, err = apply(true)
 			}
 			return answer, err
 		},

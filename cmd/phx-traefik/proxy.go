@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -15,6 +16,7 @@ type proxy struct {
 	Services    []service `json:"services"`
 	Root        string    `json:"root"`        // the root certificate's place in the container
 	Fingerprint string    `json:"fingerprint"` // its SHA-256, lower-case hex
+	Gateway     string    `json:"gateway"`     // IP address of the gateway before it; "" for none
 	CAURL       string    `json:"ca_url"`      // https://HOST:PORT
 }
 
@@ -29,6 +31,8 @@ var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	hostForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	hexForm  = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+	caURLForm = regexp.MustCompile(`^https://[A-Za-z0-9.:\[\]-]+$`)
 )
 
 // check refuses what would mean something else in a Traefik rule, in
@@ -45,8 +49,11 @@ func (p proxy) check() error {
 			return fmt.Errorf("service %s: url %q: not http:// or https:// and a host", s.Name, s.URL)
 		}
 	}
-	if u, err := url.Parse(p.CAURL); err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" {
+	if !caURLForm.MatchString(p.CAURL) {
 		return fmt.Errorf("CA URL %q: not https://HOST:PORT", p.CAURL)
+	}
+	if _, err := netip.ParseAddr(p.Gateway); p.Gateway != "" && err != nil {
+		return fmt.Errorf("gateway %q: not an IP address", p.Gateway)
 	}
 	if p.Fingerprint != "" && !hexForm.MatchString(p.Fingerprint) {
 		return fmt.Errorf("fingerprint %q: not 64 hexadecimal digits", p.Fingerprint)
@@ -100,7 +107,7 @@ func (p proxy) static() []byte {
 					"entryPoint": map[string]any{"to": encrypted, "scheme": "https"},
 				}},
 			},
-			encrypted: map[string]any{"address": ":443"},
+			encrypted: p.encryptedEntryPoint(),
 			"traefik": map[string]any{"address": "127.0.0.1:8080"}, // ping
 		},
 		"providers": map[string]any{"file": map[string]any{"directory": dynamicDir, "watch": true}},
@@ -115,6 +122,19 @@ func (p proxy) static() []byte {
 			"tlsChallenge":         map[string]any{},
 		}}},
 	})
+}
+
+// encryptedEntryPoint takes as long for a request as the gateway does, and
+// believes the gateway, and nobody else, who the client is.
+func (p proxy) encryptedEntryPoint() map[string]any {
+	entryPoint := map[string]any{
+		"address":   ":443",
+		"transport": map[string]any{"respondingTimeouts": map[string]any{"readTimeout": "1h"}},
+	}
+	if p.Gateway != "" {
+		entryPoint["forwardedHeaders"] = map[string]any{"trustedIPs": []string{p.Gateway}}
+	}
+	return entryPoint
 }
 
 // dynamic is Traefik's dynamic configuration, of which it sees every change.

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,13 +43,21 @@ func (s *Setup) Changed(format string, args ...any) {
 	s.Changes = append(s.Changes, fmt.Sprintf(format, args...))
 }
 
+// lockFile keeps the lock from being garbage, and so released.
+var lockFile *os.File
+
 // Lock waits for other runs of the same program in this container to end. The
 // lock is held until the process ends.
 func Lock(ctx context.Context, name string) error {
-	f, err := os.OpenFile(filepath.Join("/run/lock", name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	return lock(ctx, filepath.Join("/run", name+".lock"))
+}
+
+func lock(ctx context.Context, path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
+	lockFile = f
 	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -56,7 +65,7 @@ func Lock(ctx context.Context, name string) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("another %s has been at work in this container for two minutes: see its process", name)
+			return fmt.Errorf("%s has been held for two minutes: another run is at work in this container: see its process", path)
 		}
 		if err := wait(ctx, 200*time.Millisecond); err != nil {
 			return err
@@ -142,16 +151,22 @@ func WaitForBoot(ctx context.Context) error {
 	}
 }
 
-// Install installs a Debian package unless the program at path is there.
-func (s *Setup) Install(ctx context.Context, pkg, path string) error {
-	if Exists(path) {
+// Install installs a Debian package unless it is installed completely: an
+// interrupted dpkg leaves programs without their configuration.
+func (s *Setup) Install(ctx context.Context, pkg string) error {
+	if status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err == nil && status == "installed" {
 		return nil
 	}
-	if _, err := Run(ctx, "apt-get", "update", "-q"); err != nil {
-		return fmt.Errorf("install %s: %w", pkg, err)
-	}
-	if _, err := Run(ctx, "apt-get", "install", "-q", "-y", "--no-install-recommends", pkg); err != nil {
-		return fmt.Errorf("install %s: %w", pkg, err)
+	// A fresh system updates itself for a while, and holds dpkg's lock.
+	const patience = "DPkg::Lock::Timeout=300"
+	for _, argv := range [][]string{
+		{"dpkg", "--configure", "-a"},
+		{"apt-get", "update", "-q", "-o", patience, "-o", "APT::Update::Error-Mode=any"},
+		{"apt-get", "install", "-q", "-y", "--no-install-recommends", "-o", patience, pkg},
+	} {
+		if _, err := Run(ctx, argv...); err != nil {
+			return fmt.Errorf("install %s: %w", pkg, err)
+		}
 	}
 	s.Changed("installed %s", pkg)
 	return nil
@@ -213,30 +228,52 @@ func bootstrapped(url, fingerprint string) bool {
 // Serve has a unit run with its present configuration, at every boot and now.
 // configuration is all that the service reads when it starts; verb, "reload"
 // or "restart", is how it takes a change. What it has taken last is kept as a
-// hash in stateFile: a run that ends between a change and the reload leaves
-// the reload to the next run. A service that has taken its configuration is
-// left alone.
-func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configuration ...[]byte) error {
+// hash in stateFile, which taken writes: call it when the service has been
+// seen to serve. A run that ends before that leaves the reload to the next
+// one. A service that has taken its configuration, and runs the program that
+// is installed, is left alone.
+func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configuration ...[]byte) (taken func() error, err error) {
 	hash := sha256.New()
 	for _, part := range configuration {
 		sum := sha256.Sum256(part)
 		hash.Write(sum[:])
 	}
 	present := hex.EncodeToString(hash.Sum(nil))
-	taken, err := os.ReadFile(stateFile)
+	last, err := os.ReadFile(stateFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	isTaken := string(taken) == present
-	if !isTaken && Active(ctx, unit) {
-		if err := s.again(ctx, unit, verb); err != nil {
-			return err
+	isTaken := string(last) == present
+	switch {
+	case !Active(ctx, unit):
+	case replaced(ctx, unit):
+		err = s.Restart(ctx, unit)
+	case !isTaken:
+		err = s.again(ctx, unit, verb)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Start(ctx, unit); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if isTaken {
+			return nil
 		}
+		return atomicfile.Write(stateFile, []byte(present), 0o644)
+	}, nil
+}
+
+// replaced tells whether the program of a unit has been replaced since it was
+// started.
+func replaced(ctx context.Context, unit string) bool {
+	pid, err := Run(ctx, "systemctl", "show", "--property=MainPID", "--value", unit)
+	if err != nil {
+		return false
 	}
-	if err := s.Start(ctx, unit); err != nil || isTaken {
-		return err
-	}
-	return atomicfile.Write(stateFile, []byte(present), 0o644)
+	program, err := os.Readlink(filepath.Join("/proc", strings.TrimSpace(pid), "exe"))
+	return err == nil && strings.HasSuffix(program, " (deleted)")
 }
 
 // Restart restarts a unit.
@@ -319,6 +356,26 @@ func Served(ctx context.Context, address, name string, root *x509.Certificate) (
 	}
 	defer conn.Close()
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], nil
+}
+
+// Answers checks that url, of this container, answers with status 200.
+func Answers(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	// Not http.Get: no proxy, and no redirection.
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
 }
 
 // Until tries until it succeeds or a time has passed; it returns the last

@@ -31,6 +31,7 @@ type Target struct {
 	Domain    string
 	Services  []config.Service
 	Proxy     string // address of the proxy's container, "" when the file has none
+	Gateway   string // and of the gateway's
 
 	CACTID      int
 	CAURL       string
@@ -157,6 +158,7 @@ func (f *Filter) begin(ctx context.Context, r *round) {
 		Container:   r.container,
 		Domain:      r.plan.Get("domain").Str,
 		Proxy:       r.plan.Get("proxy.ip").Str,
+		Gateway:     r.plan.Get("gateway.ip").Str,
 		CACTID:      r.ca.CTID(),
 		CAURL:       r.fingerprint.Get("ca_url").Str,
 		Fingerprint: r.fingerprint.Get("sha256").Str,
