@@ -17,6 +17,7 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
 var testGateway = gateway{
@@ -130,6 +131,20 @@ func TestToken(t *testing.T) {
 		if err != nil && tt.token != "" && strings.Contains(err.Error(), tt.token) {
 			t.Errorf("%s: the error shows the token", name)
 		}
+	}
+}
+
+// A token that was printed before pct failed is good for minutes: it must not
+// be in the error, which goes to stderr and into an event.
+func TestTokenIsInNoError(t *testing.T) {
+	secret := ott(t, func(*token.Claims) {})
+	path := filepath.Join(t.TempDir(), "pct")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+secret+"\necho 'lost connection' >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := fetchToken(t.Context(), &pct.Host{PCT: path}, 103, testGateway)
+	if err == nil || !strings.Contains(err.Error(), "lost connection") || strings.Contains(err.Error(), secret) {
+		t.Errorf("error %v", err)
 	}
 }
 

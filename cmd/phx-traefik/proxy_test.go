@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ var testProxy = proxy{
 	Root:        "/etc/traefik/ssl/phoenix_ca.crt",
 	Fingerprint: strings.Repeat("ab", 32),
 	CAURL:       "https://10.0.0.10:9000",
+	Gateway:     "10.0.0.153",
 }
 
 func TestProxyIsChecked(t *testing.T) {
@@ -33,6 +35,8 @@ func TestProxyIsChecked(t *testing.T) {
 		"hosts":       func(p *proxy) { p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1"}} },
 		"name":        func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1"}} },
 		"scheme":      func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd"}} },
+		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
+		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
 		"URL":         func(p *proxy) { p.CAURL = "http://10.0.0.10" },
 		"fingerprint": func(p *proxy) { p.Fingerprint = "AB" },
 	} {
@@ -78,6 +82,12 @@ func TestStatic(t *testing.T) {
 	}
 	if got := get(t, text, "entryPoints", "web", "http", "redirections", "entryPoint", "to"); got != "websecure" {
 		t.Errorf("plain HTTP leads to %v", got)
+	}
+	if got := get(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
+		t.Errorf("an upload may take %v", got)
+	}
+	if got := get(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
+		t.Errorf("the client's address is believed from %v", got)
 	}
 	if got := get(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
 		t.Errorf("ping is served at %v", got)
@@ -135,6 +145,21 @@ func TestHostsBlock(t *testing.T) {
 		if got := write(second); got != own+second {
 			t.Errorf("hosts\n%s\nwant\n%s", got, own+second)
 		}
+	}
+	// A last line without an end, and a block without one.
+	for text, want := range map[string]string{
+		strings.TrimSuffix(own, "\n"):          own + second,
+		own + blockBegin + "\n10.0.0.1 a\nx\n": "failed: ",
+	} {
+		if err := os.WriteFile(hosts, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := write(second); !strings.HasPrefix(got, want) {
+			t.Errorf("hosts\n%s\nwant\n%s", got, want)
+		}
+	}
+	if err := os.WriteFile(hosts, []byte(own+second), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	// A transfer that breaks off changes nothing.
 	if got := write(first[:len(first)-5]); !strings.HasPrefix(got, "failed") {

@@ -2,6 +2,7 @@ package pipetest
 
 import (
 	"bufio"
+	"fmt"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -259,6 +260,139 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		}
 		if _, _, status, stderr := h.with("PHX_PCT=no-such-pct").run(); status != 1 || !strings.Contains(stderr, "run this on the Proxmox VE host") {
 			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+}
+
+// What reviews and use have found in phx itself.
+func TestOwnDefects(t *testing.T) {
+	t.Run("a needed restart is remembered until it is made", func(t *testing.T) {
+		h := converged(t, nil)
+		h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}})
+		for range 2 {
+			events, _, _, _ := h.run()
+			if got := fmt.Sprint(events[2]["restart_required"]); got != "[lxc]" {
+				t.Errorf("restart_required %s", got)
+			}
+		}
+		if _, calls, _, _ := h.run("--restart"); !strings.HasPrefix(join(calls), "reboot 500") {
+			t.Errorf("calls\n%s", join(calls))
+		}
+		events, calls, _, _ := h.run("--restart")
+		if got := fmt.Sprint(events[2]["restart_required"]); got != "[]" || len(calls) > 0 {
+			t.Errorf("restart_required %s, calls\n%s", got, join(calls))
+		}
+	})
+	t.Run("a firewall that is not configured any more does not cut the container off", func(t *testing.T) {
+		h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+		h.configure(nil)
+		h.run()
+		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, "enable: 0") || strings.Contains(text, "ACCEPT") {
+			t.Errorf("%s", text)
+		}
+		if strings.Contains(h.read(conf500), "firewall=1") {
+			t.Errorf("%s", h.read(conf500))
+		}
+		h.wantUnchanged()
+	})
+	t.Run("of two volumes at one path none is taken away", func(t *testing.T) {
+		h := converged(t, nil)
+		h.bash("$PHX_PCT set 500 --mp0 lab:1,mp=/data --mp1 lab:2,mp=/data")
+		before := h.read(conf500)
+		if _, calls, status, stderr := h.run(); status != 1 || len(calls) > 0 || !strings.Contains(stderr, "mp0 and mp1 are both mounted at /data") {
+			t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+		}
+		if h.read(conf500) != before {
+			t.Error("the container was changed")
+		}
+	})
+	t.Run("after a plan that broke off nothing new is begun", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t) // with the shipped configuration
+		out, status := h.with("PHX_LAB_DELAY=0.1").bash(`phx-plan 103 | head -n 3 >broken; phx-lxc <broken`)
+		if status != 1 || !strings.Contains(out, "900 Copy-Base: ready") || !strings.Contains(out, "103 Step-CA: skipped: the plan broke off") {
+			t.Errorf("status %d\n%s", status, out)
+		}
+		if h.read("host/pve/lxc/103.conf") != "" {
+			t.Error("the container was made")
+		}
+	})
+	t.Run("a template does not stay running after a run that failed", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(map[string]any{"template_snapshot_name": "golden", "features": []string{"base_setup"}})
+		h.with("PHX_LAB_FAIL=exec 500").run()
+		h.wantState("running")
+		h.run()
+		h.wantState("stopped")
+		h.wantUnchanged()
+	})
+	t.Run("a disk of 1024 GiB is stored as 1T", func(t *testing.T) {
+		h := converged(t, nil)
+		h.write(conf500, strings.Replace(h.read(conf500), "size=4G", "size=1T", 1))
+		h.configure(map[string]any{"storage_size_gb": 1024})
+		h.wantUnchanged()
+	})
+	t.Run("a feature may be called like a word of the record", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.write("scripts/phoenix_hypervisor_feature_install_firewall.sh", "#!/bin/sh\n")
+		h.bash("chmod +x scripts/*.sh")
+		h.configure(map[string]any{"features": []string{"firewall"}, "firewall": map[string]any{"enabled": true}})
+		h.run()
+		h.wantUnchanged()
+	})
+	t.Run("an application script runs again when its part of the configuration changes", func(t *testing.T) {
+		keys := func(model string) map[string]any {
+			return map[string]any{"application_script": "app.sh", "vllm_engine_config": map[string]any{"model": model}}
+		}
+		t.Parallel()
+		h := newHost(t)
+		h.write("scripts/app.sh", "#!/bin/sh\n")
+		h.write("inside", "#!/bin/sh\ncat >/dev/null\n")
+		h.configure(keys("a"))
+		h.run()
+		h.wantUnchanged()
+		h.configure(keys("b"))
+		if _, calls, _, _ := h.run(); !strings.Contains(join(calls), " app.sh 500 ") {
+			t.Errorf("calls\n%s", join(calls))
+		}
+		h.wantUnchanged()
+	})
+	t.Run("a container that others have started meanwhile is started", func(t *testing.T) {
+		h := converged(t, nil)
+		h.bash("$PHX_PCT stop 500")
+		// pct list tells of a time before.
+		h.write("pct", "#!/bin/sh\nif [ \"$1\" = list ]; then $REAL list; $REAL start 500; else exec $REAL \"$@\"; fi\n")
+		h.bash("chmod +x pct")
+		if _, _, status, stderr := h.with("REAL=" + bin + "/pct").with("PHX_PCT=" + h.path("pct")).run(); status != 0 {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+	t.Run("cron's PATH does", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.configure(nil)
+		h.bash("mkdir -p prefix/bin && ln -s " + bin + "/phx-* prefix/bin && cp -r " + repo + "/scripts prefix/")
+		if out, status := h.bash("env PATH=/usr/bin:/bin prefix/scripts/phoenix >out"); status != 0 {
+			t.Errorf("status %d\n%s", status, out)
+		}
+	})
+	t.Run("programs that phx starts die of a broken pipe as usual", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.write("scripts/phoenix_hypervisor_feature_install_pipe.sh", "#!/bin/bash\nset -o pipefail\nyes | head -n 1 >/dev/null\n[ $? -eq 141 ]\n")
+		h.bash("chmod +x scripts/*.sh")
+		h.configure(map[string]any{"features": []string{"pipe"}})
+		if _, _, status, stderr := h.run(); status != 0 {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+	t.Run("after a rollback the record is removed by hand", func(t *testing.T) {
+		h := converged(t, map[string]any{"features": []string{"base_setup"}})
+		h.bash("$PHX_PCT set 500 --description ''")
+		if _, calls, _, _ := h.run(); !strings.Contains(join(calls), "feature base_setup") {
+			t.Errorf("calls\n%s", join(calls))
 		}
 	})
 }

@@ -244,15 +244,18 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 		return nil, err
 	}
 	isTaken := string(last) == present
-	switch {
-	case !Active(ctx, unit):
-	case replaced(ctx, unit):
-		err = s.Restart(ctx, unit)
-	case !isTaken:
-		err = s.again(ctx, unit, verb)
-	}
-	if err != nil {
-		return nil, err
+	if Active(ctx, unit) {
+		switch {
+		case replaced(ctx, unit):
+			err = s.Restart(ctx, unit)
+		case !isTaken:
+			err = s.again(ctx, unit, verb)
+		default:
+			err = nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := s.Start(ctx, unit); err != nil {
 		return nil, err

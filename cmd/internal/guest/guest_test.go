@@ -3,9 +3,13 @@ package guest
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -45,6 +49,40 @@ func TestRunHasACleanEnvironment(t *testing.T) {
 	}
 	if _, err := Run(context.Background(), "no-such-program"); err == nil || !strings.Contains(err.Error(), "no-such-program") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The collector must not take the lock's file, and with it the lock.
+func TestLockLasts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.lock")
+	if err := lock(context.Background(), path); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.GC()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != syscall.EWOULDBLOCK {
+		t.Errorf("a second lock: %v", err)
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	for status, good := range map[int]bool{200: true, 404: false, 302: false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", "/ok")
+			w.WriteHeader(status)
+		}))
+		if err := Answers(context.Background(), server.URL); (err == nil) != good {
+			t.Errorf("%d: %v", status, err)
+		}
+		server.Close()
+		if Answers(context.Background(), server.URL) == nil {
+			t.Error("nobody answers, and that is all right")
+		}
 	}
 }
 
