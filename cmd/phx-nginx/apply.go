@@ -13,7 +13,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
-	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
@@ -52,49 +51,39 @@ WantedBy=timers.target
 // apply is the container's half: it sets the gateway up where it runs. ask
 // gets what only others can supply: "token" and "step_cli".
 func apply(ctx context.Context, g gateway, ask func(need string, value any) error) *remote.Answer {
-	s := &guest.Setup{}
-	a := &remote.Answer{Names: g.names()}
-	err := func() error {
-		a.Stage = "trust"
+	return guest.Apply(g.names(), func(s *guest.Setup) error {
 		if err := g.check(); err != nil {
 			return err
 		}
-		root, err := cert.ReadPinned(g.Root, g.Fingerprint)
+		root, err := s.Begin(ctx, "phx-nginx", g.Root, g.Fingerprint)
 		if err != nil {
 			return err
 		}
-		a.Stage = "boot"
-		if err := guest.WaitForBoot(ctx); err != nil {
+		if err := s.WaitForBoot(ctx); err != nil {
 			return err
 		}
-		if err := guest.Lock(ctx, "phx-nginx"); err != nil {
-			return err
-		}
-		a.Stage = "packages"
+		s.Stage = "packages"
 		if err := s.Install(ctx, "nginx"); err != nil {
 			return err
 		}
-		if !guest.Exists(guest.StepProgram) {
-			if err := ask("step_cli", new(bool)); err != nil {
-				return err
-			}
-			s.Changed("installed step")
+		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
+			return err
 		}
-		a.Stage = "bootstrap"
+		s.Stage = "bootstrap"
 		if err := s.Bootstrap(ctx, g.CAURL, g.Fingerprint); err != nil {
 			return err
 		}
-		a.Stage = "certificate"
+		s.Stage = "certificate"
 		leaf, err := certify(ctx, s, g, root, func(t *string) error { return ask("token", t) })
 		if err != nil {
 			return err
 		}
-		a.NotAfter = leaf.NotAfter
-		a.Stage = "configuration"
+		s.NotAfter = leaf.NotAfter
+		s.Stage = "configuration"
 		if err := configure(ctx, s, g); err != nil {
 			return err
 		}
-		a.Stage = "service"
+		s.Stage = "service"
 		taken, err := serve(ctx, s, g)
 		if err != nil {
 			return err
@@ -102,19 +91,12 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := keepRenewed(ctx, s, g); err != nil {
 			return err
 		}
-		a.Stage = "check"
+		s.Stage = "check"
 		if err := checkServing(ctx, g, root, leaf); err != nil {
 			return err
 		}
 		return taken()
-	}()
-	a.Changes, a.Changed = append([]string{}, s.Changes...), len(s.Changes) > 0
-	if err != nil {
-		a.Error = err.Error()
-	} else {
-		a.Stage = ""
-	}
-	return a
+	})
 }
 
 // configure writes nginx's configuration. When nginx refuses it, what was
@@ -125,11 +107,11 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 		return err
 	}
 	site := g.site()
-	if bytes.Equal(before, site) && !guest.Exists(stockSite) {
+	stock, _ := os.Readlink(stockSite)
+	if bytes.Equal(before, site) && stock == "" {
 		return nil
 	}
 	said := len(s.Changes)
-	stock, _ := os.Readlink(stockSite)
 	if stock != "" {
 		if err := os.Remove(stockSite); err != nil {
 			return err
@@ -236,14 +218,11 @@ func renewCommand(c *cli.Context) error {
 	case err != nil:
 		return err
 	}
-	if err := guest.Lock(ctx, "phx-nginx"); err != nil {
-		return err
-	}
-	root, err := cert.ReadPinned(g.Root, g.Fingerprint)
+	s := &guest.Setup{}
+	root, err := s.Begin(ctx, "phx-nginx", g.Root, g.Fingerprint)
 	if err != nil {
 		return err
 	}
-	s := &guest.Setup{}
 	leaf, err := certify(ctx, s, g, root, nil)
 	if err != nil {
 		return err

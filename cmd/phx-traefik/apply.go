@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -51,61 +50,43 @@ WantedBy=multi-user.target
 // apply is the container's half: it sets Traefik up where it runs. ask gets
 // what only others can supply: "traefik" and "step_cli".
 func apply(ctx context.Context, p proxy, ask func(need string, value any) error) *remote.Answer {
-	s := &guest.Setup{}
-	a := &remote.Answer{Names: p.hosts()}
-	err := func() error {
-		a.Stage = "trust"
+	return guest.Apply(p.hosts(), func(s *guest.Setup) error {
 		if err := p.check(); err != nil {
 			return err
 		}
-		root, err := cert.ReadPinned(p.Root, p.Fingerprint)
+		root, err := s.Begin(ctx, "phx-traefik", p.Root, p.Fingerprint)
 		if err != nil {
 			return err
 		}
-		a.Stage = "boot"
-		if err := guest.WaitForBoot(ctx); err != nil {
+		if err := s.WaitForBoot(ctx); err != nil {
 			return err
 		}
-		if err := guest.Lock(ctx, "phx-traefik"); err != nil {
+		s.Stage = "packages"
+		if err := s.Need(program, "traefik", ask); err != nil {
 			return err
 		}
-		a.Stage = "packages"
-		for path, need := range map[string]string{program: "traefik", guest.StepProgram: "step_cli"} {
-			if guest.Exists(path) {
-				continue
-			}
-			if err := ask(need, new(bool)); err != nil {
-				return err
-			}
-			s.Changed("installed %s", path)
+		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
+			return err
 		}
-		a.Stage = "bootstrap"
+		s.Stage = "bootstrap"
 		if err := s.Bootstrap(ctx, p.CAURL, p.Fingerprint); err != nil {
 			return err
 		}
-		a.Stage = "configuration"
+		s.Stage = "configuration"
 		if err := configure(s, p, root); err != nil {
 			return err
 		}
-		a.Stage = "service"
+		s.Stage = "service"
 		taken, err := serve(ctx, s, p)
 		if err != nil {
 			return err
 		}
-		a.Stage = "check"
-		a.NotAfter, err = checkServing(ctx, s, p, root)
-		if err != nil {
+		s.Stage = "check"
+		if err := checkServing(ctx, s, p, root); err != nil {
 			return err
 		}
 		return taken()
-	}()
-	a.Changes, a.Changed = append([]string{}, s.Changes...), len(s.Changes) > 0
-	if err != nil {
-		a.Error = err.Error()
-	} else {
-		a.Stage = ""
-	}
-	return a
+	})
 }
 
 // configure writes the files that Traefik reads, and the one that apply reads.
@@ -180,13 +161,13 @@ func serve(ctx context.Context, s *guest.Setup, p proxy) (taken func() error, er
 const pingURL = "http://127.0.0.1:8080/ping"
 
 // checkServing waits until every name is served with a certificate of the CA,
-// and returns when the first of them expires. Traefik asks for a certificate
+// and notes when the first of them expires. Traefik asks for a certificate
 // when it starts or learns of a name, and tries again only when it is started:
 // it is, unless that would cut off what is served well.
-func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certificate) (notAfter time.Time, err error) {
+func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certificate) error {
 	good := 0
 	verified := func() error {
-		good, notAfter = 0, time.Time{}
+		good, s.NotAfter = 0, time.Time{}
 		var all []error
 		for _, host := range p.hosts() {
 			leaf, err := guest.Served(ctx, "127.0.0.1:443", host, root)
@@ -195,8 +176,8 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certi
 				continue
 			}
 			good++
-			if notAfter.IsZero() || leaf.NotAfter.Before(notAfter) {
-				notAfter = leaf.NotAfter
+			if s.NotAfter.IsZero() || leaf.NotAfter.Before(s.NotAfter) {
+				s.NotAfter = leaf.NotAfter
 			}
 		}
 		return errors.Join(all...)
@@ -205,12 +186,13 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certi
 	if len(s.Changes) > 0 {
 		patience = 20 * time.Second
 	}
-	if err = guest.Until(ctx, patience, verified); err == nil {
-		return notAfter, nil
+	err := guest.Until(ctx, patience, verified)
+	if err == nil {
+		return nil
 	}
 	if good == 0 || len(s.Changes) > 0 {
 		if err := s.Restart(ctx, "traefik"); err != nil {
-			return time.Time{}, err
+			return err
 		}
 		err = guest.Until(ctx, 30*time.Second, verified)
 	}
@@ -220,9 +202,9 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certi
 		err = newAccount(ctx, s, p, verified)
 	}
 	if err != nil {
-		return time.Time{}, errors.Join(err, guest.Journal(ctx, "traefik"))
+		return errors.Join(err, guest.Journal(ctx, "traefik"))
 	}
-	return notAfter, nil
+	return nil
 }
 
 // newAccount lets Traefik register with the CA again. The old account is kept

@@ -24,6 +24,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
 // Places inside a container.
@@ -35,7 +36,45 @@ const (
 
 // Setup is one run of changes to a container.
 type Setup struct {
-	Changes []string
+	Stage    string // what is being done, for the answer to a failure
+	Changes  []string
+	NotAfter time.Time // when the first of the service's certificates expires
+}
+
+// Apply does the work of a program's half in the container, and makes the
+// answer of it. names are those of the service's certificates.
+func Apply(names []string, work func(*Setup) error) *remote.Answer {
+	s := &Setup{}
+	err := work(s)
+	a := &remote.Answer{Names: names, NotAfter: s.NotAfter, Changed: len(s.Changes) > 0, Changes: append([]string{}, s.Changes...)}
+	if err != nil {
+		a.Stage, a.Error = s.Stage, err.Error()
+	}
+	return a
+}
+
+// Begin reads the root certificate, which must be the one that is pinned, and
+// waits until no other run of the program is at work in the container.
+func (s *Setup) Begin(ctx context.Context, program, rootPath, fingerprint string) (*x509.Certificate, error) {
+	s.Stage = "trust"
+	root, err := cert.ReadPinned(rootPath, fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	return root, lock(ctx, filepath.Join("/run", program+".lock"))
+}
+
+// Need has a program installed that only the host can bring: ask is told the
+// name of the feature.
+func (s *Setup) Need(program, feature string, ask func(need string, value any) error) error {
+	if exists(program) {
+		return nil
+	}
+	if err := ask(feature, new(bool)); err != nil {
+		return err
+	}
+	s.Changed("installed %s", program)
+	return nil
 }
 
 // Changed notes something that has been changed.
@@ -46,12 +85,8 @@ func (s *Setup) Changed(format string, args ...any) {
 // lockFile keeps the lock from being garbage, and so released.
 var lockFile *os.File
 
-// Lock waits for other runs of the same program in this container to end. The
+// lock waits for other runs of the same program in this container to end. The
 // lock is held until the process ends.
-func Lock(ctx context.Context, name string) error {
-	return lock(ctx, filepath.Join("/run", name+".lock"))
-}
-
 func lock(ctx context.Context, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -128,14 +163,15 @@ func find(name string) (string, error) {
 	return "", fmt.Errorf("%s: %w", name, exec.ErrNotFound)
 }
 
-// Exists tells whether there is something at path.
-func Exists(path string) bool {
+func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
 
-// WaitForBoot waits until systemd has started the container's services.
-func WaitForBoot(ctx context.Context) error {
+// WaitForBoot waits until systemd has started the container's services. It is
+// not for a service that systemd itself starts: that one belongs to the boot.
+func (s *Setup) WaitForBoot(ctx context.Context) error {
+	s.Stage = "boot"
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
