@@ -82,20 +82,17 @@ func (s *Setup) Changed(format string, args ...any) {
 	s.Changes = append(s.Changes, fmt.Sprintf(format, args...))
 }
 
-// lockFile keeps the lock from being garbage, and so released.
-var lockFile *os.File
-
 // lock waits for other runs of the same program in this container to end. The
-// lock is held until the process ends.
+// lock is held until the process ends: its descriptor is no [os.File], which
+// would be closed as garbage.
 func lock(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("lock %s: %w", path, err)
 	}
-	lockFile = f
 	deadline := time.Now().Add(2 * time.Minute)
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return err
 		}
