@@ -16,7 +16,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/join"
-	"thinkheads.ai/phx/cmd/internal/pct"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
@@ -64,16 +63,11 @@ Example:
 `
 
 func main() {
-	scripts := &cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-nginx",
 		CustomAppHelpTemplate: usage,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			scripts,
-		},
-		Action: filter,
+		Flags:                 join.Flags(),
+		Action:                filter,
 		Commands: []*cli.Command{
 			{
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
@@ -101,41 +95,22 @@ func gatewayFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	isFilter, err := cmdline.Filter(c)
-	switch {
-	case err != nil:
-		return err
-	case !isFilter:
-		return cmdline.Usagef("unknown command %q", c.Args().First())
-	}
-	host := &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")}
-	f := &join.Filter{
-		Script: config.GatewayScript,
-		Event:  "nginx",
-		Host:   host,
-		Work: func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
-			if t.Proxy == "" {
-				return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
+	return join.Run(c, config.GatewayScript, "nginx", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+		if t.Proxy == "" {
+			return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
+		}
+		g := gateway{Domain: t.Domain, Proxy: t.Proxy, Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
+		if s := t.Container.TraefikService; s != nil {
+			g.StatusPort = s.Port
+		}
+		return t.Call(ctx, g, func(need string) (any, error) {
+			if need != "token" {
+				return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
 			}
-			g := gateway{Domain: t.Domain, Proxy: t.Proxy, Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
-			if s := t.Container.TraefikService; s != nil {
-				g.StatusPort = s.Port
-			}
-			log := t.Log()
-			defer log.Close()
-			return remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
-				switch need {
-				case "request":
-					return g, nil
-				case "token":
-					t.Logf("getting a one-time token from container %d", t.CACTID)
-					return fetchToken(ctx, host, t.CACTID, g)
-				}
-				return join.Supply(ctx, host, c.String("scripts"), t, need)
-			}, log)
-		},
-	}
-	return f.Run(c.Context)
+			t.Logf("getting a one-time token from container %d", t.CACTID)
+			return fetchToken(ctx, t.Host, t.CACTID, g)
+		})
+	})
 }
 
 // gatewayOf reads a gateway from the options of apply and render. What they

@@ -54,13 +54,13 @@ func hostsBlock(address string, hosts []string) string {
 // call.
 //
 // anew writes it even if it has been recorded.
-func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy, anew bool) (changed bool, err error) {
+func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
 	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
 	hash := pct.Hash([]byte(block))
-	conf, err := host.ReadConf(t.CACTID)
+	conf, err := t.Host.ReadConf(t.CACTID)
 	if err != nil {
 		return false, err
 	}
@@ -68,16 +68,16 @@ func leadNames(ctx context.Context, host *pct.Host, t *join.Target, p proxy, ane
 	if record[hostsRecord] == hash && !anew {
 		return false, nil
 	}
-	cmd := host.Exec(t.CACTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
+	cmd := t.Host.Exec(t.CACTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CACTID)
 	cmd.Stdin = strings.NewReader(block)
-	if _, err := host.Run(ctx, cmd); err != nil {
+	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}
 	if record[hostsRecord] == hash {
 		return true, nil
 	}
 	record[hostsRecord] = hash
-	_, err = host.Pct(ctx, "set", fmt.Sprint(t.CACTID), "--description", conf.Describe(record))
+	_, err = t.Host.Pct(ctx, "set", fmt.Sprint(t.CACTID), "--description", conf.Describe(record))
 	return true, err
 }

@@ -15,7 +15,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/join"
-	"thinkheads.ai/phx/cmd/internal/pct"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
@@ -63,12 +62,8 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
-		},
-		Action: filter,
+		Flags:                 join.Flags(),
+		Action:                filter,
 		Commands: []*cli.Command{
 			{
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
@@ -91,55 +86,38 @@ func proxyFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	isFilter, err := cmdline.Filter(c)
-	switch {
-	case err != nil:
-		return err
-	case !isFilter:
-		return cmdline.Usagef("unknown command %q", c.Args().First())
+	return join.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+		p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL, Gateway: t.Gateway}
+		for _, s := range t.Services {
+			p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+		}
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		answer, err := setUp(ctx, t, p, false)
+		if err == nil && answer.Error != "" && answer.Stage == "check" {
+			// The CA's container may have lost what its record says it has.
+			t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CACTID)
+			answer, err = setUp(ctx, t, p, true)
+		}
+		return answer, err
+	})
+}
+
+// setUp leads the CA to the proxy, and then sets the proxy up.
+func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Answer, error) {
+	led, err := leadNames(ctx, t, p, anew)
+	if err != nil {
+		return &remote.Answer{Stage: "hosts"}, err
 	}
-	host := &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")}
-	f := &join.Filter{
-		Script: config.ProxyScript,
-		Event:  "traefik",
-		Host:   host,
-		Work: func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
-			p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL, Gateway: t.Gateway}
-			for _, s := range t.Services {
-				p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
-			}
-			if err := p.check(); err != nil {
-				return nil, err
-			}
-			log := t.Log()
-			defer log.Close()
-			apply := func(anew bool) (*remote.Answer, error) {
-				led, err := leadNames(ctx, host, t, p, anew)
-				if err != nil {
-					return &remote.Answer{Stage: "hosts"}, err
-				}
-				answer, err := remote.Call(ctx, host, t.CTID, func(need string) (any, error) {
-					if need == "request" {
-						return p, nil
-					}
-					return join.Supply(ctx, host, c.String("scripts"), t, need)
-				}, log)
-				if answer != nil && led {
-					answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
-					answer.Changed = true
-				}
-				return answer, err
-			}
-			answer, err := apply(false)
-			if err == nil && answer.Error != "" && answer.Stage == "check" {
-				// The CA's container may have lost what its record says it has.
-				t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CACTID)
-				answer, err = apply(true)
-			}
-			return answer, err
-		},
+	answer, err := t.Call(ctx, p, func(need string) (any, error) {
+		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
+	})
+	if answer != nil && led {
+		answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
+		answer.Changed = true
 	}
-	return f.Run(c.Context)
+	return answer, err
 }
 
 // proxyOf reads a proxy from the options of apply and render. What they leave

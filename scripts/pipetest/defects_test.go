@@ -251,6 +251,37 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a dependency is ready before its dependent is begun", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t) // with the shipped configuration
+		if out, status := h.bash("phx-plan | phx-lxc"); status != 0 {
+			t.Fatalf("status %d\n%s", status, out)
+		}
+		log := h.read("host/log/pct.log")
+		last, first := strings.LastIndex(log, "set 103 "), strings.Index(log, "clone 900 102 ")
+		if last < 0 || first < last {
+			t.Errorf("102 is cloned before 103 is ready:\n%s", log)
+		}
+		if strings.Index(log, "snapshot 900 final-form") > strings.Index(log, "clone 900 103 ") {
+			t.Errorf("103 is cloned before 900 is ready:\n%s", log)
+		}
+	})
+	t.Run("a dependent of a failed container is not touched and does not count as done", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		out, status := h.with("PHX_LAB_FAIL=start 103").bash("set -o pipefail; phx-plan | phx-lxc")
+		if status != 1 || !strings.Contains(out, "102 Traefik-Internal: skipped: container 103 is not ready") || h.read("host/pve/lxc/102.conf") != "" {
+			t.Errorf("status %d\n%s", status, out)
+		}
+	})
+	t.Run("clones of one source are made one after the other", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		// A second clone of a locked source would fail.
+		if out, status := h.with("PHX_LAB_DELAY=0.1").bash("set -o pipefail; phx-plan | phx-lxc --jobs 8"); status != 0 {
+			t.Errorf("status %d\n%s", status, out)
+		}
+	})
 	t.Run("a missing qm, pct or script is an error with a way out", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -26,6 +27,7 @@ import (
 
 // Target is a ready container, and the CA that it shall trust.
 type Target struct {
+	Host      *pct.Host
 	CTID      int
 	Container *config.Container
 	Domain    string
@@ -37,6 +39,8 @@ type Target struct {
 	CAURL       string
 	Fingerprint string // SHA-256 of the root certificate
 	RootPath    string // the root certificate, as mounted in the container
+
+	scripts string
 }
 
 // Logf writes a message about the container to stderr.
@@ -44,20 +48,51 @@ func (t *Target) Logf(format string, args ...any) {
 	cmdline.Logf("%d %s: %s", t.CTID, t.Container.Name, fmt.Sprintf(format, args...))
 }
 
-// Filter is a filter that works on the container with a certain application
-// script, once a round.
-type Filter struct {
-	Script string // the application script that the program stands in for
-	Event  string // prefix of the program's events: Event.ready, Event.failed
-	Host   *pct.Host
-	// Work sets the service up. Its error, or that of its answer, becomes
-	// Event.failed.
-	Work func(context.Context, *Target) (*remote.Answer, error)
+// filter works on the container with a certain application script, once a
+// round.
+type filter struct {
+	script string
+	event  string
+	host   *pct.Host
+	dir    string // of the feature scripts
+	setUp  func(context.Context, *Target) (*remote.Answer, error)
 
 	stream *event.Stream
 	work   sync.WaitGroup
 	mu     sync.Mutex
 	failed bool
+}
+
+// Flags are the options of a filter.
+func Flags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+		&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+	}
+}
+
+// Run runs the filter over stdin and stdout. script is the application script
+// that the program stands in for; prefix is that of its events, prefix.ready
+// and prefix.failed; setUp sets the service up, and its error, or that of its
+// answer, becomes prefix.failed.
+func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Target) (*remote.Answer, error)) error {
+	isFilter, err := cmdline.Filter(c)
+	switch {
+	case err != nil:
+		return err
+	case !isFilter:
+		return cmdline.Usagef("unknown command %q", c.Args().First())
+	}
+	f := &filter{
+		script: script,
+		event:  prefix,
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		dir:    c.String("scripts"),
+		setUp:  setUp,
+	}
+	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
+	return f.run(c.Context)
 }
 
 // round is what has been seen of a plan.
@@ -72,9 +107,7 @@ type round struct {
 	begun       bool
 }
 
-// Run runs the filter over stdin and stdout.
-func (f *Filter) Run(ctx context.Context) error {
-	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
+func (f *filter) run(ctx context.Context) error {
 	r := &round{}
 	for {
 		ev, err := f.stream.Next(ctx, event.PlanStarted, "ct.planned", "ct.ready", "ct.preview", "ct.failed", "ct.skipped",
@@ -98,7 +131,7 @@ func (f *Filter) Run(ctx context.Context) error {
 		if ev.Name == event.PlanStarted {
 			r = &round{}
 		}
-		if err := r.take(ev, f.Script); err != nil {
+		if err := r.take(ev, f.script); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 		}
 		if r.ready && r.fingerprint.Raw != nil && !r.begun {
@@ -152,8 +185,10 @@ func (r *round) take(ev event.Event, script string) error {
 }
 
 // begin starts the work on the round's container.
-func (f *Filter) begin(ctx context.Context, r *round) {
+func (f *filter) begin(ctx context.Context, r *round) {
 	target := &Target{
+		Host:        f.host,
+		scripts:     f.dir,
 		CTID:        r.container.CTID,
 		Container:   r.container,
 		Domain:      r.plan.Get("domain").Str,
@@ -178,7 +213,7 @@ func (f *Filter) begin(ctx context.Context, r *round) {
 				return &remote.Answer{Stage: "trust"}, err
 			}
 			target.RootPath = root
-			return f.Work(ctx, target)
+			return f.setUp(ctx, target)
 		}()
 		if err == nil && answer.Error != "" {
 			err = errors.New(answer.Error)
@@ -199,13 +234,13 @@ func (f *Filter) begin(ctx context.Context, r *round) {
 		} else {
 			target.Logf("unchanged")
 		}
-		f.emit(f.Event+".ready", target.CTID, answer)
+		f.emit(f.event+".ready", target.CTID, answer)
 	})
 }
 
 // missing says at the end of a plan what the planned container was waiting
 // for.
-func (f *Filter) missing(r *round) {
+func (f *filter) missing(r *round) {
 	if r.container == nil || r.begun {
 		return
 	}
@@ -225,21 +260,21 @@ func (f *Filter) missing(r *round) {
 	f.reportFailure(r.container.CTID, r.container.Name, "join", why)
 }
 
-func (f *Filter) reportFailure(ctid int, name, stage, why string) {
+func (f *filter) reportFailure(ctid int, name, stage, why string) {
 	f.fail(fmt.Errorf("%d %s: %s: %s", ctid, name, stage, why))
-	f.emit(f.Event+".failed", ctid, struct {
+	f.emit(f.event+".failed", ctid, struct {
 		Stage string `json:"stage"`
 		Error string `json:"error"`
 	}{stage, why})
 }
 
-func (f *Filter) emit(name string, ctid int, fields any) {
+func (f *filter) emit(name string, ctid int, fields any) {
 	if err := f.stream.Emit(name, ctid, fields); err != nil {
 		f.fail(err)
 	}
 }
 
-func (f *Filter) fail(err error) {
+func (f *filter) fail(err error) {
 	cmdline.Logf("%v", err)
 	f.mu.Lock()
 	f.failed = true
@@ -257,22 +292,20 @@ func mounted(c *config.Container, path string) (string, error) {
 	return "", fmt.Errorf("no mount point shows %s to the container: add %s to its mount_points", path, filepath.Dir(path))
 }
 
-// Log returns a writer for what the container's half of the program says.
-func (t *Target) Log() *cmdline.LineWriter {
-	return &cmdline.LineWriter{Line: func(line string) {
+// Call runs the container's half of the program, which is given the request.
+// Programs that it lacks are installed; supply supplies its other needs.
+func (t *Target) Call(ctx context.Context, request any, supply func(need string) (any, error)) (*remote.Answer, error) {
+	log := &cmdline.LineWriter{Line: func(line string) {
 		t.Logf("%s", strings.TrimPrefix(line, cmdline.Name()+": "))
 	}}
-}
-
-// Supply installs a program that the container lacks: need is the name of a
-// feature whose script does it.
-func Supply(ctx context.Context, host *pct.Host, scripts string, t *Target, need string) (bool, error) {
-	switch need {
-	case "step_cli", "traefik":
-	default:
-		return false, fmt.Errorf("the container's half asks for %q, which this %s does not know", need, cmdline.Name())
-	}
-	log := t.Log()
 	defer log.Close()
-	return true, host.RunFeature(ctx, scripts, need, t.CTID, "", log)
+	return remote.Call(ctx, t.Host, t.CTID, func(need string) (any, error) {
+		switch need {
+		case "request":
+			return request, nil
+		case "step_cli", "traefik": // features
+			return true, t.Host.RunFeature(ctx, t.scripts, need, t.CTID, "", log)
+		}
+		return supply(need)
+	}, log)
 }
