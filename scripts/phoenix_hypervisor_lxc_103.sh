@@ -31,7 +31,8 @@ clean() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=$home STEPPATH=$home "$@
 as_step() { clean setpriv --reuid step --regid step --clear-groups -- "$@"; }
 
 # There is no jq in a minimal container. An unescaped quote cannot stand inside a JSON string, so this finds the key and nothing else.
-service() { # KEY FORM-OF-ITS-VALUE
+# service KEY FORM-OF-ITS-VALUE
+service() {
   local file=phoenix_lxc_configs.json
   [[ ! -e $file ]] || tr -d ' \t\r\n' <"$file" | grep -o '"traefik_service":{[^{}]*}' | grep -o "\"$1\":$2" | cut -d: -f2 | tr -d '"' || :
 }

@@ -134,7 +134,7 @@ func (f *filter) run(ctx context.Context) error {
 		if err := r.take(ev, f.script); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 		}
-		if r.ready && r.fingerprint.Raw != nil && !r.begun {
+		if r.ready && r.ca.Raw != nil && r.fingerprint.Raw != nil && !r.begun {
 			r.begun = true
 			f.begin(ctx, r)
 		}
