@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -55,11 +56,16 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := g.check(); err != nil {
 			return err
 		}
-		root, err := s.Begin(ctx, "phx-nginx", g.Root, g.Fingerprint)
+		roots, err := s.Begin(ctx, "phx-nginx", g.Trust)
 		if err != nil {
 			return err
 		}
+		root := roots[0]
 		if err := s.WaitForBoot(ctx); err != nil {
+			return err
+		}
+		s.Stage = "neighbours"
+		if err := s.PinNeighbours(ctx, g.Interface, g.Neighbours); err != nil {
 			return err
 		}
 		s.Stage = "packages"
@@ -145,7 +151,7 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 	if err != nil {
 		return nil, err
 	}
-	return s.Serve(ctx, "nginx", "reload", stateDir+"/loaded", g.site(), []byte(pair), []byte(g.Fingerprint))
+	return s.Serve(ctx, "nginx", "reload", stateDir+"/loaded", g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
 }
 
 // keepRenewed installs the timer that renews the certificate.
@@ -219,10 +225,11 @@ func renewCommand(c *cli.Context) error {
 		return err
 	}
 	s := &guest.Setup{}
-	root, err := s.Begin(ctx, "phx-nginx", g.Root, g.Fingerprint)
+	roots, err := s.Begin(ctx, "phx-nginx", g.Trust)
 	if err != nil {
 		return err
 	}
+	root := roots[0]
 	leaf, err := certify(ctx, s, g, root, nil)
 	if err != nil {
 		return err

@@ -11,22 +11,26 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
 var testGateway = gateway{
-	Domain:      "internal.example",
-	Proxy:       "10.0.0.12",
-	StatusPort:  8080,
-	Root:        "/etc/nginx/ssl/phoenix_ca.crt",
-	Fingerprint: strings.Repeat("ab", 32),
-	CAURL:       "https://10.0.0.10:9000",
+	Trust: guest.Trust{
+		Root:        "/etc/nginx/ssl/phoenix_ca.crt",
+		Fingerprint: strings.Repeat("ab", 32),
+		CAURL:       "https://10.0.0.10:9000",
+	},
+	Domain:     "internal.example",
+	Proxy:      "10.0.0.12",
+	StatusPort: 8080,
 }
 
 func TestGatewayIsChecked(t *testing.T) {
@@ -254,17 +258,20 @@ func TestApplyAsLastTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PHX_DOMAIN", "other.example")
+	gatewayWith := func(trust guest.Trust, proxy string, statusPort int) gateway {
+		return gateway{Trust: trust, Domain: "other.example", Proxy: proxy, StatusPort: statusPort}
+	}
 	for _, tt := range []struct {
 		last gateway
 		args []string
 		want gateway
 	}{
-		{last, nil, gateway{"other.example", "10.0.0.12", 8080, "/srv/ca.crt", "abab", "https://10.0.0.10:9000"}},
-		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"}, gateway{"other.example", "10.0.0.12", 0, "/x", "cdcd", "https://10.0.0.10:9000"}},
-		{gateway{}, []string{"--proxy", "10.0.0.1"}, gateway{Domain: "other.example", Proxy: "10.0.0.1", Root: "/etc/nginx/ssl/phoenix_ca.crt"}},
+		{last, nil, gatewayWith(guest.Trust{Root: "/srv/ca.crt", Fingerprint: "abab", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 8080)},
+		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"}, gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
+		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"}, "10.0.0.1", 0)},
 	} {
 		app := &cli.App{Flags: gatewayFlags(), Action: func(c *cli.Context) error {
-			if g, err := gatewayOf(c, tt.last); err != nil || g != tt.want {
+			if g, err := gatewayOf(c, tt.last); err != nil || !reflect.DeepEqual(g, tt.want) {
 				t.Errorf("%v: %+v, %v, want %+v", tt.args, g, err, tt.want)
 			}
 			return nil

@@ -96,19 +96,25 @@ func gatewayFlags() []cli.Flag {
 // filter is the host's half.
 func filter(c *cli.Context) error {
 	return join.Run(c, config.GatewayScript, "nginx", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
-		if t.Proxy == "" {
+		if t.Proxy == nil {
 			return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
 		}
-		g := gateway{Domain: t.Domain, Proxy: t.Proxy, Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL}
+		g := gateway{
+			Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
+			Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+		}
 		if s := t.Container.TraefikService; s != nil {
 			g.StatusPort = s.Port
+		}
+		if err := g.check(); err != nil {
+			return nil, err
 		}
 		return t.Call(ctx, g, func(need string) (any, error) {
 			if need != "token" {
 				return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
 			}
-			t.Logf("getting a one-time token from container %d", t.CACTID)
-			return fetchToken(ctx, t.Host, t.CACTID, g)
+			t.Logf("getting a one-time token from container %d", t.CA.CTID)
+			return fetchToken(ctx, t.Host, t.CA.CTID, g)
 		})
 	})
 }

@@ -20,23 +20,6 @@ var formats = map[string]func(*plan, *bufio.Writer) error{
 	"dot":     (*plan).dot,
 }
 
-// place is where a container can be reached.
-type place struct {
-	CTID int    `json:"ctid"`
-	IP   string `json:"ip"`
-}
-
-// place returns that of the container with an application script, planned or
-// not; nil when there is none with a fixed address.
-func (p *plan) place(script string) *place {
-	for id, c := range p.file.Containers {
-		if c.ApplicationScript == script && !c.Network.DHCP {
-			return &place{id, c.Network.IP.Addr().String()}
-		}
-	}
-	return nil
-}
-
 func (p *plan) events(out *bufio.Writer) error {
 	round := rand.Text()
 	order := make([]int, len(p.order))
@@ -52,9 +35,10 @@ func (p *plan) events(out *bufio.Writer) error {
 		Order    []int            `json:"order"`
 		Domain   string           `json:"domain"`
 		Services []config.Service `json:"services"`
-		Proxy    *place           `json:"proxy,omitempty"`
-		Gateway  *place           `json:"gateway,omitempty"`
-	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.place(config.ProxyScript), p.place(config.GatewayScript)})
+		CA       *config.Place    `json:"ca,omitempty"`
+		Proxy    *config.Place    `json:"proxy,omitempty"`
+		Gateway  *config.Place    `json:"gateway,omitempty"`
+	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.file.Place(config.CAScript), p.file.Place(config.ProxyScript), p.file.Place(config.GatewayScript)})
 	if err != nil {
 		return err
 	}

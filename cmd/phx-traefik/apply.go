@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/guest"
@@ -54,11 +55,16 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := p.check(); err != nil {
 			return err
 		}
-		root, err := s.Begin(ctx, "phx-traefik", p.Root, p.Fingerprint)
+		roots, err := s.Begin(ctx, "phx-traefik", p.Trust)
 		if err != nil {
 			return err
 		}
+		root := roots[0]
 		if err := s.WaitForBoot(ctx); err != nil {
+			return err
+		}
+		s.Stage = "neighbours"
+		if err := s.PinNeighbours(ctx, p.Interface, p.Neighbours); err != nil {
 			return err
 		}
 		s.Stage = "packages"
@@ -73,7 +79,7 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 			return err
 		}
 		s.Stage = "configuration"
-		if err := configure(s, p, root); err != nil {
+		if err := configure(s, p, roots); err != nil {
 			return err
 		}
 		s.Stage = "service"
@@ -90,7 +96,7 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 }
 
 // configure writes the files that Traefik reads, and the one that apply reads.
-func configure(s *guest.Setup, p proxy, root *x509.Certificate) error {
+func configure(s *guest.Setup, p proxy, roots []*x509.Certificate) error {
 	if err := makeStateDir(); err != nil {
 		return err
 	}
@@ -98,11 +104,15 @@ func configure(s *guest.Setup, p proxy, root *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
+	var trusted []byte
+	for _, root := range roots {
+		trusted = append(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...)
+	}
 	for _, f := range []struct {
 		path string
 		text []byte
 	}{
-		{rootFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})},
+		{rootFile, trusted},
 		{staticFile, p.static()},
 		{dynamicFile, p.dynamic()},
 		{unitFile, []byte(unitText)},
@@ -147,7 +157,7 @@ func makeStateDir() error {
 
 // serve has Traefik run with the present static configuration.
 func serve(ctx context.Context, s *guest.Setup, p proxy) (taken func() error, err error) {
-	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(), []byte(unitText), []byte(p.Fingerprint))
+	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(), []byte(unitText), []byte(strings.Join(p.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}

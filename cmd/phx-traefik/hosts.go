@@ -60,7 +60,7 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	}
 	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
 	hash := pct.Hash([]byte(block))
-	conf, err := t.Host.ReadConf(t.CACTID)
+	conf, err := t.Host.ReadConf(t.CA.CTID)
 	if err != nil {
 		return false, err
 	}
@@ -68,8 +68,8 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	if record[hostsRecord] == hash && !anew {
 		return false, nil
 	}
-	cmd := t.Host.Exec(t.CACTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
-	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CACTID)
+	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
+	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
 	cmd.Stdin = strings.NewReader(block)
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
@@ -78,6 +78,6 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 		return true, nil
 	}
 	record[hostsRecord] = hash
-	_, err = t.Host.Pct(ctx, "set", fmt.Sprint(t.CACTID), "--description", conf.Describe(record))
+	_, err = t.Host.Pct(ctx, "set", fmt.Sprint(t.CA.CTID), "--description", conf.Describe(record))
 	return true, err
 }

@@ -87,7 +87,10 @@ func proxyFlags() []cli.Flag {
 // filter is the host's half.
 func filter(c *cli.Context) error {
 	return join.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
-		p := proxy{Root: t.RootPath, Fingerprint: t.Fingerprint, CAURL: t.CAURL, Gateway: t.Gateway}
+		p := proxy{Trust: t.Trust, Interface: t.Container.Network.Name, Neighbours: t.Neighbours()}
+		if t.Gateway != nil {
+			p.Gateway = t.Gateway.IP
+		}
 		for _, s := range t.Services {
 			p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
 		}
@@ -97,7 +100,7 @@ func filter(c *cli.Context) error {
 		answer, err := setUp(ctx, t, p, false)
 		if err == nil && answer.Error != "" && answer.Stage == "check" {
 			// The CA's container may have lost what its record says it has.
-			t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CACTID)
+			t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CA.CTID)
 			answer, err = setUp(ctx, t, p, true)
 		}
 		return answer, err
@@ -114,7 +117,7 @@ func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Ans
 		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
 	})
 	if answer != nil && led {
-		answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CACTID)}, answer.Changes...)
+		answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CA.CTID)}, answer.Changes...)
 		answer.Changed = true
 	}
 	return answer, err

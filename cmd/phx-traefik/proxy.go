@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -8,16 +9,17 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
 // proxy is what is to be set up: the request from the host's half to the
 // container's.
 type proxy struct {
-	Services    []service `json:"services"`
-	Root        string    `json:"root"`        // the root certificate's place in the container
-	Fingerprint string    `json:"fingerprint"` // its SHA-256, lower-case hex
-	Gateway     string    `json:"gateway"`     // IP address of the gateway before it; "" for none
-	CAURL       string    `json:"ca_url"`      // https://HOST:PORT
+	guest.Trust
+	Services   []service         `json:"services"`
+	Gateway    string            `json:"gateway"`   // IP address of the gateway before it; "" for none
+	Interface  string            `json:"interface"` // through which its neighbours are reached
+	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
 }
 
 // service is a container's service behind the proxy.
@@ -30,9 +32,6 @@ type service struct {
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	hostForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	hexForm  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-	caURLForm = regexp.MustCompile(`^https://[A-Za-z0-9.:\[\]-]+$`)
 )
 
 // check refuses what would mean something else in a Traefik rule, in
@@ -49,16 +48,13 @@ func (p proxy) check() error {
 			return fmt.Errorf("service %s: url %q: not http:// or https:// and a host", s.Name, s.URL)
 		}
 	}
-	if !caURLForm.MatchString(p.CAURL) {
-		return fmt.Errorf("CA URL %q: not https://HOST:PORT", p.CAURL)
+	if p.CAURL == "" {
+		return errors.New("CA URL: none is given")
 	}
-	if _, err := netip.ParseAddr(p.Gateway); p.Gateway != "" && err != nil {
+	if ip, err := netip.ParseAddr(p.Gateway); p.Gateway != "" && (err != nil || ip.Zone() != "") {
 		return fmt.Errorf("gateway %q: not an IP address", p.Gateway)
 	}
-	if p.Fingerprint != "" && !hexForm.MatchString(p.Fingerprint) {
-		return fmt.Errorf("fingerprint %q: not 64 hexadecimal digits", p.Fingerprint)
-	}
-	return nil
+	return p.Trust.Check()
 }
 
 // hosts are the names that the proxy serves.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
 var testProxy = proxy{
@@ -20,10 +21,12 @@ var testProxy = proxy{
 		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080"},
 		{"ca", "ca.internal.example", "https://10.0.0.10:9000"},
 	},
-	Root:        "/etc/traefik/ssl/phoenix_ca.crt",
-	Fingerprint: strings.Repeat("ab", 32),
-	CAURL:       "https://10.0.0.10:9000",
-	Gateway:     "10.0.0.153",
+	Trust: guest.Trust{
+		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
+		Fingerprint: strings.Repeat("ab", 32),
+		CAURL:       "https://10.0.0.10:9000",
+	},
+	Gateway: "10.0.0.153",
 }
 
 func TestProxyIsChecked(t *testing.T) {

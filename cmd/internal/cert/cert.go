@@ -71,25 +71,36 @@ func ParseRoot(data []byte) (*x509.Certificate, error) {
 }
 
 // ParseSingleRoot returns the root certificate that is the only thing in
-// data, and is valid now. Other than [ParseRoot] it refuses further
-// certificates, and any other PEM block, be it a key.
+// data, and is valid now. Unlike [ParseRoot], it rejects further certificates
+// and all other PEM blocks, including keys.
 func ParseSingleRoot(data []byte) (*x509.Certificate, error) {
+	roots, err := parseRoots(data, 1)
+	if err != nil {
+		return nil, err
+	}
+	return roots[0], nil
+}
+
+// parseRoots is [ParseSingleRoot] for up to most roots.
+func parseRoots(data []byte, most int) ([]*x509.Certificate, error) {
 	all, other, err := parse(data)
 	switch {
 	case err != nil:
 		return nil, err
-	case len(all) > 1:
+	case len(all) > most:
 		return nil, fmt.Errorf("%w: %d", ErrSeveral, len(all))
 	case other != "":
 		return nil, fmt.Errorf("%w: %s", ErrNotAlone, other)
 	}
-	if err := checkRoot(all[0]); err != nil {
-		return nil, err
+	for _, c := range all {
+		if err := checkRoot(c); err != nil {
+			return nil, err
+		}
+		if err := CheckValidity(c, time.Now()); err != nil {
+			return nil, err
+		}
 	}
-	if err := CheckValidity(all[0], time.Now()); err != nil {
-		return nil, err
-	}
-	return all[0], nil
+	return all, nil
 }
 
 // CheckValidity returns an error unless c is valid at the time now.

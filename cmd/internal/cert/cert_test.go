@@ -205,7 +205,7 @@ func TestReadPinned(t *testing.T) {
 	if err := os.WriteFile(name, pemOf(root), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := ReadPinned(name, Fingerprint(root.Certificate)); err != nil || !c.Equal(root.Certificate) {
+	if c, err := ReadPinned(name, Fingerprint(root.Certificate)); err != nil || len(c) != 1 || !c[0].Equal(root.Certificate) {
 		t.Errorf("right: %v", err)
 	}
 	if _, err := ReadPinned(name, strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "another CA") {

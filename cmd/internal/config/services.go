@@ -1,11 +1,14 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Service is a traefik_service as the proxy serves it.
@@ -14,6 +17,54 @@ type Service struct {
 	Host string `json:"host"` // NAME.DOMAIN
 	URL  string `json:"url"`  // of the container itself: SCHEME://ADDRESS:PORT
 	CTID int    `json:"ctid"`
+}
+
+// Place is where a container with a part of its own in phx can be reached.
+type Place struct {
+	CTID int    `json:"ctid"`
+	IP   string `json:"ip"`
+	MAC  string `json:"mac,omitempty"` // "" where the file leaves it to Proxmox VE
+}
+
+// Check returns an error for a place that no checked file has.
+func (p Place) Check() error {
+	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
+		return err
+	}
+	if ip, err := netip.ParseAddr(p.IP); err != nil || ip.Zone() != "" {
+		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
+	}
+	if mac, err := net.ParseMAC(p.MAC); p.MAC != "" && (err != nil || len(mac) != 6) {
+		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
+	}
+	return nil
+}
+
+// Check returns an error for a service that no checked file has.
+func (s Service) Check(domain string) error {
+	if _, err := ParseCTID(strconv.Itoa(s.CTID)); err != nil {
+		return err
+	}
+	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
+		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
+	}
+	scheme, host, _ := strings.Cut(s.URL, "://")
+	at, err := netip.ParseAddrPort(host)
+	if err != nil || at.Addr().Zone() != "" || scheme != "http" && scheme != "https" {
+		return fmt.Errorf("service %q: url %q: not http:// or https:// with an address and a port", s.Name, s.URL)
+	}
+	return nil
+}
+
+// Place returns that of the container with an application script, nil when
+// there is none with a fixed address.
+func (f *File) Place(script string) *Place {
+	for id, c := range f.Containers {
+		if c.ApplicationScript == script && !c.Network.DHCP {
+			return &Place{id, c.Network.IP.Addr().String(), c.MAC}
+		}
+	}
+	return nil
 }
 
 // Services returns the services of all containers, by CTID.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -53,15 +54,56 @@ func Apply(names []string, work func(*Setup) error) *remote.Answer {
 	return a
 }
 
-// Begin reads the root certificate, which must be the one that is pinned, and
-// waits until no other run of the program is at work in the container.
-func (s *Setup) Begin(ctx context.Context, program, rootPath, fingerprint string) (*x509.Certificate, error) {
+// Trust is which CA a service trusts, by root certificates that the host has
+// pinned.
+type Trust struct {
+	Root        string `json:"root"`           // their file's place in the container
+	Fingerprint string `json:"fingerprint"`    // SHA-256 of the CA's root, lower-case hex
+	Also        string `json:"also,omitempty"` // of another root that counts while one takes the place of the other
+	CAURL       string `json:"ca_url"`         // https://HOST:PORT
+}
+
+// Pins returns the fingerprints of the roots, that of the CA first.
+func (t Trust) Pins() []string {
+	if t.Also == "" {
+		return []string{t.Fingerprint}
+	}
+	return []string{t.Fingerprint, t.Also}
+}
+
+var (
+	rootForm  = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
+	hexForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	caURLForm = regexp.MustCompile(`^https://[A-Za-z0-9.:\[\]-]+$`)
+)
+
+// Check returns an error for what would mean something else in a service's
+// configuration or on step's command line. What is empty is not checked.
+func (t Trust) Check() error {
+	switch {
+	case t.Root != "" && !rootForm.MatchString(t.Root):
+		return fmt.Errorf("root certificate %q: not an absolute path of letters, digits, '.', '_' and '-'", t.Root)
+	case t.CAURL != "" && !caURLForm.MatchString(t.CAURL):
+		return fmt.Errorf("CA URL %q: not https://HOST:PORT", t.CAURL)
+	}
+	for _, pin := range t.Pins() {
+		if pin != "" && !hexForm.MatchString(pin) {
+			return fmt.Errorf("fingerprint %q: not 64 hexadecimal digits", pin)
+		}
+	}
+	return nil
+}
+
+// Begin reads the root certificates, which must be those that are pinned, and
+// waits until no other run of the program is at work in the container. The
+// first root is that of the CA.
+func (s *Setup) Begin(ctx context.Context, program string, trust Trust) ([]*x509.Certificate, error) {
 	s.Stage = "trust"
-	root, err := cert.ReadPinned(rootPath, fingerprint)
+	roots, err := cert.ReadPinned(trust.Root, trust.Pins()...)
 	if err != nil {
 		return nil, err
 	}
-	return root, lock(ctx, filepath.Join("/run", program+".lock"))
+	return roots, lock(ctx, filepath.Join("/run", program+".lock"))
 }
 
 // Need has a program installed that only the host can bring: ask is told the

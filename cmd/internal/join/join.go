@@ -5,11 +5,13 @@
 package join
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +19,12 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pct"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -32,15 +36,29 @@ type Target struct {
 	Container *config.Container
 	Domain    string
 	Services  []config.Service
-	Proxy     string // address of the proxy's container, "" when the file has none
-	Gateway   string // and of the gateway's
+	CA        *config.Place // where the CA's container can be reached
+	Proxy     *config.Place // and the proxy's; nil when the file has none
+	Gateway   *config.Place // and the gateway's
 
-	CACTID      int
-	CAURL       string
-	Fingerprint string // SHA-256 of the root certificate
-	RootPath    string // the root certificate, as mounted in the container
+	Trust guest.Trust // the CA, and its root certificates as mounted in the container
+
+	// GatewayReady waits until the gateway has been set up, and reports whether
+	// it has; false at the end of a plan in which it has not been seen.
+	GatewayReady func(context.Context) bool
 
 	scripts string
+}
+
+// Neighbours returns those of the CA, the proxy and the gateway, without the
+// container itself, of which the file has the MAC address.
+func (t *Target) Neighbours() []guest.Neighbour {
+	var all []guest.Neighbour
+	for _, p := range []*config.Place{t.CA, t.Proxy, t.Gateway} {
+		if p != nil && p.CTID != t.CTID && p.MAC != "" {
+			all = append(all, guest.Neighbour{IP: p.IP, MAC: p.MAC})
+		}
+	}
+	return all
 }
 
 // Logf writes a message about the container to stderr.
@@ -97,7 +115,8 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 
 // round is what has been seen of a plan.
 type round struct {
-	plan        event.Event
+	plan        plan
+	gateway     *gate
 	container   *config.Container
 	ready       bool
 	gone        string // why the container will not get ready
@@ -107,12 +126,71 @@ type round struct {
 	begun       bool
 }
 
+// plan is what a filter needs of plan.started.
+type plan struct {
+	Domain   string           `json:"domain"`
+	Services []config.Service `json:"services"`
+	CA       *config.Place    `json:"ca"`
+	Proxy    *config.Place    `json:"proxy"`
+	Gateway  *config.Place    `json:"gateway"`
+}
+
+// check returns an error for what the plan of a checked configuration cannot
+// hold: the stream may come from a file.
+func (p plan) check() error {
+	if !config.IsHostName(p.Domain) {
+		return fmt.Errorf("domain %q: not a domain", p.Domain)
+	}
+	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
+		if place == nil {
+			continue
+		}
+		if err := place.Check(); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Services {
+		if err := s.Check(p.Domain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gate is passed when something is known to be so or not.
+type gate struct {
+	known chan struct{}
+	once  sync.Once
+	open  bool
+}
+
+func newGate() *gate { return &gate{known: make(chan struct{})} }
+
+func (g *gate) settle(open bool) {
+	g.once.Do(func() {
+		g.open = open
+		close(g.known)
+	})
+}
+
+func (g *gate) wait(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-g.known:
+		return g.open
+	}
+}
+
+func newRound() *round { return &round{gateway: newGate()} }
+
 func (f *filter) run(ctx context.Context) error {
-	r := &round{}
+	r := newRound()
 	for {
 		ev, err := f.stream.Next(ctx, event.PlanStarted, "ct.planned", "ct.ready", "ct.preview", "ct.failed", "ct.skipped",
-			"ca.exported", "ca.failed", "ca.fingerprint")
+			"ca.exported", "ca.failed", "ca.fingerprint", "nginx.ready", "nginx.failed")
 		if err != nil {
+			r.gateway.settle(false)
 			f.work.Wait()
 			if !errors.Is(err, io.EOF) {
 				return err
@@ -120,16 +198,18 @@ func (f *filter) run(ctx context.Context) error {
 			break
 		}
 		if ev.Name == event.PlanDone {
+			r.gateway.settle(false)
 			f.work.Wait()
 			f.missing(r)
 			if err := f.stream.Forward(ev); err != nil {
 				return err
 			}
-			r = &round{}
+			r = newRound()
 			continue
 		}
 		if ev.Name == event.PlanStarted {
-			r = &round{}
+			r.gateway.settle(false)
+			r = newRound()
 		}
 		if err := r.take(ev, f.script); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
@@ -149,7 +229,13 @@ func (r *round) take(ev event.Event, script string) error {
 	ours := r.container != nil && ev.CTID() == r.container.CTID
 	switch ev.Name {
 	case event.PlanStarted:
-		r.plan = ev
+		if err := json.Unmarshal(ev.Raw, &r.plan); err != nil {
+			return fmt.Errorf("plan.started: %w", err)
+		}
+		if err := r.plan.check(); err != nil {
+			r.plan = plan{}
+			return fmt.Errorf("plan.started: %w", err)
+		}
 	case "ct.planned":
 		if ev.Get("action").Str != "create" || ev.Get("config.application_script").Str != script {
 			return nil
@@ -175,11 +261,16 @@ func (r *round) take(ev event.Event, script string) error {
 			r.gone = "was skipped: " + ev.Get("reason").Str
 		}
 	case "ca.exported":
+		if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {
+			return fmt.Errorf("ca.exported of container %d, which is not the CA of the plan", ev.CTID())
+		}
 		r.ca = ev
 	case "ca.failed":
 		r.caFailed = ev.Get("error").Str
 	case "ca.fingerprint":
 		r.fingerprint = ev
+	case "nginx.ready", "nginx.failed":
+		r.gateway.settle(ev.Name == "nginx.ready")
 	}
 	return nil
 }
@@ -187,36 +278,45 @@ func (r *round) take(ev event.Event, script string) error {
 // begin starts the work on the round's container.
 func (f *filter) begin(ctx context.Context, r *round) {
 	target := &Target{
-		Host:        f.host,
-		scripts:     f.dir,
-		CTID:        r.container.CTID,
-		Container:   r.container,
-		Domain:      r.plan.Get("domain").Str,
-		Proxy:       r.plan.Get("proxy.ip").Str,
-		Gateway:     r.plan.Get("gateway.ip").Str,
-		CACTID:      r.ca.CTID(),
-		CAURL:       r.fingerprint.Get("ca_url").Str,
-		Fingerprint: r.fingerprint.Get("sha256").Str,
+		Host:      f.host,
+		scripts:   f.dir,
+		CTID:      r.container.CTID,
+		Container: r.container,
+		Domain:    r.plan.Domain,
+		Services:  r.plan.Services,
+		CA:        r.plan.CA,
+		Proxy:     r.plan.Proxy,
+		Gateway:   r.plan.Gateway,
+		Trust: guest.Trust{
+			Fingerprint: r.fingerprint.Get("sha256").Str,
+			Also:        r.fingerprint.Get("also").Str,
+			CAURL:       r.fingerprint.Get("ca_url").Str,
+		},
+		GatewayReady: r.gateway.wait,
 	}
-	path, services := r.fingerprint.Get("path").Str, r.plan.Get("services").Raw
+	path := r.fingerprint.Get("path").Str
 	f.work.Go(func() {
 		start := time.Now()
 		answer, err := func() (*remote.Answer, error) {
-			if err := json.Unmarshal([]byte(services), &target.Services); err != nil {
-				return &remote.Answer{Stage: "join"}, fmt.Errorf("services of plan.started: %w", err)
+			trust := &remote.Answer{Stage: "trust"}
+			if err := target.checkCA(); err != nil {
+				return trust, err
 			}
-			if _, err := cert.ReadPinned(path, target.Fingerprint); err != nil {
-				return &remote.Answer{Stage: "trust"}, err
+			if _, err := cert.ReadPinned(path, target.Trust.Pins()...); err != nil {
+				return trust, err
 			}
 			root, err := mounted(target.Container, path)
 			if err != nil {
-				return &remote.Answer{Stage: "trust"}, err
+				return trust, err
 			}
-			target.RootPath = root
+			target.Trust.Root = root
 			return f.setUp(ctx, target)
 		}()
 		if err == nil && answer.Error != "" {
 			err = errors.New(answer.Error)
+		}
+		if err == nil {
+			err = f.keepTaken(target.Trust)
 		}
 		if err != nil {
 			stage := "apply"
@@ -236,6 +336,33 @@ func (f *filter) begin(ctx context.Context, r *round) {
 		}
 		f.emit(f.event+".ready", target.CTID, answer)
 	})
+}
+
+// checkCA returns an error unless the CA's URL leads to the CA of the plan,
+// and the fingerprints are such.
+func (t *Target) checkCA() error {
+	if err := t.Trust.Check(); err != nil {
+		return err
+	}
+	u, err := url.Parse(t.Trust.CAURL)
+	if err != nil || u.Hostname() != t.CA.IP {
+		return fmt.Errorf("CA URL %q: not that of the CA of the plan, container %d at %s", t.Trust.CAURL, t.CA.CTID, t.CA.IP)
+	}
+	return nil
+}
+
+// keepTaken notes which roots the service trusts now, so that a rotation of
+// the root can go on. A note that is right already is left alone.
+func (f *filter) keepTaken(trust guest.Trust) error {
+	path := filepath.Join(f.host.StateDir(), "taken-"+f.event)
+	note := []byte(strings.Join(trust.Pins(), " ") + "\n")
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, note) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.Write(path, note, 0o600)
 }
 
 // missing says at the end of a plan what the planned container was waiting
@@ -285,9 +412,14 @@ func (f *filter) fail(err error) {
 // through one of the container's mount points.
 func mounted(c *config.Container, path string) (string, error) {
 	for _, m := range c.MountPoints {
-		if rest, err := filepath.Rel(m.HostPath, path); err == nil && filepath.IsLocal(rest) {
-			return filepath.Join(m.ContainerPath, rest), nil
+		rest, err := filepath.Rel(m.HostPath, path)
+		if err != nil || !filepath.IsLocal(rest) {
+			continue
 		}
+		if !m.ReadOnly {
+			return "", fmt.Errorf("the mount point %s shows %s to the container for writing: set its read_only to true", m.ContainerPath, path)
+		}
+		return filepath.Join(m.ContainerPath, rest), nil
 	}
 	return "", fmt.Errorf("no mount point shows %s to the container: add %s to its mount_points", path, filepath.Dir(path))
 }
