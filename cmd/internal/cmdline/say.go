@@ -59,10 +59,16 @@ func hidden(r rune) bool {
 }
 
 // Quoted returns the words of somebody else, such as a container, so that they
-// cannot be taken for those of phx: each line stands behind "| ".
+// cannot be taken for those of phx: each line stands behind "| ", once.
 func Quoted(text string) string {
-	return "| " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n| ")
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = quote + strings.TrimPrefix(line, quote)
+	}
+	return strings.Join(lines, "\n")
 }
+
+const quote = "| "
 
 // MaxLogLine is how much of a line a [LineWriter] passes on, in bytes.
 const MaxLogLine = 8 << 10

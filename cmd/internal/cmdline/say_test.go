@@ -50,8 +50,10 @@ func TestMessagesCannotActOnATerminal(t *testing.T) {
 }
 
 func TestQuoted(t *testing.T) {
-	if got := Quoted("one\n\nhint: two\n"); got != "| one\n| \n| hint: two" {
-		t.Errorf("%q", got)
+	const want = "| one\n| \n| hint: two"
+	got := Quoted("one\n\nhint: two\n")
+	if got != want || Quoted(got) != want {
+		t.Errorf("%q, again %q", got, Quoted(got))
 	}
 }
 

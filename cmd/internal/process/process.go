@@ -115,7 +115,7 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 	if errors.As(context.Cause(ctx), &tooMuch) || err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return out.Bytes(), said.b, err
+	return out.Bytes(), said.b[max(0, len(said.b)-keep):], err
 }
 
 func isTerminal(f *os.File) bool {
