@@ -203,7 +203,9 @@ func (j *job) describe(ctx context.Context, record pct.Record) error {
 // log passes on what a script prints, which may be what the container says.
 func (j *job) log(name string) *cmdline.LineWriter {
 	return &cmdline.LineWriter{Line: func(line string) {
-		line = strings.TrimPrefix(strings.TrimPrefix(line, "| "), name+": ")
+		for _, known := range []string{"| ", name + ": ", j.id() + ": "} {
+			line = strings.TrimPrefix(line, known)
+		}
 		j.logf("%s: %s", name, cmdline.Quoted(line))
 	}}
 }
