@@ -5,6 +5,7 @@
 # file, which does the work. create brings along what the container needs.
 # Exit status: 1 also for wrong usage, otherwise that of phoenix.
 set -uo pipefail
+umask 022
 
 say() { echo "lxc-manager.sh: $*" >&2; }
 

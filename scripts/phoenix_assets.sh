@@ -3,7 +3,7 @@
 #
 #   phoenix_feature NAME "$@"         checks the arguments CTID [CA_URL]; sets ctid
 #   phoenix_asset NAME ARCH           prints the path of a verified program; beside it lies a SHA256SUMS that lists it
-#   phoenix_exec SCRIPT [ARG…]        runs SCRIPT by sh as root in the container, once that is up
+#   phoenix_exec SCRIPT [ARG…]        runs SCRIPT by sh as root in the container, once that is up; shows what it prints behind "| "
 #   phoenix_install SCRIPT NAME…      puts programs into the container's /usr/local/bin, then runs SCRIPT there
 #
 # Environment:
@@ -12,6 +12,7 @@
 #   PHX_CACHE    where downloaded releases are kept, for root alone; default /var/cache/phx
 
 shopt -s inherit_errexit # set -e counts in $(…) too
+umask 022
 
 phoenix_table=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/phoenix_assets.tsv
 phoenix_cache=${PHX_CACHE:-/var/cache/phx}
@@ -101,7 +102,12 @@ phoenix_release() { # TITLE URL ARCHIVE SHA256 MEMBER KEPT
   else
     file=$new/$archive
     printf '%s: downloading %s\n' "$phoenix_label" "$title" >&2
-    curl --fail --silent --show-error --location --proto '=https' --connect-timeout 20 --retry 2 --output "$file" "$url" </dev/null ||
+    # --max-filesize alone lets pass what comes without its length, before curl 8.4.
+    (
+      ulimit -f $((512 << 10)) # KiB
+      exec curl --fail --silent --show-error --location --proto '=https' --proto-redir '=https' --connect-timeout 20 \
+        --max-time 1800 --max-filesize $((512 << 20)) --retry 2 --output "$file" "$url" </dev/null
+    ) ||
       phoenix_die "$url: cannot be downloaded: put $archive, or $name with a SHA256SUMS, into a directory and name that in PHX_ASSETS"
   fi
   phoenix_verify "$file" "$sum"
@@ -123,7 +129,10 @@ phoenix_release() { # TITLE URL ARCHIVE SHA256 MEMBER KEPT
 phoenix_prelude='set -eu
 say() { echo "$0: $*"; }
 die() { say "$*" >&2; exit 1; }
-exec 9>/run/phx.lock
+umask 077
+exec 9>>/run/phx.lock
+chmod 0600 /run/phx.lock
+umask 022
 flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
 end=$(($(date +%s) + 60))
 until state=$(timeout 60 systemctl is-system-running --wait 2>/dev/null) || [ "$state" = degraded ]; do
@@ -136,10 +145,117 @@ add_user() {
 }
 '
 
+# phoenix_border COMMAND [ARG…] runs a command that lets a container speak. It has a session of its own, so that no process in there
+# has the caller's terminal to write to or to type into, and a clean environment. Each line that it prints is shown behind "| ", at
+# most 8 KiB of it, with whatever could act on a terminal in the form \x1b; after 16 MiB it is ended.
+# The exit status is that of the command. Perl is wherever pct is.
+phoenix_border() {
+  local name kept=()
+  for name in $(compgen -e); do
+    case $name in
+      PATH | HOME | USER | LOGNAME | SHELL | LANG | LC_* | TZ | TMPDIR | PHX_* | PHOENIX_* | \
+        http_proxy | https_proxy | ftp_proxy | all_proxy | no_proxy | HTTP_PROXY | HTTPS_PROXY | FTP_PROXY | ALL_PROXY | NO_PROXY)
+        kept+=("$name=${!name}")
+        ;;
+    esac
+  done
+  env -i "${kept[@]}" perl -e "$phoenix_border_program" -- "$phoenix_label" "$@"
+}
+
+# shellcheck disable=SC2016 # Perl
+phoenix_border_program='
+use strict;
+use IO::Handle;
+use POSIX qw(setsid WNOHANG);
+my ($label, @command) = @ARGV;
+my ($line_limit, $left) = (8 << 10, 16 << 20);
+open STDIN, "<", "/dev/null" if -t STDIN;
+pipe my $out, my $out_end and pipe my $err, my $err_end or die "$label: pipe: $!\n";
+defined(my $pid = fork) or die "$label: fork: $!\n";
+if (!$pid) {
+  setsid();
+  open STDOUT, ">&", $out_end and open STDERR, ">&", $err_end or exit 126;
+  opendir my $fds, "/proc/self/fd" or exit 126;
+  my @others = grep { /^\d+$/ && $_ > 2 } readdir $fds;
+  POSIX::close($_) for @others;
+  exec { $command[0] } @command or print STDERR "$command[0]: $!\n";
+  POSIX::_exit(127);
+}
+close $_ for $out_end, $err_end;
+sub end { kill TERM => -$pid or kill TERM => $pid }
+my %signals = (HUP => 1, INT => 2, TERM => 15);
+for my $signal (keys %signals) {
+  $SIG{$signal} = sub { end(); exit 128 + $signals{$signal} };
+}
+
+sub show { # takes the line that has come to its end
+  my ($s) = @_;
+  my $text = $s->{line};
+  $text =~ s/\r$//;
+  $text =~ s{
+      ( [\x00-\x08\x0a-\x1f\x7f] | \xc2[\x80-\xa0\xad]                    # control characters, but tabs
+      | \xd8\x9c | \xe2\x80[\x80-\x8f\xa8-\xaf] | \xe2\x81[\x9f-\xaf]     # what turns the direction of text
+      | \xef\xbb\xbf | \xf3[\xa0-\xaf][\x80-\xbf]{2} )                    # what is not seen
+    | ( [\xc2-\xdf][\x80-\xbf] | \xe0[\xa0-\xbf][\x80-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf]{2} | \xed[\x80-\x9f][\x80-\xbf]
+      | \xf0[\x90-\xbf][\x80-\xbf]{2} | [\xf1-\xf3][\x80-\xbf]{3} | \xf4[\x80-\x8f][\x80-\xbf]{2} )
+    | ( [\x80-\xff] )                                                     # not UTF-8
+  }{ defined $2 ? $2 : join "", map { sprintf "\\x%02x", ord } split //, $1 // $3 }gex if $text =~ /[^\t -~]/;
+  $text .= "\xe2\x80\xa6 (cut, $s->{cut} bytes more)" if $s->{cut};
+  $s->{shown} .= "| $text\n" if $text =~ /\S/;
+  ($s->{line}, $s->{cut}) = ("", 0);
+}
+
+sub flush {
+  my ($s) = @_;
+  print { $s->{to} } $s->{shown};
+  $s->{to}->flush;
+  $s->{shown} = "";
+}
+
+my %streams = map { fileno $$_[0] => { in => $$_[0], to => $$_[1], line => "", cut => 0, shown => "" } } [$out, *STDOUT], [$err, *STDERR];
+my ($status, $until); # once the command has ended: what it has left behind may hold its streams
+while (%streams) {
+  my $ready = "";
+  vec($ready, $_, 1) = 1 for keys %streams;
+  my $any = select $ready, undef, undef, 0.2;
+  for my $fd ($any > 0 ? grep { vec $ready, $_, 1 } keys %streams : ()) {
+    my $s = $streams{$fd};
+    my $got = sysread $s->{in}, my $data, 65536;
+    if (!$got) {
+      show($s);
+      flush($s);
+      delete $streams{$fd};
+      next;
+    }
+    if (($left -= $got) < 0) {
+      print STDERR "$label: more than 16 MiB was printed: ended: see what is wrong in the container\n";
+      end();
+      exit 1;
+    }
+    for my $part (split /(?<=\n)/, $data) {
+      my $whole = chomp $part;
+      my $room = $line_limit - length $s->{line};
+      $s->{line} .= substr $part, 0, $room;
+      $s->{cut} += length($part) - $room if length $part > $room;
+      show($s) if $whole;
+    }
+    flush($s);
+  }
+  ($status, $until) = ($?, time + 2) if !defined $status and waitpid($pid, WNOHANG) == $pid;
+  last if defined $status and $any <= 0 || time > $until;
+}
+for my $s (values %streams) {
+  show($s);
+  flush($s);
+}
+waitpid $pid, 0 and $status = $? if !defined $status;
+exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
+'
+
 phoenix_exec() {
   local script=$1
   shift
-  "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@"
+  phoenix_border "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@"
 }
 
 # Reads the programs one after the other from stdin, but nothing at all when each of them is there already.
@@ -155,7 +271,7 @@ receive() {
     else
       trap "rm -f \"\$new\"" EXIT
       rm -f "$new"
-      head -c "$3" >"$new"
+      (umask 077 && head -c "$3" >"$new")
       found=$(sha256sum <"$new") size=$(stat -c %s "$new")
       [ "$found" = "$2  -" ] ||
         die "$1: what arrived is not what was sent: expected sha256 $2 ($3 bytes), received ${found%% *} ($size bytes): not installed"

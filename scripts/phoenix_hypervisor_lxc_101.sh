@@ -7,6 +7,7 @@
 # phoenix does not need this script: its phx-nginx puts itself into the container
 # and does the same.
 set -euo pipefail
+umask 022
 
 if ! command -v phx-nginx >/dev/null; then
   echo "phoenix_hypervisor_lxc_101.sh: phx-nginx is not in this container: on the host, run phoenix ${1-101} once, which puts it here" >&2

@@ -7,6 +7,7 @@
 # phoenix does not need this script: its phx-traefik puts itself into the container
 # and does the same.
 set -euo pipefail
+umask 022
 
 if ! command -v phx-traefik >/dev/null; then
   echo "phoenix_hypervisor_lxc_102.sh: phx-traefik is not in this container: on the host, run phoenix ${1-102} once, which puts it here" >&2

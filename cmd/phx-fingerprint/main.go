@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/event"
@@ -129,11 +130,15 @@ func read(name string) (*x509.Certificate, error) {
 }
 
 func readFile(name string) (*x509.Certificate, error) {
-	f, err := os.Open(name)
+	// A FIFO without a writer would hold the program for ever.
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read a root certificate: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read a root certificate: %s is not a regular file: stdin is named -", name)
+	}
 	return parse(name, f)
 }
 

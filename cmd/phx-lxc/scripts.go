@@ -200,10 +200,13 @@ func (j *job) describe(ctx context.Context, record pct.Record) error {
 	return j.reread(func(c *pct.Conf) { c.Description = description })
 }
 
-// log passes on what a script prints.
+// log passes on what a script prints, which may be what the container says.
 func (j *job) log(name string) *cmdline.LineWriter {
 	return &cmdline.LineWriter{Line: func(line string) {
-		j.logf("%s: %s", name, strings.TrimPrefix(line, name+": "))
+		for _, known := range []string{"| ", name + ": ", j.id() + ": "} {
+			line = strings.TrimPrefix(line, known)
+		}
+		j.logf("%s: %s", name, cmdline.Quoted(line))
 	}}
 }
 
@@ -275,7 +278,7 @@ func (j *job) checkHealth(ctx context.Context) error {
 	}
 	for _, probe := range j.c.HealthChecks {
 		argv := append([]string{j.healthScript(probe)}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Patience: 5 * time.Second}); err != nil {
+		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Guest: true, Patience: 5 * time.Second}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 	}

@@ -109,7 +109,7 @@ func filter(c *cli.Context) error {
 		if err := g.check(); err != nil {
 			return nil, err
 		}
-		return t.Call(ctx, g, func(need string) (any, error) {
+		return t.Call(ctx, g, g.names(), func(need string) (any, error) {
 			if need != "token" {
 				return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/process"
 )
 
 // Places in the CA's container, as phoenix_hypervisor_lxc_103.sh makes them.
@@ -40,7 +41,7 @@ func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string,
 	cmd := host.Exec(ca, argv...)
 	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ca)
 	var out bytes.Buffer // of its own: what is captured may end up in an error
-	cmd.Stdout = &out
+	cmd.Stdout, cmd.MaxStdout, cmd.Timeout = &out, process.MaxCapture, time.Minute
 	if _, err := host.Run(ctx, cmd); err != nil {
 		return "", err
 	}

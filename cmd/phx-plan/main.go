@@ -141,7 +141,7 @@ func load(path string) (*config.File, error) {
 	switch {
 	case errors.As(err, &wrong):
 		warn(path, wrong.Warnings)
-		fmt.Fprintln(os.Stderr, wrong)
+		cmdline.Say(wrong.Error())
 		mistakes := "1 mistake"
 		if n := len(wrong.Mistakes); n > 1 {
 			mistakes = fmt.Sprintf("%d mistakes", n)
@@ -157,7 +157,7 @@ func load(path string) (*config.File, error) {
 
 func warn(path string, warnings []config.Mistake) {
 	for _, w := range warnings {
-		fmt.Fprintf(os.Stderr, "%s:%d:%d: warning: %s: %s\n", path, w.Line, w.Col, w.Path, w.Msg)
+		cmdline.Say(fmt.Sprintf("%s:%d:%d: warning: %s: %s", path, w.Line, w.Col, w.Path, w.Msg))
 	}
 }
 

@@ -100,7 +100,7 @@ func filter(c *cli.Context) error {
 		answer, err := setUp(ctx, t, p, false)
 		if err == nil && answer.Error != "" && answer.Stage == "check" {
 			// The CA's container may have lost what its record says it has.
-			t.Logf("%s: %s; trying again with the names written anew into container %d", answer.Stage, answer.Error, t.CA.CTID)
+			t.Logf("%s failed; trying again with the names written anew into container %d:\n%s", answer.Stage, t.CA.CTID, cmdline.Quoted(answer.Error))
 			answer, err = setUp(ctx, t, p, true)
 		}
 		return answer, err
@@ -113,7 +113,7 @@ func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Ans
 	if err != nil {
 		return &remote.Answer{Stage: "hosts"}, err
 	}
-	answer, err := t.Call(ctx, p, func(need string) (any, error) {
+	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
 		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
 	})
 	if answer != nil && led {

@@ -395,9 +395,9 @@ func TestOwnDefects(t *testing.T) {
 		h := converged(t, nil)
 		h.bash("$PHX_PCT stop 500")
 		// pct list tells of a time before.
-		h.write("pct", "#!/bin/sh\nif [ \"$1\" = list ]; then $REAL list; $REAL start 500; else exec $REAL \"$@\"; fi\n")
+		h.write("pct", "#!/bin/sh\nif [ \"$1\" = list ]; then $PHX_REAL list; $PHX_REAL start 500; else exec $PHX_REAL \"$@\"; fi\n")
 		h.bash("chmod +x pct")
-		if _, _, status, stderr := h.with("REAL=" + bin + "/pct").with("PHX_PCT=" + h.path("pct")).run(); status != 0 {
+		if _, _, status, stderr := h.with("PHX_REAL=" + bin + "/pct").with("PHX_PCT=" + h.path("pct")).run(); status != 0 {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})

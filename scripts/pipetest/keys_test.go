@@ -42,9 +42,9 @@ func newHost(t *testing.T) *host {
 			t.Fatal(err)
 		}
 	}
-	h.write("bin/apparmor_parser", "#!/bin/sh\necho \"$*\" >>$WORK/parser\n")
+	h.write("bin/apparmor_parser", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/parser\n")
 	h.write("apparmor/lxc-phoenix", "profile lxc-phoenix flags=(attach_disconnected) {}\n")
-	h.write("scripts/health_checks/web.sh", "#!/bin/sh\necho \"$*\" >>$WORK/checked\n")
+	h.write("scripts/health_checks/web.sh", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/checked\n")
 	for _, program := range []string{"bin/apparmor_parser", "scripts/health_checks/web.sh"} {
 		if err := os.Chmod(h.path(program), 0o755); err != nil {
 			t.Fatal(err)

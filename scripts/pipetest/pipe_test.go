@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,12 +41,12 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		build := []string{"build"}
+		programs := []string{"build", "-tags", "urfave_cli_no_docs", "-o", dir + "/", "./cmd/..."}
 		if flag.Parse(); flag.Lookup("test.bench").Value.String() == "" {
-			build = append(build, "-race") // the programs work on containers side by side
+			programs = slices.Insert(programs, 1, "-race") // the programs work on containers side by side
 		}
-		for _, packages := range [][]string{{"-o", dir + "/", "./cmd/..."}, {"-o", dir + "/pct", "./scripts/lab-pct"}} {
-			cmd := exec.Command("go", append(build, packages...)...)
+		for _, args := range [][]string{programs, {"build", "-o", dir + "/pct", "./scripts/lab-pct"}} {
+			cmd := exec.Command("go", args...)
 			cmd.Dir = repo
 			if out, err := cmd.CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
@@ -78,6 +79,7 @@ func setup(env *testscript.Env) error {
 func environment(w string) map[string]string {
 	return map[string]string{
 		"WORK":            w,
+		"PHX_WORK":        w, // which is passed on to what the programs start
 		"PATH":            bin + ":" + repo + "/scripts:" + os.Getenv("PATH"),
 		"PHX_PCT":         bin + "/pct",
 		"PHX_LAB_DIR":     w + "/host",
@@ -138,15 +140,15 @@ const inside = `#!/bin/sh
 ctid=$1
 shift
 case "$*" in
-"/bin/cat /home/step/certs/root_ca.crt") exec cat "$WORK/ca/root.crt" ;;
-*"/step ca health "*) [ ! -e "$WORK/sick" ] || { echo "connection refused" >&2; exit 1; } ;;
+"/bin/cat /home/step/certs/root_ca.crt") exec cat "$PHX_WORK/ca/root.crt" ;;
+*"/step ca health "*) [ ! -e "$PHX_WORK/sick" ] || { echo "connection refused" >&2; exit 1; } ;;
 feature\ *) echo "$2: $ctid: installed" ;;
 *" phoenix_hypervisor_lxc_103.sh 103 "*) cat >/dev/null; echo "the CA is healthy" ;;
-*"BEGIN PHX"*) cat >"$WORK/hosts.$ctid" ;;
+*"BEGIN PHX"*) cat >"$PHX_WORK/hosts.$ctid" ;;
 *" phx-nginx "*|*" phx-traefik "*)
 	echo '{"need":"request"}'
 	IFS= read -r request
-	printf '%s %s\n' "$ctid" "$request" >>"$WORK/requests"
+	printf '%s %s\n' "$ctid" "$request" >>"$PHX_WORK/requests"
 	echo '{"answer":{"names":["a.example"],"changed":false,"changes":[]}}' ;;
 *) echo "inside: unexpected in $ctid: $*" >&2; exit 99 ;;
 esac

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -33,6 +34,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SCRIPTS", scripts)
 			env.Setenv("FEATURE", scripts+"/phoenix_hypervisor_feature_install_")
 			env.Setenv("PHX_CACHE", env.WorkDir+"/cache")
+			env.Setenv("PHX_TEST_WORK", env.WorkDir)  // passed on to pct, as WORK is not
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each pct takes a second under -race
 			return nil
 		},
@@ -40,10 +42,10 @@ func TestScripts(t *testing.T) {
 }
 
 // pct records its arguments, one call a line, in $WORK/pct.log, the script for the container in $WORK/inner.sh and what it
-// reads in $WORK/stdin, and exits with PCT_STATUS. PCT_STDIN=none leaves stdin unread, PCT_STDIN=short passes on half of it.
-// With PCT_ROOT it runs the script for real, with the container's places moved below that directory.
+// reads in $WORK/stdin, and exits with PHX_TEST_STATUS. PHX_TEST_STDIN=none leaves stdin unread, PHX_TEST_STDIN=short passes on half of it.
+// With PHX_TEST_ROOT it runs the script for real, with the container's places moved below that directory.
 func pct() {
-	work := os.Getenv("WORK")
+	work := os.Getenv("PHX_TEST_WORK")
 	var line []string
 	for _, arg := range os.Args[1:] {
 		line = append(line, strconv.Quote(arg))
@@ -59,15 +61,15 @@ func pct() {
 	check(os.WriteFile(work+"/inner.sh", []byte(script), 0o600))
 
 	var stdin []byte
-	if os.Getenv("PCT_STDIN") != "none" {
+	if os.Getenv("PHX_TEST_STDIN") != "none" {
 		stdin, err = io.ReadAll(os.Stdin)
 		check(err)
 		check(os.WriteFile(work+"/stdin", stdin, 0o600))
 	}
-	if os.Getenv("PCT_STDIN") == "short" {
+	if os.Getenv("PHX_TEST_STDIN") == "short" {
 		stdin = stdin[:len(stdin)/2]
 	}
-	if root := os.Getenv("PCT_ROOT"); root != "" {
+	if root := os.Getenv("PHX_TEST_ROOT"); root != "" {
 		moved := strings.NewReplacer("/usr/local/bin", root+"/bin", "/run/", root+"/run/", "/home/", root+"/home/").Replace(script)
 		if !strings.Contains(moved, root+"/run/phx.lock") {
 			check(errors.New("pct: this is not a script whose places are known: not running it on this machine"))
@@ -76,11 +78,14 @@ func pct() {
 		cmd.Env = []string{"PATH=" + work + "/stubs:/usr/bin:/bin", "WORK=" + work}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), os.Stdout, os.Stderr
 		_ = cmd.Run()
-		os.Exit(cmd.ProcessState.ExitCode())
+		exit(cmd.ProcessState.ExitCode())
 	}
-	status, _ := strconv.Atoi(os.Getenv("PCT_STATUS"))
-	os.Exit(status)
+	status, _ := strconv.Atoi(os.Getenv("PHX_TEST_STATUS"))
+	exit(status)
 }
+
+// exit ends the program without the race detector's pause: GORACE is not among what is passed on to pct.
+func exit(status int) { syscall.Exit(status) }
 
 // curl copies $WORK/release to the file after --output and records the address in $WORK/curl.log; without that file it fails.
 func curl() {
@@ -178,7 +183,7 @@ func TestInnerScripts(t *testing.T) {
 		t.Run(feature, func(t *testing.T) {
 			work := t.TempDir()
 			cmd := exec.Command("../phoenix_hypervisor_feature_install_"+feature+".sh", "103")
-			cmd.Env = append(os.Environ(), "WORK="+work, "PHX_PCT=pct", "PHX_ASSETS="+assets, "PCT_ROOT=", "PCT_STDIN=", "PCT_STATUS=0", "GORACE=atexit_sleep_ms=0")
+			cmd.Env = append(os.Environ(), "PHX_TEST_WORK="+work, "PHX_PCT=pct", "PHX_ASSETS="+assets, "PHX_TEST_ROOT=", "PHX_TEST_STDIN=", "PHX_TEST_STATUS=0")
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}

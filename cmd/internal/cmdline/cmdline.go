@@ -1,7 +1,9 @@
 // Package cmdline holds what the programs of phx share as commands: how they
 // start, how they speak to people, and how they end.
 //
-// Results go to stdout, everything else to stderr as "program: message".
+// Results go to stdout, everything else to stderr as "program: message". What
+// would act on a terminal is shown, not sent; the words of others, a
+// container's above all, stand behind "| ".
 // The exit status is 0 when all is well, 1 when something failed, 2 for wrong
 // usage or configuration, and 128+n after signal n.
 //
@@ -17,7 +19,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -54,18 +55,6 @@ type signalError struct{ sig syscall.Signal }
 
 func (e signalError) Error() string { return "stopped by signal: " + e.sig.String() }
 
-var logMu sync.Mutex
-
-// Logf writes one message for people to stderr, prefixed by the program's
-// name. Every line of a message of several lines carries the prefix.
-func Logf(format string, args ...any) {
-	msg := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
-	msg = Name() + ": " + strings.ReplaceAll(msg, "\n", "\n"+Name()+":   ") + "\n"
-	logMu.Lock()
-	defer logMu.Unlock()
-	os.Stderr.WriteString(msg)
-}
-
 // Elapsed formats the time since start for a message, as in "1.2 s".
 func Elapsed(start time.Time) string {
 	return fmt.Sprintf("%.1f s", time.Since(start).Seconds())
@@ -88,6 +77,7 @@ func run(app *cli.App) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	keepDescriptors()
 	unsetEmpty()
+	unix.Umask(0o022) // what is secret is made so where it is made
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -157,7 +147,7 @@ func unsetEmpty() {
 	}
 }
 
-// Filter tells whether the program runs as a filter: without arguments and
+// Filter reports whether the program runs as a filter: without arguments and
 // with a stdin that is no terminal. Without arguments at a terminal it
 // returns a usage error.
 func Filter(c *cli.Context) (bool, error) {

@@ -5,6 +5,9 @@
 //
 // A filter forwards every line unchanged and at once, adds lines of its own,
 // and holds back only "plan.done" until its own work is finished.
+//
+// The stream may come from a file that somebody has edited: the container ids
+// of an event are checked before a program sees it.
 package event
 
 import (
@@ -17,12 +20,14 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 )
 
 // MaxLine is the greatest length of a line in bytes, its newline included.
@@ -49,7 +54,8 @@ type Event struct {
 // Get returns the value at a gjson path of the event.
 func (e Event) Get(path string) gjson.Result { return gjson.GetBytes(e.Raw, path) }
 
-// CTID returns the field "ctid", 0 when the event has none.
+// CTID returns the field "ctid", a valid id, or 0 when the event has none, as
+// one about a container always has.
 func (e Event) CTID() int { return int(e.Get("ctid").Int()) }
 
 // Stream is a filter's view of the events: what it reads, and what it writes.
@@ -77,11 +83,14 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 
 // Next forwards the lines of the stream, each byte for byte, until one comes
 // whose event is plan.done or among names, and returns that one. Only
-// plan.done is not forwarded: see [Stream.Forward].
+// plan.done is not forwarded: see [Stream.Forward]. An event whose container
+// ids are none is forwarded, reported and not returned.
 //
 // The error is io.EOF when the stream ended as it should, [ErrTruncated] when
-// it did not, a [cmdline.Status] when it had no line at all, the cause of ctx when that is done, or what reading or writing
-// said; nothing can be read afterwards.
+// it did not, a [cmdline.Status] when it had no line at all, the cause of ctx
+// when that is done, what is wrong with a plan.started, without which nothing
+// of a plan may be done, or what reading or writing said; nothing can be read
+// afterwards.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
 	type result struct {
 		ev  Event
@@ -123,9 +132,19 @@ func (s *Stream) next(names []string) (Event, error) {
 		if err := s.write(line); err != nil {
 			return Event{}, err
 		}
-		if slices.Contains(names, name) {
-			return Event{name, s.line, bytes.Clone(line[:len(line)-1])}, s.flush()
+		if !slices.Contains(names, name) {
+			continue
 		}
+		ev := Event{name, s.line, bytes.Clone(line[:len(line)-1])}
+		if err := ev.check(); err != nil {
+			err = fmt.Errorf("event stream: line %d: %s: %w", s.line, name, err)
+			if name == PlanStarted {
+				return Event{}, errors.Join(err, s.flush())
+			}
+			s.bad(err)
+			continue
+		}
+		return ev, s.flush()
 	}
 }
 
@@ -177,6 +196,47 @@ func (s *Stream) end(err error) error {
 	return ErrTruncated
 }
 
+// check returns an error for a container id that is none.
+func (e Event) check() error {
+	const one, list = false, true
+	var wrong error
+	look := func(path string, isList bool) {
+		v := e.Get(path)
+		values := []gjson.Result{v}
+		switch {
+		case !v.Exists() || wrong != nil:
+			return
+		case isList && !v.IsArray():
+			wrong = fmt.Errorf("%s: not a list of container ids", path)
+			return
+		case isList:
+			values = v.Array()
+		}
+		for _, v := range values {
+			if _, err := config.ParseCTID(v.Raw); v.Type != gjson.Number || err != nil {
+				wrong = fmt.Errorf("%s: %.100s is not a container id: a number from 100 to 999999999", path, v.Raw)
+				return
+			}
+		}
+	}
+	look("ctid", one)
+	switch {
+	case e.Name == PlanStarted:
+		look("order", list)
+		look("services.#.ctid", list)
+		for _, place := range []string{"ca", "gateway", "proxy"} {
+			look(place+".ctid", one)
+		}
+	case strings.HasPrefix(e.Name, "ct."):
+		look("needs", list)
+		look("external", list)
+		if wrong == nil && e.CTID() == 0 {
+			wrong = errors.New("ctid is missing")
+		}
+	}
+	return wrong
+}
+
 func check(line []byte) error {
 	switch {
 	case !utf8.Valid(line):
@@ -212,7 +272,8 @@ func (s *Stream) Emit(name string, ctid int, fields any) error {
 }
 
 // Marshal returns the line of an event, its newline included. It fails for
-// one longer than [MaxLine].
+// one longer than [MaxLine]. What could act on a terminal is escaped, so that
+// a line may be shown there as it is.
 func Marshal(name string, ctid int, fields any) ([]byte, error) {
 	line := append([]byte(`{"event":`), strconv.Quote(name)...)
 	line = append(line, `,"time":"`...)
@@ -229,7 +290,7 @@ func Marshal(name string, ctid int, fields any) ([]byte, error) {
 		if err := enc.Encode(fields); err != nil {
 			return nil, fmt.Errorf("event %s: %w", name, err)
 		}
-		inner := bytes.TrimSpace(object.Bytes())
+		inner := escape(bytes.TrimSpace(object.Bytes()))
 		inner = inner[1 : len(inner)-1]
 		if len(inner) > 0 {
 			line = append(append(line, ','), inner...)
@@ -240,6 +301,27 @@ func Marshal(name string, ctid int, fields any) ([]byte, error) {
 		return nil, fmt.Errorf("event %s of container %d: longer than %d bytes", name, ctid, MaxLine)
 	}
 	return line, nil
+}
+
+// escape escapes in JSON what [json.Marshal] lets stand: DEL, the control
+// characters from U+0080 to U+009F, and those that turn the direction of text.
+// They are only in strings.
+func escape(text []byte) []byte {
+	if bytes.IndexByte(text, 0x7f) < 0 && bytes.IndexByte(text, 0xc2) < 0 && bytes.IndexByte(text, 0xd8) < 0 && bytes.IndexByte(text, 0xe2) < 0 {
+		return text // the lead bytes of all that is looked for
+	}
+	var b []byte
+	for rest := text; len(rest) > 0; {
+		r, size := utf8.DecodeRune(rest)
+		switch {
+		case r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		default:
+			b = append(b, rest[:size]...)
+		}
+		rest = rest[size:]
+	}
+	return b
 }
 
 func (s *Stream) write(line []byte) error {

@@ -3,6 +3,7 @@ package event
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/tidwall/gjson"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -80,6 +82,92 @@ func TestBadLinesAreNamedAndNotForwarded(t *testing.T) {
 				t.Errorf("ended with %v", err)
 			}
 		})
+	}
+}
+
+// A stream may come from a file that somebody has edited. What names a
+// container that cannot be is forwarded as it is, and not acted upon.
+func TestLyingContainerIDs(t *testing.T) {
+	for _, line := range []string{
+		`{"event":"ct.ready","ctid":"103"}`,
+		`{"event":"ct.ready","ctid":"103; reboot"}`,
+		`{"event":"ct.ready","ctid":103.5}`,
+		`{"event":"ct.ready","ctid":1e2}`,
+		`{"event":"ct.ready","ctid":-103}`,
+		`{"event":"ct.ready","ctid":99}`,
+		`{"event":"ct.ready","ctid":1000000000}`,
+		`{"event":"ct.ready","ctid":18446744073709551719}`,
+		`{"event":"ct.ready","ctid":[103]}`,
+		`{"event":"ct.ready","ctid":null}`,
+		`{"event":"ct.ready","ctid":true}`,
+		`{"event":"ct.ready"}`,
+		`{"event":"ct.ready","ctid":103,"needs":["900"]}`,
+		`{"event":"ct.ready","ctid":103,"needs":900}`,
+		`{"event":"ct.ready","ctid":103,"needs":[900,0]}`,
+		`{"event":"ct.ready","ctid":103,"external":["x"]}`,
+		`{"event":"ca.exported","ctid":0}`,
+	} {
+		t.Run(line, func(t *testing.T) {
+			in := line + "\n" + `{"event":"ct.ready","ctid":104,"needs":[103,900],"external":[]}` + "\n" + done
+			var b bytes.Buffer
+			var bad []string
+			s := NewStream(strings.NewReader(in), &b, func(err error) { bad = append(bad, err.Error()) })
+			ev, err := s.Next(context.Background(), "ct.ready", "ca.exported")
+			if err != nil || ev.CTID() != 104 {
+				t.Errorf("returned %s, %v", ev.Raw, err)
+			}
+			if len(bad) != 1 || !strings.HasPrefix(bad[0], "event stream: line 1: c") {
+				t.Errorf("complained %q", bad)
+			}
+			if !strings.HasPrefix(in, b.String()) || !strings.HasPrefix(b.String(), line+"\n") {
+				t.Errorf("forwarded %q", b.String())
+			}
+			// Whoever does not act on it has nothing to say.
+			if out, seen, bad, err := drain(t, in); out != in || len(bad) > 0 || err != io.EOF || len(seen) != 1 {
+				t.Errorf("a program that does not know it: saw %q, complained %q, ended with %v", seen, bad, err)
+			}
+		})
+	}
+}
+
+// Without its frame nothing of a plan may be done: it says whether this is a
+// dry run.
+func TestLyingPlan(t *testing.T) {
+	for _, plan := range []string{
+		`"order":["900"]`, `"order":{"0":900}`, `"services":[{"ctid":103},{"ctid":"102"}]`, `"services":[{"ctid":7}]`,
+		`"ca":{"ctid":"103","ip":"10.0.0.10"}`, `"proxy":{"ctid":1.5}`, `"gateway":{"ctid":-1}`, `"ctid":1`,
+	} {
+		line := `{"event":"plan.started","dry_run":true,` + plan + `}` + "\n"
+		s := NewStream(strings.NewReader(line+`{"event":"ct.planned","ctid":103}`+"\n"+done), io.Discard, func(err error) { t.Error(err) })
+		if ev, err := s.Next(context.Background(), PlanStarted, "ct.planned"); err == nil || !strings.HasPrefix(err.Error(), "event stream: line 1: plan.started: ") {
+			t.Errorf("%s: returned %s, %v", plan, ev.Raw, err)
+		}
+	}
+	good := `{"event":"plan.started","order":[900,103],"services":[{"ctid":103}],"ca":{"ctid":103},"proxy":{"ctid":102}}` + "\n" + done
+	s := NewStream(strings.NewReader(good), io.Discard, func(err error) { t.Error(err) })
+	if ev, err := s.Next(context.Background(), PlanStarted); err != nil || ev.Name != PlanStarted {
+		t.Errorf("returned %s, %v", ev.Raw, err)
+	}
+}
+
+// An event may carry what a container has said, and be shown on a terminal.
+func TestEventsCannotActOnATerminal(t *testing.T) {
+	said := "\x1b[2J \x7f \u009b31m \u0080 \u061c \u200e \u202e \u2066 \u2069 é © – 漢 🙂 \\u009b"
+	line, err := Marshal("x", 101, map[string]string{"said\u202e": said})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range string(bytes.TrimSpace(line)) {
+		if r < ' ' || r >= 0x7f && r <= 0x9f || unicode.Is(unicode.Bidi_Control, r) {
+			t.Errorf("%q stands in %s", r, line)
+		}
+	}
+	var back map[string]any
+	if err := json.Unmarshal(line, &back); err != nil || back["said\u202e"] != said {
+		t.Errorf("%q, %v, for %q", back["said\u202e"], err, said)
+	}
+	if !strings.Contains(string(line), "é © – 漢 🙂") {
+		t.Errorf("what is printable is not: %s", line)
 	}
 }
 

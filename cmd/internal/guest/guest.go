@@ -25,6 +25,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/process"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
@@ -156,8 +157,9 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Run runs a program with a clean environment and returns its stdout. A
-// variable of the environment such as STEP_CA_URL would change what step does.
+// Run runs a program with a clean environment and returns its stdout, with an
+// error too. A variable of the environment such as STEP_CA_URL would change
+// what step does.
 func Run(ctx context.Context, argv ...string) (string, error) {
 	return RunEnv(ctx, nil, argv...)
 }
@@ -169,22 +171,24 @@ func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, program, argv[1:]...)
-	cmd.Env = append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		said := strings.TrimSpace(stderr.String())
-		if said == "" {
-			said = strings.TrimSpace(stdout.String())
-		}
-		if said == "" {
-			said = err.Error()
-		}
-		return "", fmt.Errorf("%s: %s", strings.Join(argv, " "), said)
+	stdout, stderr, err := process.Run(ctx, process.Command{
+		Argv:      append([]string{program}, argv[1:]...),
+		Env:       append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
+		MaxStdout: process.MaxList, // apt-get has much to say
+		Drain:     true,
+		Patience:  10 * time.Second,
+	})
+	if err == nil {
+		return string(stdout), nil
 	}
-	return stdout.String(), nil
+	said := strings.TrimSpace(string(stderr))
+	if said == "" {
+		said = strings.TrimSpace(string(stdout))
+	}
+	if exit := (*exec.ExitError)(nil); said == "" || !errors.As(err, &exit) {
+		said = err.Error()
+	}
+	return string(stdout), fmt.Errorf("%s: %s", strings.Join(argv, " "), said)
 }
 
 // find looks a program up in the PATH of a login as root, not in that of this
@@ -215,13 +219,14 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 	defer cancel()
 	for {
 		// "degraded" is exit status 1, and all right: some unit has failed.
-		state, err := exec.CommandContext(ctx, "/bin/systemctl", "is-system-running").Output()
-		switch strings.TrimSpace(string(state)) {
+		state, err := Run(ctx, "systemctl", "is-system-running")
+		state = strings.TrimSpace(state)
+		switch state {
 		case "running", "degraded":
 			return nil
 		}
 		if wait(ctx, 200*time.Millisecond) != nil {
-			return fmt.Errorf("the container has not finished its boot after a minute: systemctl is-system-running says %q (%v)", bytes.TrimSpace(state), err)
+			return fmt.Errorf("the container has not finished its boot after a minute: systemctl is-system-running says %q (%v)", state, err)
 		}
 	}
 }

@@ -52,6 +52,17 @@ func TestRunHasACleanEnvironment(t *testing.T) {
 	}
 }
 
+func TestRunIsBounded(t *testing.T) {
+	out, err := Run(context.Background(), "sh", "-c", "exec head -c 300000000 /dev/zero")
+	if err == nil || !strings.Contains(err.Error(), "printed more than 1 MiB on stdout") || len(out) > 1<<20 {
+		t.Errorf("%d bytes, error %v", len(out), err)
+	}
+	// "degraded" comes with a status that is no success.
+	if out, err := Run(context.Background(), "sh", "-c", "echo degraded; exit 1"); err == nil || out != "degraded\n" {
+		t.Errorf("stdout %q, error %v", out, err)
+	}
+}
+
 // The collector must not take the lock's file, and with it the lock.
 func TestLockLasts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.lock")

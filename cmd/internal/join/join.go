@@ -313,7 +313,7 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			return f.setUp(ctx, target)
 		}()
 		if err == nil && answer.Error != "" {
-			err = errors.New(answer.Error)
+			err = fmt.Errorf("not done in the container:\n%s", cmdline.Quoted(answer.Error))
 		}
 		if err == nil {
 			err = f.keepTaken(target.Trust)
@@ -327,7 +327,7 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			return
 		}
 		for _, change := range answer.Changes {
-			target.Logf("%s", change)
+			target.Logf("%s", cmdline.Quoted(change))
 		}
 		if answer.Changed {
 			target.Logf("ready (%s)", cmdline.Elapsed(start))
@@ -425,13 +425,14 @@ func mounted(c *config.Container, path string) (string, error) {
 }
 
 // Call runs the container's half of the program, which is given the request.
-// Programs that it lacks are installed; supply supplies its other needs.
-func (t *Target) Call(ctx context.Context, request any, supply func(need string) (any, error)) (*remote.Answer, error) {
+// names are those of the service's certificates. Programs that the container
+// lacks are installed; supply supplies its other needs.
+func (t *Target) Call(ctx context.Context, request any, names []string, supply func(need string) (any, error)) (*remote.Answer, error) {
 	log := &cmdline.LineWriter{Line: func(line string) {
-		t.Logf("%s", strings.TrimPrefix(line, cmdline.Name()+": "))
+		t.Logf("%s", cmdline.Quoted(strings.TrimPrefix(line, cmdline.Name()+": ")))
 	}}
 	defer log.Close()
-	return remote.Call(ctx, t.Host, t.CTID, func(need string) (any, error) {
+	return remote.Call(ctx, t.Host, t.CTID, names, func(need string) (any, error) {
 		switch need {
 		case "request":
 			return request, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // FeatureScript is the place of a feature's script in a directory of scripts.
@@ -13,17 +14,21 @@ func FeatureScript(dir, feature string) string {
 }
 
 // RunFeature runs a feature's script for a container: SCRIPT CTID, and the
-// CA's URL unless it is "". What the script prints goes to log.
+// CA's URL unless it is "". What the script prints, which is mostly what the
+// container says, goes to log.
 func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string, log io.Writer) error {
 	argv := []string{FeatureScript(dir, feature), strconv.Itoa(ctid)}
 	if caURL != "" {
 		argv = append(argv, caURL)
 	}
 	_, err := h.Run(ctx, Command{
-		Argv:   argv,
-		Env:    []string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot},
-		Stdout: log,
-		Stderr: log,
+		Argv:     argv,
+		Env:      []string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot},
+		Stdout:   log,
+		Stderr:   log,
+		Guest:    true,
+		Timeout:  GuestTimeout,
+		Patience: 10 * time.Second,
 	})
 	return err
 }

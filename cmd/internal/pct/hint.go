@@ -1,42 +1,79 @@
 package pct
 
-import "regexp"
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
 
-// hints are ways out of what pct says (pve-container 6.1). "$1" stands for
-// the first group of the pattern.
-var hints = []struct {
-	said *regexp.Regexp
-	hint string
-}{
-	{regexp.MustCompile(`CT is locked \(create\)`),
-		"the container was never finished: if no task is at work on it any more, remove it with: pct unlock CTID && pct destroy CTID"},
-	{regexp.MustCompile(`CT is locked \(([a-z-]+)\)`),
-		"a task of Proxmox holds the lock ($1): wait for its end, or, if no such task runs any more, release it with: pct unlock CTID"},
-	{regexp.MustCompile(`can't lock file '([^']+)'`),
-		"another command holds $1: see which with: fuser -v $1"},
-	{regexp.MustCompile(`volume '([^':]+):vztmpl/([^']+)' does not exist`),
-		"the template is missing: pveam update && pveam download $1 $2"},
-	{regexp.MustCompile(`storage '([^']+)' does not exist`),
-		"see the storages of this host with: pvesm status; and correct storage_pool"},
-	{regexp.MustCompile(`storage '([^']+)' does not support container directories`),
-		"let the storage take containers: pvesm set $1 --content rootdir,images; or choose another storage_pool"},
-	{regexp.MustCompile(`snapshot feature is not available`),
-		"the storage takes no snapshots, or the container has a bind mount, of which Proxmox makes none"},
-	{regexp.MustCompile(`unable to clone mountpoint '(mp[0-9]+)' \(type bind\)`),
-		"Proxmox clones no container with a bind mount: remove $1 from the source, or clone from another container"},
-	{regexp.MustCompile(`snapshot '([^']+)' does not exist`),
-		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose template_snapshot_name it is"},
-	{regexp.MustCompile(`bridge '([^']+)' does not exist`),
-		"make the bridge $1 on this host, or correct network_config.bridge"},
-	{regexp.MustCompile(`protection mode enabled`),
-		"the container is protected: pct set CTID --protection 0"},
-	{regexp.MustCompile(`startup for container '([0-9]+)' failed`),
-		"see LXC's own log with: pct start $1 --debug 1"},
-	{regexp.MustCompile(`(?:No space left on device|not enough free space|out of space)`),
-		"the storage is full: see pvesm status"},
+// usageRE matches the line that pct prints behind the reason when it refuses
+// its arguments.
+var usageRE = regexp.MustCompile(`^(USAGE: )?(pct|qm) [a-z_-]+( .*)?\[OPTIONS\]$`)
+
+// blame returns the line of a command's output that says why it failed, and
+// the other lines. That is the last one, but for what pct says of arguments in
+// general: "400 unable to parse option" and its usage.
+func blame(output string) (reason string, rest []string) {
+	lines := slices.DeleteFunc(nonEmpty(output), usageRE.MatchString)
+	if len(lines) == 0 {
+		return "", nil
+	}
+	last := len(lines) - 1
+	if last > 0 && strings.HasPrefix(lines[last], "400 unable to parse ") {
+		last--
+	}
+	return lines[last], slices.Concat(lines[:last], lines[last+1:])
 }
 
-// hint returns the way out of what a command has said, "" when none is known.
+// hints are ways out of what pct says (pve-container 6.1). "$1" stands for
+// the first group of the pattern. A pattern is a whole line but for the words
+// that pct puts before a reason: what else stands in a message may be somebody
+// else's, as the version that a container gives its system.
+var hints = compileHints([][2]string{
+	{`CT is locked \(create\)`,
+		"the container was never finished: if no task is at work on it any more, remove it with: pct unlock CTID && pct destroy CTID"},
+	{`CT is locked \(([a-z-]+)\)`,
+		"a task of Proxmox holds the lock ($1): wait for its end, or, if no such task runs any more, release it with: pct unlock CTID"},
+	{`can't lock file '([a-z0-9/._-]+)' - got timeout`,
+		"another command holds $1: see which with: fuser -v $1"},
+	{`volume '([A-Za-z0-9._-]+):vztmpl/([A-Za-z0-9._+-]+)' does not exist`,
+		"the template is missing: pveam update && pveam download $1 $2"},
+	{`storage '[A-Za-z0-9._-]+' does not exist`,
+		"see the storages of this host with: pvesm status; and correct storage_pool"},
+	{`storage '([A-Za-z0-9._-]+)' does not support container directories`,
+		"let the storage take containers: pvesm set $1 --content rootdir,images; or choose another storage_pool"},
+	{`snapshot feature is not available`,
+		"the storage takes no snapshots, or the container has a bind mount, of which Proxmox makes none"},
+	{`unable to clone mountpoint '(mp[0-9]+)' \(type bind\)`,
+		"Proxmox clones no container with a bind mount: remove $1 from the source, or clone from another container"},
+	{`snapshot '([A-Za-z0-9_-]+)' does not exist`,
+		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose template_snapshot_name it is"},
+	{`bridge '([A-Za-z0-9._-]+)' does not exist`,
+		"make the bridge $1 on this host, or correct network_config.bridge"},
+	{`can't remove CT [0-9]+ - protection mode enabled`,
+		"the container is protected: pct set CTID --protection 0"},
+	{`startup for container '([0-9]+)' failed`,
+		"see LXC's own log with: pct start $1 --debug 1"},
+	{`.*(?:No space left on device|not enough free space|out of space).*`,
+		"the storage is full: see pvesm status"},
+})
+
+type wayOut struct {
+	said *regexp.Regexp
+	hint string
+}
+
+func compileHints(table [][2]string) []wayOut {
+	var hints []wayOut
+	for _, row := range table {
+		said := regexp.MustCompile(`(?m)^(?:trying to acquire lock\.\.\. ?|[a-z0-9]+: |unable to [a-z]+ CT [0-9]+ - |(?:clone|create|start) failed: )*(?:` + row[0] + `)\.?$`)
+		hints = append(hints, wayOut{said, row[1]})
+	}
+	return hints
+}
+
+// hint returns the way out of what a command of Proxmox's own has said, ""
+// when none is known.
 func hint(output string) string {
 	for _, h := range hints {
 		if m := h.said.FindStringSubmatchIndex(output); m != nil {

@@ -7,7 +7,6 @@
 package pct
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,10 +15,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/process"
 )
 
 // Host is a Proxmox VE host.
@@ -48,44 +51,78 @@ type Command struct {
 	Label  string    // what to call the command in an error; "": its arguments
 	Reads  bool      // it changes nothing
 
+	// Guest says that what it prints may be the words of a container, or of
+	// whoever wrote a script: they are quoted, and no hint is made of them.
+	Guest bool
+
+	// MaxStdout is how much stdout may be; 0: see [process.Command], but
+	// [process.MaxList] for a command of Proxmox's own.
+	MaxStdout int
+
+	// Timeout is how long the command may take. 0 means no limit.
+	Timeout time.Duration
+
 	// Patience is how long a command that was told to end may go on. What runs
-	// inside a container outlives its pct exec, and holds its pipes. 0 stands
-	// for ever, as pct's own tasks need it: they must not be killed.
+	// inside a container outlives its pct exec, and holds its pipes. 0 means no
+	// limit, as pct's own tasks need it: they must not be killed.
 	Patience time.Duration
 }
+
+// GuestTimeout is how long a command inside a container, or a feature's
+// script, may take: it may have to install packages over a slow line, behind
+// an update of the system that holds dpkg's lock.
+const GuestTimeout = 30 * time.Minute
 
 // CommandError is a command that could not be run or did not end with status 0.
 type CommandError struct {
 	Label  string // the command as a person would type it
 	Output string // what it printed: stdout, if captured, then stderr
+	Guest  bool   // that are not Proxmox's words
 	Err    error
 }
 
-// Error is one line, "command: last line of stderr", then the rest of what
-// the command printed, and a hint where a way out is known.
+// Error is one line, "command: reason", then the rest of what the command
+// printed, and a hint where a way out is known. For the words of a guest,
+// which may say anything, the reason is phx's own and they are quoted.
 func (e *CommandError) Error() string {
-	lines := strings.Split(strings.TrimSpace(e.Output), "\n")
-	last := lines[len(lines)-1]
-	if last == "" {
-		last = e.Err.Error()
+	output := strings.TrimSpace(e.Output)
+	if e.Guest {
+		text := e.Label + ": " + e.Err.Error()
+		if output != "" {
+			text += "\n" + cmdline.Quoted(output)
+		}
+		return text
 	}
-	text := append([]string{e.Label + ": " + last}, lines[:len(lines)-1]...)
-	if hint := hint(e.Output); hint != "" {
+	reason, rest := blame(output)
+	var exit *exec.ExitError
+	if reason == "" || !errors.As(e.Err, &exit) {
+		reason, rest = e.Err.Error(), nonEmpty(output)
+	}
+	text := append([]string{e.Label + ": " + reason}, rest...)
+	if hint := hint(output); hint != "" {
 		text = append(text, "hint: "+hint)
 	}
 	return strings.Join(text, "\n")
 }
 
+func nonEmpty(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, "\n")
+}
+
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// keep is how much of a command's output an error can carry.
+// keep is how much of a command's stdout an error can carry.
 const keep = 16 << 10
 
 // Run runs a command to its end and returns its stdout, unless c.Stdout takes
-// that. When ctx is cancelled the command gets SIGTERM and is waited for: a
-// pct that is killed leaves its worker running and the container locked.
-// The command runs in a process group of its own, so that an interrupt from
-// the terminal reaches it only that way.
+// that. When ctx is cancelled, or the command goes beyond a limit, it gets
+// SIGTERM and is waited for: a pct that is killed leaves its worker running
+// and the container locked. The command runs in a session of its own: an
+// interrupt from the terminal reaches it only that way, and what runs in a
+// container has no terminal of the host to type into.
 //
 // Every external command goes through here, so that a preview cannot lie.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
@@ -93,28 +130,22 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 		h.Preview(c)
 		return nil, nil
 	}
-	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = c.Patience
-	cmd.Env = append(os.Environ(), c.Env...)
-	cmd.Stdin = c.Stdin
-	var stdout bytes.Buffer
-	var stderr tail
-	cmd.Stdout = c.Stdout
-	if c.Stdout == nil {
-		cmd.Stdout = &stdout
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("not done after %s", c.Timeout))
+		defer cancel()
 	}
-	cmd.Stderr = &stderr
-	if c.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(&stderr, c.Stderr)
+	limit := c.MaxStdout
+	if limit == 0 && c.Stdout == nil && !c.Guest {
+		limit = process.MaxList
 	}
-	err := cmd.Run()
+	stdout, stderr, err := process.Run(ctx, process.Command{
+		Argv: c.Argv, Env: append(environment(), c.Env...),
+		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+		MaxStdout: limit, Drain: !c.Guest, Patience: c.Patience,
+	})
 	if err == nil {
-		return stdout.Bytes(), nil
-	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+		return stdout, nil
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: run this on the Proxmox VE host", err)
@@ -126,12 +157,42 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if label == "" {
 		label = Quote(append([]string{filepath.Base(c.Argv[0])}, c.Argv[1:]...))
 	}
-	output := stdout.Bytes()
-	if len(output) > keep {
-		output = output[len(output)-keep:]
+	if len(stdout) > keep {
+		stdout = stdout[len(stdout)-keep:]
 	}
-	return nil, &CommandError{label, string(output) + stderr.String(), err}
+	return nil, &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
 }
+
+// environment returns the environment of every command: what a login as root
+// on the host has, proxies, and phx's own variables. Anything else could
+// change what pct, step, curl, Perl or a shell does.
+func environment() []string {
+	var env []string
+	path := ""
+	for _, variable := range os.Environ() {
+		name, value, _ := strings.Cut(variable, "=")
+		switch name {
+		case "PATH":
+			path = value
+			continue
+		case "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR":
+		default:
+			if !environmentRE.MatchString(name) {
+				continue
+			}
+		}
+		env = append(env, variable)
+	}
+	dirs := nonEmpty(strings.ReplaceAll(path, ":", "\n"))
+	for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		if !slices.Contains(dirs, dir) { // cron's may lack pct's place
+			dirs = append(dirs, dir)
+		}
+	}
+	return append(env, "PATH="+strings.Join(dirs, ":"))
+}
+
+var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
 
 // Pct runs pct with these arguments and returns its stdout.
 func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
@@ -144,6 +205,8 @@ func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
 func (h *Host) Exec(ctid int, argv ...string) Command {
 	return Command{
 		Argv:     append([]string{h.PCT, "exec", "--keep-env", "0", strconv.Itoa(ctid), "--"}, argv...),
+		Guest:    true,
+		Timeout:  GuestTimeout,
 		Patience: 5 * time.Second,
 	}
 }
@@ -181,16 +244,3 @@ func Quote(argv []string) string {
 	}
 	return strings.Join(words, " ")
 }
-
-// tail keeps the end of what is written to it.
-type tail struct{ b []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if len(t.b) > 2*keep {
-		t.b = append(t.b[:0], t.b[len(t.b)-keep:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string { return string(t.b) }

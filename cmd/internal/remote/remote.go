@@ -7,6 +7,9 @@
 // through stderr. The program itself is the first thing that may be asked
 // for; it is sent as it is, and kept in /usr/local/bin, so that it travels
 // only when it has changed.
+//
+// The half in the container may be anybody: it asks for each thing once, its
+// lines have a limit, and its answer is checked.
 package remote
 
 import (
@@ -20,10 +23,27 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+// Limits of a conversation. An answer within them fits into an event, however
+// its text has to be escaped there.
+const (
+	maxLine    = 1 << 20  // bytes of a line, in either direction
+	maxNeeds   = 16       // things that the half in the container may ask for
+	maxError   = 16 << 10 // bytes of Answer.Error
+	maxChanges = 100      // of Answer.Changes
+	maxChange  = 1 << 10  // bytes of one of them
+	maxAge     = 20 * 365 * 24 * time.Hour
+
+	// linger is how long the container's half may go on after the conversation,
+	// and what it leaves behind may hold the pipes.
+	linger = 2 * time.Second
 )
 
 // Answer is what the container's half has done.
@@ -49,27 +69,27 @@ type reply struct {
 // boot puts the program in place if it is not there yet, and becomes its
 // half in the container. Its arguments: name, SHA-256, size in bytes.
 const boot = `set -eu
+umask 022
 program=/usr/local/bin/$1 sum=$2 size=$3
 if ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
 	echo '{"need":"program"}'
-	umask 077
-	new=$(mktemp "$program.XXXXXX")
+	new=$(mktemp "$program.XXXXXX") # mode 0600
 	trap 'rm -f "$new"' EXIT
 	head -c "$size" >"$new"
 	echo "$sum  $new" | sha256sum --check --status || { echo "the transfer of $1 broke off" >&2; exit 1; }
 	chmod 0755 "$new"
 	mv -f "$new" "$program"
 	trap - EXIT
-	umask 022
 fi
 export HOME=/root
 exec "$program" apply --request -`
 
 // Call runs the container's half of this program in a container and returns
-// its answer, of which Error may be set. supply returns the JSON value of each
-// need; its error is told to the other half, whose answer then follows.
-// log gets the other half's messages.
-func Call(ctx context.Context, host *pct.Host, ctid int, supply func(need string) (any, error), log io.Writer) (*Answer, error) {
+// its answer, of which Error may be set. names are those of the service's
+// certificates: the host knows them, and does not have itself told. supply
+// returns the JSON value of each need; its error is told to the other half,
+// whose answer then follows. log gets the other half's messages.
+func Call(ctx context.Context, host *pct.Host, ctid int, names []string, supply func(need string) (any, error), log io.Writer) (*Answer, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -99,31 +119,48 @@ func Call(ctx context.Context, host *pct.Host, ctid int, supply func(need string
 	defer fromContainer.Close()
 	cmd.Stdin, cmd.Stdout = stdin, stdout
 
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := host.Run(ctx, cmd)
 		stdin.Close()
 		stdout.Close()
+		// A process that is left in the container may hold the other ends.
+		fromContainer.SetDeadline(time.Now().Add(linger))
+		toContainer.SetDeadline(time.Now().Add(linger))
 		ended <- err
 	}()
-	answer, talkErr := talk(fromContainer, toContainer, program, supply)
+	answer, talkErr := talk(fromContainer, toContainer, program, names, supply)
+	if answer == nil && !errors.Is(talkErr, errEnded) {
+		cancel(talkErr)
+	}
 	toContainer.Close()
-	if err := <-ended; err != nil && answer == nil {
+	fromContainer.Close()
+	// Its status no longer matters, but what it said on stderr may tell why
+	// there is no answer.
+	defer time.AfterFunc(linger, func() { cancel(talkErr) }).Stop()
+	err = <-ended
+	switch {
+	case answer != nil:
+		return answer, nil
+	case err != nil:
 		return nil, err
 	}
-	if answer == nil {
-		return nil, fmt.Errorf("%s: %w", cmd.Label, talkErr)
-	}
-	return answer, nil
+	return nil, fmt.Errorf("%s: %w", cmd.Label, talkErr)
 }
 
+// errEnded says that the other half is not there any more.
+var errEnded = errors.New("ended without an answer")
+
 // talk answers the needs of the container's half until its answer has come.
-func talk(in io.Reader, out io.Writer, program []byte, supply func(string) (any, error)) (*Answer, error) {
+func talk(in io.Reader, out io.Writer, program []byte, names []string, supply func(string) (any, error)) (*Answer, error) {
 	lines := bufio.NewReader(in)
+	asked := map[string]bool{}
 	for {
-		line, err := lines.ReadBytes('\n')
+		line, err := readLine(lines)
 		if err != nil {
-			return nil, errors.New("ended without an answer")
+			return nil, err
 		}
 		var m message
 		if err := json.Unmarshal(line, &m); err != nil {
@@ -131,17 +168,88 @@ func talk(in io.Reader, out io.Writer, program []byte, supply func(string) (any,
 		}
 		switch {
 		case m.Answer != nil:
+			if err := m.Answer.check(names); err != nil {
+				return nil, err
+			}
 			return m.Answer, nil
-		case m.Need == "program":
+		case !needForm.MatchString(m.Need):
+			return nil, fmt.Errorf("not a need: %.100q", line)
+		case asked[m.Need]:
+			return nil, fmt.Errorf("asks for the %s a second time", m.Need)
+		case len(asked) == maxNeeds:
+			return nil, fmt.Errorf("asks for more than %d things", maxNeeds)
+		}
+		asked[m.Need] = true
+		if m.Need == "program" {
 			_, err = out.Write(program)
-		default:
+		} else {
 			err = send(out, m.Need, supply)
 		}
 		if err != nil {
-			// The other half is gone; what it said on stderr tells why.
-			return nil, err
+			return nil, errEnded
 		}
 	}
+}
+
+// readLine returns the next line. A line that is not ended is none.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(line)+len(part) > maxLine {
+			return nil, fmt.Errorf("sends a line longer than %d MiB", maxLine>>20)
+		}
+		line = append(line, part...)
+		switch {
+		case err == nil:
+			return line, nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, errEnded
+		}
+	}
+}
+
+var (
+	needForm  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+)?$`)
+)
+
+// check makes of what the container's half has sent what the host may use: it
+// refuses what cannot be, and cuts what is too long.
+func (a *Answer) check(names []string) error {
+	if a.Stage != "" && (len(a.Stage) > 32 || !stageForm.MatchString(a.Stage)) {
+		return fmt.Errorf("not a stage: %.100q", a.Stage)
+	}
+	if until := time.Until(a.NotAfter); !a.NotAfter.IsZero() && (until > maxAge || until < -maxAge) {
+		return fmt.Errorf("not the end of a certificate: %s", a.NotAfter)
+	}
+	a.Names = names
+	a.NotAfter = a.NotAfter.UTC().Truncate(time.Second)
+	a.shorten()
+	return nil
+}
+
+// shorten brings the answer within the limits.
+func (a *Answer) shorten() {
+	a.Error = cut(a.Error, maxError)
+	changes := append([]string{}, a.Changes[:min(len(a.Changes), maxChanges)]...)
+	for i, change := range changes {
+		changes[i] = cut(change, maxChange)
+	}
+	if more := len(a.Changes) - maxChanges; more > 0 {
+		changes[maxChanges-1] = fmt.Sprintf("… (%d more)", more+1)
+	}
+	a.Changes = changes
+}
+
+// cut returns the beginning of text, and how much is left out.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const room = 32 // for what is said about it
+	kept := strings.ToValidUTF8(text[:limit-room], "")
+	return fmt.Sprintf("%s… (cut, %d bytes more)", kept, len(text)-len(kept))
 }
 
 func send(out io.Writer, need string, supply func(string) (any, error)) error {
@@ -150,21 +258,29 @@ func send(out io.Writer, need string, supply func(string) (any, error)) error {
 	if err == nil {
 		r.Value, err = json.Marshal(value)
 	}
-	if err != nil {
-		r = reply{Error: err.Error()}
+	if err == nil && len(r.Value) > maxLine-100 {
+		err = fmt.Errorf("the %s is longer than %d MiB", need, maxLine>>20)
 	}
-	return json.NewEncoder(out).Encode(r)
+	if err != nil {
+		r = reply{Error: cut(err.Error(), maxError)}
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(line, '\n'))
+	return err
 }
 
 // Peer is the host's half, as seen from the container.
 type Peer struct {
-	in  *json.Decoder
+	in  *bufio.Reader
 	out *json.Encoder
 }
 
 // NewPeer returns the peer that reads and writes these two, stdin and stdout.
 func NewPeer(in io.Reader, out io.Writer) *Peer {
-	return &Peer{json.NewDecoder(in), json.NewEncoder(out)}
+	return &Peer{bufio.NewReader(in), json.NewEncoder(out)}
 }
 
 // Ask asks the host for a need and stores what it supplies in value.
@@ -172,8 +288,12 @@ func (p *Peer) Ask(need string, value any) error {
 	if err := p.out.Encode(message{Need: need}); err != nil {
 		return err
 	}
+	line, err := readLine(p.in)
+	if err != nil {
+		return fmt.Errorf("ask the host for the %s: it %w", need, err)
+	}
 	var r reply
-	if err := p.in.Decode(&r); err != nil {
+	if err := json.Unmarshal(line, &r); err != nil {
 		return fmt.Errorf("ask the host for the %s: %w", need, err)
 	}
 	if r.Error != "" {
@@ -183,4 +303,7 @@ func (p *Peer) Ask(need string, value any) error {
 }
 
 // Answer ends the conversation.
-func (p *Peer) Answer(a *Answer) error { return p.out.Encode(message{Answer: a}) }
+func (p *Peer) Answer(a *Answer) error {
+	a.shorten()
+	return p.out.Encode(message{Answer: a})
+}

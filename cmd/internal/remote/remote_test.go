@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
@@ -29,7 +33,7 @@ func containerHalf(peer *Peer) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	a := &Answer{Names: []string{request}}
+	a := &Answer{Names: []string{"forged.example"}, Changes: []string{request}}
 	switch request {
 	case "token please":
 		var token string
@@ -70,7 +74,7 @@ exec /bin/sh -c "$text" "$@"
 
 func call(host *pct.Host, request string, token error) (*Answer, []string, error) {
 	var needs []string
-	answer, err := Call(context.Background(), host, 101, func(need string) (any, error) {
+	answer, err := Call(context.Background(), host, 101, []string{"a.example"}, func(need string) (any, error) {
 		needs = append(needs, need)
 		if need == "token" {
 			return "secret", token
@@ -92,7 +96,7 @@ func TestCall(t *testing.T) {
 		t.Fatalf("program %v, %v", before, err)
 	}
 	// The program is there now: it does not travel again.
-	if answer, _, err := call(host, "hello", nil); err != nil || answer.Names[0] != "hello" {
+	if answer, _, err := call(host, "hello", nil); err != nil || answer.Changes[0] != "hello" || answer.Names[0] != "a.example" {
 		t.Fatalf("answer %+v, error %v", answer, err)
 	}
 	if after, err := os.Stat(program); err != nil || !os.SameFile(before, after) {
@@ -102,7 +106,7 @@ func TestCall(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if answer, _, err := call(host, "hello", nil); err != nil || answer.Names[0] != "hello" {
+	if answer, _, err := call(host, "hello", nil); err != nil || answer.Changes[0] != "hello" || answer.Names[0] != "a.example" {
 		t.Fatalf("answer %+v, error %v", answer, err)
 	}
 	if calls, _ := os.ReadFile(filepath.Join(dir, "calls")); strings.Count(string(calls), "call") != 3 {
@@ -146,4 +150,159 @@ func TestTransferBreaksOff(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, filepath.Base(os.Args[0]))); err == nil {
 		t.Error("a part of the program was put in place")
 	}
+}
+
+// hostileHost returns a host whose container says what a script prints.
+func hostileHost(t *testing.T, script string) *pct.Host {
+	path := filepath.Join(t.TempDir(), "pct")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &pct.Host{PCT: path}
+}
+
+// Whatever a container that was taken over says, the host neither hangs nor
+// grows nor believes it, and asks the CA for one token at most.
+func TestHostileContainer(t *testing.T) {
+	const answer = `echo '{"answer":{"changes":[]}}'`
+	for name, tt := range map[string]struct {
+		script string
+		want   string // of the error; "" for an answer
+		needs  string
+	}{
+		"a line without an end":         {`exec tr '\0' x </dev/zero`, "sends a line longer than 1 MiB", ""},
+		"100 MB of a line":              {`printf '{"need":"'; head -c 100000000 /dev/zero | tr '\0' x; echo '"}'; ` + answer, "sends a line longer than 1 MiB", ""},
+		"needs without end":             {`i=0; while :; do i=$((i+1)); echo '{"need":"n'$i'"}'; done`, "asks for more than 16 things", "n1 n2 n3 n4 n5 n6 n7 n8 n9 n10 n11 n12 n13 n14 n15 n16"},
+		"many tokens":                   {`for i in 1 2 3; do echo '{"need":"token"}'; done; ` + answer, "asks for the token a second time", "token"},
+		"the program, and never reads":  {`echo '{"need":"program"}'; sleep 0.5; echo '{"need":"token"}'; exit 3`, "exit status 3", ""},
+		"a need that is no word":        {`printf '{"need":"token\\n\\u001b[2J"}\n'`, "not a need: ", ""},
+		"an empty object":               {`echo '{}'`, "not a need: ", ""},
+		"null":                          {`echo null`, "not a need: ", ""},
+		"deep nesting":                  {`head -c 500000 /dev/zero | tr '\0' '['; echo`, "not an answer: ", ""},
+		"not JSON":                      {`printf '\033]0;x\007\n'`, `not an answer: "\x1b]0;x\a\n"`, ""},
+		"wrong types":                   {`echo '{"answer":{"stage":7}}'`, "not an answer: ", ""},
+		"a stage that is none":          {`printf '{"answer":{"stage":"check\\nphx-nginx: all well"}}\n'`, "not a stage: ", ""},
+		"a long stage":                  {`echo '{"answer":{"stage":"'$(head -c 5000 /dev/zero | tr '\0' x)'"}}'`, "not a stage: ", ""},
+		"a certificate for ever":        {`echo '{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}'`, "not the end of a certificate: ", ""},
+		"a certificate of long ago":     {`echo '{"answer":{"not_after":"0001-01-01T00:00:01Z"}}'`, "not the end of a certificate: ", ""},
+		"silence, and the end":          {`exit 0`, "ended without an answer", ""},
+		"half a line":                   {`printf '{"answer":{}}'`, "ended without an answer", ""},
+		"an answer and then no end":     {answer + `; exec sleep 300`, "", ""},
+		"an answer and then a flood":    {answer + `; exec yes`, "", ""},
+		"leaves a process behind":       {`sleep 300 & exit 4`, "exit status 4", ""},
+		"messages without end":          {`exec yes >&2`, "printed more than 16 MiB on stdout and stderr", ""},
+		"control characters everywhere": {`printf '{"answer":{"stage":"check","error":"\\u001b[2J","changes":["\\u001b"],"changed":true}}\n'`, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			var needs []string
+			answer, err := Call(ctx, hostileHost(t, tt.script), 101, []string{"a.example"}, func(need string) (any, error) {
+				needs = append(needs, need)
+				return "x", nil
+			}, io.Discard)
+			switch {
+			case ctx.Err() != nil:
+				t.Error("it hangs")
+			case tt.want == "" && (err != nil || answer == nil || strings.Join(answer.Names, " ") != "a.example"):
+				t.Errorf("answer %+v, error %v", answer, err)
+			case tt.want != "" && (answer != nil || err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("answer %+v, error %.300v", answer, err)
+			}
+			if got := strings.Join(needs, " "); got != tt.needs && tt.want != "exit status 3" {
+				t.Errorf("asked for %q", got)
+			}
+			if err != nil && len(err.Error()) > 64<<10 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+// A container that neither speaks nor listens holds a run only until that is
+// cancelled, even if a process stays behind that keeps the pipes.
+func TestSilentContainer(t *testing.T) {
+	for name, script := range map[string]string{
+		"silent":                   `exec sleep 300`,
+		"closes its side":          `exec >&-; exec sleep 300`,
+		"asks and does not listen": `echo '{"need":"program"}'; setsid sleep 300 & wait`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cause := errors.New("stopped")
+			ctx, cancel := context.WithCancelCause(context.Background())
+			time.AfterFunc(100*time.Millisecond, func() { cancel(cause) })
+			_, err := Call(ctx, hostileHost(t, script), 101, nil, nil, io.Discard)
+			if !errors.Is(err, cause) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// The longest answer fits into an event, however its text is escaped there.
+func TestAnswerFitsIntoAnEvent(t *testing.T) {
+	for _, char := range []string{"\x01", "\u009b", "\u2028", "\"", "é", "\u202e"} {
+		long := &Answer{Error: strings.Repeat(char, 200_000)}
+		for range 300 {
+			long.Changes = append(long.Changes, strings.Repeat(char, 2000))
+		}
+		var sent bytes.Buffer
+		if err := NewPeer(nil, &sent).Answer(long); err != nil || sent.Len() > maxLine {
+			t.Errorf("%q: %d bytes sent, %v", char, sent.Len(), err)
+		}
+		hostile := &Answer{Error: strings.Repeat(char, 20_000), Changes: make([]string, 50_000)}
+		for i := range 200 {
+			hostile.Changes[i] = strings.Repeat(char, 1500)
+		}
+		line, err := json.Marshal(message{Answer: hostile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(line) >= maxLine {
+			line, _ = json.Marshal(message{Answer: long})
+		}
+		for _, line := range [][]byte{line, bytes.TrimSpace(sent.Bytes())} {
+			got, err := talk(bytes.NewReader(append(line, '\n')), io.Discard, nil, []string{"a.example"}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Error) > maxError || len(got.Changes) > maxChanges || len(got.Changes[0]) > maxChange {
+				t.Errorf("%q: %d bytes of error, %d changes, the first of %d bytes", char, len(got.Error), len(got.Changes), len(got.Changes[0]))
+			}
+			if !strings.HasSuffix(got.Error, " bytes more)") || !strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
+				t.Errorf("%q: it does not say that it was cut: %q", char, got.Changes[maxChanges-1])
+			}
+			if _, err := event.Marshal("nginx.ready", 101, got); err != nil {
+				t.Errorf("%q: %v", char, err)
+			}
+		}
+	}
+}
+
+// What the host sends has the same limit.
+func TestHostSendsNoMoreThanALine(t *testing.T) {
+	var out bytes.Buffer
+	if err := send(&out, "request", func(string) (any, error) { return strings.Repeat("x", 2<<20), nil }); err != nil {
+		t.Fatal(err)
+	}
+	var value string
+	err := NewPeer(bytes.NewReader(out.Bytes()), io.Discard).Ask("request", &value)
+	if err == nil || !strings.Contains(err.Error(), "the request is longer than 1 MiB") {
+		t.Errorf("%d bytes sent, error %v", out.Len(), err)
+	}
+	endless := io.MultiReader(strings.NewReader(`{"value":"`), neverEnds{})
+	if err := NewPeer(endless, io.Discard).Ask("request", &value); err == nil || !strings.Contains(err.Error(), "sends a line longer than 1 MiB") {
+		t.Errorf("error %v", err)
+	}
+}
+
+type neverEnds struct{}
+
+func (neverEnds) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
 }
