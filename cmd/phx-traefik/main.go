@@ -113,14 +113,12 @@ func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Ans
 	if err != nil {
 		return &remote.Answer{Stage: "hosts"}, err
 	}
-	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+	if led {
+		t.Changed("hosts of container %d", t.CA.CTID)
+	}
+	return t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
 		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
 	})
-	if answer != nil && led {
-		answer.Changes = append([]string{fmt.Sprintf("hosts of container %d", t.CA.CTID)}, answer.Changes...)
-		answer.Changed = true
-	}
-	return answer, err
 }
 
 // proxyOf reads a proxy from the options of apply and render. What they leave

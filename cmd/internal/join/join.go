@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +48,14 @@ type Target struct {
 	GatewayReady func(context.Context) bool
 
 	scripts string
+	changes []string // that the host's half has made
+}
+
+// Changed notes what the host's half has changed.
+func (t *Target) Changed(format string, args ...any) {
+	if change := fmt.Sprintf(format, args...); !slices.Contains(t.changes, change) {
+		t.changes = append(t.changes, change)
+	}
 }
 
 // Neighbours returns those of the CA, the proxy and the gateway, without the
@@ -326,9 +335,14 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			f.reportFailure(target.CTID, target.Container.Name, stage, err.Error())
 			return
 		}
+		for _, change := range target.changes {
+			target.Logf("%s", change)
+		}
 		for _, change := range answer.Changes {
 			target.Logf("%s", cmdline.Quoted(change))
 		}
+		answer.Changes = append(append([]string{}, target.changes...), answer.Changes...)
+		answer.Changed = answer.Changed || len(target.changes) > 0
 		if answer.Changed {
 			target.Logf("ready (%s)", cmdline.Elapsed(start))
 		} else {
