@@ -114,8 +114,11 @@ func nonEmpty(text string) []string {
 
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// keep is how much of a command's stdout an error can carry.
-const keep = 16 << 10
+// How much of a command's output an error can carry.
+const (
+	keep        = 16 << 10
+	keepOfGuest = 4 << 10
+)
 
 // Run runs a command to its end and returns its stdout, unless c.Stdout takes
 // that. When ctx is cancelled, or the command goes beyond a limit, it gets
@@ -157,9 +160,15 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if label == "" {
 		label = Quote(append([]string{filepath.Base(c.Argv[0])}, c.Argv[1:]...))
 	}
-	if len(stdout) > keep {
-		stdout = stdout[len(stdout)-keep:]
+	room := keep
+	if c.Guest {
+		room = keepOfGuest
+		if tooMuch := (*process.TooMuch)(nil); errors.As(err, &tooMuch) {
+			stdout = nil // a flood explains nothing
+		}
 	}
+	stderr = stderr[max(0, len(stderr)-room):]
+	stdout = stdout[max(0, len(stdout)-(room-len(stderr))):]
 	return nil, &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
 }
 

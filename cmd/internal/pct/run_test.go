@@ -176,6 +176,21 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 	}
 }
 
+// A container cannot fill root's terminal by failing.
+func TestGuestsFloodIsNoExplanation(t *testing.T) {
+	for script, want := range map[string]string{
+		"echo why >&2; exec head -c 300000000 /dev/zero":                          "x: it printed more than 64 KiB on stdout, and was ended\n| why",
+		"head -c 60000 /dev/zero; yes | head -c 100000 >&2; echo why >&2; exit 3": "x: exit status 3\n| y",
+	} {
+		c := shell(script)
+		c.Label, c.Guest = "x", true
+		_, err := (&Host{}).Run(context.Background(), c)
+		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "\n| why") || len(err.Error()) > 5*keepOfGuest {
+			t.Errorf("%.300v", err)
+		}
+	}
+}
+
 // Whatever root has in the environment must not change what pct or a script
 // does: only what is known to be harmless is passed on.
 func TestEnvironmentIsClean(t *testing.T) {
