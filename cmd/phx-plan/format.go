@@ -44,7 +44,7 @@ func (p *plan) events(out *bufio.Writer) error {
 	}
 	// Nothing is planned unless all of it can be.
 	for _, c := range p.order {
-		if len(c.Raw)+10*(len(c.before)+len(c.external))+1000 > event.MaxLine {
+		if 6*len(c.Raw)+10*(len(c.before)+len(c.external))+1000 > event.MaxLine {
 			if _, err := c.event(nil); err != nil {
 				return err
 			}
@@ -79,7 +79,9 @@ func (c *planned) event(line []byte) ([]byte, error) {
 	}
 	line = append(line, head[:len(head)-len("}\n")]...)
 	line = append(line, `,"config":`...)
+	start := len(line)
 	line = appendCompact(line, c.Raw)
+	line = append(line[:start], event.Escape(line[start:])...)
 	line = append(line, "}\n"...)
 	if len(line) > event.MaxLine {
 		return nil, fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)

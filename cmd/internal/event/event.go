@@ -290,7 +290,7 @@ func Marshal(name string, ctid int, fields any) ([]byte, error) {
 		if err := enc.Encode(fields); err != nil {
 			return nil, fmt.Errorf("event %s: %w", name, err)
 		}
-		inner := escape(bytes.TrimSpace(object.Bytes()))
+		inner := Escape(bytes.TrimSpace(object.Bytes()))
 		inner = inner[1 : len(inner)-1]
 		if len(inner) > 0 {
 			line = append(append(line, ','), inner...)
@@ -303,10 +303,10 @@ func Marshal(name string, ctid int, fields any) ([]byte, error) {
 	return line, nil
 }
 
-// escape escapes in JSON what [json.Marshal] lets stand: DEL, the control
-// characters from U+0080 to U+009F, and those that turn the direction of text.
-// They are only in strings.
-func escape(text []byte) []byte {
+// Escape returns JSON with what is valid in it and could act on a terminal
+// escaped: DEL, the control characters from U+0080 to U+009F, and those that
+// turn the direction of text. They are only in strings.
+func Escape(text []byte) []byte {
 	if bytes.IndexByte(text, 0x7f) < 0 && bytes.IndexByte(text, 0xc2) < 0 && bytes.IndexByte(text, 0xd8) < 0 && bytes.IndexByte(text, 0xe2) < 0 {
 		return text // the lead bytes of all that is looked for
 	}
