@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -145,6 +148,29 @@ func TestGroupIsEnded(t *testing.T) {
 func isZombie(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// What is started elsewhere has no border.
+func TestOnlyPlace(t *testing.T) {
+	starts := regexp.MustCompile(`exec\.Command|os\.StartProcess|syscall\.(Exec|ForkExec)\b|\bexec\.Cmd\b`)
+	found := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		switch {
+		case err != nil || !starts.Match(text):
+		case filepath.Base(path) == "process.go":
+			found++
+		default:
+			t.Errorf("%s starts a program by itself: use this package", path)
+		}
+		return err
+	})
+	if err != nil || found != 1 {
+		t.Errorf("looked in the wrong place: %v", err)
+	}
 }
 
 func TestEnvironmentIsWhatIsGiven(t *testing.T) {
