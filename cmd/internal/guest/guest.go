@@ -133,6 +133,9 @@ func lock(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
+	if err := syscall.Fchmod(fd, 0o600); err != nil { // whoever may open it may hold it
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
 	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)

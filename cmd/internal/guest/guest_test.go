@@ -66,8 +66,14 @@ func TestRunIsBounded(t *testing.T) {
 // The collector must not take the lock's file, and with it the lock.
 func TestLockLasts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.lock")
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
 	if err := lock(context.Background(), path); err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	runtime.GC()
 	runtime.GC()

@@ -223,7 +223,7 @@ func (h *Host) Exec(ctid int, argv ...string) Command {
 // List returns the state ("running", "stopped") of every container of the
 // host, by CTID.
 func (h *Host) List(ctx context.Context) (map[int]string, error) {
-	out, err := h.Run(ctx, Command{Argv: []string{h.PCT, "list"}, Reads: true})
+	out, err := h.Run(ctx, Command{Argv: []string{h.PCT, "list"}, Reads: true, Timeout: 2 * time.Minute, Patience: 5 * time.Second})
 	if err != nil {
 		return nil, err
 	}
