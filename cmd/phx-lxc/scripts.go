@@ -62,9 +62,8 @@ func (j *job) healthScript(probe config.HealthProbe) string {
 // dueScripts returns the scripts that have to run, in order.
 func (j *job) dueScripts() ([]script, error) {
 	var due []script
-	record := j.conf.Record()
 	need := func(name string, hash string, run func(context.Context) error) {
-		if record[name] != hash {
+		if j.record[name] != hash {
 			due = append(due, script{name, hash, run})
 		}
 	}
@@ -155,7 +154,7 @@ func (j *job) runScripts(ctx context.Context) error {
 		start := time.Now()
 		j.stage = s.name
 		if err := s.run(ctx); err != nil {
-			return errors.Join(err, j.record(context.WithoutCancel(ctx), applied))
+			return errors.Join(err, j.note(context.WithoutCancel(ctx), applied))
 		}
 		applied[s.name] = s.hash
 		j.changed(start, "%s", s.name)
@@ -163,41 +162,23 @@ func (j *job) runScripts(ctx context.Context) error {
 	return nil
 }
 
-// recordScripts records the scripts that have run, in one call.
+// recordScripts records the scripts that have run, at once.
 func (j *job) recordScripts(ctx context.Context) error {
 	applied := pct.Record{}
 	for _, s := range j.due {
 		applied[s.name] = s.hash
 	}
-	return j.record(ctx, applied)
+	return j.note(ctx, applied)
 }
 
-// record adds what has been applied to the record in the container's
-// description.
-func (j *job) record(ctx context.Context, applied pct.Record) error {
+// note adds what has been applied to the record in the container's notes.
+func (j *job) note(ctx context.Context, applied pct.Record) error {
 	if len(applied) == 0 {
 		return nil
 	}
-	// The description may have been edited since it was read.
-	if err := j.reread(func(*pct.Conf) {}); err != nil {
-		return err
-	}
-	record := j.conf.Record()
-	maps.Copy(record, applied)
-	return j.describe(ctx, record)
-}
-
-// describe writes a record into the container's description.
-func (j *job) describe(ctx context.Context, record pct.Record) error {
-	description := j.conf.Describe(record)
-	args := []string{"set", j.id(), "--description", description}
-	if description == "" {
-		args = []string{"set", j.id(), "--delete", "description"}
-	}
-	if err := j.pct(ctx, args...); err != nil {
-		return err
-	}
-	return j.reread(func(c *pct.Conf) { c.Description = description })
+	after := maps.Clone(j.record)
+	maps.Copy(after, applied)
+	return j.writeRecord(ctx, after)
 }
 
 // log passes on what a script prints, which may be what the container says.
@@ -221,7 +202,7 @@ func (j *job) runFeature(ctx context.Context, feature string) error {
 func (j *job) applicationEnv() []string {
 	return []string{
 		"PHX_CTID=" + j.id(),
-		"PHX_DOMAIN=" + j.domain,
+		"PHX_DOMAIN=" + j.plan.Domain,
 		"PHX_IP=" + address(j.c),
 		"PHX_NAME=" + j.c.Name,
 	}

@@ -122,9 +122,14 @@ type MountPoint struct {
 
 // Firewall is the container's firewall: its rules are in the order in which
 // they apply.
+//
+// Where the file says nothing of a filter or a policy, what the host has
+// stays; Proxmox VE's own are MACFilter on, IPFilter off, DROP and ACCEPT.
 type Firewall struct {
-	Enabled bool
-	Rules   []FirewallRule
+	Enabled             bool
+	MACFilter, IPFilter *bool  // macfilter, ipfilter: only its own addresses may leave the container
+	PolicyIn, PolicyOut string // policy_in, policy_out: ACCEPT, REJECT or DROP for what no rule decides
+	Rules               []FirewallRule
 }
 
 // FirewallRule is a rule in the words of pve-firewall. Fields that the file

@@ -23,6 +23,7 @@ type entry struct {
 	mac      int
 	service  int
 	script   int
+	ipfilter int
 	snapshot bool     // there is a template_snapshot_name, right or wrong
 	mounts   []string // the paths in the container at which something is mounted
 	visited  bool     // the search for cycles has left it
@@ -107,6 +108,13 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 	case template >= 0 && source >= 0:
 		p.at("clone_from_ctid", func() {
 			p.failAt(source, "there is a template too: a container is made from one of them")
+		})
+	}
+	if fw := c.Firewall; fw != nil && fw.IPFilter != nil && *fw.IPFilter && c.Network.DHCP {
+		p.at("firewall", func() {
+			p.at("ipfilter", func() {
+				p.failAt(e.ipfilter, "needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
+			})
 		})
 	}
 	if s := c.TraefikService; s != nil {
