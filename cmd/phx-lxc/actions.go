@@ -33,11 +33,11 @@ func (j *job) readyFields(elapsed time.Duration) any {
 		Changes           []string `json:"changes"`
 		RestartRequired   []string `json:"restart_required"`
 		ApplicationScript string   `json:"application_script"`
-		FirewallWaits     bool     `json:"firewall_not_in_force,omitempty"`
+		NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
 		ElapsedMS         int64    `json:"elapsed_ms"`
 	}{
 		j.c.Name, address(j.c), len(j.changes) > 0, j.changes, j.restartRequired(),
-		j.c.ApplicationScript, j.firewallWaits, elapsed.Milliseconds(),
+		j.c.ApplicationScript, j.notInForce, elapsed.Milliseconds(),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
@@ -33,6 +34,7 @@ func (j *job) converge(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"scripts", j.checkScripts},
+		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
@@ -266,7 +268,15 @@ func (j *job) prepareMounts(context.Context) error {
 		start := time.Now()
 		differs, err := ownerDiffers(m.HostPath, uid, gid)
 		switch {
-		case j.dryRun && (errors.Is(err, fs.ErrNotExist) || differs):
+		case j.dryRun && errors.Is(err, fs.ErrNotExist):
+			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
+			continue
+		case j.dryRun && differs:
+			n, err := countOwners(m.HostPath, uid, gid)
+			if err != nil {
+				return err
+			}
+			j.logf("%d files and directories of %s would change their owner", n, m.HostPath)
 			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
 			continue
 		case err != nil:
@@ -278,6 +288,33 @@ func (j *job) prepareMounts(context.Context) error {
 			return err
 		}
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
+	}
+	return nil
+}
+
+// checkOwners refuses to give away what holds more than the container's data.
+// phx-plan has looked, too: but the stream may come from a file.
+func (j *job) checkOwners(context.Context) error {
+	guarded := config.GuardedPlaces(j.plan.Config, j.scripts, j.host.PVERoot)
+	guarded = append(guarded, config.Guarded{Path: j.profileDir, What: "the AppArmor profiles", Tree: true})
+	var dirs []string
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID == nil && m.OwnerGID == nil {
+			continue
+		}
+		if err := config.CheckOwner(m.HostPath, guarded); err != nil {
+			return err
+		}
+		dirs = append(dirs, m.HostPath)
+	}
+	owners, err := config.Packaged(dirs)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if owner := owners[dir]; owner != "" {
+			return config.PackagedError(dir, owner)
+		}
 	}
 	return nil
 }
@@ -311,7 +348,7 @@ func (j *job) makeHostPaths() error {
 			j.wouldRun("mkdir", "-p", path)
 			continue
 		}
-		if err := os.MkdirAll(path, 0o755); err != nil {
+		if err := makeDirectories(path); err != nil {
 			return err
 		}
 		j.changed(start, "made %s", path)
@@ -539,8 +576,19 @@ func (j *job) writeFirewall(ctx context.Context) error {
 		for _, cut := range j.cutFlows(text) {
 			j.logf("the firewall: %s", cut)
 		}
+		if j.notInForce {
+			j.sayDatacenter()
+		}
 	}
 	return nil
+}
+
+// sayDatacenter says, once a round, why no firewall of a container works.
+func (r *round) sayDatacenter() {
+	r.saidDatacenter.Do(func() {
+		cmdline.Logf("the datacenter's firewall is off, and with it all rules and filters of containers: %s has no \"enable: 1\": switch it on in Datacenter, Firewall, Options once the rules of the hosts are right",
+			filepath.Join(r.host.PVERoot, "firewall/cluster.fw"))
+	})
 }
 
 // clonedFirewall is, in a dry run, the firewall file that pct clone would
@@ -561,8 +609,15 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	start := time.Now()
 	path, want, have, err := profileFile(j.profiles, j.profileDir, name)
-	if err != nil || bytes.Equal(want, have) {
+	if err != nil {
 		return err
+	}
+	j.profileHash = pct.Hash(want)
+	if bytes.Equal(want, have) {
+		return nil
+	}
+	if have != nil && j.written[profileWord] != pct.Hash(have) {
+		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: copy it to %s to keep it, or move it away to have that one in its place", path, filepath.Join(j.profiles, name))
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 // judgeFirewall finds out whether the configured firewall is led by phx.
 func (j *job) judgeFirewall(context.Context) error {
 	if j.c.Firewall == nil || j.created || j.written[firewallWord] != "" || j.enforce {
+		j.notInForce = j.c.Firewall != nil && j.c.Firewall.Enabled && !j.datacenterFirewall()
 		return nil
 	}
 	text, err := os.ReadFile(j.host.FirewallPath(j.ctid))
@@ -30,9 +32,10 @@ func (j *job) judgeFirewall(context.Context) error {
 		return err
 	}
 	if fwOptions(text)["enable"] == "1" && hasFirewallFlag(j.conf) {
+		j.notInForce = j.c.Firewall.Enabled && !j.datacenterFirewall()
 		return nil
 	}
-	j.firewallWaits = true
+	j.firewallWaits, j.notInForce = true, j.c.Firewall.Enabled
 	if !j.c.Firewall.Enabled {
 		return nil
 	}
@@ -49,6 +52,12 @@ func (j *job) judgeFirewall(context.Context) error {
 	}
 	j.logf("%s", strings.Join(append(lines, cut...), "\n"))
 	return nil
+}
+
+// datacenterFirewall reports whether Proxmox VE's firewall is on at all.
+func (r *round) datacenterFirewall() bool {
+	text, _ := os.ReadFile(filepath.Join(r.host.PVERoot, "firewall/cluster.fw"))
+	return fwOptions(text)["enable"] == "1"
 }
 
 // firewall is what the container's firewall should be, nil when it is to stay

@@ -36,8 +36,10 @@ type job struct {
 	due           []script   // the scripts that have to run
 	record        pct.Record // what phx has applied, as far as its record counts
 	written       pct.Record // the record as it was before this run
+	profileHash   string     // of the container's own AppArmor profile
 	noted         bool       // the record has been changed
 	firewallWaits bool       // the configured firewall is not put in force: see judgeFirewall
+	notInForce    bool       // for that reason, or because the datacenter's firewall is off
 
 	preview preview
 	texts   map[string]previewText // by path: the files that a dry run would change

@@ -91,6 +91,8 @@ type round struct {
 	states  func() (map[int]string, error) // pct list, asked once a round
 	records func() (*pct.Records, error)
 
+	saidDatacenter sync.Once
+
 	mu      sync.Mutex
 	nodes   map[int]*node
 	sources map[int]*sync.Mutex  // by CTID: held while a container is cloned from it

@@ -244,13 +244,34 @@ func (j *job) runApplication(ctx context.Context, name string, text []byte) erro
 	return err
 }
 
-// checkHealth runs the configured health checks until they succeed. A dry run
-// leaves them out: they are commands of the configuration's author, and may do
-// anything.
+// checkHealth runs the configured health checks until they succeed. What an
+// application script has started may have ended since: where the checks fail,
+// the script gets another try. A dry run leaves them out: they are commands of
+// the configuration's author, and may do anything.
 func (j *job) checkHealth(ctx context.Context) error {
 	if !j.running || j.dryRun {
 		return nil
 	}
+	err := j.probe(ctx)
+	ran := slices.ContainsFunc(j.due, func(s script) bool { return s.name == j.c.ApplicationScript })
+	if err == nil || !j.runsApplication() || ran || context.Cause(ctx) != nil {
+		return err
+	}
+	j.logf("%v\nso %s runs again", err, j.c.ApplicationScript)
+	start := time.Now()
+	text, readErr := os.ReadFile(filepath.Join(j.scripts, j.c.ApplicationScript))
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	if err := j.runApplication(ctx, j.c.ApplicationScript, text); err != nil {
+		return err
+	}
+	j.changed(start, "%s again", j.c.ApplicationScript)
+	return j.probe(ctx)
+}
+
+// probe runs the health checks.
+func (j *job) probe(ctx context.Context) error {
 	if check := j.c.HealthCheck; check != nil {
 		err := j.retry(ctx, check.Retries, check.Interval, j.host.Exec(j.ctid, strings.Fields(check.Command)...))
 		if err != nil {

@@ -105,6 +105,7 @@ const (
 	rawWord      = "+lxc"      // hashes of raw lines
 	firewallWord = "+firewall" // hashes of rules, "none" for a file without: phx leads the firewall
 	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
+	profileWord  = "+apparmor" // hash of the AppArmor profile's file, as it was written
 	restartWord  = "+restart"  // what a running container has not seen
 )
 
@@ -138,6 +139,7 @@ func (j *job) wantedRecord() pct.Record {
 		{rawWord, rawHashes(wantedRaw(j.c))},
 		{firewallWord, rules},
 		{mountsWord, mountHashes(j.c)},
+		{profileWord, j.profileHash},
 	} {
 		if w.hashes == "" {
 			delete(after, w.name)

@@ -230,7 +230,7 @@ var keyCases = []keyCase{
 		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
 	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, record: " +lxc=HASHES",
 		conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
-	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, record: " +lxc=HASHES",
+	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, record: " +apparmor=HASHES +lxc=HASHES",
 		conf:  []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1", "lxc.include: /usr/share/lxc/config/nesting.conf"},
 		files: map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"}, restart: "lxc",
 		check: `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
@@ -384,7 +384,7 @@ func (h *host) record(conf string) string {
 func (h *host) normalise(s string) string {
 	var lines []string
 	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
-		for _, name := range []string{"+lxc=", "+firewall=", "base_setup=", "+mounts="} {
+		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts="} {
 			if before, after, ok := strings.Cut(line, " "+name); ok {
 				_, rest, more := strings.Cut(after, " ")
 				line = before + " " + name + "HASHES"

@@ -271,7 +271,8 @@ func isTemplate(s string) bool {
 
 func isHTTPS(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && u.Scheme == "https" && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(s, " \"'`$\\")
+	return err == nil && u.Scheme == "https" && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(s, " \"'`$\\") &&
+		!strings.Contains(u.Hostname(), "%") // the zone of an IPv6 address
 }
 
 func cloneFrom(p *parser, e *entry, v gjson.Result) {
@@ -513,13 +514,14 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 	e.MountPoints = []MountPoint{}
 	p.list(v, func(v gjson.Result) {
 		var m MountPoint
+		host := v
 		p.object(v, []need{
 			{"host_path", "the directory on the host"},
 			{"container_path", "its place in the container"},
 		}, func(key string, v gjson.Result) {
 			switch key {
 			case "host_path":
-				m.HostPath = p.hostPath(v)
+				m.HostPath, host = p.hostPath(v), v
 			case "container_path":
 				m.ContainerPath = p.containerPath(v, e)
 			case "read_only":
@@ -532,6 +534,15 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 				p.fail(v, "nobody knows this key")
 			}
 		})
+		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
+			p.at("host_path", func() {
+				if err := CheckOwner(m.HostPath, p.guarded); err != nil {
+					p.fail(host, "%v", err)
+				} else {
+					p.owned = append(p.owned, note{host.Index, p.pathText(), m.HostPath})
+				}
+			})
+		}
 		e.MountPoints = append(e.MountPoints, m)
 	})
 }
