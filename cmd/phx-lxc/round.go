@@ -199,10 +199,7 @@ func (p *plan) read(ev event.Event) error {
 
 // take takes a ct.planned and starts the container's work.
 func (r *round) take(ev event.Event) error {
-	ctid, err := config.ParseCTID(ev.Get("ctid").Raw)
-	if err != nil {
-		return fmt.Errorf("ct.planned: %w", err)
-	}
+	ctid := ev.CTID()
 	action := ev.Get("action").String()
 	act, ok := actions[action]
 	if !ok {
@@ -216,16 +213,9 @@ func (r *round) take(ev event.Event) error {
 	if n.container != nil {
 		return fmt.Errorf("container %d is planned twice", ctid)
 	}
-	needs, err := ctids(ev, "needs")
-	if err != nil {
-		return err
-	}
-	external, err := ctids(ev, "external")
-	if err != nil {
-		return err
-	}
 	n.container = container
-	j := &job{round: r, self: n, ctid: ctid, c: container, external: external, changes: []string{}, record: pct.Record{}, written: pct.Record{}, texts: map[string]previewText{}}
+	needs := integers(ev, "needs")
+	j := &job{round: r, self: n, ctid: ctid, c: container, external: integers(ev, "external"), changes: []string{}, record: pct.Record{}, written: pct.Record{}, texts: map[string]previewText{}}
 	r.work.Go(func() {
 		defer close(n.done)
 		if reason, because := r.await(needs); reason != "" {
@@ -252,16 +242,12 @@ func (r *round) take(ev event.Event) error {
 
 const planBrokeOff = "the plan broke off"
 
-func ctids(ev event.Event, field string) ([]int, error) {
+func integers(ev event.Event, field string) []int {
 	var ids []int
-	for _, value := range ev.Get(field).Array() {
-		id, err := config.ParseCTID(value.Raw)
-		if err != nil {
-			return nil, fmt.Errorf("ct.planned: %s: %w", field, err)
-		}
-		ids = append(ids, id)
+	for _, id := range ev.Get(field).Array() {
+		ids = append(ids, int(id.Int()))
 	}
-	return ids, nil
+	return ids
 }
 
 // await waits until all needs are ready. Otherwise it returns why not, and

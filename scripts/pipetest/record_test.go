@@ -303,8 +303,8 @@ func TestUnhealthyServiceIsStartedAgain(t *testing.T) {
 	h.write("scripts/app.sh", "#!/bin/sh\n")
 	h.write("inside", `#!/bin/sh
 case "$*" in
-*" app.sh 500 "*) cat >/dev/null; [ -e "$WORK/broken" ] || echo up >"$WORK/service" ;;
-*is-up*) test -e "$WORK/service" ;;
+*" app.sh 500 "*) cat >/dev/null; [ -e "$PHX_WORK/broken" ] || echo up >"$PHX_WORK/service" ;;
+*is-up*) test -e "$PHX_WORK/service" ;;
 esac
 `)
 	h.configure(map[string]any{"application_script": "app.sh", "health_check": map[string]any{"command": "is-up", "retries": 2, "interval": 0}})
