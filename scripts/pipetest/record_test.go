@@ -193,6 +193,20 @@ func TestWhatIsWrittenIsRecorded(t *testing.T) {
 		t.Errorf("calls\n%s", join(calls))
 	}
 	h.wantUnchanged()
+	// One that ends before it has removed a rule.
+	h.configure(rules("22", "443"))
+	h.run()
+	h.configure(rules("443"))
+	h.bash("mv " + fw500 + " saved; mkdir " + fw500)
+	if _, _, status, stderr := h.run(); status != 1 || !strings.Contains(stderr, "500 Box: firewall: ") {
+		t.Fatalf("status %d\n%s", status, stderr)
+	}
+	h.bash("rmdir " + fw500 + "; mv saved " + fw500)
+	h.run()
+	if text := h.read(fw500); strings.Contains(text, "-dport 22\n") || !strings.Contains(text, "-dport 443\n") {
+		t.Errorf("a rule of a run that failed stays:\n%s", text)
+	}
+	h.wantUnchanged()
 	if strings.Contains(h.record(h.read(conf500)), ",") {
 		t.Errorf("the record has more than what is there: %s", h.read(conf500))
 	}
