@@ -164,7 +164,7 @@ type ForeignRecord struct {
 }
 
 func (e *ForeignRecord) Error() string {
-	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; phx goes on as if it had never worked on it, removes nothing because of the record, and writes a new one: if the container was moved here, or %s was lost, stop and bring that file back from where they come from",
+	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then works as if it had never worked on the container, removes nothing because of the record, and writes one of its own; or bring back %s as it was when the record was written, from a backup or from the host that the container comes from",
 		e.CTID, e.Reason, e.path)
 }
 
