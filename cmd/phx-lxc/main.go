@@ -25,9 +25,9 @@ Options:
                           how files would change. Exit status 3 when there is
                           something to do. (PHX_DRY_RUN)
     --enforce-firewall    Put the firewall of the configuration in force also on a
-                          container that phx did not make and where none is in
-                          force. Without it such a firewall stays as it is.
-                          (PHX_ENFORCE_FIREWALL)
+                          container that was there before and has none in force.
+                          Without it such a firewall stays as it is, and ct.ready
+                          has firewall_not_in_force. (PHX_ENFORCE_FIREWALL)
     --restart             Restart a running container where a change needs it.
                           Without it, restart_required names what waits.
                           (PHX_RESTART)

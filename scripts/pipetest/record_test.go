@@ -212,6 +212,38 @@ func TestWhatIsWrittenIsRecorded(t *testing.T) {
 	}
 }
 
+// A container whose making has broken off is phx's own: what its source has
+// installed is not installed again, and its firewall is put in force.
+func TestContainerWhoseMakingHasBrokenOff(t *testing.T) {
+	t.Parallel()
+	h := newHost(t) // with the shipped configuration
+	if out, status := h.bash("mkdir host/pve/firewall/103.fw; phx-plan 103 | phx-lxc"); status != 1 || !strings.Contains(out, "103 Step-CA: cloned from 900@final-form") || !strings.Contains(out, "103 Step-CA: firewall: ") {
+		t.Fatalf("status %d\n%s", status, out)
+	}
+	out, status := h.bash("rmdir host/pve/firewall/103.fw; phx-plan 103 | phx-lxc >events")
+	if status != 0 || strings.Contains(out, "not phx's own") || strings.Contains(out, "103 Step-CA: base_setup") || !strings.Contains(h.read("host/pve/firewall/103.fw"), "enable: 1") {
+		t.Errorf("status %d\n%s\n%s", status, out, h.read("host/pve/firewall/103.fw"))
+	}
+}
+
+// A stream that phx-plan did not write is refused before anything is made.
+func TestPlanWithALie(t *testing.T) {
+	for _, lie := range []string{
+		`s/"proxy":{"ctid":102,"ip":"10.0.0.12"/"proxy":{"ctid":102,"ip":"fe80::1%eth0 -dport 22"/`,
+		`s/"url":"http:..10.0.0.153:8080"/"url":"http:\/\/10.0.0.153:8080\/{{ x }}"/`,
+		`s/"domain":"internal.thinkheads.ai"/"domain":"a b"/`,
+	} {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			out, status := h.bash(`phx-plan >plan; sed '` + lie + `' plan >lie; ! cmp -s plan lie || echo no lie; phx-lxc <lie >events`)
+			if status != 1 || !strings.Contains(out, "event stream: line 1: plan.started: ") || strings.Contains(out, "no lie") || h.read("host/pve/lxc/900.conf") != "" {
+				t.Errorf("%s: status %d\n%s", lie, status, out)
+			}
+		})
+	}
+}
+
 // A firewall that was never in force on a container that was there before
 // stays so, its file and its interface untouched, until phx is told.
 func TestFirewallThatWasNotInForce(t *testing.T) {
