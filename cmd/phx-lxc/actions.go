@@ -33,10 +33,11 @@ func (j *job) readyFields(elapsed time.Duration) any {
 		Changes           []string `json:"changes"`
 		RestartRequired   []string `json:"restart_required"`
 		ApplicationScript string   `json:"application_script"`
+		NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
 		ElapsedMS         int64    `json:"elapsed_ms"`
 	}{
 		j.c.Name, address(j.c), len(j.changes) > 0, j.changes, j.restartRequired(),
-		j.c.ApplicationScript, elapsed.Milliseconds(),
+		j.c.ApplicationScript, j.notInForce, elapsed.Milliseconds(),
 	}
 }
 
@@ -56,7 +57,7 @@ func (j *job) statusFields(time.Duration) any {
 		RestartRequired []string   `json:"restart_required"`
 	}{j.c.Name, j.state(), address(j.c), pct.Record{}, []string{}}
 	if j.conf != nil {
-		fields.Applied, fields.RestartRequired = j.conf.Record(), j.restartRequired()
+		fields.Applied, fields.RestartRequired = j.record, j.restartRequired()
 	}
 	return fields
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
@@ -33,15 +34,18 @@ func (j *job) converge(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"scripts", j.checkScripts},
+		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
+		{"restart", j.sawRestart}, // which looks at the time of the last change
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
+		{"firewall", j.judgeFirewall},
+		{"raw lines", j.writeConf},
 		{"firewall", j.writeFirewall},
-		{"raw lines", j.writeRawLines},
 		{"configure", j.configure},
-		{"restart", j.sawRestart},
+		{"record", j.settleRecord},
 		{"disk", j.growDisks},
 		{"start", j.startUnlessTemplate},
 		{"restart", j.restartIfAllowed},
@@ -51,6 +55,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
 		{"snapshot", j.finalSnapshots},
+		{"record", j.sayRecord},
 	} {
 		j.stage = stage.name
 		if err := context.Cause(ctx); err != nil {
@@ -136,12 +141,19 @@ func (j *job) create(ctx context.Context) error {
 	if err := j.makeHostPaths(); err != nil {
 		return err
 	}
+	j.created = true
 	wanted := j.wanted(&pct.Conf{})
 	args := append([]string{"create", j.id(), j.c.Template, "--rootfs", size, "--unprivileged", boolean(unprivileged)}, wanted.args()...)
+	line, err := j.firstRecord()
+	if err != nil {
+		return err
+	}
+	if line != "" {
+		args = append(args, "--description", line)
+	}
 	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
-	j.created = true
 	j.changed(start, "created from %s", j.c.Template)
 	return j.reread(func(*pct.Conf) {
 		j.conf = &pct.Conf{}
@@ -149,6 +161,7 @@ func (j *job) create(ctx context.Context) error {
 			"unprivileged": boolean(unprivileged),
 			"rootfs":       fmt.Sprintf("%s,size=%dG", size, j.c.StorageSizeGB),
 		}
+		j.conf.Description = line
 		wanted.expect(j.conf, false)
 	})
 }
@@ -191,10 +204,29 @@ func (j *job) clone(ctx context.Context) error {
 	if err := refusals(j.c, expected); err != nil {
 		return fmt.Errorf("as a clone of %d: %w", source, err)
 	}
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	// What the source's record says has come along, signed for the source.
+	if j.record, err = records.Read(source, from.Description); err != nil {
+		j.logf("snapshot %s of %d: %v", from.Name, source, err)
+	}
+	delete(j.record, restartWord)
+	j.written = maps.Clone(j.record)
+	j.created = true
+	line, err := j.firstRecord()
+	if err != nil {
+		return err
+	}
+	// Notes of a person do not belong on a command line.
+	if line != "" && pct.Notes(from.Description) == "" {
+		args = slices.Insert(args, 3, "--description", line)
+		expected.Description = line
+	}
 	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
-	j.created = true
 	j.changed(start, "cloned from %d@%s", source, from.Name)
 	return j.reread(func(*pct.Conf) { j.conf = expected })
 }
@@ -236,7 +268,15 @@ func (j *job) prepareMounts(context.Context) error {
 		start := time.Now()
 		differs, err := ownerDiffers(m.HostPath, uid, gid)
 		switch {
-		case j.dryRun && (errors.Is(err, fs.ErrNotExist) || differs):
+		case j.dryRun && errors.Is(err, fs.ErrNotExist):
+			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
+			continue
+		case j.dryRun && differs:
+			n, err := countOwners(m.HostPath, uid, gid)
+			if err != nil {
+				return err
+			}
+			j.logf("%d files and directories of %s would change their owner", n, m.HostPath)
 			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
 			continue
 		case err != nil:
@@ -248,6 +288,33 @@ func (j *job) prepareMounts(context.Context) error {
 			return err
 		}
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
+	}
+	return nil
+}
+
+// checkOwners refuses to give away what holds more than the container's data.
+// phx-plan has looked, too: but the stream may come from a file.
+func (j *job) checkOwners(context.Context) error {
+	guarded := config.GuardedPlaces(j.plan.Config, j.scripts, j.host.PVERoot)
+	guarded = append(guarded, config.Guarded{Path: j.profileDir, What: "the AppArmor profiles", Tree: true})
+	var dirs []string
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID == nil && m.OwnerGID == nil {
+			continue
+		}
+		if err := config.CheckOwner(m.HostPath, guarded); err != nil {
+			return err
+		}
+		dirs = append(dirs, m.HostPath)
+	}
+	owners, err := config.Packaged(dirs)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if owner := owners[dir]; owner != "" {
+			return config.PackagedError(dir, owner)
+		}
 	}
 	return nil
 }
@@ -281,7 +348,7 @@ func (j *job) makeHostPaths() error {
 			j.wouldRun("mkdir", "-p", path)
 			continue
 		}
-		if err := os.MkdirAll(path, 0o755); err != nil {
+		if err := makeDirectories(path); err != nil {
 			return err
 		}
 		j.changed(start, "made %s", path)
@@ -320,72 +387,218 @@ func (j *job) configure(ctx context.Context) error {
 	return nil
 }
 
-// edit is how a file is changed under Proxmox's own lock, editConf or
-// editClusterFile.
-type edit func(ctx context.Context, path, lock string, edit func([]byte) []byte) (changed bool, err error)
+// previewText is a file as it is, and as a dry run would leave it.
+type previewText struct{ old, new []byte }
 
-// editFile changes a file that Proxmox keeps. In a dry run it previews the
-// change; of a container that is still to be made, old is what the file would
-// hold.
-func (j *job) editFile(ctx context.Context, path, lock string, how edit, old []byte, change func([]byte) []byte) (changed bool, err error) {
-	if !j.dryRun {
-		return how(ctx, path, lock, change)
+// previewEdit is what a dry run does in place of an edit. Of a container that
+// is still to be made, old is what the file would hold.
+func (j *job) previewEdit(path string, old []byte, edit func([]byte) []byte) (changed bool, err error) {
+	t, known := j.texts[path]
+	if !known {
+		have, err := os.ReadFile(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			have = old
+		case err != nil:
+			return false, err
+		}
+		t = previewText{have, have}
 	}
-	have, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		have = old
-	case err != nil:
-		return false, err
-	}
-	text := change(have)
-	if bytes.Equal(text, have) {
+	text := edit(t.new)
+	if bytes.Equal(text, t.new) {
 		return false, nil
 	}
-	j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, text)})
+	j.texts[path] = previewText{t.old, text}
+	change := fileChange{path, unifiedDiff(path, t.old, text)}
+	i := slices.IndexFunc(j.preview.Files, func(f fileChange) bool { return f.Path == path })
+	if i < 0 {
+		j.preview.Files = append(j.preview.Files, change)
+	} else {
+		j.preview.Files[i] = change
+	}
 	return true, nil
 }
 
-// writeRawLines brings the lxc.* lines up to date, which pct cannot set.
-func (j *job) writeRawLines(ctx context.Context) error {
-	start := time.Now()
-	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
-	var old []byte
-	for _, l := range j.conf.Raw {
-		old = append(old, rawText(l)+"\n"...)
+// editConf changes the container's configuration file: raw lines, which pct
+// cannot set, and the record, which no call is spent on.
+func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed bool, err error) {
+	records, err := j.records()
+	if err != nil {
+		return false, err
 	}
-	lock := filepath.Join(j.locks, fmt.Sprintf("pve-config-%d.lock", j.ctid))
-	changed, err := j.editFile(ctx, j.host.ConfPath(j.ctid), lock, editConf, old, func(text []byte) []byte { return editRaw(text, wanted, written) })
+	unkeyed := records.IsUnkeyed(j.ctid, j.conf.Description)
+	if j.dryRun {
+		old := pct.EncodeNotes(j.conf.Description)
+		for _, l := range j.conf.Raw {
+			old = append(old, rawText(l)+"\n"...)
+		}
+		changed, err = j.previewEdit(j.host.ConfPath(j.ctid), old, edit)
+	} else {
+		if changed, err = j.host.EditConf(ctx, j.ctid, edit); err == nil {
+			err = records.Signed(ctx, j.ctid)
+		}
+	}
 	if err != nil || !changed {
-		return err
+		return changed, err
 	}
-	j.rawChanged = true
-	j.changed(start, "raw lxc lines")
-	return j.reread(func(c *pct.Conf) { c.Raw = wanted })
+	if unkeyed && !j.dryRun {
+		j.logf("its record is taken over, and signed: whoever may edit notes cannot change it any more")
+	}
+	return true, j.reread(func(c *pct.Conf) {
+		text := pct.ParseConf(j.texts[j.host.ConfPath(j.ctid)].new)
+		c.Raw, c.Description = text.Raw, text.Description
+	})
 }
 
-func (j *job) firewallPath(ctid int) string {
-	return filepath.Join(j.host.PVERoot, "firewall", strconv.Itoa(ctid)+".fw")
+// writeConf brings the raw lxc lines up to date, and the record with them, in
+// one replace: whenever the run ends, the record knows what phx has written.
+func (j *job) writeConf(ctx context.Context) error {
+	start := time.Now()
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
+	after := j.wantedRecord()
+	// What goes into other files is recorded before it is written there, and
+	// what is removed from them is forgotten afterwards.
+	for _, word := range []string{firewallWord, mountsWord} {
+		if !j.dryRun {
+			unite(after, word, j.written[word])
+		}
+	}
+	rawChanged := false
+	changed, err := j.editConf(ctx, func(text []byte) []byte {
+		edited := editRaw(text, wanted, written)
+		rawChanged = !bytes.Equal(edited, text)
+		if rawChanged && j.running {
+			after[restartWord] = "lxc"
+		}
+		return records.Rewrite(j.ctid, edited, j.merge(after))
+	})
+	if err != nil {
+		return err
+	}
+	j.record = after
+	switch {
+	case rawChanged:
+		j.changed(start, "raw lxc lines")
+	case changed:
+		j.noted = true
+	}
+	return nil
+}
+
+// settleRecord takes out of the record what is in no file any more.
+func (j *job) settleRecord(ctx context.Context) error {
+	return j.writeRecord(ctx, j.wantedRecord())
+}
+
+// writeRecord writes the record. What somebody else has added to it meanwhile
+// stays.
+func (j *job) writeRecord(ctx context.Context, after pct.Record) error {
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	change := j.merge(after)
+	changed, err := j.editConf(ctx, func(text []byte) []byte { return records.Rewrite(j.ctid, text, change) })
+	if err != nil {
+		return err
+	}
+	j.record = after
+	j.noted = j.noted || changed
+	return nil
+}
+
+// merge returns what makes a record that was this one into after.
+func (j *job) merge(after pct.Record) func(pct.Record) {
+	before := j.record
+	return func(record pct.Record) {
+		for name := range before {
+			delete(record, name)
+		}
+		maps.Copy(record, after)
+	}
+}
+
+// sayRecord reports a change of the record where nothing else has changed.
+func (j *job) sayRecord(context.Context) error {
+	if j.noted && len(j.changes) == 0 && !j.dryRun {
+		j.changed(time.Now(), "record")
+	}
+	return nil
+}
+
+// firstRecord sets the record of a container that is about to be made, and
+// returns its line: made with it, a container is known as phx's own even when
+// the run ends in the middle.
+func (j *job) firstRecord() (line string, err error) {
+	records, err := j.records()
+	if err != nil {
+		return "", err
+	}
+	after := j.wantedRecord()
+	for _, word := range []string{rawWord, firewallWord, mountsWord} {
+		unite(after, word, j.written[word])
+	}
+	j.record = after
+	return records.Line(j.ctid, after), nil
 }
 
 // writeFirewall brings the container's firewall file up to date.
 func (j *job) writeFirewall(ctx context.Context) error {
-	fw := wantedFirewall(j.c, j.written)
+	fw := j.firewall()
 	if fw == nil {
 		return nil
 	}
 	start := time.Now()
-	var old []byte
-	if j.dryRun && j.created && j.c.CloneFrom != 0 {
-		old, _ = os.ReadFile(j.firewallPath(j.c.CloneFrom)) // which pct clone copies
-	}
 	written := parseHashes(j.written[firewallWord])
-	lock := filepath.Join(j.host.PVERoot, "priv/lock", "firewall-vm-"+j.id())
-	changed, err := j.editFile(ctx, j.firewallPath(j.ctid), lock, editClusterFile, old, func(text []byte) []byte { return editFirewall(text, fw, written) })
+	var text []byte
+	edit := func(old []byte) []byte {
+		text = editFirewall(old, fw, written)
+		return text
+	}
+	var changed bool
+	var err error
+	if j.dryRun {
+		changed, err = j.previewEdit(j.host.FirewallPath(j.ctid), j.clonedFirewall(), edit)
+	} else {
+		changed, err = j.host.EditFirewall(ctx, j.ctid, edit)
+	}
+	if err != nil {
+		return err
+	}
 	if changed {
 		j.changed(start, "firewall")
 	}
-	return err
+	if fw.Enabled && (changed || !hasFirewallFlag(j.conf)) {
+		for _, cut := range j.cutFlows(text) {
+			j.logf("the firewall: %s", cut)
+		}
+		if j.notInForce {
+			j.sayDatacenter()
+		}
+	}
+	return nil
+}
+
+// sayDatacenter says, once a round, why no firewall of a container works.
+func (r *round) sayDatacenter() {
+	r.saidDatacenter.Do(func() {
+		cmdline.Logf("the datacenter's firewall is off, and with it all rules and filters of containers: %s has no \"enable: 1\": switch it on in Datacenter, Firewall, Options once the rules of the hosts are right",
+			filepath.Join(r.host.PVERoot, "firewall/cluster.fw"))
+	})
+}
+
+// clonedFirewall is, in a dry run, the firewall file that pct clone would
+// bring along.
+func (j *job) clonedFirewall() []byte {
+	if !j.created || j.c.CloneFrom == 0 {
+		return nil
+	}
+	text, _ := os.ReadFile(j.host.FirewallPath(j.c.CloneFrom))
+	return text
 }
 
 // loadProfile puts the container's AppArmor profile in place, and loads it.
@@ -396,8 +609,15 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	start := time.Now()
 	path, want, have, err := profileFile(j.profiles, j.profileDir, name)
-	if err != nil || bytes.Equal(want, have) {
+	if err != nil {
 		return err
+	}
+	j.profileHash = pct.Hash(want)
+	if bytes.Equal(want, have) {
+		return nil
+	}
+	if have != nil && j.written[profileWord] != pct.Hash(have) {
+		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: copy it to %s to keep it, or move it away to have that one in its place", path, filepath.Join(j.profiles, name))
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
@@ -445,7 +665,6 @@ func (j *job) growDisks(ctx context.Context) error {
 
 // findScripts determines which feature and application scripts have to run.
 func (j *job) findScripts(context.Context) (err error) {
-	j.written = j.conf.Record()
 	j.due, err = j.dueScripts()
 	return err
 }
@@ -496,18 +715,18 @@ func (j *job) reboot(ctx context.Context) error {
 
 // forgetRestart takes out of the record that a restart is needed.
 func (j *job) forgetRestart(ctx context.Context) error {
-	record := j.conf.Record()
-	if record[restartWord] == "" {
+	if j.record[restartWord] == "" {
 		return nil
 	}
-	delete(record, restartWord)
-	return j.describe(ctx, record)
+	after := maps.Clone(j.record)
+	delete(after, restartWord)
+	return j.writeRecord(ctx, after)
 }
 
 // sawRestart forgets that a restart is needed if somebody has restarted the
 // container since: if it was started after the last change of its file.
 func (j *job) sawRestart(ctx context.Context) error {
-	if !j.running || j.started || j.written[restartWord] == "" {
+	if !j.running || j.record[restartWord] == "" {
 		return nil
 	}
 	info, err := os.Stat(j.host.ConfPath(j.ctid))
@@ -564,7 +783,7 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if word := j.conf.Record()[restartWord]; word != "" {
+	if word := j.record[restartWord]; word != "" {
 		waiting = append(waiting, word)
 	}
 	slices.Sort(waiting)
@@ -625,9 +844,12 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 	args := []string{"snapshot", j.id(), name}
 	// A clone of a snapshot gets the description of the snapshot, not that of
 	// the container.
-	description := ""
-	if record := j.conf.Record(); len(record) > 0 {
-		description = (&pct.Section{}).Describe(record)
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	description := records.Line(j.ctid, j.record)
+	if description != "" {
 		args = append(args, "--description", description)
 	}
 	if err := j.pct(ctx, args...); err != nil {

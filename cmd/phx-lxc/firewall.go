@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,11 +24,11 @@ func (r fwRule) String() string {
 	return r.match + " # " + r.comment
 }
 
-// fwOptions are the options of a rule in the order in which pve-firewall
-// writes them, and fwOption the forms in which it reads them.
+// ruleOptions are the options of a rule in the order in which pve-firewall
+// writes them, and ruleOption the forms in which it reads them.
 var (
-	fwOptions = []string{"i", "source", "dest", "p", "dport", "sport", "log", "icmp-type"}
-	fwOption  = regexp.MustCompile(`^(?:-(i)|-(p)|--?(p)roto|--?(source|dest|dport|sport|log|icmp-type))$`)
+	ruleOptions = []string{"i", "source", "dest", "p", "dport", "sport", "log", "icmp-type"}
+	ruleOption  = regexp.MustCompile(`^(?:-(i)|-(p)|--?(p)roto|--?(source|dest|dport|sport|log|icmp-type))$`)
 )
 
 // parseRule reads a line of the section RULES. A line that pve-firewall would
@@ -48,7 +49,7 @@ func parseRule(line string) (fwRule, bool) {
 	}
 	values := map[string]string{}
 	for pair := range slices.Chunk(words[2:], 2) {
-		m := fwOption.FindStringSubmatch(pair[0])
+		m := ruleOption.FindStringSubmatch(pair[0])
 		if m == nil {
 			return fwRule{}, false
 		}
@@ -63,7 +64,7 @@ func parseRule(line string) (fwRule, bool) {
 
 func fwMatch(kind, action string, values map[string]string) string {
 	words := []string{kind, action}
-	for _, name := range fwOptions {
+	for _, name := range ruleOptions {
 		if v := values[name]; v != "" {
 			words = append(words, "-"+name, v)
 		}
@@ -113,7 +114,7 @@ func firewallHashes(fw *config.Firewall) string {
 // in which nothing differs is returned as it is.
 func editFirewall(text []byte, fw *config.Firewall, written map[string]bool) []byte {
 	if fw != nil {
-		text = enableFirewall(text, fw.Enabled)
+		text = setFirewallOptions(text, fw)
 	}
 	rules := fwRules(fw)
 	indices := map[string]int{}
@@ -185,36 +186,82 @@ func fwSection(line string) (kind string, ok bool) {
 	return strings.ToLower(m[1]), true
 }
 
-var fwEnable = regexp.MustCompile(`(?i)^enable:\s*([01])\s*$`)
+// fwOptionLine is an option as pve-firewall reads it: a number, or a policy.
+var fwOptionLine = regexp.MustCompile(`(?i)^(enable|macfilter|ipfilter|policy_in|policy_out):\s*([01]|ACCEPT|DROP|REJECT)\s*$`)
 
-// enableFirewall sets the option enable, unless it has that value; 0 is its
-// default. The last of several counts.
-func enableFirewall(text []byte, enabled bool) []byte {
-	lines := slices.Collect(strings.Lines(string(text)))
-	first, header, last := len(lines), -1, -1
-	current, value := "", "0"
-	for i, l := range lines {
+// fwDefaults are what counts where a file has no such option.
+var fwDefaults = map[string]string{"enable": "0", "macfilter": "1", "ipfilter": "0", "policy_in": "DROP", "policy_out": "ACCEPT"}
+
+// fwOptions returns the options of a firewall file by name, in lower case. The
+// last of several counts.
+func fwOptions(text []byte) map[string]string {
+	options := maps.Clone(fwDefaults)
+	current := ""
+	for l := range strings.Lines(string(text)) {
 		if name, ok := fwSection(l); ok {
-			first = min(first, i)
 			current = name
-			if current == "options" && header < 0 {
-				header = i
-			}
-		} else if m := fwEnable.FindStringSubmatch(l); m != nil && current == "options" {
-			last, value = i, m[1]
+		} else if m := fwOptionLine.FindStringSubmatch(l); m != nil && current == "options" {
+			options[strings.ToLower(m[1])] = strings.ToUpper(m[2])
 		}
 	}
-	option := "enable: " + boolean(enabled) + "\n"
+	return options
+}
+
+// setFirewallOptions sets the configured options. Those that are not
+// configured stay.
+func setFirewallOptions(text []byte, fw *config.Firewall) []byte {
+	text = setFirewallOption(text, "enable", boolean(fw.Enabled), !fw.Enabled)
+	for _, o := range []struct {
+		name string
+		on   *bool
+	}{{"macfilter", fw.MACFilter}, {"ipfilter", fw.IPFilter}} {
+		if o.on != nil {
+			text = setFirewallOption(text, o.name, boolean(*o.on), false)
+		}
+	}
+	for _, o := range []struct{ name, policy string }{{"policy_in", fw.PolicyIn}, {"policy_out", fw.PolicyOut}} {
+		if o.policy != "" {
+			text = setFirewallOption(text, o.name, o.policy, false)
+		}
+	}
+	return text
+}
+
+// setFirewallOption sets an option, unless it has that value. isDefault says
+// that it need not be there for it.
+func setFirewallOption(text []byte, name, wanted string, isDefault bool) []byte {
+	lines := slices.Collect(strings.Lines(string(text)))
+	first, at, last := len(lines), -1, -1
+	current, value := "", ""
+	for i, l := range lines {
+		section, isHeader := fwSection(l)
+		if isHeader {
+			first = min(first, i)
+			current = section
+		}
+		if current != "options" || isHeader && at >= 0 {
+			continue
+		}
+		m := fwOptionLine.FindStringSubmatch(l)
+		switch {
+		case isHeader:
+			if at = i + 1; at < len(lines) && strings.TrimSpace(lines[at]) == "" {
+				at++ // an empty line stands between the header and the first option
+			}
+		case m == nil:
+		case strings.EqualFold(m[1], name):
+			last, value = i, strings.ToUpper(m[2])
+		case strings.ToLower(m[1]) < name && i >= at:
+			at = i + 1
+		}
+	}
+	option := name + ": " + wanted + "\n"
 	switch {
-	case value == boolean(enabled):
+	case value == wanted, value == "" && isDefault:
 		return text
 	case last >= 0:
 		lines[last] = option
-	case header >= 0:
-		at := header + 1
-		if at < len(lines) && strings.TrimSpace(lines[at]) == "" {
-			at++
-		}
+	case at >= 0:
 		if !strings.HasSuffix(lines[at-1], "\n") {
 			lines[at-1] += "\n"
 		}

@@ -164,6 +164,38 @@ func TestFirewallOff(t *testing.T) {
 	}
 }
 
+func TestFirewallOptions(t *testing.T) {
+	yes, no := true, false
+	fw := &config.Firewall{Enabled: true, MACFilter: &no, IPFilter: &yes, PolicyIn: "REJECT", PolicyOut: "ACCEPT"}
+	for _, tt := range []struct{ name, before, want string }{
+		{"a new file", "", "[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n\n"},
+		{"others stay, in their order", "[OPTIONS]\n\nenable: 1\nlog_level_in: info\npolicy_in: DROP\ndhcp: 0\n\n[RULES]\n",
+			"[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\nlog_level_in: info\npolicy_in: REJECT\npolicy_out: ACCEPT\ndhcp: 0\n\n[RULES]\n"},
+		{"in another notation", "[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: reject\npolicy_out:accept\n", "[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: reject\npolicy_out:accept\n"},
+		{"the last of two counts", "[OPTIONS]\nenable: 1\nipfilter: 1\nipfilter: 0\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n",
+			"[OPTIONS]\nenable: 1\nipfilter: 1\nipfilter: 1\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n"},
+	} {
+		got := string(editFirewall([]byte(tt.before), fw, nil))
+		if got != tt.want {
+			t.Errorf("%s: %s", tt.name, unifiedDiff("101.fw", []byte(tt.want), []byte(got)))
+		}
+		if again := string(editFirewall([]byte(got), fw, nil)); again != got {
+			t.Errorf("%s: not settled: %q", tt.name, again)
+		}
+		if o := fwOptions([]byte(got)); o["enable"] != "1" || o["ipfilter"] != "1" || o["macfilter"] != "0" || o["policy_in"] != "REJECT" || o["policy_out"] != "ACCEPT" {
+			t.Errorf("%s: options %v", tt.name, o)
+		}
+	}
+	// What is not configured stays.
+	const set = "[OPTIONS]\n\nenable: 1\nipfilter: 1\npolicy_in: ACCEPT\n"
+	if got := string(editFirewall([]byte(set), &config.Firewall{Enabled: true}, nil)); got != set {
+		t.Errorf("%q", got)
+	}
+	if o := fwOptions(nil); o["enable"] != "0" || o["policy_in"] != "DROP" || o["policy_out"] != "ACCEPT" || o["macfilter"] != "1" {
+		t.Errorf("defaults %v", o)
+	}
+}
+
 func FuzzEditFirewall(f *testing.F) {
 	f.Add("[OPTIONS]\nenable: 0\n[RULES]\n|IN ACCEPT -p tcp # x\nOUT DROP", true)
 	f.Add("[RULES]\n\n\n[IPSET x]\n", false)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,11 +33,16 @@ type job struct {
 	started bool // or restarted, by this run
 	changes []string
 
-	due        []script   // the scripts that have to run
-	written    pct.Record // the record as it was before this run
-	rawChanged bool       // lxc.* lines that a running container has not seen
+	due           []script   // the scripts that have to run
+	record        pct.Record // what phx has applied, as far as its record counts
+	written       pct.Record // the record as it was before this run
+	profileHash   string     // of the container's own AppArmor profile
+	noted         bool       // the record has been changed
+	firewallWaits bool       // the configured firewall is not put in force: see judgeFirewall
+	notInForce    bool       // for that reason, or because the datacenter's firewall is off
 
 	preview preview
+	texts   map[string]previewText // by path: the files that a dry run would change
 }
 
 // preview is what a dry run would do.
@@ -127,6 +133,14 @@ func (j *job) look() error {
 		return err
 	}
 	j.conf = conf
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	if j.record, err = records.Read(j.ctid, conf.Description); err != nil {
+		j.logf("%v", err)
+	}
+	j.written = maps.Clone(j.record)
 	return nil
 }
 

@@ -24,6 +24,10 @@ Options:
     --dry-run             Execute nothing but reads; say what would be run and
                           how files would change. Exit status 3 when there is
                           something to do. (PHX_DRY_RUN)
+    --enforce-firewall    Put the firewall of the configuration in force also on a
+                          container that was there before and has none in force.
+                          Without it such a firewall stays as it is, and ct.ready
+                          has firewall_not_in_force. (PHX_ENFORCE_FIREWALL)
     --restart             Restart a running container where a change needs it.
                           Without it, restart_required names what waits.
                           (PHX_RESTART)
@@ -66,6 +70,7 @@ func main() {
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "enforce-firewall", EnvVars: []string{"PHX_ENFORCE_FIREWALL"}},
 			&cli.BoolFlag{Name: "restart", EnvVars: []string{"PHX_RESTART"}},
 			&cli.BoolFlag{Name: "ignore-external", EnvVars: []string{"PHX_IGNORE_EXTERNAL"}},
 			&cli.IntFlag{Name: "jobs", Value: 4, EnvVars: []string{"PHX_JOBS"}},
@@ -93,15 +98,15 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--jobs %d: must be at least 1", c.Int("jobs"))
 	}
 	p := &provisioner{
-		host:           &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		host:           &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock")},
 		qm:             c.String("qm"),
-		locks:          c.String("pve-lock"),
 		scripts:        c.String("scripts"),
 		profiles:       c.String("apparmor"),
 		profileDir:     c.String("apparmor-d"),
 		lockWait:       c.Duration("lock-wait"),
 		dryRun:         c.Bool("dry-run"),
 		restart:        c.Bool("restart"),
+		enforce:        c.Bool("enforce-firewall"),
 		ignoreExternal: c.Bool("ignore-external"),
 		jobs:           make(chan struct{}, c.Int("jobs")),
 	}

@@ -121,8 +121,11 @@ func TestChownTree(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
-	if err := chownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
+	if err := chownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is a symbolic link to "+outside+", and is not followed: write "+outside+" as host_path") {
 		t.Errorf("a symbolic link: %v", err)
+	}
+	if err := chownTree(program, 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
+		t.Errorf("a file: %v", err)
 	}
 	if err := chownTree(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("nothing: %v", err)
@@ -131,6 +134,64 @@ func TestChownTree(t *testing.T) {
 		t.Errorf("nothing: %v", err)
 	}
 	check([2]int{100033, 7})
+}
+
+// A container to which a directory above the path belongs could put a link
+// there.
+func TestNoLinkInTheMiddleOfAPathIsFollowed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root may give files away")
+	}
+	dir := t.TempDir()
+	outside := filepath.Join(dir, "outside")
+	if err := os.MkdirAll(filepath.Join(outside, "data", "deep"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	want := filepath.Join(dir, "link") + " is a symbolic link to " + outside + ", and is not followed: write " + filepath.Join(outside, "data") + " as host_path"
+	path := filepath.Join(dir, "link", "data")
+	if err := chownTree(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("chown: %v", err)
+	}
+	if _, err := countOwners(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("count: %v", err)
+	}
+	if got := owner(t, filepath.Join(outside, "data")); got != [2]int{0, 0} {
+		t.Errorf("a link was followed: %v", got)
+	}
+	if n, err := countOwners(outside, 7, -1); n != 3 || err != nil {
+		t.Errorf("%d would change their owner, %v", n, err)
+	}
+	if err := makeDirectories(filepath.Join(dir, "link", "new")); err == nil || !strings.Contains(err.Error(), "link is a symbolic link to "+outside) {
+		t.Errorf("mkdir: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(outside, "new")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link was followed: %v", err)
+	}
+}
+
+func TestMakeDirectories(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "b c")
+	for range 2 {
+		if err := makeDirectories(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{path, filepath.Dir(path)} {
+		if info, err := os.Stat(d); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v, %v", d, info.Mode(), err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeDirectories(filepath.Join(dir, "file", "x")); err == nil || !strings.Contains(err.Error(), "file is not a directory") {
+		t.Errorf("below a file: %v", err)
+	}
 }
 
 func TestChownTreeStaysOnItsFileSystem(t *testing.T) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"regexp"
 	"slices"
@@ -130,7 +129,7 @@ func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte 
 		texts = append(texts, rawText(w)+"\n")
 	}
 
-	head, rest := firstSection(text)
+	head, rest := pct.FirstSection(text)
 	var lines []fileLine
 	seen := map[pct.RawLine]bool{}
 	for l := range strings.Lines(string(head)) {
@@ -165,17 +164,6 @@ func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte 
 		end--
 	}
 	return slices.Concat(joinLines(arrange(lines, texts, end)), rest)
-}
-
-// firstSection splits a conf file before its first section header.
-func firstSection(text []byte) (head, rest []byte) {
-	if bytes.HasPrefix(text, []byte("[")) {
-		return nil, text
-	}
-	if i := bytes.Index(text, []byte("\n[")); i >= 0 {
-		return text[:i+1], text[i+1:]
-	}
-	return text, nil
 }
 
 // parseRaw reads a line of a conf file's section.

@@ -219,8 +219,8 @@ func FuzzEditRaw(f *testing.F) {
 		if again := editRaw(got, lines, nil); string(again) != string(got) {
 			t.Errorf("not settled: %q, then %q", got, again)
 		}
-		_, before := firstSection([]byte(text))
-		if _, after := firstSection(got); string(before) != string(after) {
+		_, before := pct.FirstSection([]byte(text))
+		if _, after := pct.FirstSection(got); string(before) != string(after) {
 			t.Errorf("sections changed from %q to %q", before, after)
 		}
 		if want := editRaw([]byte(text), nil, nil); len(lines) == 0 && string(got) != string(want) {

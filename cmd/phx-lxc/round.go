@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +18,11 @@ import (
 // provisioner is what the rounds of a stream share.
 type provisioner struct {
 	host                            *pct.Host
-	qm, locks, scripts              string
+	qm, scripts                     string
 	profiles, profileDir            string // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
+	enforce                         bool // the firewall, also where none is in force
 
 	jobs   chan struct{} // a token for each container at work
 	stream *event.Stream
@@ -56,7 +58,7 @@ func (p *provisioner) filter(ctx context.Context) error {
 			r.halt()
 			r = p.newRound(ctx, ev)
 		case "ct.planned":
-			if err := r.plan(ev); err != nil {
+			if err := r.take(ev); err != nil {
 				p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 			}
 		case event.PlanDone:
@@ -81,12 +83,15 @@ func (p *provisioner) filter(ctx context.Context) error {
 type round struct {
 	*provisioner
 	ctx     context.Context
-	domain  string
+	plan    plan
 	dryRun  bool
 	planned chan struct{} // closed when the plan is complete
 	halted  chan struct{} // closed when nothing new may be started
 	halt    func()
 	states  func() (map[int]string, error) // pct list, asked once a round
+	records func() (*pct.Records, error)
+
+	saidDatacenter sync.Once
 
 	mu      sync.Mutex
 	nodes   map[int]*node
@@ -103,12 +108,11 @@ type node struct {
 	conf      *pct.Conf         // in a dry run: what it would be
 }
 
-func (p *provisioner) newRound(ctx context.Context, plan event.Event) *round {
+func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
 	r := &round{
 		provisioner: p,
 		ctx:         ctx,
-		domain:      plan.Get("domain").String(),
-		dryRun:      p.dryRun || plan.Get("dry_run").Bool(),
+		dryRun:      p.dryRun || ev.Get("dry_run").Bool(),
 		planned:     make(chan struct{}),
 		halted:      make(chan struct{}),
 		nodes:       map[int]*node{},
@@ -117,6 +121,20 @@ func (p *provisioner) newRound(ctx context.Context, plan event.Event) *round {
 	}
 	r.halt = sync.OnceFunc(func() { close(r.halted) })
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.host.List(ctx) })
+	r.records = sync.OnceValues(func() (*pct.Records, error) {
+		host := *p.host
+		if r.dryRun || ev.Get("action").Str == "status" {
+			host.Preview = func(pct.Command) {}
+		}
+		return host.Records(ctx)
+	})
+	if ev.Raw == nil {
+		return r // what comes without a plan.started may come from a file
+	}
+	if err := r.plan.read(ev); err != nil {
+		p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+		r.halt()
+	}
 	return r
 }
 
@@ -144,8 +162,43 @@ func (r *round) source(ctid int) *sync.Mutex {
 	return m
 }
 
-// plan takes a ct.planned and starts the container's work.
-func (r *round) plan(ev event.Event) error {
+// plan is what phx-lxc needs of plan.started.
+type plan struct {
+	Config   string           `json:"config"`
+	Domain   string           `json:"domain"`
+	Services []config.Service `json:"services"`
+	CA       *config.Place    `json:"ca"`
+	Proxy    *config.Place    `json:"proxy"`
+	Gateway  *config.Place    `json:"gateway"`
+}
+
+// read reads a plan.started, and refuses what phx-plan would not write: the
+// stream may come from a file.
+func (p *plan) read(ev event.Event) error {
+	if err := json.Unmarshal(ev.Raw, p); err != nil {
+		return fmt.Errorf("plan.started: %w", err)
+	}
+	if p.Domain != "" && !config.IsHostName(p.Domain) {
+		return fmt.Errorf("plan.started: domain %q: not a domain", p.Domain)
+	}
+	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
+		if place == nil {
+			continue
+		}
+		if err := place.Check(); err != nil {
+			return fmt.Errorf("plan.started: %w", err)
+		}
+	}
+	for _, s := range p.Services {
+		if err := s.Check(p.Domain); err != nil {
+			return fmt.Errorf("plan.started: %w", err)
+		}
+	}
+	return nil
+}
+
+// take takes a ct.planned and starts the container's work.
+func (r *round) take(ev event.Event) error {
 	ctid := ev.CTID()
 	action := ev.Get("action").String()
 	act, ok := actions[action]
@@ -161,9 +214,8 @@ func (r *round) plan(ev event.Event) error {
 		return fmt.Errorf("container %d is planned twice", ctid)
 	}
 	n.container = container
-	j := &job{round: r, self: n, ctid: ctid, c: container, changes: []string{}}
 	needs := integers(ev, "needs")
-	j.external = integers(ev, "external")
+	j := &job{round: r, self: n, ctid: ctid, c: container, external: integers(ev, "external"), changes: []string{}, record: pct.Record{}, written: pct.Record{}, texts: map[string]previewText{}}
 	r.work.Go(func() {
 		defer close(n.done)
 		if reason, because := r.await(needs); reason != "" {

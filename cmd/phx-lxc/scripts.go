@@ -62,9 +62,8 @@ func (j *job) healthScript(probe config.HealthProbe) string {
 // dueScripts returns the scripts that have to run, in order.
 func (j *job) dueScripts() ([]script, error) {
 	var due []script
-	record := j.conf.Record()
 	need := func(name string, hash string, run func(context.Context) error) {
-		if record[name] != hash {
+		if j.record[name] != hash {
 			due = append(due, script{name, hash, run})
 		}
 	}
@@ -155,7 +154,7 @@ func (j *job) runScripts(ctx context.Context) error {
 		start := time.Now()
 		j.stage = s.name
 		if err := s.run(ctx); err != nil {
-			return errors.Join(err, j.record(context.WithoutCancel(ctx), applied))
+			return errors.Join(err, j.note(context.WithoutCancel(ctx), applied))
 		}
 		applied[s.name] = s.hash
 		j.changed(start, "%s", s.name)
@@ -163,41 +162,23 @@ func (j *job) runScripts(ctx context.Context) error {
 	return nil
 }
 
-// recordScripts records the scripts that have run, in one call.
+// recordScripts records the scripts that have run, at once.
 func (j *job) recordScripts(ctx context.Context) error {
 	applied := pct.Record{}
 	for _, s := range j.due {
 		applied[s.name] = s.hash
 	}
-	return j.record(ctx, applied)
+	return j.note(ctx, applied)
 }
 
-// record adds what has been applied to the record in the container's
-// description.
-func (j *job) record(ctx context.Context, applied pct.Record) error {
+// note adds what has been applied to the record in the container's notes.
+func (j *job) note(ctx context.Context, applied pct.Record) error {
 	if len(applied) == 0 {
 		return nil
 	}
-	// The description may have been edited since it was read.
-	if err := j.reread(func(*pct.Conf) {}); err != nil {
-		return err
-	}
-	record := j.conf.Record()
-	maps.Copy(record, applied)
-	return j.describe(ctx, record)
-}
-
-// describe writes a record into the container's description.
-func (j *job) describe(ctx context.Context, record pct.Record) error {
-	description := j.conf.Describe(record)
-	args := []string{"set", j.id(), "--description", description}
-	if description == "" {
-		args = []string{"set", j.id(), "--delete", "description"}
-	}
-	if err := j.pct(ctx, args...); err != nil {
-		return err
-	}
-	return j.reread(func(c *pct.Conf) { c.Description = description })
+	after := maps.Clone(j.record)
+	maps.Copy(after, applied)
+	return j.writeRecord(ctx, after)
 }
 
 // log passes on what a script prints, which may be what the container says.
@@ -221,7 +202,7 @@ func (j *job) runFeature(ctx context.Context, feature string) error {
 func (j *job) applicationEnv() []string {
 	return []string{
 		"PHX_CTID=" + j.id(),
-		"PHX_DOMAIN=" + j.domain,
+		"PHX_DOMAIN=" + j.plan.Domain,
 		"PHX_IP=" + address(j.c),
 		"PHX_NAME=" + j.c.Name,
 	}
@@ -263,13 +244,34 @@ func (j *job) runApplication(ctx context.Context, name string, text []byte) erro
 	return err
 }
 
-// checkHealth runs the configured health checks until they succeed. A dry run
-// leaves them out: they are commands of the configuration's author, and may do
-// anything.
+// checkHealth runs the configured health checks until they succeed. What an
+// application script has started may have ended since: where the checks fail,
+// the script gets another try. A dry run leaves them out: they are commands of
+// the configuration's author, and may do anything.
 func (j *job) checkHealth(ctx context.Context) error {
 	if !j.running || j.dryRun {
 		return nil
 	}
+	err := j.probe(ctx)
+	ran := slices.ContainsFunc(j.due, func(s script) bool { return s.name == j.c.ApplicationScript })
+	if err == nil || !j.runsApplication() || ran || context.Cause(ctx) != nil {
+		return err
+	}
+	j.logf("%v\nso %s runs again", err, j.c.ApplicationScript)
+	start := time.Now()
+	text, readErr := os.ReadFile(filepath.Join(j.scripts, j.c.ApplicationScript))
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	if err := j.runApplication(ctx, j.c.ApplicationScript, text); err != nil {
+		return err
+	}
+	j.changed(start, "%s again", j.c.ApplicationScript)
+	return j.probe(ctx)
+}
+
+// probe runs the health checks.
+func (j *job) probe(ctx context.Context) error {
 	if check := j.c.HealthCheck; check != nil {
 		err := j.retry(ctx, check.Retries, check.Interval, j.host.Exec(j.ctid, strings.Fields(check.Command)...))
 		if err != nil {

@@ -41,14 +41,9 @@ func (d *difference) args() []string {
 func (d *difference) changes() []string {
 	var changes []string
 	for _, s := range d.settings {
-		if s.option != "description" {
-			changes = append(changes, s.option+" "+s.value)
-		}
+		changes = append(changes, s.option+" "+s.value)
 	}
 	for _, option := range d.deletes {
-		if option == "description" {
-			continue
-		}
 		changes = append(changes, fmt.Sprintf("%s removed: %s", option, d.reasons[option]))
 	}
 	return changes
@@ -66,8 +61,6 @@ func waitsForStart(option string, conf *pct.Conf) bool {
 func (d *difference) expect(conf *pct.Conf, running bool) {
 	for _, s := range d.settings {
 		switch {
-		case s.option == "description":
-			conf.Description = s.value
 		case running && waitsForStart(s.option, conf):
 			if conf.Pending == nil {
 				conf.Pending = map[string]string{}
@@ -81,8 +74,6 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 	}
 	for _, option := range d.deletes {
 		switch {
-		case option == "description":
-			conf.Description = ""
 		case running && waitsForStart(option, conf):
 			conf.Deleted = append(conf.Deleted, option)
 		default:
@@ -112,8 +103,9 @@ func asStored(value string) string {
 // script can have such a name.
 const (
 	rawWord      = "+lxc"      // hashes of raw lines
-	firewallWord = "+firewall" // hashes of rules, "none" for a file without
+	firewallWord = "+firewall" // hashes of rules, "none" for a file without: phx leads the firewall
 	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
+	profileWord  = "+apparmor" // hash of the AppArmor profile's file, as it was written
 	restartWord  = "+restart"  // what a running container has not seen
 )
 
@@ -128,46 +120,58 @@ func wantedFirewall(c *config.Container, record pct.Record) *config.Firewall {
 	return c.Firewall
 }
 
-// wanted returns how conf differs from the configuration, including the
-// record of what phx writes beside pct's options.
+// wanted returns how conf differs from the configuration.
 func (j *job) wanted(conf *pct.Conf) *difference {
-	d := differences(j.c, conf)
-	record := conf.Record()
-	after := maps.Clone(record)
-	if j.rawChanged && j.running {
-		after[restartWord] = "lxc"
-	}
-	rules := firewallHashes(j.c.Firewall)
-	if rules == "" && j.c.Firewall != nil {
-		rules = "none"
-	}
-	for name, hashes := range map[string]string{
-		rawWord:      rawHashes(wantedRaw(j.c)),
-		firewallWord: rules,
-		mountsWord:   mountHashes(j.c),
-	} {
-		if hashes == "" {
-			delete(after, name)
-		} else {
-			after[name] = hashes
+	return differences(j.c, conf, j.firewall(), parseHashes(j.written[mountsWord]))
+}
+
+// wantedRecord is the record once all is written that phx writes beside pct's
+// options.
+func (j *job) wantedRecord() pct.Record {
+	after := maps.Clone(j.record)
+	rules := ""
+	if j.c.Firewall != nil && !j.firewallWaits {
+		if rules = firewallHashes(j.c.Firewall); rules == "" {
+			rules = "none"
 		}
 	}
-	if maps.Equal(record, after) {
-		return d
+	for _, w := range []struct{ name, hashes string }{
+		{rawWord, rawHashes(wantedRaw(j.c))},
+		{firewallWord, rules},
+		{mountsWord, mountHashes(j.c)},
+		{profileWord, j.profileHash},
+	} {
+		if w.hashes == "" {
+			delete(after, w.name)
+		} else {
+			after[w.name] = w.hashes
+		}
 	}
-	if description := conf.Describe(after); description != "" {
-		d.settings = append(d.settings, setting{"description", description})
-	} else {
-		d.deletes = append([]string{"description"}, d.deletes...)
+	return after
+}
+
+// unite adds the hashes of a list to a word of the record.
+func unite(record pct.Record, word, list string) {
+	have := parseHashes(record[word])
+	for h := range strings.SplitSeq(list, ",") {
+		if h == "" || have[h] {
+			continue
+		}
+		if record[word] != "" {
+			h = record[word] + "," + h
+		}
+		record[word] = h
 	}
-	return d
 }
 
 // differences returns the settings of a container that differ from what conf
 // will be after the next start, in a fixed order. Values are compared as
 // Proxmox understands them: it reorders sub-keys, adds its own, and rewrites
 // booleans. What conf has and the configuration does not mention is kept.
-func differences(c *config.Container, conf *pct.Conf) *difference {
+//
+// fw is what the firewall should be, nil where it stays as it is; written are
+// the hashes of the paths of bind mounts that phx has set.
+func differences(c *config.Container, conf *pct.Conf, fw *config.Firewall, written map[string]bool) *difference {
 	d := &difference{reasons: map[string]string{}}
 	next := conf.Next()
 	set := func(option, value string) { d.settings = append(d.settings, setting{option, value}) }
@@ -196,7 +200,7 @@ func differences(c *config.Container, conf *pct.Conf) *difference {
 	if c.Network.DHCP { // which brings the gateway along
 		net = slices.DeleteFunc(net, func(p pct.Property) bool { return p.Key == "gw" })
 	}
-	if value, _ := overlay(net, network(c, wantedFirewall(c, conf.Record()))); value.String() != next["net0"] {
+	if value, _ := overlay(net, network(c, fw)); value.String() != next["net0"] {
 		set("net0", value.String())
 	}
 	if servers := c.Network.Nameservers; len(servers) > 0 {
@@ -213,7 +217,7 @@ func differences(c *config.Container, conf *pct.Conf) *difference {
 		features = append(features, pct.ParseProperties(o)...)
 	}
 	merge("features", features)
-	mountPoints(c, next, parseHashes(conf.Record()[mountsWord]), d)
+	mountPoints(c, next, written, d)
 	return d
 }
 

@@ -33,6 +33,11 @@ Options:
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
+    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
+    --scripts DIR         Directory of the scripts. Default
+                          ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+                          Neither they nor what Proxmox VE keeps, its storages
+                          included, may be given to a container's user.
     --format FORMAT       jsonl (events, the default), or for people: table,
                           mermaid, dot. (PHX_FORMAT)
     --help                Print this text.
@@ -72,6 +77,8 @@ func main() {
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 		},
 		Action: run,
@@ -100,7 +107,7 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("%s: name the containers, there is no doing this to all of them at once", name)
 	}
 
-	file, err := load(c.String("config"))
+	file, err := load(c.String("config"), config.GuardedPlaces(c.String("config"), c.String("scripts"), c.String("pve-root")))
 	if err != nil {
 		return err
 	}
@@ -135,8 +142,8 @@ func ctids(args []string) ([]int, error) {
 }
 
 // load reads the configuration and reports whatever is wrong with it.
-func load(path string) (*config.File, error) {
-	file, err := config.Load(path)
+func load(path string, guarded []config.Guarded) (*config.File, error) {
+	file, err := config.LoadOn(path, guarded)
 	var wrong *config.Error
 	switch {
 	case errors.As(err, &wrong):

@@ -50,8 +50,7 @@ func hostsBlock(address string, hosts []string) string {
 
 // leadNames makes the CA's container find the proxy under the names for which
 // it shall sign, and tells whether that has changed anything. What has been
-// written is recorded in the container's description, where looking costs no
-// call.
+// written is recorded in the container's notes, where looking costs no call.
 //
 // anew writes it even if it has been recorded.
 func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed bool, err error) {
@@ -60,12 +59,11 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	}
 	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
 	hash := pct.Hash([]byte(block))
-	conf, err := t.Host.ReadConf(t.CA.CTID)
+	recorded, err := t.Host.Recorded(ctx, t.CA.CTID)
 	if err != nil {
 		return false, err
 	}
-	record := conf.Record()
-	if record[hostsRecord] == hash && !anew {
+	if recorded[hostsRecord] == hash && !anew {
 		return false, nil
 	}
 	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
@@ -74,10 +72,5 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}
-	if record[hostsRecord] == hash {
-		return true, nil
-	}
-	record[hostsRecord] = hash
-	_, err = t.Host.Pct(ctx, "set", fmt.Sprint(t.CA.CTID), "--description", conf.Describe(record))
-	return true, err
+	return true, t.Host.UpdateRecord(ctx, t.CA.CTID, func(record pct.Record) { record[hostsRecord] = hash })
 }

@@ -32,6 +32,7 @@ signs.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
+    --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
 
@@ -62,7 +63,7 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
-		Flags:                 join.Flags(),
+		Flags:                 append(join.Flags(), &cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}}),
 		Action:                filter,
 		Commands: []*cli.Command{
 			{

@@ -171,6 +171,9 @@ type keyCase struct {
 	keys    map[string]any    // keys of the second one
 	byHand  [2]string         // text of the conf to replace before the change
 	calls   string            // the exact calls of pct, a line each
+	env     string            // a variable of the environment
+	nothing bool              // nothing is to be done
+	record  string            // the words of the record then, without its signature
 	conf    []string          // lines that the conf then has
 	without []string          // and lines that it has not
 	files   map[string]string // lines that files then have
@@ -207,51 +210,54 @@ var keyCases = []keyCase{
 		keys:  map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}},
 		calls: "resize 500 mp0 3G", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
 	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir", "container_path": "/mnt/shared", "read_only": true}}},
-		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1 --description phx: +mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
+		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
 	{name: "mount_points known by their path and not by their number", byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
-		keys:  map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
-		calls: "set 500 --description phx: +mounts=HASHES", conf: []string{"mp5: $WORK/ssl,mp=/mnt/shared"}},
+		keys:   map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
+		record: " +mounts=HASHES", conf: []string{"mp5: $WORK/ssl,mp=/mnt/shared"}},
 	{name: "mount point added again by every run of the old scripts", byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\nmp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
 		keys:  map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
-		calls: "set 500 --description phx: +mounts=HASHES --delete mp1,mp2", conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared", "delete: mp1,mp2"}, restart: "mp1 mp2"},
+		calls: "set 500 --delete mp1,mp2", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared", "delete: mp1,mp2"}, restart: "mp1 mp2"},
 	{name: "mount point taken out of the configuration", before: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
-		keys: map[string]any{}, calls: "set 500 --delete description,mp0", conf: []string{"delete: mp0"}, without: []string{"#"}, restart: "mp0"},
+		keys: map[string]any{}, calls: "set 500 --delete mp0", conf: []string{"delete: mp0"}, without: []string{"#"}, restart: "mp0"},
 	{name: "lxc_options", keys: map[string]any{"lxc_options": []string{"lxc.cap.keep=chown,kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}},
-		calls: "set 500 --description phx: +lxc=HASHES",
-		conf:  []string{"lxc.cap.keep: chown", "lxc.cap.keep: kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}, restart: "lxc"},
+		record: " +lxc=HASHES",
+		conf:   []string{"lxc.cap.keep: chown", "lxc.cap.keep: kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}, restart: "lxc"},
 	{name: "lxc_options appended by the old scripts on every run", byHand: [2]string{"unprivileged: 1\n", "unprivileged: 1\nlxc.prlimit.nofile = 1024\nlxc.prlimit.nofile = 1024\nlxc.environment: BY=hand\n"},
-		keys: map[string]any{"lxc_options": []string{"lxc.prlimit.nofile=1024"}}, calls: "set 500 --description phx: +lxc=HASHES",
-		conf: []string{"lxc.environment: BY=hand", "lxc.prlimit.nofile: 1024"}, restart: "lxc"},
+		keys: map[string]any{"lxc_options": []string{"lxc.prlimit.nofile=1024"}}, record: " +lxc=HASHES",
+		conf: []string{"lxc.environment: BY=hand", "lxc.prlimit.nofile = 1024"}, restart: "lxc"},
 	{name: "lxc_options taken out of the configuration", before: map[string]any{"lxc_options": []string{"lxc.environment=A=1", "lxc.environment=B=2"}},
-		keys: map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, calls: "set 500 --description phx: +lxc=HASHES",
+		keys: map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
-	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, calls: "set 500 --description phx: +lxc=HASHES",
+	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, record: " +lxc=HASHES",
 		conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
-	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, calls: "set 500 --description phx: +lxc=HASHES",
+	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, record: " +apparmor=HASHES +lxc=HASHES",
 		conf:  []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1", "lxc.include: /usr/share/lxc/config/nesting.conf"},
 		files: map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"}, restart: "lxc",
 		check: `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
 	{name: "mount_points with an owner in an unprivileged container", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
-		calls: "set 500 --mp0 $WORK/www,mp=/var/www --description phx: +mounts=HASHES", check: `test "$(stat -c %u:%g www)" = 100033:100033`},
-	{name: "health_checks", keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh", "args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
-	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, calls: "set 500 --description phx: +lxc=HASHES",
+		calls: "set 500 --mp0 $WORK/www,mp=/var/www", record: " +mounts=HASHES", check: `test "$(stat -c %u:%g www)" = 100033:100033`},
+	{name: "health_checks", nothing: true, keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh", "args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
+	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, record: " +lxc=HASHES",
 		conf: []string{"lxc.cgroup2.devices.allow: c 195:* rwm", "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file"}, restart: "lxc"},
-	{name: "id_maps as they are written", keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, calls: "set 500 --description phx: +lxc=HASHES",
+	{name: "id_maps as they are written", keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.idmap: u 0 100000 1000", "lxc.idmap: g 0 100000 1000"}, restart: "lxc"},
-	{name: "firewall", keys: map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
+	{name: "firewall", env: "PHX_ENFORCE_FIREWALL=1", keys: map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
 		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22,80:85", "source": "10.0.0.0/24", "comment": "ssh, web"},
 		map[string]any{"type": "in", "action": "DROP"}}}},
-		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth,firewall=1 --description phx: +firewall=HASHES",
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth,firewall=1", record: " +firewall=HASHES",
 		conf:  []string{"net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth"},
 		files: map[string]string{"host/pve/firewall/500.fw": "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 22,80:85 # ssh, web\nIN DROP\n"}},
+	{name: "filters and policies of the firewall", before: map[string]any{"firewall": map[string]any{"enabled": true}},
+		keys:   map[string]any{"firewall": map[string]any{"enabled": true, "macfilter": true, "ipfilter": true, "policy_in": "REJECT", "policy_out": "DROP"}},
+		record: " +firewall=HASHES", files: map[string]string{"host/pve/firewall/500.fw": "ipfilter: 1\nmacfilter: 1\npolicy_in: REJECT\npolicy_out: DROP\n"}},
 	{name: "features", keys: map[string]any{"features": []string{"base_setup"}},
-		calls: "exec --keep-env 0 500 -- feature base_setup\nset 500 --description phx: base_setup=HASHES"},
+		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "features with bootstrap_ca_url", before: map[string]any{"features": []string{"base_setup"}},
 		keys:  map[string]any{"features": []string{"base_setup"}, "bootstrap_ca_url": "https://10.0.0.10:9000"},
-		calls: "exec --keep-env 0 500 -- feature base_setup\nset 500 --description phx: base_setup=HASHES"},
+		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true}, calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
 	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"}, calls: "snapshot 500 golden", conf: []string{"[golden]"}},
-	{name: "keys of others", keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
+	{name: "keys of others", nothing: true, keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
 }
 
 // Every key of a container's configuration: a dry run tells exactly what the
@@ -261,6 +267,9 @@ func TestKeys(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
+			if tt.env != "" {
+				h = h.with(tt.env)
+			}
 			h.configure(tt.before)
 			if _, _, status, stderr := h.run(); status != 0 {
 				t.Fatalf("status %d\n%s", status, stderr)
@@ -277,7 +286,7 @@ func TestKeys(t *testing.T) {
 			before := h.read(path)
 
 			wantStatus := 3
-			if tt.calls == "" {
+			if tt.nothing {
 				wantStatus = 0
 			}
 			h.env = append(h.env, "PHX_LAB_READONLY=1")
@@ -306,6 +315,9 @@ func TestKeys(t *testing.T) {
 				}
 			}
 			after := h.read(path)
+			if got := h.normalise(h.record(after)); got != tt.record {
+				t.Errorf("the record is %q, want %q", got, tt.record)
+			}
 			for _, line := range tt.conf {
 				if !slices.Contains(strings.Split(after, "\n"), strings.ReplaceAll(line, "$WORK", h.dir)) {
 					t.Errorf("the conf lacks %q:\n%s", line, after)
@@ -350,19 +362,35 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// record returns the words of the record in a conf, without its signature.
+func (h *host) record(conf string) string {
+	h.t.Helper()
+	for line := range strings.Lines(conf) {
+		words, ok := strings.CutPrefix(strings.TrimSpace(line), "#phx%3A")
+		if !ok {
+			continue
+		}
+		words, mac, _ := strings.Cut(words, " +mac=")
+		if len(mac) != 32 {
+			h.t.Errorf("the record has no signature: %s", line)
+		}
+		return strings.TrimSuffix(words, " +restart=lxc")
+	}
+	return ""
+}
+
 // normalise replaces what differs from test to test, or would be the code
 // under test written again: the directory, and hashes.
 func (h *host) normalise(s string) string {
 	var lines []string
 	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
-		for _, name := range []string{"+lxc=", "+firewall=", "base_setup=", "+mounts="} {
+		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts="} {
 			if before, after, ok := strings.Cut(line, " "+name); ok {
 				_, rest, more := strings.Cut(after, " ")
 				line = before + " " + name + "HASHES"
 				if more {
 					line += " " + rest
 				}
-				line = strings.TrimSuffix(line, " +restart=lxc")
 			}
 		}
 		lines = append(lines, line)

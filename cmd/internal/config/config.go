@@ -122,9 +122,14 @@ type MountPoint struct {
 
 // Firewall is the container's firewall: its rules are in the order in which
 // they apply.
+//
+// Where the file says nothing of a filter or a policy, what the host has
+// stays; Proxmox VE's own are MACFilter on, IPFilter off, DROP and ACCEPT.
 type Firewall struct {
-	Enabled bool
-	Rules   []FirewallRule
+	Enabled             bool
+	MACFilter, IPFilter *bool  // macfilter, ipfilter: only its own addresses may leave the container
+	PolicyIn, PolicyOut string // policy_in, policy_out: ACCEPT, REJECT or DROP for what no rule decides
+	Rules               []FirewallRule
 }
 
 // FirewallRule is a rule in the words of pve-firewall. Fields that the file
@@ -198,12 +203,16 @@ func (e *Error) Error() string {
 
 // Load reads and checks the file at path. The error is an [*Error] when the
 // file could be read but has mistakes.
-func Load(path string) (*File, error) {
+func Load(path string) (*File, error) { return LoadOn(path, nil) }
+
+// LoadOn is [Load] on the host that the file is for: no container may own the
+// guarded places, nor a directory of a Debian package.
+func LoadOn(path string, guarded []Guarded) (*File, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	return parseText(path, text)
+	return (&parser{text: text, guarded: guarded}).file(path)
 }
 
 // readFile reads a file into a string without a second copy of it.
@@ -224,15 +233,19 @@ func readFile(path string) (string, error) {
 // Parse checks a file's content; name stands for the file in errors, which
 // are an [*Error].
 func Parse(name string, data []byte) (*File, error) {
-	return parseText(name, string(data))
+	return (&parser{text: string(data)}).file(name)
 }
 
-func parseText(name, text string) (*File, error) {
-	p := &parser{text: text}
+func (p *parser) file(name string) (*File, error) {
 	var found []*entry
 	if root, ok := p.document(); ok {
 		found = p.root(root)
 		p.relations(found)
+	}
+	if p.guarded != nil {
+		if err := p.packaged(); err != nil {
+			return nil, err
+		}
 	}
 	warnings := p.report(p.warnings)
 	if len(p.mistakes) > 0 {

@@ -212,7 +212,7 @@ func TestMistakes(t *testing.T) {
 		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x"}, {"host_path": "/srv", "container_path": ¦"/x/"}]`, ca + "mount_points.1.container_path: something else is mounted at /x already"},
 		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "readonly": ¦true}]`, ca + "mount_points.0.readonly: nobody knows this key"},
 		{extra, `"mount_points": [¦{"host_path": "/srv"}]`, ca + "mount_points.0.container_path: missing"},
-		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "owner_uid": ¦65536}]`, "must be from 0 to 65535"},
+		{extra, `"mount_points": [{"host_path": "/srv/x", "container_path": "/x", "owner_uid": ¦65536}]`, "must be from 0 to 65535"},
 		{extra, `"volumes": [{"name": "v", "pool": "p1", "size_gb": ¦0, "mount_point": "/v"}]`, ca + "volumes.0.size_gb: must be from 1"},
 		{extra, `"volumes": [¦{"size_gb": 1, "mount_point": "/v"}]`, ca + "volumes.0.pool: missing"},
 		{extra, `"zfs_volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v"}], "volumes": [{"pool": "p1", "size_gb": 1, "mount_point": ¦"/v"}]`, ca + "volumes.0.mount_point: something else is mounted at /v already"},
@@ -242,6 +242,16 @@ func TestMistakes(t *testing.T) {
 		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`, ca + "health_checks.0.args: no shell reads this"},
 
 		// Firewall.
+		{extra, `"mount_points": [{"host_path": ¦"/etc", "container_path": "/x", "owner_uid": 1}]`, ca + "mount_points.0.host_path: /etc is a directory of the system: all in it would change its owner"},
+		{extra, `"mount_points": [{"owner_gid": 0, "container_path": "/x", "host_path": ¦"/usr/share/x/"}]`, "/usr/share/x belongs to the system, in /usr"},
+		{extra, `"bootstrap_ca_url": ¦"https://[fe80::1%25eth0]:9000"`, "is not an https:// URL"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"fe80::1%x -dport 22"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"fe80::1%x-fe80::2%x"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"macfilter": ¦1}`, ca + "firewall.macfilter: must be true or false"},
+		{extra, `"firewall": {"ipfilter": ¦"1"}`, ca + "firewall.ipfilter: must be true or false"},
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`, `"ip": "dhcp"}, "firewall": {"ipfilter": ¦true},`, "firewall.ipfilter: needs a fixed address"},
+		{extra, `"firewall": {"policy_in": ¦"drop"}`, ca + `firewall.policy_in: "drop" is not ACCEPT, DROP or REJECT`},
+		{extra, `"firewall": {"policy_out": ¦"REJECT "}`, ca + "firewall.policy_out: "},
 		{extra, `"firewall": {"enable": ¦true}`, ca + "firewall.enable: nobody knows this key"},
 		{extra, `"firewall": {"rules": [{"type": ¦"IN", "action": "ACCEPT"}]}`, ca + "firewall.rules.0.type: "},
 		{extra, `"firewall": {"rules": [{"type": "in", "action": ¦"accept"}]}`, ca + `firewall.rules.0.action: "accept" is not ACCEPT, DROP or REJECT`},
@@ -410,8 +420,8 @@ func TestEveryKey(t *testing.T) {
   "id_maps": ["u  0 100000 65536", "g 0 100000 65536"],
   "zfs_volumes": [{"name": "models", "pool": "fastData", "size_gb": 50, "mount_point": "/models/"}],
   "volumes": [{"name": "data", "pool": "quickOS", "size_gb": 1, "mount_point": "/data"}],
-  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"}, {"host_path": "/srv", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
-  "firewall": {"enabled": true, "rules": [
+  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"}, {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
+  "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT", "policy_out": "ACCEPT", "rules": [
     {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1", "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
     {"type": "out", "action": "DROP", "proto": "udp", "port": 53, "comment": ""}, {"type": "group", "action": "web"}]},
   "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "phoenix_hypervisor_lxc_vllm.sh",
@@ -438,8 +448,8 @@ func TestEveryKey(t *testing.T) {
 		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
 		IDMaps:      []string{"u 0 100000 65536", "g 0 100000 65536"},
 		Volumes:     []Volume{{"models", "fastData", 50, "/models"}, {"data", "quickOS", 1, "/data"}},
-		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {"/srv", "/c", true, new(33), new(0)}},
-		Firewall: &Firewall{true, []FirewallRule{
+		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {"/srv/c", "/c", true, new(33), new(0)}},
+		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT", PolicyOut: "ACCEPT", Rules: []FirewallRule{
 			{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
 			{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
 			{Type: "group", Action: "web"}}},

@@ -23,6 +23,7 @@ type entry struct {
 	mac      int
 	service  int
 	script   int
+	ipfilter int
 	snapshot bool     // there is a template_snapshot_name, right or wrong
 	mounts   []string // the paths in the container at which something is mounted
 	visited  bool     // the search for cycles has left it
@@ -107,6 +108,13 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 	case template >= 0 && source >= 0:
 		p.at("clone_from_ctid", func() {
 			p.failAt(source, "there is a template too: a container is made from one of them")
+		})
+	}
+	if fw := c.Firewall; fw != nil && fw.IPFilter != nil && *fw.IPFilter && c.Network.DHCP {
+		p.at("firewall", func() {
+			p.at("ipfilter", func() {
+				p.failAt(e.ipfilter, "needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
+			})
 		})
 	}
 	if s := c.TraefikService; s != nil {
@@ -263,7 +271,8 @@ func isTemplate(s string) bool {
 
 func isHTTPS(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && u.Scheme == "https" && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(s, " \"'`$\\")
+	return err == nil && u.Scheme == "https" && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(s, " \"'`$\\") &&
+		!strings.Contains(u.Hostname(), "%") // the zone of an IPv6 address
 }
 
 func cloneFrom(p *parser, e *entry, v gjson.Result) {
@@ -505,13 +514,14 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 	e.MountPoints = []MountPoint{}
 	p.list(v, func(v gjson.Result) {
 		var m MountPoint
+		host := v
 		p.object(v, []need{
 			{"host_path", "the directory on the host"},
 			{"container_path", "its place in the container"},
 		}, func(key string, v gjson.Result) {
 			switch key {
 			case "host_path":
-				m.HostPath = p.hostPath(v)
+				m.HostPath, host = p.hostPath(v), v
 			case "container_path":
 				m.ContainerPath = p.containerPath(v, e)
 			case "read_only":
@@ -524,6 +534,15 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 				p.fail(v, "nobody knows this key")
 			}
 		})
+		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
+			p.at("host_path", func() {
+				if err := CheckOwner(m.HostPath, p.guarded); err != nil {
+					p.fail(host, "%v", err)
+				} else {
+					p.owned = append(p.owned, note{host.Index, p.pathText(), m.HostPath})
+				}
+			})
+		}
 		e.MountPoints = append(e.MountPoints, m)
 	})
 }

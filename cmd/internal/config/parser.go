@@ -28,6 +28,9 @@ type parser struct {
 	lines    []int   // the offsets at which lines begin, once they are needed
 	mistakes []note
 	warnings []note
+
+	guarded []Guarded // what no container may own
+	owned   []note    // the paths that get an owner
 }
 
 type keyAt struct {

@@ -148,6 +148,14 @@ func firewall(p *parser, e *entry, v gjson.Result) {
 		switch key {
 		case "enabled":
 			f.Enabled = p.boolean(v)
+		case "macfilter":
+			f.MACFilter = new(p.boolean(v))
+		case "ipfilter":
+			f.IPFilter, e.ipfilter = new(p.boolean(v)), v.Index
+		case "policy_in":
+			f.PolicyIn = p.matched(v, isVerdict, verdictRule)
+		case "policy_out":
+			f.PolicyOut = p.matched(v, isVerdict, verdictRule)
 		case "rules":
 			f.Rules = []FirewallRule{}
 			p.list(v, func(v gjson.Result) { f.Rules = append(f.Rules, p.firewallRule(v)) })
@@ -205,8 +213,8 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 		if !groupRE.MatchString(r.Action) {
 			p.at("action", func() { p.fail(action, "%q is not the name of a group", r.Action) })
 		}
-	case r.Action != "ACCEPT" && r.Action != "DROP" && r.Action != "REJECT":
-		p.at("action", func() { p.fail(action, "%q is not ACCEPT, DROP or REJECT", r.Action) })
+	case !isVerdict(r.Action):
+		p.at("action", func() { p.fail(action, "%q is not %s", r.Action, verdictRule) })
 	}
 	if r.Port != "" && r.Proto == "" {
 		p.at("port", func() { p.fail(port, "a port needs a proto") })
@@ -214,23 +222,26 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	return r
 }
 
+func isVerdict(s string) bool { return s == "ACCEPT" || s == "DROP" || s == "REJECT" }
+
 const (
+	verdictRule = "ACCEPT, DROP or REJECT"
+
 	peerRule = "a list of addresses, networks, ranges (a-b), aliases or +sets, joined by commas"
 	portRule = "a list of ports or ranges (80:85), joined by commas"
 )
 
 func isPeer(s string) bool {
 	for item := range strings.SplitSeq(s, ",") {
-		if _, err := netip.ParseAddr(item); err == nil {
+		if isAddr(item) {
 			continue
 		}
-		if _, err := netip.ParsePrefix(item); err == nil {
+		if _, err := netip.ParsePrefix(item); err == nil { // which takes no zone
 			continue
 		}
 		if from, to, ok := strings.Cut(item, "-"); ok {
-			a, err1 := netip.ParseAddr(from)
-			b, err2 := netip.ParseAddr(to)
-			if err1 == nil && err2 == nil {
+			if isAddr(from) && isAddr(to) {
+				a, b := netip.MustParseAddr(from), netip.MustParseAddr(to)
 				if a.Is4() != b.Is4() || b.Less(a) {
 					return false
 				}
@@ -242,6 +253,13 @@ func isPeer(s string) bool {
 		}
 	}
 	return true
+}
+
+// isAddr reports whether s is an IP address, without a zone: that could be any
+// text.
+func isAddr(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
 }
 
 func isPorts(s string) bool {

@@ -20,11 +20,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/flock"
 	"thinkheads.ai/phx/cmd/internal/process"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -126,29 +126,13 @@ func (s *Setup) Changed(format string, args ...any) {
 }
 
 // lock waits for other runs of the same program in this container to end. The
-// lock is held until the process ends: its descriptor is no [os.File], which
-// would be closed as garbage.
+// lock is held until the process ends.
 func lock(ctx context.Context, path string) error {
-	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", path, err)
+	_, err := flock.Acquire(ctx, path, 2*time.Minute)
+	if errors.Is(err, flock.ErrHeld) {
+		return fmt.Errorf("another run is at work in this container: %w", err)
 	}
-	if err := syscall.Fchmod(fd, 0o600); err != nil { // whoever may open it may hold it
-		return fmt.Errorf("lock %s: %w", path, err)
-	}
-	deadline := time.Now().Add(2 * time.Minute)
-	for {
-		err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s has been held for two minutes: another run is at work in this container: see its process", path)
-		}
-		if err := wait(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	return err
 }
 
 func wait(ctx context.Context, d time.Duration) error {

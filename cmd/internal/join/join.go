@@ -114,7 +114,7 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 	f := &filter{
 		script: script,
 		event:  prefix,
-		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock")},
 		dir:    c.String("scripts"),
 		setUp:  setUp,
 	}

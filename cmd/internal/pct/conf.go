@@ -1,6 +1,7 @@
 package pct
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -100,6 +101,18 @@ func ParseConf(data []byte) *Conf {
 	return c
 }
 
+// FirstSection splits the text of a configuration file before its first
+// section header: what is pending and the snapshots come after it.
+func FirstSection(text []byte) (head, rest []byte) {
+	if bytes.HasPrefix(text, []byte("[")) {
+		return nil, text
+	}
+	if i := bytes.Index(text, []byte("\n[")); i >= 0 {
+		return text[:i+1], text[i+1:]
+	}
+	return text, nil
+}
+
 // decode undoes the percent-encoding of a description line.
 func decode(s string) string {
 	var b strings.Builder
@@ -112,6 +125,20 @@ func decode(s string) string {
 			}
 		}
 		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// encode is the form of a description line in the file: as Proxmox VE writes
+// it, with control characters, "%", ":" and all beyond ASCII percent-encoded.
+func encode(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c > 0x7e || c == '%' || c == ':' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
 	}
 	return b.String()
 }

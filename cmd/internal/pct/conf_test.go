@@ -1,7 +1,6 @@
 package pct
 
 import (
-	"maps"
 	"reflect"
 	"testing"
 )
@@ -52,25 +51,6 @@ func TestParseConf(t *testing.T) {
 	s := c.Snapshot("pre-configured")
 	if s == nil || s.Description != "of the snapshot" || s.Values["memory"] != "256" || s.Raw[0].Value != "generated" {
 		t.Errorf("snapshot %+v", s)
-	}
-}
-
-func TestRecord(t *testing.T) {
-	c := ParseConf([]byte(conf))
-	r := c.Record()
-	if !maps.Equal(r, Record{"base_setup": "0123456789ab", "step_ca": "ba9876543210"}) {
-		t.Errorf("record %v", r)
-	}
-	r["etc/hosts"] = "abc"
-	described := c.Describe(r)
-	if want := "the gateway: 100% ours: yes\nü\nphx: base_setup=0123456789ab etc/hosts=abc step_ca=ba9876543210"; described != want {
-		t.Errorf("description %q", described)
-	}
-	if again := (&Section{Description: described}).Describe(r); again != described {
-		t.Errorf("description changes when it is written again: %q", again)
-	}
-	if got := (&Section{}).Describe(Record{"a": "1"}); got != "phx: a=1" {
-		t.Errorf("description %q", got)
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
+	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 
 	// Preview, if set, is told of each command instead of its being run, but
 	// for those that only read.

@@ -1,0 +1,101 @@
+// Package flock takes the locks of files, as flock(1) does.
+package flock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrHeld says that somebody else held the lock until the time was over.
+var ErrHeld = errors.New("held by somebody else")
+
+// Acquire takes the lock of the file at path, which it makes if it is missing,
+// and waits for it at most for timeout. The lock holds against other processes
+// and within this one, until release is called or the process ends.
+//
+// The directory, which it makes as well, must be root's or the caller's own,
+// and neither it nor the file may be a symbolic link: /run/lock is writable
+// for all, so that somebody else may have been there first.
+func Acquire(ctx context.Context, path string, timeout time.Duration) (release func(), err error) {
+	fd, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	for deadline := time.Now().Add(timeout); ; {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return sync.OnceFunc(func() { unix.Close(fd) }), nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		case time.Now().After(deadline):
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock %s: %w for %v: find out by whom with: fuser -v %[1]s", path, ErrHeld, timeout)
+		}
+		select {
+		case <-ctx.Done():
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// open returns a descriptor that is no [os.File], which would be closed as
+// garbage, and the lock with it.
+func open(path string) (int, error) {
+	name := filepath.Dir(path)
+	if err := os.MkdirAll(name, 0o755); err != nil {
+		return 0, err
+	}
+	dir, err := ignoringEINTR(func() (int, error) {
+		return unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		if info, statErr := os.Lstat(name); statErr == nil && !info.IsDir() {
+			return 0, fmt.Errorf("%s is not a directory but %s: remove it", name, kind(info))
+		}
+		return 0, err
+	}
+	defer unix.Close(dir)
+	var stat unix.Stat_t
+	if err := unix.Fstat(dir, &stat); err != nil {
+		return 0, err
+	}
+	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return 0, fmt.Errorf("the directory %s belongs to user %d and not to root: whoever made it could lead the lock elsewhere: remove it", name, stat.Uid)
+	}
+	fd, err := ignoringEINTR(func() (int, error) {
+		return unix.Openat(dir, filepath.Base(path), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+	})
+	if errors.Is(err, unix.ELOOP) {
+		return 0, errors.New("it is a symbolic link: remove it")
+	}
+	return fd, err
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+func kind(info os.FileInfo) string {
+	if info.Mode()&os.ModeSymlink != 0 {
+		return "a symbolic link"
+	}
+	return "a file"
+}

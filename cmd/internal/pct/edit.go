@@ -1,0 +1,116 @@
+package pct
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/flock"
+)
+
+// pveMode is the only mode that Proxmox VE's cluster file system takes for a
+// configuration file.
+const pveMode = 0o640
+
+// lockTimeout is how long pct, too, waits for the lock of a conf file.
+const lockTimeout = 10 * time.Second
+
+// FirewallPath is the place of a container's firewall file.
+func (h *Host) FirewallPath(ctid int) string {
+	return filepath.Join(h.PVERoot, "firewall", strconv.Itoa(ctid)+".fw")
+}
+
+// EditConf replaces a container's configuration file by what edit makes of
+// it, if that differs, while it holds the lock with which Proxmox VE keeps its
+// own commands from changing the same container. Readers see the old file or
+// the new one. A file that is not there is an [fs.ErrNotExist].
+//
+// The lock is not taken where nothing differs: a task of Proxmox may hold it
+// for minutes. edit may be called twice.
+func (h *Host) EditConf(ctx context.Context, ctid int, edit func([]byte) []byte) (changed bool, err error) {
+	path := h.ConfPath(ctid)
+	lock := filepath.Join(cmp.Or(h.PVELock, "/run/lock/lxc"), fmt.Sprintf("pve-config-%d.lock", ctid))
+	return editFile(path, edit, os.ReadFile, func() (func(), error) { return flock.Acquire(ctx, lock, lockTimeout) })
+}
+
+// EditFirewall is [Host.EditConf] for a container's firewall file, which need
+// not be there: edit gets nil then, and nothing is made of an empty result.
+func (h *Host) EditFirewall(ctx context.Context, ctid int, edit func([]byte) []byte) (changed bool, err error) {
+	path := h.FirewallPath(ctid)
+	lock := fmt.Sprintf("firewall-vm-%d", ctid)
+	return editFile(path, edit, readIfThere, func() (func(), error) { return h.lockCluster(ctx, lock) })
+}
+
+func editFile(path string, edit func([]byte) []byte, read func(string) ([]byte, error), acquire func() (func(), error)) (changed bool, err error) {
+	old, err := read(path)
+	if err != nil {
+		return false, fmt.Errorf("edit a configuration file: %w", err)
+	}
+	if bytes.Equal(edit(old), old) {
+		return false, nil
+	}
+	release, err := acquire()
+	if err != nil {
+		return false, fmt.Errorf("edit %s: %w", path, err)
+	}
+	defer release()
+	if old, err = read(path); err != nil {
+		return false, fmt.Errorf("edit a configuration file: %w", err)
+	}
+	text := edit(old)
+	if bytes.Equal(text, old) {
+		return false, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, fmt.Errorf("edit %s: %w", path, err)
+	}
+	if err := atomicfile.Write(path, text, pveMode); err != nil {
+		return false, fmt.Errorf("replace %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// readIfThere returns nil for a file that is not there.
+func readIfThere(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
+}
+
+// lockCluster takes a lock of the cluster file system: a directory that only
+// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9).
+func (h *Host) lockCluster(ctx context.Context, name string) (release func(), err error) {
+	path := filepath.Join(h.PVERoot, "priv/lock", name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockTimeout); ; {
+		err := os.Mkdir(path, 0o755)
+		switch {
+		case err == nil:
+			return func() { os.Remove(path) }, nil
+		case !errors.Is(err, fs.ErrExist):
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("lock %s: still held after %v by the web interface or another phx: wait until it has finished; the lock of one that was killed is free after two minutes", path, lockTimeout)
+		}
+		// The cluster file system takes this for the wish to have the lock, and
+		// frees one that has timed out.
+		os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0))
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
