@@ -91,6 +91,16 @@ func ParseSingleRoot(data []byte) (*x509.Certificate, error) {
 // things in data, and are valid now: two while one takes the other's place.
 func ParseRoots(data []byte) ([]*x509.Certificate, error) { return parseRoots(data, 2) }
 
+// ParseChain returns the certificates in data, one at least, which are not
+// checked any further.
+func ParseChain(data []byte) ([]*x509.Certificate, error) {
+	all, other, err := parse(data)
+	if err == nil && other != "" {
+		err = fmt.Errorf("%w: %s", ErrNotAlone, other)
+	}
+	return all, err
+}
+
 // Encode returns certificates as PEM, in the form that every reader takes for
 // the same.
 func Encode(all ...*x509.Certificate) []byte {
