@@ -1,22 +1,25 @@
-// Command phx-ca-export brings the root certificate out of the CA's container.
+// Command phx-ca-export brings the root certificate out of the CA's container,
+// and keeps the CA as the configuration has it.
 package main
 
 import (
-	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -27,61 +30,129 @@ import (
 const usage = `Usage:
     … | phx-lxc | phx-ca-export [OPTIONS] | …
     phx-ca-export --ctid CTID [OPTIONS]
+    phx-ca-export init --ctid CTID --domain DOMAIN --ip ADDRESS [OPTIONS]
 
 Copy the root certificate of the CA out of its container, to where the other
-containers see it. Only a single self-signed CA certificate that is valid now
-is accepted. The file is replaced atomically, and only if it differs; a failed
+containers see it. Only self-signed CA certificates that are valid now are
+accepted. The file is replaced atomically, and only if it differs; a failed
 export leaves the old one. Replacing is not made durable: after a power failure
 the old file may be there again, never a part of the new one.
 
-As a filter, export when the CA's container (application script
-phoenix_hypervisor_lxc_103.sh) is ready.
+The fingerprint of the first root is kept below PVE-ROOT/priv/phx/ca. From then
+on another root is an error, until it is accepted.
+
+As a filter, export when the CA's container is ready, and bring the CA's
+configuration up to date: its address and names, the policy for which names it
+issues certificates, the challenges of ACME, and its intermediate certificate,
+which is limited to the domain. If the CA cannot be asked, the pinned root is
+exported from the host, and the exit status is 1.
+
+init makes the CA in its container, or takes over the one that is there. The
+key of the root is made on the host, where it stays, below PVE-ROOT/priv/phx/ca.
+A CA that exists is never replaced.
 
 Options:
     --ctid CTID           Export from this container now; read no events.
     --output FILE         Where to put the certificate.
                           Default ` + cmdline.DefaultCAFile + `. (PHX_CA_FILE)
+    --accept-new-root FINGERPRINT
+                          Accept the root with this SHA-256 in place of the
+                          pinned one; 1 stands for any. (PHX_ACCEPT_NEW_ROOT)
+    --rotate-root STEP    Take a step of a rotation of the root; only as a filter.
+                          (PHX_ROTATE_ROOT)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
+    --pve-root DIR        Where Proxmox VE keeps its files.
+                          Default /etc/pve. (PHX_PVE_ROOT)
     --help                Print this text.
 
-Events read: plan.started, ct.ready, plan.done.
-Events written: ca.exported, ca.failed.
+Options of init:
+    --domain DOMAIN       Domain of the services' names. (PHX_DOMAIN)
+    --ip ADDRESS          Address by which others reach the CA. (PHX_IP)
+    --port PORT           Where it listens. Default 9000. (PHX_SERVICE_PORT)
+    --name NAME           Its name below the domain. Default ca. (PHX_SERVICE_NAME)
+
+Rotation of the root, in three steps with nothing out of service. Each can be
+repeated, and is refused until gateway and proxy have taken the one before:
+    trust           make a new root; everything trusts both
+    certificates    the CA issues from the new root
+    drop            only the new root is trusted
+
+Events read: plan.started, ct.ready, ct.failed, ct.skipped, plan.done.
+Events written: ca.exported, ca.failed, ca.rotation.
 
 Example:
     phx-ca-export --ctid 103 --output phoenix_ca.crt
+    PHX_ROTATE_ROOT=trust phoenix
 `
 
-// rootPath is the root certificate's place in the CA's container.
-const rootPath = "/home/step/certs/root_ca.crt"
-
-// defaultPort is where step-ca listens unless the container's traefik_service
-// says otherwise.
-const defaultPort = "9000"
-
 func main() {
+	flags := []cli.Flag{
+		&cli.IntFlag{Name: "ctid"},
+		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+		&cli.StringFlag{Name: "accept-new-root", EnvVars: []string{"PHX_ACCEPT_NEW_ROOT"}},
+	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-ca-export",
 		CustomAppHelpTemplate: usage,
-		Flags: []cli.Flag{
-			&cli.IntFlag{Name: "ctid"},
+		Flags: append(flags[:len(flags):len(flags)],
 			&cli.StringFlag{Name: "output", Value: cmdline.DefaultCAFile, EnvVars: []string{"PHX_CA_FILE"}},
-			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-		},
+			&cli.StringFlag{Name: "rotate-root", EnvVars: []string{"PHX_ROTATE_ROOT"}},
+		),
 		Action: run,
+		Commands: []*cli.Command{{
+			Name:               "init",
+			CustomHelpTemplate: usage,
+			Flags: append(flags[:len(flags):len(flags)],
+				&cli.StringFlag{Name: "domain", EnvVars: []string{"PHX_DOMAIN"}},
+				&cli.StringFlag{Name: "ip", EnvVars: []string{"PHX_IP"}},
+				&cli.IntFlag{Name: "port", Value: ca.DefaultPort, EnvVars: []string{"PHX_SERVICE_PORT"}},
+				&cli.StringFlag{Name: "name", Value: ca.DefaultName, EnvVars: []string{"PHX_SERVICE_NAME"}},
+			),
+			Action: initialize,
+		}},
 	})
 }
 
+// newExporter reads the options that all forms have.
+func newExporter(c *cli.Context) (*exporter, error) {
+	e := &exporter{
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		path:   c.String("output"),
+		accept: strings.ToLower(strings.ReplaceAll(c.String("accept-new-root"), ":", "")),
+		rotate: c.String("rotate-root"),
+	}
+	if e.accept != "" && e.accept != "1" && !fingerprint.MatchString(e.accept) {
+		return nil, cmdline.Usagef("--accept-new-root %q: not a SHA-256 of 64 hexadecimal digits, and not 1", e.accept)
+	}
+	switch e.rotate {
+	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:
+	default:
+		return nil, cmdline.Usagef("--rotate-root %q: the steps are trust, certificates, drop", e.rotate)
+	}
+	if c.IsSet("ctid") {
+		if _, err := config.ParseCTID(strconv.Itoa(c.Int("ctid"))); err != nil {
+			return nil, cmdline.Usagef("--ctid: %v", err)
+		}
+	}
+	return e, nil
+}
+
+var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 func run(c *cli.Context) error {
-	e := &exporter{host: &pct.Host{PCT: c.String("pct")}, path: c.String("output")}
+	e, err := newExporter(c)
+	if err != nil {
+		return err
+	}
 	if c.Args().Present() {
 		return cmdline.Usagef("unexpected argument %q: a container is named with --ctid", c.Args().First())
 	}
 	if c.IsSet("ctid") {
-		ctid := c.Int("ctid")
-		if _, err := config.ParseCTID(strconv.Itoa(ctid)); err != nil {
-			return cmdline.Usagef("--ctid: %v", err)
+		if e.rotate != "" {
+			return cmdline.Usagef("--rotate-root works in the pipe, which knows who trusts the CA: PHX_ROTATE_ROOT=%s phoenix", e.rotate)
 		}
-		_, err := e.export(c.Context, ctid)
+		_, err := e.export(c.Context, c.Int("ctid"), ca.Options{Log: cmdline.Logf})
 		return err
 	}
 	if _, err := cmdline.Filter(c); err != nil {
@@ -91,11 +162,51 @@ func run(c *cli.Context) error {
 	return e.filter(c.Context)
 }
 
+// initialize makes the CA, or sees that it is there.
+func initialize(c *cli.Context) error {
+	e, err := newExporter(c)
+	if err != nil {
+		return err
+	}
+	domain := strings.ToLower(c.String("domain"))
+	addr, addrErr := netip.ParseAddr(c.String("ip"))
+	switch {
+	case c.Args().Present():
+		return cmdline.Usagef("init: unexpected argument %q", c.Args().First())
+	case !c.IsSet("ctid"):
+		return cmdline.Usagef("init: name the CA's container with --ctid")
+	case !config.IsHostName(domain):
+		return cmdline.Usagef("init: --domain %q: not a domain", domain)
+	case addrErr != nil || addr.Zone() != "":
+		return cmdline.Usagef("init: --ip %q: not an IP address: the CA needs a fixed one, by which others reach it", c.String("ip"))
+	case c.Int("port") < 1 || c.Int("port") > 65535:
+		return cmdline.Usagef("init: --port %d: not a port", c.Int("port"))
+	case !config.IsHostName(c.String("name")):
+		return cmdline.Usagef("init: --name %q: not a host name", c.String("name"))
+	}
+	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	result, err := ca.Converge(c.Context, e.host, c.Int("ctid"), store, ca.Options{
+		Settings: &ca.Settings{Domain: domain, Addr: addr, Name: c.String("name"), Port: c.Int("port")},
+		Create:   true,
+		Accept:   e.accept,
+		Log:      cmdline.Logf,
+	})
+	if err == nil && len(result.Changes) == 0 {
+		cmdline.Logf("the CA is there: root %s", result.Pin.Primary)
+	}
+	return err
+}
+
 type exporter struct {
-	host   *pct.Host
-	path   string
-	stream *event.Stream
-	work   sync.WaitGroup
+	host           *pct.Host
+	path           string
+	accept, rotate string
+	stream         *event.Stream
+	work           sync.WaitGroup
 
 	mu     sync.Mutex
 	failed bool
@@ -108,10 +219,61 @@ func (e *exporter) fail(err error) {
 	e.mu.Unlock()
 }
 
+// plan is what counts of plan.started.
+type plan struct {
+	Domain   string           `json:"domain"`
+	Services []config.Service `json:"services"`
+	CA       *config.Place    `json:"ca"`
+	Proxy    *config.Place    `json:"proxy"`
+	Gateway  *config.Place    `json:"gateway"`
+}
+
+func parsePlan(ev event.Event) (*plan, error) {
+	p := &plan{}
+	if err := json.Unmarshal(ev.Raw, p); err != nil {
+		return nil, err
+	}
+	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
+		if place != nil {
+			if err := place.Check(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if p.CA == nil {
+		return p, nil
+	}
+	if !config.IsHostName(p.Domain) {
+		return nil, fmt.Errorf("domain %q: not a domain", p.Domain)
+	}
+	for _, s := range p.Services {
+		if err := s.Check(p.Domain); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// settings are what the plan says about the CA. Its port and its name are
+// those of its traefik_service.
+func (p *plan) settings() ca.Settings {
+	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
+	for _, service := range p.Services {
+		if service.CTID == p.CA.CTID {
+			s.Name = service.Name
+			_, at, _ := strings.Cut(service.URL, "://")
+			s.Port = int(netip.MustParseAddrPort(at).Port())
+		}
+		s.Names = append(s.Names, service.Host)
+	}
+	return s
+}
+
 func (e *exporter) filter(ctx context.Context) error {
-	var plan event.Event
+	var p *plan
+	begun := false
 	for {
-		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready")
+		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready", "ct.failed", "ct.skipped")
 		if err != nil {
 			e.work.Wait()
 			if !errors.Is(err, io.EOF) {
@@ -119,19 +281,27 @@ func (e *exporter) filter(ctx context.Context) error {
 			}
 			break
 		}
-		switch ev.Name {
-		case event.PlanStarted:
-			plan = ev
-		case "ct.ready":
-			if ev.Get("application_script").Str == config.CAScript {
-				url := caURL(plan, ev)
-				e.work.Go(func() { e.react(ctx, ev, url) })
+		switch {
+		case ev.Name == event.PlanStarted:
+			begun = false
+			if p, err = parsePlan(ev); err != nil {
+				p = nil
+				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
-		case event.PlanDone:
+		case ev.Name == event.PlanDone:
 			e.work.Wait()
 			if err := e.stream.Forward(ev); err != nil {
 				return err
 			}
+		case p == nil || p.CA == nil || ev.CTID() != p.CA.CTID:
+			if ev.Name == "ct.ready" && ev.Get("application_script").Str == config.CAScript {
+				e.fail(fmt.Errorf("event stream: line %d: container %d has the application script %s, and the plan has another CA, or none with a fixed address", ev.Line, ev.CTID(), config.CAScript))
+			}
+		case begun:
+			e.fail(fmt.Errorf("event stream: line %d: a second end of the CA's container %d", ev.Line, ev.CTID()))
+		default:
+			begun = true
+			e.work.Go(func() { e.react(ctx, p, ev) })
 		}
 	}
 	if e.failed {
@@ -140,70 +310,142 @@ func (e *exporter) filter(ctx context.Context) error {
 	return nil
 }
 
-// caURL is where the CA answers: by address, since its name leads to the
-// gateway, at the port of its traefik_service.
-func caURL(plan, ready event.Event) string {
-	port := defaultPort
-	for _, s := range plan.Get("services").Array() {
-		if int(s.Get("ctid").Int()) == ready.CTID() {
-			if _, p, err := net.SplitHostPort(filepath.Base(s.Get("url").Str)); err == nil {
-				port = p
-			}
-		}
+// react exports the root of the CA of which ev tells the end, and says so.
+// A CA that is not healthy is asked all the same: what it lacks may be what
+// the host has. Where that does not help, the pinned root is exported.
+func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
+	ctid, settings := p.CA.CTID, p.settings()
+	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
+	o := ca.Options{
+		Settings: &settings,
+		Rotate:   e.rotate,
+		Taken:    func(pins []string) error { return e.taken(p, pins) },
+		Log:      func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) },
 	}
-	return "https://" + net.JoinHostPort(ready.Get("ip").Str, port)
-}
-
-// react exports the root of a CA that has got ready, and says so.
-func (e *exporter) react(ctx context.Context, ready event.Event, url string) {
-	ctid := ready.CTID()
-	changed, err := e.export(ctx, ctid)
+	var x *exported
+	err := errors.New("its container was skipped")
+	if ev.Name != "ct.skipped" {
+		x, err = e.export(ctx, ctid, o)
+	}
 	if err != nil {
-		e.fail(fmt.Errorf("%d %s: %w", ctid, ready.Get("name").Str, err))
-		err = e.stream.Emit("ca.failed", ctid, struct {
+		e.fail(fmt.Errorf("%s: %w", label, err))
+		e.emit("ca.failed", ctid, struct {
 			Error string `json:"error"`
 		}{err.Error()})
-	} else {
-		err = e.stream.Emit("ca.exported", ctid, struct {
-			Path    string `json:"path"`
-			CAURL   string `json:"ca_url"`
-			Changed bool   `json:"changed"`
-		}{e.path, url, changed})
+		if x, err = e.fromHost(); err != nil {
+			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
+			return
+		}
+		o.Log("goes on with the pinned root %s from the host", x.Pin.Primary)
 	}
-	if err != nil {
+	if x.Refused != nil {
+		e.fail(fmt.Errorf("%s: rotation of the root: %s: %w", label, e.rotate, x.Refused))
+	}
+	if step := x.Pin.Step; step != "" || e.rotate == ca.StepDrop && x.Pin.Dropped != "" {
+		r := rotation{Step: step, SHA256: x.Pin.Primary, Also: x.Pin.Also, Changed: x.Rotated}
+		switch step {
+		case ca.StepTrust:
+			r.SHA256, r.Also = r.Also, r.SHA256
+		case "":
+			r.Step, r.Also = ca.StepDrop, x.Pin.Dropped
+		}
+		e.emit("ca.rotation", ctid, r)
+	}
+	e.emit("ca.exported", ctid, struct {
+		Path     string `json:"path"`
+		SHA256   string `json:"sha256"`
+		Also     string `json:"also,omitempty"`
+		CAURL    string `json:"ca_url"`
+		Changed  bool   `json:"changed"`
+		FromHost bool   `json:"from_host,omitempty"`
+	}{e.path, x.Pin.Primary, x.Pin.Also, settings.URL(), x.changed || len(x.Changes) > 0, x.fromHost})
+}
+
+// rotation is the event of a rotation of the root.
+type rotation struct {
+	Step    string `json:"step"`
+	SHA256  string `json:"sha256"` // of the new root
+	Also    string `json:"also"`   // of the old one
+	Changed bool   `json:"changed"`
+}
+
+func (e *exporter) emit(name string, ctid int, fields any) {
+	if err := e.stream.Emit(name, ctid, fields); err != nil {
 		e.fail(err)
 	}
 }
 
-// export brings the file up to date and tells whether it has changed.
-func (e *exporter) export(ctx context.Context, ctid int) (changed bool, err error) {
-	start := time.Now()
-	// pct pull would empty the old file before it looks for the new one, and
-	// exit 0 whatever happens.
-	pem, err := e.host.Run(ctx, e.host.Exec(ctid, "/bin/cat", rootPath))
-	if err != nil {
-		return false, fmt.Errorf("read the root certificate: %w", err)
-	}
-	root, err := cert.ParseSingleRoot(pem)
-	if err != nil {
-		return false, fmt.Errorf("%s of container %d: %w; %s is unchanged", rootPath, ctid, err, e.path)
-	}
-	have, err := os.ReadFile(e.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	if bytes.Equal(have, pem) {
-		if info, err := os.Stat(e.path); err == nil && info.Mode().Perm() == 0o644 {
-			cmdline.Logf("%s is unchanged: SHA-256 %s", e.path, cert.Fingerprint(root))
-			return false, nil
+// taken returns an error unless gateway and proxy, if the plan has them, have
+// noted that they have taken these roots.
+func (e *exporter) taken(p *plan, pins []string) error {
+	for name, place := range map[string]*config.Place{"nginx": p.Gateway, "traefik": p.Proxy} {
+		if place == nil {
+			continue
+		}
+		note, err := cert.ReadFile(filepath.Join(e.host.StateDir(), "taken-"+name))
+		if err != nil || strings.TrimSpace(string(note)) != strings.Join(pins, " ") {
+			return fmt.Errorf("phx-%s has not taken the step before yet: run phoenix without a step until all is well", name)
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
-		return false, err
+	return nil
+}
+
+type exported struct {
+	*ca.Result
+	changed  bool // the file
+	fromHost bool
+}
+
+// export brings the CA, the pin and the file up to date.
+func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exported, error) {
+	start := time.Now()
+	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	if err != nil {
+		return nil, err
 	}
-	if err := atomicfile.Write(e.path, pem, 0o644); err != nil {
-		return false, err
+	defer closeStore()
+	o.Accept = e.accept
+	result, err := ca.Converge(ctx, e.host, ctid, store, o)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %s is unchanged", err, e.path)
 	}
-	cmdline.Logf("wrote %s: SHA-256 %s (%s)", e.path, cert.Fingerprint(root), cmdline.Elapsed(start))
-	return true, nil
+	x := &exported{Result: result}
+	if x.changed, err = e.write(result.Roots); err != nil {
+		return nil, err
+	}
+	if x.changed {
+		cmdline.Logf("wrote %s: %s (%s)", e.path, sums(result.Pin), cmdline.Elapsed(start))
+	} else {
+		cmdline.Logf("%s is unchanged: %s", e.path, sums(result.Pin))
+	}
+	return x, nil
+}
+
+func sums(p ca.Pin) string {
+	if p.Also == "" {
+		return "SHA-256 " + p.Primary
+	}
+	return fmt.Sprintf("SHA-256 %s, and of a second root %s", p.Primary, p.Also)
+}
+
+// write brings the file up to date. Only in the pipe it is known to be for
+// containers.
+func (e *exporter) write(roots []*x509.Certificate) (changed bool, err error) {
+	return writeRoots(e.path, e.stream != nil, roots)
+}
+
+// fromHost brings the file up to date from what is pinned.
+func (e *exporter) fromHost() (*exported, error) {
+	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	if err != nil {
+		return nil, err
+	}
+	defer closeStore()
+	result, err := ca.Pinned(store)
+	if err != nil {
+		return nil, err
+	}
+	x := &exported{Result: result, fromHost: true}
+	x.changed, err = e.write(result.Roots)
+	return x, err
 }

@@ -8,11 +8,16 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // What can be wrong with a root certificate. The errors of this package wrap
@@ -26,6 +31,7 @@ var (
 	ErrSignature     = errors.New("its signature is wrong")
 	ErrNoRoot        = errors.New("none of its certificates is a root")
 	ErrSeveral       = errors.New("it has more than one certificate")
+	ErrForm          = errors.New("programs would read it in different ways")
 	ErrNotAlone      = errors.New("it has more than a certificate")
 	ErrExpired       = errors.New("it has expired")
 	ErrNotYetValid   = errors.New("it is not valid yet")
@@ -39,8 +45,8 @@ func Fingerprint(c *x509.Certificate) string {
 }
 
 // ParseRoot returns the root certificate in data, PEM or DER. PEM may have
-// text around it and lines that end in CR LF; as step does, it passes over
-// blocks that have headers or are no certificates. Among several certificates
+// plain text around it, lines that end in CR LF, and keys beside it. What Go
+// and OpenSSL would not read alike is rejected. Among several certificates
 // there must be exactly one root, and that one counts. Whether the root is
 // valid now is for [CheckValidity].
 func ParseRoot(data []byte) (*x509.Certificate, error) {
@@ -81,6 +87,30 @@ func ParseSingleRoot(data []byte) (*x509.Certificate, error) {
 	return roots[0], nil
 }
 
+// ParseRoots returns the root certificates, one or two, that are the only
+// things in data, and are valid now: two while one takes the other's place.
+func ParseRoots(data []byte) ([]*x509.Certificate, error) { return parseRoots(data, 2) }
+
+// ParseChain returns the certificates in data, one at least, which are not
+// checked any further.
+func ParseChain(data []byte) ([]*x509.Certificate, error) {
+	all, other, err := parse(data)
+	if err == nil && other != "" {
+		err = fmt.Errorf("%w: %s", ErrNotAlone, other)
+	}
+	return all, err
+}
+
+// Encode returns certificates as PEM, in the form that every reader takes for
+// the same.
+func Encode(all ...*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range all {
+		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	return b.Bytes()
+}
+
 // parseRoots is [ParseSingleRoot] for up to most roots.
 func parseRoots(data []byte, most int) ([]*x509.Certificate, error) {
 	all, other, err := parse(data)
@@ -92,7 +122,10 @@ func parseRoots(data []byte, most int) ([]*x509.Certificate, error) {
 	case other != "":
 		return nil, fmt.Errorf("%w: %s", ErrNotAlone, other)
 	}
-	for _, c := range all {
+	for i, c := range all {
+		if i > 0 && c.Equal(all[0]) {
+			return nil, fmt.Errorf("%w: the same one twice", ErrSeveral)
+		}
 		if err := checkRoot(c); err != nil {
 			return nil, err
 		}
@@ -140,13 +173,13 @@ func parse(data []byte) (all []*x509.Certificate, other string, err error) {
 		return nil, "", ErrEmpty
 	case isDER:
 		if all, err = x509.ParseCertificates(data); err != nil && isPEM {
-			all, other, err = parsePEM(data)
+			return parsePEM(data)
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("%w: %v", ErrDamaged, err)
 		}
 	case isPEM:
-		all, other, err = parsePEM(data)
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("%w: %v", ErrDamaged, err)
+		return parsePEM(data)
 	}
 	if len(all) == 0 {
 		return nil, "", ErrNone
@@ -154,34 +187,67 @@ func parse(data []byte) (all []*x509.Certificate, other string, err error) {
 	return all, other, nil
 }
 
+// Lines of PEM in the one form that every reader takes for the same. A body
+// that is not as RFC 7468 wants it, or dashes that only look like a boundary,
+// are what Go's encoding/pem skips and OpenSSL reads, or the other way round.
+var (
+	boundary = regexp.MustCompile(`^-----(BEGIN|END) ([A-Z0-9]+(?: [A-Z0-9]+)*)-----$`)
+	bodyLine = regexp.MustCompile(`^[A-Za-z0-9+/]{1,76}={0,2}$`)
+)
+
+// parsePEM reads PEM line by line. Beside certificates it passes over text,
+// and over keys, of which it says the last.
 func parsePEM(data []byte) (all []*x509.Certificate, other string, err error) {
-	for {
-		block, rest := pem.Decode(data)
-		// Decode passes over what it cannot read; that must not be a
-		// certificate.
-		skipped := data
-		if block != nil {
-			skipped = data[:len(data)-len(rest)]
-		}
-		if n := bytes.Count(skipped, []byte("-----BEGIN CERTIFICATE-----")); n > 1 || n > 0 && (block == nil || block.Type != "CERTIFICATE") {
-			return nil, "", errors.New("its PEM cannot be read")
-		}
-		if block == nil {
-			return all, other, nil
-		}
-		data = rest
+	kind, line := "", 0 // of the block that is open
+	var body strings.Builder
+	for text := range strings.Lines(string(data)) {
+		line++
+		text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+		b := boundary.FindStringSubmatch(text)
 		switch {
-		case block.Type != "CERTIFICATE":
-			other = block.Type
-			continue
-		case len(block.Headers) > 0:
-			other = "CERTIFICATE with headers"
-			continue
+		case b != nil && b[1] == "BEGIN" && kind == "":
+			if kind = b[2]; kind != "CERTIFICATE" && !strings.HasSuffix(kind, " KEY") {
+				return nil, "", fmt.Errorf("%w: line %d: a block %q", ErrForm, line, kind)
+			}
+			body.Reset()
+		case b != nil && b[1] == "BEGIN":
+			return nil, "", fmt.Errorf("%w: line %d: a block begins in another one", ErrDamaged, line)
+		case b != nil && b[2] != kind:
+			return nil, "", fmt.Errorf("%w: line %d: the end of a block that has not begun", ErrDamaged, line)
+		case b != nil && kind != "CERTIFICATE":
+			kind, other = "", kind
+		case b != nil:
+			kind = ""
+			c, err := parseBody(body.String())
+			if err != nil {
+				return nil, "", fmt.Errorf("%w: line %d: %v", ErrDamaged, line, err)
+			}
+			all = append(all, c)
+		case kind == "CERTIFICATE":
+			if strings.Contains(body.String(), "=") || !bodyLine.MatchString(text) {
+				return nil, "", fmt.Errorf("%w: line %d: %.80q inside of a certificate", ErrDamaged, line, text)
+			}
+			body.WriteString(text)
+		case strings.Contains(text, "-----") || strings.ContainsFunc(text, notPlain) || !utf8.ValidString(text):
+			return nil, "", fmt.Errorf("%w: line %d: %.80q is neither text nor the boundary of a block", ErrForm, line, text)
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, "", err
-		}
-		all = append(all, c)
 	}
+	switch {
+	case kind != "":
+		return nil, "", fmt.Errorf("%w: it ends in the middle of a block", ErrDamaged)
+	case len(all) == 0:
+		return nil, "", ErrNone
+	}
+	return all, other, nil
 }
+
+func parseBody(body string) (*x509.Certificate, error) {
+	der, err := base64.StdEncoding.Strict().DecodeString(body)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// notPlain reports whether a character is no part of plain text.
+func notPlain(r rune) bool { return r != '\t' && !unicode.IsPrint(r) }

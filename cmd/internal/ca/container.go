@@ -1,0 +1,199 @@
+package ca
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/pct"
+)
+
+//go:embed container.sh
+var containerScript string
+
+// container is a conversation with the CA's container: one pct exec, however
+// much is to be done. What the container says is data: bounded, and checked by
+// whoever uses it.
+type container struct {
+	ctid  int
+	in    *os.File
+	out   *bufio.Reader
+	ended chan error
+	stop  context.CancelCauseFunc
+	close func()
+}
+
+// maxAnswer is how long an answer may be: a file of 64 KiB in base64.
+const maxAnswer = 96 << 10
+
+// patience is how long a conversation may take: the container may have to wait
+// for another one, and step-ca to start.
+const patience = 5 * time.Minute
+
+func open(ctx context.Context, host *pct.Host, ctid int, log io.Writer) (*container, error) {
+	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
+	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
+	cmd.Stderr = log
+
+	// Pipes of the system, not of Go: each side then sees the other one end.
+	stdin, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		stdin.Close()
+		in.Close()
+		return nil, err
+	}
+	cmd.Stdin, cmd.Stdout = stdin, stdout
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no end after %s", patience))
+	ctx, stop := context.WithCancelCause(ctx)
+	c := &container{ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop}
+	// What runs in the container may outlive its pct exec, and hold the pipes.
+	unhook := context.AfterFunc(ctx, func() { out.Close(); in.Close() })
+	c.close = func() {
+		unhook()
+		stop(nil)
+		cancel()
+		in.Close()
+		out.Close()
+	}
+	go func() {
+		_, err := host.Run(ctx, cmd)
+		stdin.Close()
+		stdout.Close()
+		c.ended <- err
+	}()
+	return c, nil
+}
+
+// end ends the conversation. err is why, nil when all is done.
+func (c *container) end(err error) {
+	if err != nil {
+		c.stop(err)
+	}
+	c.in.Close()
+	<-c.ended
+	c.close()
+}
+
+var word = regexp.MustCompile(`^[A-Za-z0-9+/=.,:_\[\]-]+$`)
+
+// call has the container carry out a command, and returns the words of its
+// answer.
+func (c *container) call(command string, args ...string) ([]string, error) {
+	for _, arg := range args {
+		if !word.MatchString(arg) {
+			return nil, fmt.Errorf("container %d: %q: not a name that phx-ca-export works with", c.ctid, short(arg))
+		}
+	}
+	if _, err := io.WriteString(c.in, strings.Join(append([]string{command}, args...), " ")+"\n"); err != nil {
+		return nil, c.broken(err)
+	}
+	line, err := c.out.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		err = fmt.Errorf("container %d: %s: an answer of more than %d KiB", c.ctid, command, maxAnswer>>10)
+		c.stop(err)
+		return nil, err
+	}
+	if err != nil {
+		return nil, c.broken(errors.New("it ended without an answer"))
+	}
+	kind, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+	switch kind {
+	case "ok":
+		return strings.Fields(rest), nil
+	case "error":
+		return nil, fmt.Errorf("container %d: %s failed\n| %s", c.ctid, command, short(rest))
+	}
+	return nil, fmt.Errorf("container %d: %s: not an answer: %q", c.ctid, command, short(string(line)))
+}
+
+// broken returns why the conversation broke off: what pct says, if it said
+// anything.
+func (c *container) broken(err error) error {
+	select {
+	case ended := <-c.ended:
+		c.ended <- ended
+		if ended != nil {
+			return ended
+		}
+	case <-time.After(6 * time.Second):
+	}
+	return fmt.Errorf("pct exec %d (phx-ca-export): %w", c.ctid, err)
+}
+
+// short returns a text of a container as it can be shown.
+func short(s string) string {
+	if len(s) > 2000 {
+		s = s[:2000] + "…"
+	}
+	quoted := fmt.Sprintf("%q", s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+// read returns a file of the container, nil when there is none.
+func (c *container) read(path string) ([]byte, error) { return c.file("read", path) }
+
+// file is call for an answer that is a file.
+func (c *container) file(command string, args ...string) ([]byte, error) {
+	answer, err := c.call(command, args...)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(answer) == 0:
+		return []byte{}, nil
+	case answer[0] == "-":
+		return nil, nil
+	}
+	data, err := base64.StdEncoding.DecodeString(answer[0])
+	if err != nil {
+		return nil, fmt.Errorf("container %d: %s: not an answer: %w", c.ctid, command, err)
+	}
+	return data, nil
+}
+
+func (c *container) put(path string, data []byte) error {
+	_, err := c.call("put", path, base64.StdEncoding.EncodeToString(data))
+	return err
+}
+
+func encode(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+
+// Kinds of CA that a container may have.
+const (
+	kindNone    = "none"    // no trace of one
+	kindOwn     = "own"     // made by phx
+	kindAdopted = "adopted" // taken over by phx
+	kindFound   = "found"   // there before phx
+	kindSeveral = "several" // more than one was there
+	kindLost    = "lost"    // parts of one
+)
+
+// state is what a container has of a CA.
+type state struct {
+	kind, home, config string
+	rootKey            bool     // the root's key lies there
+	finished           bool     // what an interrupted run had made was put in place
+	intermediates      []string // files of intermediates and their keys
+}
+
+func (c *container) look() (state, error) {
+	answer, err := c.call("look")
+	if err != nil {
+		return state{}, err
+	}
+	if len(answer) < 5 || !strings.HasPrefix(answer[1], "/") || !strings.HasPrefix(answer[2], "/") {
+		return state{}, fmt.Errorf("container %d: not an answer: %q", c.ctid, short(strings.Join(answer, " ")))
+	}
+	return state{answer[0], answer[1], answer[2], answer[3] == "yes", answer[4] == "yes", answer[5:]}, nil
+}

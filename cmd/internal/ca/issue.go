@@ -1,0 +1,151 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"slices"
+	"time"
+)
+
+const (
+	rootLife         = 10 * 365 * 24 * time.Hour
+	intermediateLife = 5 * 365 * 24 * time.Hour
+	// renewBefore is how long before its end a certificate of a CA is replaced.
+	renewBefore = 90 * 24 * time.Hour
+	// backdate is for clocks that are behind.
+	backdate = 5 * time.Minute
+)
+
+// newRoot makes a root certificate and its key.
+func newRoot(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		// Two roots in one file must not have the same name.
+		Subject:               pkix.Name{CommonName: "Phoenix CA Root", SerialNumber: hex.EncodeToString(serial.Bytes()[:4])},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(rootLife),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLen:            1,
+	}
+	c, err := create(template, template, &key.PublicKey, key)
+	return c, key, err
+}
+
+// signIntermediate signs the certificate of an intermediate that can issue
+// for the domain and the CA's own addresses only. Of the request, in PEM,
+// only the key counts.
+func signIntermediate(request []byte, s Settings, root *x509.Certificate, signer crypto.Signer, now time.Time) (*x509.Certificate, error) {
+	block, rest := pem.Decode(request)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) > 0 {
+		return nil, errors.New("not a certificate request")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("certificate request: %w", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("certificate request: %w", err)
+	}
+	if key, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("certificate request: its key is not of ECDSA P-256")
+	}
+	if signer.Public().(*ecdsa.PublicKey).Equal(csr.PublicKey) {
+		return nil, errors.New("certificate request: it has the root's own key")
+	}
+	template := intermediateTemplate(s)
+	if template.SerialNumber, err = newSerial(); err != nil {
+		return nil, err
+	}
+	template.NotBefore = now.Add(-backdate)
+	template.NotAfter = now.Add(intermediateLife)
+	if template.NotAfter.After(root.NotAfter) {
+		template.NotAfter = root.NotAfter
+	}
+	return create(template, root, csr.PublicKey, signer)
+}
+
+// intermediateTemplate is what settings ask of the intermediate.
+func intermediateTemplate(s Settings) *x509.Certificate {
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "Phoenix CA Intermediate"},
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+
+		// A kind of name that is not constrained could be any. The CA's own
+		// certificate needs the addresses.
+		PermittedDNSDomainsCritical: true,
+		PermittedDNSDomains:         []string{s.Domain},
+		PermittedIPRanges:           []*net.IPNet{single(net.IP(s.Addr.AsSlice())), single(net.IPv4(127, 0, 0, 1).To4())},
+		PermittedEmailAddresses:     []string{s.Domain},
+		PermittedURIDomains:         []string{s.Domain},
+	}
+}
+
+func single(ip net.IP) *net.IPNet {
+	return &net.IPNet{IP: ip, Mask: net.CIDRMask(8*len(ip), 8*len(ip))}
+}
+
+// misfit says why an intermediate is not the one that settings ask for, ""
+// when it is.
+func misfit(c *x509.Certificate, s Settings, root *x509.Certificate, now time.Time) string {
+	want := intermediateTemplate(s)
+	ips := func(list []*net.IPNet) (all []string) {
+		for _, ip := range list {
+			all = append(all, ip.String())
+		}
+		return all
+	}
+	switch {
+	case !SignedBy(c, root):
+		return "it is not of the root in use"
+	case now.Before(c.NotBefore), now.Add(renewBefore).After(c.NotAfter) && c.NotAfter.Before(root.NotAfter):
+		return "it is about to expire"
+	case !c.IsCA || c.MaxPathLen != 0 || !c.MaxPathLenZero:
+		return "its path length is not 0"
+	case !c.PermittedDNSDomainsCritical || !slices.Equal(c.PermittedDNSDomains, want.PermittedDNSDomains) ||
+		!slices.Equal(ips(c.PermittedIPRanges), ips(want.PermittedIPRanges)) ||
+		!slices.Equal(c.PermittedEmailAddresses, want.PermittedEmailAddresses) ||
+		!slices.Equal(c.PermittedURIDomains, want.PermittedURIDomains):
+		return "it is for other names"
+	}
+	return ""
+}
+
+func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// newSerial returns a positive serial number of 127 bits, as RFC 5280 wants.
+func newSerial() (*big.Int, error) {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 126))
+	if err != nil {
+		return nil, err
+	}
+	return n.SetBit(n, 126, 1), nil
+}

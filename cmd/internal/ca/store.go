@@ -1,0 +1,268 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.step.sm/crypto/pemutil"
+	"golang.org/x/sys/unix"
+	"thinkheads.ai/phx/cmd/internal/cert"
+)
+
+// Store is the host's state of the CA, for root alone: which root is trusted,
+// and of roots that phx has made the keys. SHA256.crt, SHA256.key and
+// SHA256.password belong to the root with this fingerprint, so that changing
+// from one root to another is one change of pin.json.
+//
+// The cluster file system of Proxmox VE keeps it: plain files, replaced by
+// rename, nothing else.
+type Store struct{ Dir string }
+
+// Pin is which root is trusted.
+type Pin struct {
+	Primary string `json:"primary"`           // SHA-256 of the root that the CA issues from
+	Also    string `json:"also,omitempty"`    // of a second one that is trusted while a rotation is under way
+	Step    string `json:"step,omitempty"`    // of the rotation under way: trust, certificates; "" when there is none
+	Dropped string `json:"dropped,omitempty"` // the root that the last rotation has replaced
+}
+
+// Steps of a rotation.
+const (
+	StepTrust        = "trust"
+	StepCertificates = "certificates"
+	StepDrop         = "drop"
+)
+
+// OpenStore opens the directory dir, makes it if need be, and waits for others
+// who work on it. The store is theirs again after [Store.Close].
+func OpenStore(dir string) (*Store, func(), error) {
+	old := syscall.Umask(0o077)
+	err := os.MkdirAll(dir, 0o700)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return &Store{dir}, func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			f.Close()
+			return nil, nil, fmt.Errorf("lock %s: %w", dir, err)
+		case time.Now().After(deadline):
+			f.Close()
+			return nil, nil, fmt.Errorf("%s: another phx-ca-export has been at work there for a minute", dir)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// Pin returns what is pinned, nil when nothing is yet.
+func (s *Store) Pin() (*Pin, error) {
+	path := filepath.Join(s.Dir, "pin.json")
+	data, err := cert.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var p Pin
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, sum := range []string{p.Primary, p.Also, p.Dropped} {
+		if sum != "" && !fingerprintForm.MatchString(sum) || p.Primary == "" {
+			return nil, fmt.Errorf("%s: not the fingerprints of roots: bring the file back, or remove it to pin the CA's root anew", path)
+		}
+	}
+	if p.Step != "" && p.Step != StepTrust && p.Step != StepCertificates || (p.Step == "") != (p.Also == "") {
+		return nil, fmt.Errorf("%s: %q is no step of a rotation", path, p.Step)
+	}
+	return &p, nil
+}
+
+// SetPin replaces what is pinned. Its roots must be in the store.
+func (s *Store) SetPin(p Pin) error {
+	for _, sum := range p.Pins() {
+		if _, err := s.Root(sum); err != nil {
+			return err
+		}
+	}
+	data, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.write("pin.json", append(data, '\n'))
+}
+
+// Root returns the certificate of a root.
+func (s *Store) Root(sum string) (*x509.Certificate, error) {
+	path := filepath.Join(s.Dir, sum+".crt")
+	data, err := cert.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := cert.ParseRoot(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if have := cert.Fingerprint(root); have != sum {
+		return nil, fmt.Errorf("%s: has the root %s", path, have)
+	}
+	return root, nil
+}
+
+// Keep keeps the certificate of a root.
+func (s *Store) Keep(root *x509.Certificate) error {
+	sum := cert.Fingerprint(root)
+	if have, err := s.Root(sum); err == nil && have.Equal(root) {
+		return nil
+	}
+	return s.write(sum+".crt", cert.Encode(root))
+}
+
+// NewRoot makes a root. Its key and the key's password are there before its
+// certificate: what a run that was killed has left is of no use, and is
+// removed.
+func (s *Store) NewRoot() (*x509.Certificate, error) {
+	s.sweep()
+	root, key, err := newRoot(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	random := make([]byte, 32)
+	rand.Read(random)
+	password := hex.EncodeToString(random)
+	block, err := pemutil.EncryptPKCS8PrivateKey(rand.Reader, der, []byte(password), x509.PEMCipherAES256)
+	if err != nil {
+		return nil, err
+	}
+	sum := cert.Fingerprint(root)
+	if err := s.write(sum+".password", []byte(password+"\n")); err != nil {
+		return nil, err
+	}
+	if err := s.write(sum+".key", pem.EncodeToMemory(block)); err != nil {
+		return nil, err
+	}
+	return root, s.Keep(root)
+}
+
+// sweep removes keys without a certificate, and files that were being written.
+func (s *Store) sweep() {
+	entries, _ := os.ReadDir(s.Dir)
+	for _, e := range entries {
+		sum, kind, _ := strings.Cut(e.Name(), ".")
+		_, err := os.Stat(filepath.Join(s.Dir, sum+".crt"))
+		orphan := (kind == "key" || kind == "password") && fingerprintForm.MatchString(sum) && errors.Is(err, fs.ErrNotExist)
+		if orphan || strings.HasSuffix(e.Name(), newSuffix) {
+			os.Remove(filepath.Join(s.Dir, e.Name()))
+		}
+	}
+}
+
+// Signer returns the key of a root. The error is an [io/fs.ErrNotExist] when
+// this host does not have it.
+func (s *Store) Signer(sum string) (crypto.Signer, error) {
+	root, err := s.Root(sum)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.Dir, sum+".key")
+	data, err := cert.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	password, err := cert.ReadFile(filepath.Join(s.Dir, sum+".password"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := pemutil.Parse(data, pemutil.WithPassword([]byte(strings.TrimSpace(string(password)))))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	signer, ok := key.(crypto.Signer)
+	public, comparable := root.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !comparable || !public.Equal(signer.Public()) {
+		return nil, fmt.Errorf("%s: not the key of its certificate", path)
+	}
+	return signer, nil
+}
+
+// Remove removes a root and its key.
+func (s *Store) Remove(sum string) error {
+	for _, kind := range []string{".key", ".password", ".crt"} {
+		if err := os.Remove(filepath.Join(s.Dir, sum+kind)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return s.sync()
+}
+
+const newSuffix = ".new"
+
+// write replaces a file, durably. The cluster file system knows no chmod and
+// no chown, and fixes its own modes.
+func (s *Store) write(name string, data []byte) error {
+	path := filepath.Join(s.Dir, name)
+	if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(path+newSuffix, path)
+	}
+	if err != nil {
+		os.Remove(path + newSuffix)
+		return err
+	}
+	return s.sync()
+}
+
+// sync makes what was renamed durable, where the file system can.
+func (s *Store) sync() error {
+	d, err := os.Open(s.Dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOSYS) {
+		return err
+	}
+	return nil
+}
