@@ -105,14 +105,23 @@ func filter(c *cli.Context) error {
 		}
 		if s := t.Container.TraefikService; s != nil {
 			g.StatusPort = s.Port
+			if s.Port == 80 || s.Port == 443 {
+				t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
+				g.StatusPort = 0
+			}
 		}
 		if err := g.check(); err != nil {
 			return nil, err
 		}
+		asked := false
 		return t.Call(ctx, g, g.names(), func(need string) (any, error) {
-			if need != "token" {
+			switch {
+			case need != "token":
 				return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
+			case asked:
+				return nil, errors.New("the container's half asks for a second token: one is enough")
 			}
+			asked = true
 			t.Logf("getting a one-time token from container %d", t.CA.CTID)
 			return fetchToken(ctx, t.Host, t.CA.CTID, g)
 		})
