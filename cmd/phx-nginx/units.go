@@ -50,8 +50,8 @@ After=nginx.socket
 StartLimitIntervalSec=0
 
 [Service]
-# nginx stays in the foreground when it is given sockets. The file of its PID is
-# read when the old master of an upgrade ends.
+# nginx stays in the foreground when it is given sockets, and the upgrade of its
+# package restarts it then.
 Type=exec
 Sockets=nginx.socket
 NonBlocking=yes
