@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,45 +8,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
-const (
-	siteFile    = "/etc/nginx/conf.d/phoenix.conf"
-	stockSite   = "/etc/nginx/sites-enabled/default" // listens on port 80 as well
-	gatewayFile = stateDir + "/gateway.json"         // what apply was asked last
-	renewUnit   = "phx-nginx-renew"
-)
-
-const renewService = `# Written by phx-nginx.
-[Unit]
-Description=Renew the gateway's certificate when it is due
-After=network-online.target
-
-[Service]
-Type=oneshot
-ExecStart=/usr/local/bin/phx-nginx renew
-`
-
-const renewTimer = `# Written by phx-nginx.
-[Unit]
-Description=Look every 15 minutes whether the gateway's certificate is due
-
-[Timer]
-OnCalendar=*:0/15
-RandomizedDelaySec=5min
-Persistent=true
-
-[Install]
-WantedBy=timers.target
-`
+const gatewayFile = stateDir + "/gateway.json" // what apply was asked last
 
 // apply is the container's half: it sets the gateway up where it runs. ask
 // gets what only others can supply: "token" and "step_cli".
@@ -60,7 +29,6 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err != nil {
 			return err
 		}
-		root := roots[0]
 		if err := s.WaitForBoot(ctx); err != nil {
 			return err
 		}
@@ -72,107 +40,61 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := s.Install(ctx, "nginx"); err != nil {
 			return err
 		}
-		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
+		s.Stage = "units"
+		if err := keep(s, g); err != nil {
 			return err
 		}
-		s.Stage = "bootstrap"
-		if err := s.Bootstrap(ctx, g.CAURL, g.Fingerprint); err != nil {
+		if err := writeUnits(ctx, s); err != nil {
 			return err
 		}
 		s.Stage = "certificate"
-		leaf, err := certify(ctx, s, g, root, func(t *string) error { return ask("token", t) })
-		if err != nil {
-			return err
+		leaf, waits := certify(ctx, s, g, roots, ask)
+		if leaf == nil {
+			return waits // nginx cannot be started
 		}
 		s.NotAfter = leaf.NotAfter
+		// What does not need the CA does not wait for it.
 		s.Stage = "configuration"
 		if err := configure(ctx, s, g); err != nil {
-			return err
+			return errors.Join(err, waits)
 		}
 		s.Stage = "service"
 		taken, err := serve(ctx, s, g)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.Start(ctx, renewUnit+".timer")
 		}
-		if err := keepRenewed(ctx, s, g); err != nil {
-			return err
+		if err != nil {
+			return errors.Join(err, waits)
 		}
 		s.Stage = "check"
-		if err := checkServing(ctx, g, root, leaf); err != nil {
-			return err
+		if errors.Is(waits, errReissue) {
+			s.Stage = "certificate"
+			return waits // what nginx serves cannot be verified
 		}
-		return taken()
+		if err := checkServing(ctx, g, roots, leaf); err != nil {
+			return errors.Join(err, waits)
+		}
+		if err := taken(); err != nil {
+			return errors.Join(err, waits)
+		}
+		if waits != nil {
+			s.Stage = "certificate"
+		}
+		return waits
 	})
 }
 
-// configure writes nginx's configuration. When nginx refuses it, what was
-// there before is put back.
-func configure(ctx context.Context, s *guest.Setup, g gateway) error {
-	before, err := os.ReadFile(siteFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	site := g.site()
-	stock, _ := os.Readlink(stockSite)
-	if bytes.Equal(before, site) && stock == "" {
-		return nil
-	}
-	said := len(s.Changes)
-	if stock != "" {
-		if err := os.Remove(stockSite); err != nil {
-			return err
-		}
-	}
-	if _, err := s.WriteFile(siteFile, site, 0o644); err != nil {
-		return err
-	}
-	_, err = guest.Run(ctx, "nginx", "-t", "-q")
-	if err == nil {
-		if stock != "" {
-			s.Changed("removed %s", stockSite)
-		}
-		return nil
-	}
-	back := os.Remove(siteFile)
-	if before != nil {
-		back = atomicfile.Write(siteFile, before, 0o644)
-	}
-	if stock != "" {
-		back = errors.Join(back, os.Symlink(stock, stockSite))
-	}
-	s.Changes = s.Changes[:said]
-	return errors.Join(fmt.Errorf("nginx refuses the configuration, the old one is back: %w", err), back)
-}
-
-// serve has nginx run with the present configuration, certificate and root. A
-// reload interrupts no connection.
-func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, err error) {
-	pair, err := os.Readlink(pairLink)
-	if err != nil {
-		return nil, err
-	}
-	return s.Serve(ctx, "nginx", "reload", stateDir+"/loaded", g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
-}
-
-// keepRenewed installs the timer that renews the certificate.
-func keepRenewed(ctx context.Context, s *guest.Setup, g gateway) error {
+// keep keeps what apply was asked, for renew and the next apply.
+func keep(s *guest.Setup, g gateway) error {
 	state, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
 		return err
 	}
-	if _, err := s.WriteFile(gatewayFile, append(state, '\n'), 0o644); err != nil {
-		return err
-	}
-	if _, err := s.WriteFile("/etc/systemd/system/"+renewUnit+".service", []byte(renewService), 0o644); err != nil {
-		return err
-	}
-	if _, err := s.WriteFile("/etc/systemd/system/"+renewUnit+".timer", []byte(renewTimer), 0o644); err != nil {
-		return err
-	}
-	return s.Start(ctx, renewUnit+".timer")
+	_, err = s.WriteFile(gatewayFile, append(state, '\n'), 0o644)
+	return err
 }
 
-// lastGateway reads the gateway that keepRenewed has left in file.
+// lastGateway reads the gateway that keep has left in file.
 func lastGateway(file string) (g gateway, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -186,10 +108,10 @@ func lastGateway(file string) (g gateway, err error) {
 
 // checkServing waits until nginx serves the certificate. After a reload the
 // old workers may answer for a moment.
-func checkServing(ctx context.Context, g gateway, root, leaf *x509.Certificate) error {
+func checkServing(ctx context.Context, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
 	for _, name := range []string{g.Domain, "phx-check." + g.Domain} {
 		err := guest.Until(ctx, 10*time.Second, func() error {
-			served, err := guest.Served(ctx, "127.0.0.1:443", name, root)
+			served, err := guest.Served(ctx, "127.0.0.1:443", name, roots...)
 			if err == nil && !served.Equal(leaf) {
 				err = errors.New("nginx serves another certificate than " + certificateFile)
 			}
@@ -229,19 +151,21 @@ func renewCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	root := roots[0]
-	leaf, err := certify(ctx, s, g, root, nil)
-	if err != nil {
-		return err
+	leaf, waits := certify(ctx, s, g, roots, nil)
+	if leaf == nil {
+		return waits
 	}
 	taken, err := serve(ctx, s, g)
 	if err != nil {
-		return err
+		return errors.Join(err, waits)
 	}
 	for _, change := range s.Changes {
 		cmdline.Logf("%s", change)
 	}
-	if err := checkServing(ctx, g, root, leaf); err != nil {
+	if waits != nil {
+		return waits
+	}
+	if err := checkServing(ctx, g, roots, leaf); err != nil {
 		return err
 	}
 	return taken()

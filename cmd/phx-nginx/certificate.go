@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -28,97 +29,160 @@ const (
 // Reasons for a new certificate.
 var (
 	errDue     = errors.New("two thirds of its life are over")
+	errExposed = errors.New("others than root could read its key")
+	errFormer  = errors.New("it is of the root that is being replaced")
 	errReissue = errors.New("it cannot be renewed")
 )
 
-// inspect returns the leaf of the pair in dir. The error is errDue when the
-// certificate should be renewed, and an errReissue when it cannot be: it is
-// missing, expired, of the wrong names, or of another root.
-func inspect(dir string, names []string, root *x509.Certificate, now time.Time) (*x509.Certificate, error) {
-	reissue := func(format string, args ...any) (*x509.Certificate, error) {
-		return nil, fmt.Errorf("%w: %s", errReissue, fmt.Sprintf(format, args...))
+// inspect returns the leaf of the pair in dir, nil when nginx could not load
+// it. The error is one of the reasons for a new certificate: an errReissue
+// when it is missing, expired, not valid yet, of wrong names, or of another
+// root.
+func inspect(dir string, names []string, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+	reissue := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", errReissue, fmt.Sprintf(format, args...))
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "gateway.crt"), filepath.Join(dir, "gateway.key"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return reissue("there is none")
+		return nil, reissue("there is none")
 	case err != nil:
-		return reissue("%v", err)
+		return nil, reissue("%v", err)
 	}
 	leaf := pair.Leaf
 	have, want := slices.Sorted(slices.Values(leaf.DNSNames)), slices.Sorted(slices.Values(names))
 	if !slices.Equal(have, want) {
-		return reissue("it is for %q", have)
+		return leaf, reissue("it is for %q", have)
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(root)
-	for _, der := range pair.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			intermediates.AddCert(c)
-		}
+	root, err := verify(leaf, pair.Certificate[1:], roots, now)
+	if err != nil {
+		return leaf, reissue("%v", err)
 	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now}); err != nil {
-		return reissue("%v", err)
+	if exposed, err := isExposed(dir); exposed || err != nil {
+		return leaf, errors.Join(errExposed, err)
 	}
 	if life := leaf.NotAfter.Sub(leaf.NotBefore); now.After(leaf.NotBefore.Add(life * 2 / 3)) {
 		return leaf, errDue
 	}
+	if root != roots[0] {
+		return leaf, errFormer
+	}
 	return leaf, nil
 }
 
-// certify makes sure of a good certificate. token is asked for a one-time token where one is needed; nil means
-// that none can be had.
-func certify(ctx context.Context, s *guest.Setup, g gateway, root *x509.Certificate, token func(*string) error) (*x509.Certificate, error) {
-	leaf, why := inspect(pairLink, g.names(), root, time.Now())
-	if why == nil {
-		return leaf, nil
+// verify returns the first of the roots under which leaf is valid now.
+func verify(leaf *x509.Certificate, chain [][]byte, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+	intermediates := x509.NewCertPool()
+	for _, der := range chain {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			intermediates.AddCert(c)
+		}
 	}
-	if errors.Is(why, errDue) {
-		leaf, err := stage(g, root, func(crt, key string) error { return renew(ctx, crt, key) })
+	var first error
+	for _, root := range roots {
+		pool := x509.NewCertPool()
+		pool.AddCert(root)
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, CurrentTime: now})
 		if err == nil {
-			s.Changed("renewed the certificate until %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+			return root, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// isExposed reports whether others than root could read the key in dir.
+func isExposed(dir string) (bool, error) {
+	for path, mode := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, "gateway.key"): 0o600} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false, err
+		}
+		if info.Mode().Perm() != mode || int(info.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// conceal makes the key in dir root's alone again.
+func conceal(dir string) error {
+	key := filepath.Join(dir, "gateway.key")
+	return errors.Join(os.Chown(key, os.Geteuid(), os.Getegid()), os.Chmod(key, 0o600),
+		os.Chown(dir+"/", os.Geteuid(), os.Getegid()), os.Chmod(dir, 0o700))
+}
+
+// certify makes sure of a good certificate. ask gets a one-time token, or the
+// program step, from the host; nil means that the host cannot be asked. When
+// there is no better certificate to be had, certify returns the present one
+// with the error; nil when there is none that nginx could load.
+func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, ask func(need string, value any) error) (*x509.Certificate, error) {
+	present, why := inspect(pairLink, g.names(), roots, time.Now())
+	if errors.Is(why, errExposed) {
+		if err := conceal(pairLink); err != nil {
+			return present, err
+		}
+		s.Changed("made the key %s readable for root only", keyFile)
+	}
+	var err error
+	if ask != nil {
+		err = s.Need(guest.StepProgram, "step_cli", ask)
+	}
+	switch {
+	case why == nil:
+		return present, err
+	case errors.Is(why, errFormer) && ask == nil:
+		return present, nil // phx on the host gets one of the new root
+	case err == nil:
+		var leaf *x509.Certificate
+		if leaf, err = obtain(ctx, g, roots, why, ask); err == nil {
+			s.Changed("got a certificate until %s (%v)", leaf.NotAfter.UTC().Format(time.RFC3339), why)
 			return leaf, nil
 		}
-		why = fmt.Errorf("%w: %w", errReissue, err)
 	}
-	if token == nil {
-		return nil, fmt.Errorf("certificate %s: %w; run phx on the host for a new one", certificateFile, why)
-	}
-	var ott string
-	if err := token(&ott); err != nil {
-		return nil, fmt.Errorf("certificate %s: %w: %w", certificateFile, why, err)
-	}
-	leaf, err := stage(g, root, func(crt, key string) error {
-		_, err := guest.RunEnv(ctx, []string{"STEP_TOKEN=" + ott},
-			guest.StepProgram, "ca", "certificate", g.Domain, crt, key, "--force")
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.Changed("got a certificate until %s (%v)", leaf.NotAfter.UTC().Format(time.RFC3339), why)
-	return leaf, nil
+	return present, fmt.Errorf("certificate %s: %w: %w", certificateFile, why, err)
 }
 
-// renew renews a copy of the present pair in place.
-func renew(ctx context.Context, crt, key string) error {
-	for from, to := range map[string]string{certificateFile: crt, keyFile: key} {
-		data, err := os.ReadFile(from)
-		if err != nil {
-			return err
+// obtain gets a new pair from the CA: by the present pair where that is good
+// enough, else by a one-time token.
+func obtain(ctx context.Context, g gateway, roots []*x509.Certificate, why error, ask func(need string, value any) error) (*x509.Certificate, error) {
+	var rekeyErr error
+	if errors.Is(why, errDue) || errors.Is(why, errExposed) {
+		leaf, err := stage(g, roots, func(crt, key string) error { return rekey(ctx, g, crt, key) })
+		if err == nil {
+			return leaf, nil
 		}
-		if err := os.WriteFile(to, data, 0o600); err != nil {
-			return err
-		}
+		rekeyErr = err
 	}
-	_, err := guest.Run(ctx, guest.StepProgram, "ca", "renew", "--force", crt, key)
+	if ask == nil {
+		return nil, errors.Join(rekeyErr, errors.New("run phx on the host for a new one"))
+	}
+	var ott string
+	if err := ask("token", &ott); err != nil {
+		return nil, errors.Join(rekeyErr, err)
+	}
+	// The root that the CA must have now is in the token.
+	return stage(g, roots[:1], func(crt, key string) error {
+		_, err := guest.RunEnv(ctx, []string{"STEP_TOKEN=" + ott}, guest.StepProgram, "ca", "certificate",
+			"--force", "--ca-url", g.CAURL, "--root", g.Root, g.Domain, crt, key)
+		return err
+	})
+}
+
+// rekey writes a pair with a new key, got with the present pair.
+func rekey(ctx context.Context, g gateway, crt, key string) error {
+	_, err := guest.Run(ctx, guest.StepProgram, "ca", "rekey", "--force", "--ca-url", g.CAURL, "--root", g.Root,
+		"--out-cert", crt, "--out-key", key, certificateFile, keyFile)
 	return err
 }
 
 // stage lets issue write a pair into a directory of its own, checks it, and
-// puts it in the place of the present one. step writes certificate and key
-// one after the other: nginx must never see one without the other.
-func stage(g gateway, root *x509.Certificate, issue func(crt, key string) error) (*x509.Certificate, error) {
+// puts it in the place of the present one, also for after a power failure.
+// step writes certificate and key one after the other: nginx must never see
+// one without the other.
+func stage(g gateway, roots []*x509.Certificate, issue func(crt, key string) error) (*x509.Certificate, error) {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return nil, err
 	}
@@ -131,16 +195,14 @@ func stage(g gateway, root *x509.Certificate, issue func(crt, key string) error)
 		if err := issue(crt, key); err != nil {
 			return nil, err
 		}
-		info, err := os.Stat(key)
-		if err != nil {
-			return nil, err
-		}
-		if info.Mode().Perm() != 0o600 {
-			return nil, fmt.Errorf("the key %s was written with mode %04o", key, info.Mode().Perm())
-		}
-		leaf, err := inspect(dir, g.names(), root, time.Now())
-		if err != nil {
+		leaf, err := inspect(dir, g.names(), roots, time.Now())
+		if err != nil && !errors.Is(err, errFormer) {
 			return nil, fmt.Errorf("the new certificate is not good: %w", err)
+		}
+		for _, path := range []string{crt, key, dir} {
+			if err := sync(path); err != nil {
+				return nil, err
+			}
 		}
 		return leaf, renameio.Symlink(filepath.Base(dir), pairLink)
 	}()
@@ -148,8 +210,21 @@ func stage(g gateway, root *x509.Certificate, issue func(crt, key string) error)
 		os.RemoveAll(dir)
 		return nil, err
 	}
+	if err := sync(stateDir); err != nil {
+		return nil, err // the old pair stays: it may be back after a power failure
+	}
 	removePairs(filepath.Base(dir))
 	return leaf, nil
+}
+
+// sync brings a file, or the entries of a directory, to the disk.
+func sync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // removePairs removes the directories of earlier pairs.

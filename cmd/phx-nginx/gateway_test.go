@@ -61,12 +61,12 @@ func TestSite(t *testing.T) {
 	site := string(testGateway.site())
 	for _, line := range []string{
 		"server_name internal.example *.internal.example;",
-		"proxy_pass https://10.0.0.12:443;",
+		"server 10.0.0.12:443 max_fails=0;",
 		"proxy_ssl_verify              on;",
 		"proxy_ssl_trusted_certificate /etc/nginx/ssl/phoenix_ca.crt;",
 		"proxy_ssl_session_reuse       off;",
 		"ssl_certificate_key /etc/phx/nginx/tls/gateway.key;",
-		"proxy_set_header Upgrade           $http_upgrade;",
+		"proxy_set_header Upgrade           $phoenix_upgrade;",
 		"listen 8080;",
 	} {
 		if !strings.Contains(site, line) {
@@ -192,6 +192,9 @@ func issue(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.Pr
 func (a *authority) pair(t *testing.T, names []string, notAfter time.Time) string {
 	t.Helper()
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	key, leaf := issue(t, names[0], a.intermediate, a.key, false, names, notAfter)
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
@@ -211,32 +214,74 @@ func TestInspect(t *testing.T) {
 	names := testGateway.names()
 	good := a.pair(t, names, time.Now().Add(time.Hour))
 	now := time.Now()
-	if leaf, err := inspect(good, names, a.root, now); err != nil || leaf.Subject.CommonName != names[0] {
+	root := []*x509.Certificate{a.root}
+	if leaf, err := inspect(good, names, root, now); err != nil || leaf.Subject.CommonName != names[0] {
 		t.Errorf("a good certificate: %v", err)
 	}
 	// Of its two hours, 80 minutes are over in 21 minutes.
-	if _, err := inspect(good, names, a.root, now.Add(21*time.Minute)); !errors.Is(err, errDue) {
+	if _, err := inspect(good, names, root, now.Add(21*time.Minute)); !errors.Is(err, errDue) {
 		t.Errorf("two thirds of its life over: %v", err)
+	}
+	// While one root takes the place of the other, both count.
+	if _, err := inspect(good, names, []*x509.Certificate{a.root, other.root}, now); err != nil {
+		t.Errorf("of the root that will be replaced: %v", err)
+	}
+	if leaf, err := inspect(good, names, []*x509.Certificate{other.root, a.root}, now); !errors.Is(err, errFormer) || leaf == nil {
+		t.Errorf("of the root that is being replaced: %v", err)
 	}
 	mismatched := a.pair(t, names, time.Now().Add(time.Hour))
 	key, _ := os.ReadFile(filepath.Join(good, "gateway.key"))
 	os.WriteFile(filepath.Join(mismatched, "gateway.key"), key, 0o600)
 	for name, tt := range map[string]struct {
-		dir  string
-		root *x509.Certificate
-		now  time.Time
-		want string
+		dir      string
+		root     *x509.Certificate
+		now      time.Time
+		want     string
+		loadable bool // by nginx
 	}{
-		"missing":       {t.TempDir(), a.root, now, "there is none"},
-		"expired":       {good, a.root, now.Add(2 * time.Hour), "expired"},
-		"another root":  {good, other.root, now, "unknown authority"},
-		"too few names": {a.pair(t, names[:1], time.Now().Add(time.Hour)), a.root, now, "it is for"},
-		"more names":    {a.pair(t, append([]string{"x.example"}, names...), time.Now().Add(time.Hour)), a.root, now, "it is for"},
-		"not a pair":    {mismatched, a.root, now, "private key does not match"},
+		"missing":       {t.TempDir(), a.root, now, "there is none", false},
+		"expired":       {good, a.root, now.Add(2 * time.Hour), "expired", true},
+		"not yet valid": {good, a.root, now.Add(-2 * time.Hour), "not yet valid", true},
+		"another root":  {good, other.root, now, "unknown authority", true},
+		"too few names": {a.pair(t, names[:1], time.Now().Add(time.Hour)), a.root, now, "it is for", true},
+		"more names":    {a.pair(t, append([]string{"x.example"}, names...), time.Now().Add(time.Hour)), a.root, now, "it is for", true},
+		"not a pair":    {mismatched, a.root, now, "private key does not match", false},
 	} {
-		_, err := inspect(tt.dir, names, tt.root, tt.now)
-		if !errors.Is(err, errReissue) || !strings.Contains(err.Error(), tt.want) {
+		leaf, err := inspect(tt.dir, names, []*x509.Certificate{tt.root}, tt.now)
+		if !errors.Is(err, errReissue) || !strings.Contains(err.Error(), tt.want) || (leaf != nil) != tt.loadable {
+			t.Errorf("%s: leaf %v, %v", name, leaf != nil, err)
+		}
+	}
+}
+
+// TestExposedKey: a key that others could read is replaced, also when it is
+// hidden again.
+func TestExposedKey(t *testing.T) {
+	a := newAuthority(t)
+	names, root := testGateway.names(), []*x509.Certificate{a.root}
+	for name, expose := range map[string]func(dir string) error{
+		"key":       func(dir string) error { return os.Chmod(filepath.Join(dir, "gateway.key"), 0o644) },
+		"directory": func(dir string) error { return os.Chmod(dir, 0o755) },
+		"owner": func(dir string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			return os.Chown(filepath.Join(dir, "gateway.key"), 65534, 65534)
+		},
+	} {
+		dir := a.pair(t, names, time.Now().Add(time.Hour))
+		link := filepath.Join(t.TempDir(), "tls")
+		if err := errors.Join(os.Symlink(dir, link), expose(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if leaf, err := inspect(link, names, root, time.Now()); !errors.Is(err, errExposed) || leaf == nil {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := conceal(link); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := inspect(link, names, root, time.Now()); err != nil {
+			t.Errorf("%s: concealed: %v", name, err)
 		}
 	}
 }

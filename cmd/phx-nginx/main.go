@@ -105,6 +105,10 @@ func filter(c *cli.Context) error {
 		}
 		if s := t.Container.TraefikService; s != nil {
 			g.StatusPort = s.Port
+			if s.Port == 80 || s.Port == 443 {
+				t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
+				g.StatusPort = 0
+			}
 		}
 		if err := g.check(); err != nil {
 			return nil, err

@@ -36,7 +36,7 @@ func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string,
 		"--ca-url", g.CAURL, "--root", caRoot,
 	}
 	for _, name := range g.names() {
-		argv = append(argv, "--san", name)
+		argv = append(argv, "--san="+name)
 	}
 	cmd := host.Exec(ca, argv...)
 	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ca)

@@ -413,10 +413,12 @@ func Journal(ctx context.Context, unit string) error {
 }
 
 // Served makes a TLS connection to address for name and returns the
-// certificate, which must verify against root.
-func Served(ctx context.Context, address, name string, root *x509.Certificate) (*x509.Certificate, error) {
+// certificate, which must verify against one of the roots.
+func Served(ctx context.Context, address, name string, trusted ...*x509.Certificate) (*x509.Certificate, error) {
 	roots := x509.NewCertPool()
-	roots.AddCert(root)
+	for _, root := range trusted {
+		roots.AddCert(root)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12}}

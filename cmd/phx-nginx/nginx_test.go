@@ -1,0 +1,549 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/guest"
+)
+
+const nginxConf = `user www-data;
+pid /run/nginx.pid;
+error_log /var/log/nginx/error.log;
+events {}
+http {
+	ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+	access_log off;
+	include /etc/nginx/conf.d/*.conf;
+	include /etc/nginx/sites-enabled/*;
+}
+`
+
+// inNamespace runs the test again in a network of its own, with files of its
+// own in the places that the gateway uses, and a real nginx. It reports
+// whether it runs there already.
+func inNamespace(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for namespaces")
+	}
+	if os.Getenv("PHX_TEST_NAMESPACE") == "" {
+		dir := t.TempDir()
+		program, err := exec.LookPath("nginx")
+		if err != nil { // in no case is it installed here: Debian would start it
+			out, err := exec.Command("/bin/sh", "-euc", `cd "$1"; apt-get -q download nginx; dpkg -x nginx_*.deb .`, "sh", dir).CombinedOutput()
+			if err != nil {
+				t.Skipf("no nginx is to be had: %v\n%s", err, out)
+			}
+			program = filepath.Join(dir, "usr/sbin/nginx")
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), "PHX_TEST_NAMESPACE="+dir, "PHX_TEST_NGINX="+program)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return false
+	}
+	out, err := exec.Command("/bin/sh", "-euc", `
+		mount --make-rprivate /
+		ip link set lo up
+		mount -t tmpfs tmpfs "$1"
+		for dir in etc home var usr/local; do
+			name=$(echo $dir | tr / -)
+			mkdir -p "$1/$name/upper" "$1/$name/work"
+			mount -t overlay -o "lowerdir=/$dir,upperdir=$1/$name/upper,workdir=$1/$name/work" overlay "/$dir"
+		done
+		mount -t tmpfs tmpfs /run
+		rm -rf /etc/nginx /etc/phx
+		mkdir -p /etc/nginx/conf.d /etc/nginx/sites-enabled /etc/nginx/sites-available /etc/nginx/ssl /etc/phx/nginx /var/log/nginx /var/lib/nginx /usr/local/sbin
+		cp "$2" "$1/nginx"
+		ln -sf "$1/nginx" /usr/local/sbin/nginx`, "sh", os.Getenv("PHX_TEST_NAMESPACE"), os.Getenv("PHX_TEST_NGINX")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return true
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// realGateway writes what the site of the gateway needs to be loaded.
+func realGateway(t *testing.T, a *authority) gateway {
+	g := testGateway
+	g.Fingerprint = cert.Fingerprint(a.root)
+	g.Proxy = "::1" // where the gateway itself does not listen
+	write(t, g.Root, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Raw})))
+	if err := os.Symlink(a.pair(t, g.names(), time.Now().Add(time.Hour)), pairLink); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestConfigure: what nginx refuses, and sites of others for our names, leave
+// everything as it was.
+func TestConfigure(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := realGateway(t, newAuthority(t))
+	old := anOldSite(t, g.Domain)
+	const other = "server {\n\tlisten 443 ssl;\n\tserver_name shop.example *.internal.example; # ours\n\tssl_certificate /etc/phx/nginx/tls/gateway.crt;\n\tssl_certificate_key /etc/phx/nginx/tls/gateway.key;\n}\n"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string // a value that starts with / is a link
+		want  string            // in the error
+		gone  []string
+	}{
+		{name: "nothing else"},
+		{name: "the package's site", files: map[string]string{
+			"sites-available/default": "server { listen 80 default_server; }", "sites-enabled/default": "/etc/nginx/sites-available/default",
+		}, gone: []string{"sites-enabled/default"}},
+		{name: "the old site", files: map[string]string{
+			"sites-available/gateway": old, "sites-enabled/gateway": "/etc/nginx/sites-available/gateway",
+		}, gone: []string{"sites-enabled/gateway"}},
+		{name: "the old site, edited", files: map[string]string{
+			"sites-enabled/gateway": strings.Replace(old, "listen 80;", "listen 80 default_server;", 1),
+		}, want: "disable that site"},
+		{name: "a site of the same name", files: map[string]string{"sites-enabled/mine": other}, want: "/etc/nginx/sites-enabled/mine serves *.internal.example as well"},
+		{name: "a site of a name below", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "*.", "x.", 1)}},
+		{name: "the same name at another port", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "443", "8443", 1)}},
+		{name: "another site that is broken", files: map[string]string{"sites-enabled/mine": "server { listen 81; no_such_word; }"}, want: "no_such_word"},
+		{name: "a broken nginx.conf", files: map[string]string{"nginx.conf": "worker_processes many;\n" + nginxConf}, want: "/etc/nginx/nginx.conf:1"},
+		{name: "an nginx.conf without our site", files: map[string]string{"nginx.conf": strings.Replace(nginxConf, "include /etc/nginx/conf.d/*.conf;", "", 1)}, want: "does not include " + siteFile},
+	} {
+		for _, before := range []string{"", "# an older site\n"} {
+			for _, dir := range []string{"conf.d", "sites-enabled", "sites-available"} {
+				all, _ := filepath.Glob("/etc/nginx/" + dir + "/*")
+				for _, path := range all {
+					os.Remove(path)
+				}
+			}
+			write(t, "/etc/nginx/nginx.conf", nginxConf)
+			if before != "" {
+				write(t, siteFile, before)
+			}
+			for name, content := range tt.files {
+				if strings.HasPrefix(content, "/") {
+					if err := os.Symlink(content, "/etc/nginx/"+name); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
+				write(t, "/etc/nginx/"+name, content)
+			}
+			s := &guest.Setup{}
+			err := configure(t.Context(), s, g)
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%s: error %v, want %q", tt.name, err, tt.want)
+				}
+				if site, _ := os.ReadFile(siteFile); string(site) != before {
+					t.Errorf("%s: refused, and the site is\n%s", tt.name, site)
+				}
+				for name := range tt.files {
+					if _, err := os.Stat("/etc/nginx/" + name); err != nil {
+						t.Errorf("%s: refused, and gone: %v", tt.name, err)
+					}
+				}
+				if len(s.Changes) > 0 {
+					t.Errorf("%s: refused, and changed: %q", tt.name, s.Changes)
+				}
+				continue
+			}
+			if err != nil || read(t, siteFile) != string(g.site()) {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			for _, name := range tt.gone {
+				if _, err := os.Lstat("/etc/nginx/" + name); err == nil {
+					t.Errorf("%s: %s is still there", tt.name, name)
+				}
+			}
+			again := &guest.Setup{}
+			if err := configure(t.Context(), again, g); err != nil || len(again.Changes) > 0 {
+				t.Errorf("%s: the second run: %v, %q", tt.name, err, again.Changes)
+			}
+			if slices.Contains(tt.gone, "sites-enabled/gateway") && read(t, replacedDir+"/gateway") != old {
+				t.Errorf("%s: not kept in %s", tt.name, replacedDir)
+			}
+		}
+	}
+}
+
+// echo is a service behind the gateway, in the place of the proxy: its
+// answers are the headers of the requests.
+func echo(t *testing.T, a *authority) {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(certificateFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := tls.Listen("tcp", "[::1]:443", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("Host", r.Host)
+		if r.Header.Get("Upgrade") != "" {
+			w.Header().Set("Connection", "upgrade")
+			w.Header().Set("Upgrade", r.Header.Get("Upgrade"))
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			return
+		}
+		w.Header().Set("Strict-Transport-Security", "max-age=1")
+		json.NewEncoder(w).Encode(r.Header)
+	})}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+}
+
+// startNginx starts nginx as its unit does, with the sockets given.
+func startNginx(t *testing.T) {
+	t.Helper()
+	var files []*os.File
+	for _, address := range []string{"0.0.0.0:80", "0.0.0.0:443"} {
+		l, err := net.Listen("tcp4", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		files = append(files, f)
+	}
+	cmd := exec.Command("/usr/local/sbin/nginx")
+	cmd.Env, cmd.ExtraFiles = []string{"NGINX=3:4:"}, files
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	err := guest.Until(t.Context(), 10*time.Second, func() error { return guest.Answers(t.Context(), "http://127.0.0.1:8080/") })
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+}
+
+// raw sends a request and returns the answer; "" when there is none.
+func raw(t *testing.T, conn net.Conn, request string) string {
+	t.Helper()
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(conn, strings.ReplaceAll(request, "\n", "\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(request, "Upgrade: websocket") {
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		return line
+	}
+	answer, _ := io.ReadAll(conn)
+	return string(answer)
+}
+
+// TestGatewayServes: the site, in a real nginx, against clients that lie.
+func TestGatewayServes(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	a := newAuthority(t)
+	g := realGateway(t, a)
+	write(t, "/etc/nginx/nginx.conf", nginxConf)
+	if err := configure(t.Context(), &guest.Setup{}, g); err != nil {
+		t.Fatal(err)
+	}
+	echo(t, a)
+	startNginx(t)
+	if err := checkServing(t.Context(), g, []*x509.Certificate{newAuthority(t).root, a.root}, leafOf(t)); err != nil {
+		t.Error(err)
+	}
+
+	roots := x509.NewCertPool()
+	roots.AddCert(a.root)
+	dial := func(name string, change func(*tls.Config)) (*tls.Conn, error) {
+		config := &tls.Config{ServerName: name, RootCAs: roots}
+		if change != nil {
+			change(config)
+		}
+		return tls.Dial("tcp", "127.0.0.1:443", config)
+	}
+	secure := func(request string) string {
+		conn, err := dial("x.internal.example", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw(t, conn, request)
+	}
+	plain := func(request string) string {
+		conn, err := net.Dial("tcp", "127.0.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw(t, conn, request)
+	}
+
+	// Hosts.
+	for host, want := range map[string]string{
+		"x.internal.example":                         "https://x.internal.example/a?b=c",
+		"internal.example":                           "https://internal.example/a?b=c",
+		"bank.example":                               "",
+		"10.0.0.153":                                 "",
+		"xinternal.example":                          "",
+		"bank.example?.internal.example":             "400",
+		"bank.example#.internal.example":             "400",
+		"bank.example\\.internal.example":            "400",
+		"x@bank.example:80@x.internal.example":       "",
+		"x.internal.example\nX-Forwarded-Host: bank": "https://x.internal.example/a?b=c",
+	} {
+		answer := plain("GET /a?b=c HTTP/1.1\nHost: " + host + "\nConnection: close\n\n")
+		switch {
+		case want == "" && answer != "", want == "400" && !strings.HasPrefix(answer, "HTTP/1.1 400 "),
+			strings.HasPrefix(want, "https") && !strings.Contains(answer, "\r\nLocation: "+want+"\r\n"):
+			t.Errorf("http, host %q: %q", host, answer)
+		}
+	}
+	if answer := plain("GET http://bank.example/ HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n"); answer != "" {
+		t.Errorf("a request for another host in the URL: %q", answer)
+	}
+	for _, name := range []string{"bank.example", "localhost", ""} {
+		conn, err := dial(name, func(c *tls.Config) { c.InsecureSkipVerify = true })
+		if err == nil {
+			t.Errorf("TLS for %q: certificate of %q", name, conn.ConnectionState().PeerCertificates[0].DNSNames)
+		}
+	}
+	if answer := secure("GET / HTTP/1.1\nHost: bank.example\nConnection: close\n\n"); answer != "" {
+		t.Errorf("another host within TLS: %q", answer)
+	}
+
+	// Suites.
+	for _, tt := range []struct {
+		suite uint16
+		good  bool
+	}{
+		{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, true}, {tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, true},
+		{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, false}, {tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, false},
+		{tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, false},
+	} {
+		_, err := dial("x.internal.example", func(c *tls.Config) { c.CipherSuites, c.MaxVersion = []uint16{tt.suite}, tls.VersionTLS12 })
+		if (err == nil) != tt.good {
+			t.Errorf("%s: %v", tls.CipherSuiteName(tt.suite), err)
+		}
+	}
+	if _, err := dial("x.internal.example", func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }); err == nil {
+		t.Error("TLS 1.1 is spoken")
+	}
+	if conn, err := dial("x.internal.example", nil); err != nil || conn.ConnectionState().Version != tls.VersionTLS13 {
+		t.Errorf("TLS 1.3: %v", err)
+	}
+
+	// Headers.
+	request := "GET / HTTP/1.1\nHost: x.internal.example\nConnection: close, X-Real-Ip\nX_Forwarded_For: 6.6.6.6\nX-Kept: yes\nX-Forwarded-For: 6.6.6.6\nX-Real-IP: 6.6.6.6\nX-Forwarded-Host: bank.example\nX-Forwarded-Port: 6\nX-Forwarded-Proto: http\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\n"
+	for _, name := range blanked {
+		request += name + ": 6.6.6.6\n"
+	}
+	answer := secure(request + "\n")
+	head, body, _ := strings.Cut(answer, "\r\n\r\n")
+	head += "\r\n"
+	if n := strings.Count(strings.ToLower(head), "strict-transport-security"); n != 1 || !strings.Contains(head, "Strict-Transport-Security: max-age=63072000\r\n") {
+		t.Errorf("HSTS: %q", head)
+	}
+	if strings.Contains(head, "nginx/") {
+		t.Errorf("the version of nginx is told: %q", head)
+	}
+	start, end := strings.IndexByte(body, '{'), strings.LastIndexByte(body, '}')
+	var headers http.Header
+	if start < 0 || json.Unmarshal([]byte(body[start:max(start, end)+1]), &headers) != nil {
+		t.Fatalf("answer %q", answer)
+	}
+	want := http.Header{
+		"Host": {"x.internal.example"}, "X-Real-Ip": {"127.0.0.1"}, "X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"x.internal.example"},
+		"X-Forwarded-Port": {"443"}, "X-Forwarded-Proto": {"https"}, "Connection": {"close"}, "X-Kept": {"yes"},
+	}
+	for name, values := range headers {
+		if !slices.Equal(values, want[name]) {
+			t.Errorf("the service got %s: %q", name, values)
+		}
+		delete(want, name)
+	}
+	if len(want) > 0 {
+		t.Errorf("the service lacks %v", want)
+	}
+
+	// Upgrades.
+	if line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n"); !strings.HasPrefix(line, "HTTP/1.1 101 ") {
+		t.Errorf("WebSocket: %q", line)
+	}
+	for _, protocol := range []string{"h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocketx"} {
+		answer := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade, HTTP2-Settings, close\nUpgrade: " + protocol + "\nHTTP2-Settings: AAMAAABk\n\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.Contains(answer, "Upgrade") || strings.Contains(answer, "Http2-Settings") {
+			t.Errorf("upgrade to %s: %q", protocol, answer)
+		}
+	}
+}
+
+func leafOf(t *testing.T) *x509.Certificate {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(certificateFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair.Leaf
+}
+
+func TestParseSites(t *testing.T) {
+	const dump = `# configuration file /etc/nginx/nginx.conf:
+events { }
+http { # server {
+	upstream u { server 10.0.0.1:80; }
+	map $a $b { default "}"; }
+	include x;
+}
+# configuration file /etc/nginx/sites-enabled/a:
+server
+{
+	listen 80 ; listen [::]:443
+		ssl;
+	server_name "a.example"
+		'~^(?<x>.{1,3})\.example$' ${host}; # server_name c.example;
+	location / { if ($x) { return 200 'server { listen 443; }'; } }
+}
+server { server_name b.example; }
+server { listen unix:/run/x; listen 10.0.0.1:8443; server_name c.example; }
+# configuration file /etc/nginx/conf.d/phoenix.conf:
+server { listen 443; server_name ours.example; }
+`
+	sites, found := parseSites(dump)
+	var got []string
+	for _, s := range sites {
+		got = append(got, fmt.Sprint(s.file, s.listens, s.names, s.isOnOurPorts()))
+	}
+	want := []string{
+		"/etc/nginx/sites-enabled/a[80 [::]:443] [a.example ~^(?<x>.{1,3})\\.example$ ${host}] true",
+		"/etc/nginx/sites-enabled/a[] [b.example] true",
+		"/etc/nginx/sites-enabled/a[unix:/run/x 10.0.0.1:8443] [c.example] false",
+	}
+	if !found || !slices.Equal(got, want) {
+		t.Errorf("found %v\n%q, want\n%q", found, got, want)
+	}
+	if _, found := parseSites(dump[:200]); found {
+		t.Error("our site is found where it is not")
+	}
+}
+
+// anOldSite returns a site that counts as one of the scripts before phx.
+func anOldSite(t *testing.T, domain string) string {
+	const text = "server {\n\tlisten 80;\n\tserver_name _;\n\treturn 301 https://$host$request_uri;\n}\nserver {\n\tlisten 81;\n\tserver_name portainer.DOMAIN;\n}\n"
+	sum := sha256.Sum256([]byte(text))
+	before := oldSites
+	oldSites += hex.EncodeToString(sum[:]) + "\n"
+	t.Cleanup(func() { oldSites = before })
+	return strings.ReplaceAll(text, "DOMAIN", domain)
+}
+
+// An old site is taken away only as it was installed.
+func TestOldSite(t *testing.T) {
+	old := []byte(anOldSite(t, "internal.example"))
+	for name, tt := range map[string]struct {
+		content []byte
+		domain  string
+		want    bool
+	}{
+		"as installed":   {old, "internal.example", true},
+		"another domain": {old, "other.example", false},
+		"edited":         {append(slices.Clone(old), "# mine\n"...), "internal.example", false},
+		"empty":          {nil, "internal.example", false},
+	} {
+		if got := isOldSite(tt.content, tt.domain); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestCertifyWithoutCA: while the CA is down, a certificate that is still
+// good is kept, and the failure says what waits.
+func TestCertifyWithoutCA(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	a := newAuthority(t)
+	g := realGateway(t, a)
+	write(t, guest.StepProgram, "#!/bin/sh\necho connection refused >&2\nexit 1\n")
+	if err := os.Chmod(guest.StepProgram, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	down := errors.New("the CA's container is down")
+	ask := func(string, any) error { return down }
+	roots := []*x509.Certificate{a.root}
+	certify := func(roots []*x509.Certificate, ask func(string, any) error) (*guest.Setup, *x509.Certificate, error) {
+		s := &guest.Setup{}
+		leaf, err := certify(context.Background(), s, g, roots, ask)
+		return s, leaf, err
+	}
+
+	if s, leaf, err := certify(roots, ask); err != nil || leaf == nil || len(s.Changes) > 0 {
+		t.Errorf("a good certificate: %v, %q", err, s.Changes)
+	}
+	former := []*x509.Certificate{newAuthority(t).root, a.root}
+	if _, leaf, err := certify(former, nil); err != nil || leaf == nil {
+		t.Errorf("the timer, while roots are exchanged: %v", err)
+	}
+	if _, leaf, err := certify(former, ask); !errors.Is(err, down) || errors.Is(err, errReissue) || leaf == nil {
+		t.Errorf("a run, while roots are exchanged: %v", err)
+	}
+	if err := os.Chmod(keyFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, leaf, err := certify(roots, ask)
+	if !errors.Is(err, errExposed) || !strings.Contains(err.Error(), "connection refused") || leaf == nil || len(s.Changes) != 1 {
+		t.Errorf("a key that was readable: %v, %q", err, s.Changes)
+	}
+	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("it still is: %v, %v", info.Mode(), err)
+	}
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	if _, leaf, err := certify(roots, ask); !errors.Is(err, errReissue) || leaf != nil {
+		t.Errorf("a lost key: %v", err)
+	}
+}
