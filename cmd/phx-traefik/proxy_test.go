@@ -18,8 +18,8 @@ import (
 
 var testProxy = proxy{
 	Services: []service{
-		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080"},
-		{"ca", "ca.internal.example", "https://10.0.0.10:9000"},
+		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
+		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
 	},
 	Trust: guest.Trust{
 		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
@@ -34,10 +34,14 @@ func TestProxyIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 	for name, spoil := range map[string]func(*proxy){
-		"rule":        func(p *proxy) { p.Services = []service{{"x", "x`) || Host(`bank.example", "http://10.0.0.1"}} },
-		"hosts":       func(p *proxy) { p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1"}} },
-		"name":        func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1"}} },
-		"scheme":      func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd"}} },
+		"rule": func(p *proxy) {
+			p.Services = []service{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+		},
+		"hosts": func(p *proxy) {
+			p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+		},
+		"name":        func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1:80", false}} },
+		"scheme":      func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd", false}} },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
 		"URL":         func(p *proxy) { p.CAURL = "http://10.0.0.10" },
@@ -51,7 +55,7 @@ func TestProxyIsChecked(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, text []byte, path ...string) any {
+func at(t *testing.T, text []byte, path ...string) any {
 	t.Helper()
 	var v any
 	if err := yaml.Unmarshal(text, &v); err != nil {
@@ -68,7 +72,7 @@ func get(t *testing.T, text []byte, path ...string) any {
 }
 
 func TestStatic(t *testing.T) {
-	text := testProxy.static()
+	text := testProxy.static(usual)
 	acme := []string{"certificatesResolvers", "internal", "acme"}
 	for key, want := range map[string]any{
 		"caServer":             "https://10.0.0.10:9000/acme/acme/directory",
@@ -76,43 +80,43 @@ func TestStatic(t *testing.T) {
 		"keyType":              "EC256",
 		"storage":              "/var/lib/traefik/acme-abababababab.json",
 	} {
-		if got := get(t, text, append(acme, key)...); got != want {
+		if got := at(t, text, append(acme, key)...); got != want {
 			t.Errorf("%s: %v", key, got)
 		}
 	}
-	if got, _ := get(t, text, append(acme, "tlsChallenge")...).(map[string]any); got == nil {
+	if got, _ := at(t, text, append(acme, "tlsChallenge")...).(map[string]any); got == nil {
 		t.Error("no challenge: Traefik would ask for no certificate")
 	}
-	if got := get(t, text, "entryPoints", "web", "http", "redirections", "entryPoint", "to"); got != "websecure" {
+	if got := at(t, text, "entryPoints", "web", "http", "redirections", "entryPoint", "to"); got != "websecure" {
 		t.Errorf("plain HTTP leads to %v", got)
 	}
-	if got := get(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
+	if got := at(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
 		t.Errorf("an upload may take %v", got)
 	}
-	if got := get(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
+	if got := at(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
 		t.Errorf("the client's address is believed from %v", got)
 	}
-	if got := get(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
+	if got := at(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
 		t.Errorf("ping is served at %v", got)
 	}
 }
 
 func TestDynamic(t *testing.T) {
 	text := testProxy.dynamic()
-	if got := get(t, text, "http", "routers", "ca", "rule"); got != "Host(`ca.internal.example`)" {
+	if got := at(t, text, "http", "routers", "ca", "rule"); got != "Host(`ca.internal.example`)" {
 		t.Errorf("rule %v", got)
 	}
-	if got := get(t, text, "http", "routers", "gateway", "tls", "certResolver"); got != "internal" {
+	if got := at(t, text, "http", "routers", "gateway", "tls", "certResolver"); got != "internal" {
 		t.Errorf("resolver %v", got)
 	}
-	if got := get(t, text, "http", "serversTransports", "ca", "serverName"); got != "ca.internal.example" {
+	if got := at(t, text, "http", "serversTransports", "ca", "serverName"); got != "ca.internal.example" {
 		t.Errorf("server name %v", got)
 	}
-	if got := get(t, text, "http", "serversTransports", "gateway"); got != nil {
+	if got := at(t, text, "http", "serversTransports", "gateway"); got != nil {
 		t.Errorf("a transport for a plain service: %v", got)
 	}
 	empty := proxy{}
-	if got := get(t, empty.dynamic(), "http"); got != nil {
+	if got := at(t, empty.dynamic(), "http"); got != nil {
 		t.Errorf("without services: %v", got)
 	}
 }
@@ -197,10 +201,10 @@ func TestApplyAsLastTime(t *testing.T) {
 		{nil, func(*proxy) {}},
 		{[]string{"--ca-url", "https://ca.example", "--root", "/x"}, func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080"}, {"ca", "ca.other.example", "https://10.0.0.10:9000"}}
+			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false}, {"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080"}, {"ca", "ca.x.example", "https://10.0.0.10:9000"}}
+			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
 		}},
 	} {
 		last, err := lastProxy(file)

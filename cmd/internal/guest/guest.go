@@ -324,7 +324,12 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 		return nil, err
 	}
 	isTaken := string(last) == present
-	if Active(ctx, unit) {
+	if !isTaken && starting(ctx, unit) {
+		// It may be coming up with what it had before.
+		if err := s.Restart(ctx, unit); err != nil {
+			return nil, err
+		}
+	} else if Active(ctx, unit) {
 		switch {
 		case replaced(ctx, unit):
 			err = s.Restart(ctx, unit)
@@ -415,6 +420,12 @@ func Active(ctx context.Context, unit string) bool {
 	return err == nil
 }
 
+// starting reports whether a unit is on its way up, or between two attempts.
+func starting(ctx context.Context, unit string) bool {
+	state, err := Run(ctx, "systemctl", "show", "--property=ActiveState", "--value", unit)
+	return err == nil && strings.TrimSpace(state) == "activating"
+}
+
 // Journal returns the last lines of a unit's log as an error, nil when there
 // are none.
 func Journal(ctx context.Context, unit string) error {
@@ -426,10 +437,12 @@ func Journal(ctx context.Context, unit string) error {
 }
 
 // Served makes a TLS connection to address for name and returns the
-// certificate, which must verify against root.
-func Served(ctx context.Context, address, name string, root *x509.Certificate) (*x509.Certificate, error) {
+// certificate, which must verify against one of the roots.
+func Served(ctx context.Context, address, name string, trusted ...*x509.Certificate) (*x509.Certificate, error) {
 	roots := x509.NewCertPool()
-	roots.AddCert(root)
+	for _, root := range trusted {
+		roots.AddCert(root)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12}}
