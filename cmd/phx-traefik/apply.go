@@ -135,11 +135,11 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := makeStorage(s, p); err != nil {
 			return err
 		}
-		replaced := foreign(p.acmeFile(), p.hosts(), roots[0])
 		duration := usual
-		if len(replaced) > 0 {
+		if len(foreign(p.acmeFile(), p.hosts(), roots[0])) > 0 {
 			duration = allAtOnce
 		}
+		before := len(s.Changes)
 		if err := configure(s, p, duration, roots); err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 			return err
 		}
 		s.Stage = "check"
-		if err := checkServing(ctx, s, p, roots); err != nil {
+		if err := checkServing(ctx, s, p, roots, len(s.Changes) > before); err != nil {
 			return err
 		}
 		if duration != usual {
@@ -161,7 +161,7 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 				return err
 			}
 			s.Stage = "check"
-			if err := checkServing(ctx, s, p, roots); err != nil {
+			if err := checkServing(ctx, s, p, roots, true); err != nil {
 				return err
 			}
 		}
@@ -292,8 +292,8 @@ const pingURL = "http://127.0.0.1:8080/ping"
 // checkServing waits until every name is served with a certificate of the
 // CA's root, and notes when the first of them expires. Traefik asks for a
 // certificate when it starts or learns of a name, and tries again only when it
-// is started.
-func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Certificate) error {
+// is started. It gets the time for that when it has just learned of something.
+func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Certificate, learned bool) error {
 	var missing []string
 	verified := func() error {
 		missing, s.NotAfter = nil, time.Time{}
@@ -312,7 +312,7 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 		return errors.Join(all...)
 	}
 	patience := 2 * time.Second
-	if len(s.Changes) > 0 {
+	if learned {
 		patience = 20*time.Second + time.Duration(len(p.Services))*time.Second
 	}
 	var err, down error

@@ -110,7 +110,7 @@ func mendStorage(s *guest.Setup, p proxy, uid, gid int) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		if err := os.Rename(path, path+".broken"); err != nil {
+		if err := errors.Join(os.RemoveAll(path+".broken"), os.Rename(path, path+".broken")); err != nil {
 			return err
 		}
 		s.Changed("moved %s aside: %v", path, err)
