@@ -237,7 +237,11 @@ func makeStorage(s *guest.Setup, p proxy) error {
 	if err := errors.Join(os.Chmod(stateDir, 0o700), os.Chown(stateDir, uid, gid)); err != nil {
 		return err
 	}
-	return mendStorage(s, p, uid, gid)
+	other := ""
+	if p.Also != "" {
+		other = storagePath(p.Also)
+	}
+	return mendStorage(s, p.acmeFile(), other, uid, gid)
 }
 
 // serve has Traefik run with the present static configuration.

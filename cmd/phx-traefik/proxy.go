@@ -87,9 +87,9 @@ const (
 
 // acmeFile is where Traefik keeps its ACME account and certificates. Those of
 // another root are worth nothing: each root has a file of its own.
-func (p proxy) acmeFile() string {
-	return fmt.Sprintf("%s/acme-%.12s.json", stateDir, p.Fingerprint)
-}
+func (p proxy) acmeFile() string { return storagePath(p.Fingerprint) }
+
+func storagePath(pin string) string { return fmt.Sprintf("%s/acme-%.12s.json", stateDir, pin) }
 
 const header = "# Written by phx-traefik. Changes made here are lost at its next run.\n"
 

@@ -98,11 +98,10 @@ func foreign(path string, hosts []string, root *x509.Certificate) []string {
 
 // mendStorage makes the storage one that Traefik accepts: a plain file that
 // holds JSON, mode 0600, Traefik's own. Else Traefik would go on without any
-// certificate. What is none is moved aside. Where there is none, that of the
-// other trusted root is carried over: its certificates are good until the new
-// ones have come.
-func mendStorage(s *guest.Setup, p proxy, uid, gid int) error {
-	path := p.acmeFile()
+// certificate. What is none is moved aside. Where there is none, other, which
+// may be "", is carried over: its certificates, of another trusted root, are
+// good until the new ones have come.
+func mendStorage(s *guest.Setup, path, other string, uid, gid int) error {
 	data, err := readPlain(path)
 	if err == nil && len(data) > 0 {
 		_, err = parseStorage(data)
@@ -110,28 +109,24 @@ func mendStorage(s *guest.Setup, p proxy, uid, gid int) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
+		data = nil
 		if err := errors.Join(os.RemoveAll(path+".broken"), os.Rename(path, path+".broken")); err != nil {
 			return err
 		}
 		s.Changed("moved %s aside: %v", path, err)
 	}
-	if len(data) == 0 || err != nil {
-		if p.Also == "" {
-			return nil
+	have := err == nil
+	if len(data) == 0 && other != "" {
+		if data, err = readPlain(other); err == nil {
+			_, err = parseStorage(data)
 		}
-		other := proxy{Trust: guest.Trust{Fingerprint: p.Also}}.acmeFile()
-		data, err := readPlain(other)
-		if err != nil || len(data) == 0 {
-			return nil
+		if err == nil {
+			s.Changed("carried the certificates in %s over to %s", other, path)
+			return writeOwned(path, data, uid, gid)
 		}
-		if _, err := parseStorage(data); err != nil {
-			return nil
-		}
-		if err := writeOwned(path, data, uid, gid); err != nil {
-			return err
-		}
-		s.Changed("carried the certificates in %s over to %s", other, path)
-		return nil
+	}
+	if !have {
+		return nil // Traefik makes one
 	}
 	return takeCare(s, path, uid, gid)
 }
