@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/user"
 	"strconv"
@@ -19,37 +22,92 @@ import (
 
 const (
 	program   = "/usr/local/bin/traefik"
+	self      = "/usr/local/bin/phx-traefik"
 	takenFile = "/etc/phx/traefik.taken"
 	proxyFile = "/etc/phx/traefik/proxy.json" // what apply was asked last
-	unitFile  = "/etc/systemd/system/traefik.service"
-	unitText  = `# Written by phx-traefik.
+	unitDir   = "/etc/systemd/system/"
+	unitFile  = unitDir + "traefik.service"
+)
+
+// unitText has no option that needs a mount namespace, such as ProtectSystem
+// or PrivateTmp: an unprivileged container without nesting can make none, and
+// the unit would end with 226/NAMESPACE. Beyond Traefik's own files, what they
+// would hide is closed to its user anyway.
+//
+// What remains open, and why: the network and its address families, for which
+// Traefik is there; AF_UNIX, to tell systemd that it is ready; CAP_NET_ADMIN
+// for the keeper of the gate alone, as some kernels want it for a filter on a
+// socket: Traefik is started without it.
+const unitText = `# Written by phx-traefik.
 [Unit]
 Description=Traefik, the proxy of the internal services
 Documentation=https://doc.traefik.io/traefik/
-After=network-online.target
+After=network-online.target traefik-web.socket traefik-websecure.socket
 Wants=network-online.target
+Requires=traefik-web.socket traefik-websecure.socket
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 User=traefik
 Group=traefik
-ExecStart=/usr/local/bin/traefik --configFile=` + staticFile + `
+Sockets=traefik-web.socket traefik-websecure.socket
+ExecStart=` + self + ` start --configFile=` + staticFile + `
 Restart=always
-RestartSec=2
+RestartSec=500ms
+TimeoutStopSec=15
 WatchdogSec=30
-AmbientCapabilities=CAP_NET_BIND_SERVICE
-CapabilityBoundingSet=CAP_NET_BIND_SERVICE
-NoNewPrivileges=true
-UMask=0077
 LimitNOFILE=1048576
+UMask=0077
+CapabilityBoundingSet=CAP_NET_ADMIN
+AmbientCapabilities=CAP_NET_ADMIN
+NoNewPrivileges=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+KeyringMode=private
+RemoveIPC=yes
 
 [Install]
 WantedBy=multi-user.target
 `
-)
+
+// socketUnits are the sockets of the entry points, which systemd holds while
+// Traefik restarts. It hands each over under the entry point's name.
+var socketUnits = []struct{ unit, text string }{
+	{"traefik-" + plain + ".socket", socketText(plain, 80)},
+	{"traefik-" + encrypted + ".socket", socketText(encrypted, 443)},
+}
+
+func socketText(entryPoint string, port int) string {
+	return fmt.Sprintf(`# Written by phx-traefik.
+[Unit]
+Description=Traefik's entry point %[1]s
+
+[Socket]
+ListenStream=%[2]d
+FileDescriptorName=%[1]s
+Service=traefik.service
+Backlog=4096
+TriggerLimitIntervalSec=0
+
+[Install]
+WantedBy=sockets.target
+`, entryPoint, port)
+}
 
 // apply is the container's half: it sets Traefik up where it runs. ask gets
-// what only others can supply: "traefik" and "step_cli".
+// what only others can supply: "traefik", "step_cli", and "gateway", which
+// reports whether the gateway has been set up.
+//
+// Without the CA everything is done that does not need it.
 func apply(ctx context.Context, p proxy, ask func(need string, value any) error) *remote.Answer {
 	return guest.Apply(p.hosts(), func(s *guest.Setup) error {
 		if err := p.check(); err != nil {
@@ -59,7 +117,6 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err != nil {
 			return err
 		}
-		root := roots[0]
 		if err := s.WaitForBoot(ctx); err != nil {
 			return err
 		}
@@ -74,32 +131,57 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
 			return err
 		}
-		s.Stage = "bootstrap"
-		if err := s.Bootstrap(ctx, p.CAURL, p.Fingerprint); err != nil {
+		s.Stage = "configuration"
+		if err := makeStorage(s, p); err != nil {
 			return err
 		}
-		s.Stage = "configuration"
-		if err := configure(s, p, roots); err != nil {
+		duration := usual
+		if len(foreign(p.acmeFile(), p.hosts(), roots[0])) > 0 {
+			duration = allAtOnce
+		}
+		before := len(s.Changes)
+		if err := configure(s, p, duration, roots); err != nil {
 			return err
 		}
 		s.Stage = "service"
-		taken, err := serve(ctx, s, p)
+		taken, err := serve(ctx, s, p, duration)
 		if err != nil {
 			return err
 		}
 		s.Stage = "check"
-		if err := checkServing(ctx, s, p, root); err != nil {
+		if err := checkServing(ctx, s, p, roots, len(s.Changes) > before); err != nil {
 			return err
 		}
-		return taken()
+		if duration != usual {
+			s.Stage = "service"
+			if err := configure(s, p, usual, roots); err != nil {
+				return err
+			}
+			if taken, err = serve(ctx, s, p, usual); err != nil {
+				return err
+			}
+			s.Stage = "check"
+			if err := checkServing(ctx, s, p, roots, true); err != nil {
+				return err
+			}
+		}
+		if err := dropStorages(s, stateDir, p.Pins()); err != nil {
+			return err
+		}
+		if err := taken(); err != nil {
+			return err
+		}
+		s.Stage = "bootstrap"
+		if err := s.Bootstrap(ctx, p.CAURL, p.Fingerprint); err != nil {
+			return err
+		}
+		s.Stage = "gateway"
+		return checkGateway(ctx, p, roots, ask)
 	})
 }
 
 // configure writes the files that Traefik reads, and the one that apply reads.
-func configure(s *guest.Setup, p proxy, roots []*x509.Certificate) error {
-	if err := makeStateDir(); err != nil {
-		return err
-	}
+func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate) error {
 	state, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return err
@@ -113,7 +195,7 @@ func configure(s *guest.Setup, p proxy, roots []*x509.Certificate) error {
 		text []byte
 	}{
 		{rootFile, trusted},
-		{staticFile, p.static()},
+		{staticFile, p.static(duration)},
 		{dynamicFile, p.dynamic()},
 		{unitFile, []byte(unitText)},
 		{proxyFile, append(state, '\n')},
@@ -137,9 +219,9 @@ func lastProxy(file string) (p proxy, err error) {
 	return p, nil
 }
 
-// makeStateDir makes the directory of the ACME account and the certificates'
-// keys, which only Traefik can enter.
-func makeStateDir() error {
+// makeStorage makes the directory of the ACME account and the certificates'
+// keys, which only Traefik can enter, and sees to what is in it.
+func makeStorage(s *guest.Setup, p proxy) error {
 	u, err := user.Lookup("traefik")
 	if err != nil {
 		return fmt.Errorf("%w: run phoenix_hypervisor_feature_install_traefik.sh for this container on the host", err)
@@ -152,12 +234,22 @@ func makeStateDir() error {
 	if err := os.Mkdir(stateDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return errors.Join(os.Chmod(stateDir, 0o700), os.Chown(stateDir, uid, gid))
+	if err := errors.Join(os.Chmod(stateDir, 0o700), os.Chown(stateDir, uid, gid)); err != nil {
+		return err
+	}
+	other := ""
+	if p.Also != "" {
+		other = storagePath(p.Also)
+	}
+	return mendStorage(s, p.acmeFile(), other, uid, gid)
 }
 
 // serve has Traefik run with the present static configuration.
-func serve(ctx context.Context, s *guest.Setup, p proxy) (taken func() error, err error) {
-	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(), []byte(unitText), []byte(strings.Join(p.Pins(), " ")))
+func serve(ctx context.Context, s *guest.Setup, p proxy, duration int) (taken func() error, err error) {
+	if err := holdSockets(ctx, s); err != nil {
+		return nil, err
+	}
+	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(duration), []byte(unitText), []byte(strings.Join(p.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}
@@ -168,24 +260,55 @@ func serve(ctx context.Context, s *guest.Setup, p proxy) (taken func() error, er
 	return taken, nil
 }
 
+// holdSockets has systemd hold the sockets of the entry points. It cannot take
+// them from a running Traefik.
+func holdSockets(ctx context.Context, s *guest.Setup) error {
+	held := true
+	for _, u := range socketUnits {
+		changed, err := s.WriteFile(unitDir+u.unit, []byte(u.text), 0o644)
+		if err != nil {
+			return err
+		}
+		held = held && !changed && guest.Active(ctx, u.unit)
+	}
+	if !held {
+		if _, err := guest.Run(ctx, "systemctl", "daemon-reload"); err != nil {
+			return err
+		}
+		stop := []string{"systemctl", "stop", "traefik.service"}
+		for _, u := range socketUnits {
+			stop = append(stop, u.unit)
+		}
+		if _, err := guest.Run(ctx, stop...); err != nil {
+			return err
+		}
+	}
+	for _, u := range socketUnits {
+		if err := s.Start(ctx, u.unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 const pingURL = "http://127.0.0.1:8080/ping"
 
-// checkServing waits until every name is served with a certificate of the CA,
-// and notes when the first of them expires. Traefik asks for a certificate
-// when it starts or learns of a name, and tries again only when it is started:
-// it is, unless that would cut off what is served well.
-func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certificate) error {
-	good := 0
+// checkServing waits until every name is served with a certificate of the
+// CA's root, and notes when the first of them expires. Traefik asks for a
+// certificate when it starts or learns of a name, and tries again only when it
+// is started. It gets the time for that when it has just learned of something.
+func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Certificate, learned bool) error {
+	var missing []string
 	verified := func() error {
-		good, s.NotAfter = 0, time.Time{}
+		missing, s.NotAfter = nil, time.Time{}
 		var all []error
 		for _, host := range p.hosts() {
-			leaf, err := guest.Served(ctx, "127.0.0.1:443", host, root)
+			leaf, err := guest.Served(ctx, "127.0.0.1:443", host, roots[0])
 			if err != nil {
+				missing = append(missing, host)
 				all = append(all, err)
 				continue
 			}
-			good++
 			if s.NotAfter.IsZero() || leaf.NotAfter.Before(s.NotAfter) {
 				s.NotAfter = leaf.NotAfter
 			}
@@ -193,39 +316,112 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, root *x509.Certi
 		return errors.Join(all...)
 	}
 	patience := 2 * time.Second
-	if len(s.Changes) > 0 {
-		patience = 20 * time.Second
+	if learned {
+		patience = 20*time.Second + time.Duration(len(p.Services))*time.Second
 	}
-	err := guest.Until(ctx, patience, verified)
-	if err == nil {
-		return nil
-	}
-	if good == 0 || len(s.Changes) > 0 {
+	var err, down error
+	for range 2 {
+		asked := time.Now()
+		err = guest.Until(ctx, patience, func() error {
+			err := verified()
+			if err != nil && down == nil && time.Since(asked) > time.Second {
+				if down = answers(ctx, p.CAURL, roots); down != nil {
+					return nil
+				}
+			}
+			return err
+		})
+		if down != nil {
+			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), down)
+		}
+		if err == nil {
+			return nil
+		}
 		if err := s.Restart(ctx, "traefik"); err != nil {
 			return err
 		}
-		err = guest.Until(ctx, 30*time.Second, verified)
+		patience = 30*time.Second + time.Duration(len(p.Services))*time.Second
 	}
-	if err != nil && good == 0 {
-		// The CA may have lost the account, with a database of before: a new
-		// account is free.
-		err = newAccount(ctx, s, p, verified)
+	return errors.Join(err, guest.Journal(ctx, "traefik"))
+}
+
+// answers returns an error unless the CA at url is well.
+func answers(ctx context.Context, url string, roots []*x509.Certificate) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	status, err := get(ctx, "", url+"/health", roots)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%s/health: status %d", url, status)
 	}
+	return err
+}
+
+// get returns the status of url. address, if there is one, is where its host
+// is to be found.
+func get(ctx context.Context, address, url string, trusted []*x509.Certificate) (int, error) {
+	roots := x509.NewCertPool()
+	for _, root := range trusted {
+		roots.AddCert(root)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return errors.Join(err, guest.Journal(ctx, "traefik"))
+		return 0, err
+	}
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext: func(ctx context.Context, network, host string) (net.Conn, error) {
+			if address != "" {
+				host = address
+			}
+			return new(net.Dialer).DialContext(ctx, network, host)
+		},
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", url, err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode, nil
+}
+
+// checkGateway goes the way of the clients: to the gateway, and through it.
+// Firewalls are between the containers; from inside of each all looks well.
+func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask func(need string, value any) error) error {
+	if p.Gateway == "" || len(p.Services) == 0 {
+		return nil
+	}
+	var ready bool
+	if err := ask("gateway", &ready); err != nil || !ready {
+		return err
+	}
+	address := net.JoinHostPort(p.Gateway, "443")
+	err := guest.Until(ctx, 10*time.Second, func() error {
+		var all []error
+		for _, host := range p.hosts() {
+			if err := passes(ctx, address, host, roots); err != nil {
+				all = append(all, err)
+				continue
+			}
+			return nil // one is enough: what is behind the proxy may be down
+		}
+		return errors.Join(all...)
+	})
+	if err != nil {
+		return fmt.Errorf("the gateway and the proxy are well, each by itself, but no request comes through both: "+
+			"look for firewall rules that drop clients to %s port 443, or %s to port 443 of this container: %w", p.Gateway, p.Gateway, err)
 	}
 	return nil
 }
 
-// newAccount lets Traefik register with the CA again. The old account is kept
-// beside the new one.
-func newAccount(ctx context.Context, s *guest.Setup, p proxy, verified func() error) error {
-	if err := os.Rename(p.acmeFile(), p.acmeFile()+".old"); err != nil {
-		return err
+// passes returns an error unless a request for host comes through the gateway
+// to the proxy.
+func passes(ctx context.Context, address, host string, roots []*x509.Certificate) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	status, err := get(ctx, address, "https://"+host+"/", roots)
+	if err == nil && (status == http.StatusBadGateway || status == http.StatusGatewayTimeout) {
+		err = fmt.Errorf("https://%s/: status %d", host, status)
 	}
-	s.Changed("dropped the ACME account")
-	if err := s.Restart(ctx, "traefik"); err != nil {
-		return err
-	}
-	return guest.Until(ctx, 30*time.Second, verified)
+	return err
 }

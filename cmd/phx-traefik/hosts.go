@@ -1,18 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
 // hostsRecord is the name under which the CA container's record keeps the
-// hash of the block in its /etc/hosts.
+// hash of what writeHosts has been given.
 const hostsRecord = "etc/hosts"
 
 const (
@@ -20,24 +23,38 @@ const (
 	blockEnd   = "# --- END PHX ---"
 )
 
-// writeBlock replaces the block between two lines of /etc/hosts, or appends
-// it, and keeps all else. Its arguments: first line, last line; the new block
-// with these lines comes through stdin.
-const writeBlock = `set -eu
+// writeHosts replaces the block between two lines of /etc/hosts, or appends
+// it, and keeps all else; it then writes and starts a unit. Its arguments:
+// first line and last line of the block, the unit's name or "", and the unit's
+// last line. The block, with its first and last line, comes through stdin, and
+// the unit after it.
+const writeHosts = `set -eu
 umask 022
-new=$(mktemp /etc/.hosts.XXXXXX)
-trap 'rm -f "$new"' EXIT
+hosts=$(mktemp /etc/.hosts.XXXXXX)
+unit=$(mktemp /etc/systemd/system/.phx.XXXXXX)
+trap 'rm -f "$hosts" "$unit"' EXIT
 if grep -qxF -- "$1" /etc/hosts && ! grep -qxF -- "$2" /etc/hosts; then
 	echo "/etc/hosts has the line '$1' without '$2': remove it" >&2
 	exit 1
 fi
 # With an end to the last line, which it may lack.
-sed -e '$a\' /etc/hosts | sed "/^$1\$/,/^$2\$/d" >"$new"
-cat >>"$new"
-tail -n 1 "$new" | grep -qxF -- "$2"
-chmod 0644 "$new"
-mv -f "$new" /etc/hosts
-trap - EXIT`
+sed -e '$a\' /etc/hosts | sed "/^$1\$/,/^$2\$/d" >"$hosts"
+while IFS= read -r line; do
+	printf '%s\n' "$line"
+	[ "$line" != "$2" ] || break
+done >>"$hosts"
+tail -n 1 "$hosts" | grep -qxF -- "$2"
+if [ -n "$3" ]; then
+	cat >"$unit"
+	tail -n 1 "$unit" | grep -qxF -- "$4"
+fi
+chmod 0644 "$hosts" "$unit"
+mv -f "$hosts" /etc/hosts
+[ -n "$3" ] || exit 0
+mv -f "$unit" "/etc/systemd/system/$3"
+systemctl daemon-reload
+systemctl enable --quiet "$3"
+systemctl restart "$3"`
 
 // hostsBlock leads every name of the proxy to its address.
 func hostsBlock(address string, hosts []string) string {
@@ -49,8 +66,9 @@ func hostsBlock(address string, hosts []string) string {
 }
 
 // leadNames makes the CA's container find the proxy under the names for which
-// it shall sign, and tells whether that has changed anything. What has been
-// written is recorded in the container's notes, where looking costs no call.
+// it shall sign, and nobody else at the addresses of proxy and gateway; it
+// reports whether that has changed anything. What has been written is
+// recorded, where looking costs no call.
 //
 // anew writes it even if it has been recorded.
 func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed bool, err error) {
@@ -58,7 +76,11 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
 	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
-	hash := pct.Hash([]byte(block))
+	name, unit, err := neighbourUnit(t.CA.Interface, t.NeighboursOf(t.CA.CTID))
+	if err != nil {
+		return false, err
+	}
+	hash := pct.Hash([]byte(block), unit)
 	recorded, err := t.Host.Recorded(ctx, t.CA.CTID)
 	if err != nil {
 		return false, err
@@ -66,11 +88,22 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	if recorded[hostsRecord] == hash && !anew {
 		return false, nil
 	}
-	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", writeBlock, "sh", blockBegin, blockEnd)
+	last := bytes.TrimSpace(unit[bytes.LastIndexByte(bytes.TrimSpace(unit), '\n')+1:])
+	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", writeHosts, "sh", blockBegin, blockEnd, name, string(last))
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
-	cmd.Stdin = strings.NewReader(block)
+	cmd.Stdin = io.MultiReader(strings.NewReader(block), bytes.NewReader(unit))
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}
 	return true, t.Host.UpdateRecord(ctx, t.CA.CTID, func(record pct.Record) { record[hostsRecord] = hash })
+}
+
+// neighbourUnit returns the name and the text of the unit that pins the CA's
+// neighbours, both empty when there is nothing to pin.
+func neighbourUnit(device string, neighbours []guest.Neighbour) (name string, text []byte, err error) {
+	if device == "" || len(neighbours) == 0 {
+		return "", nil, nil
+	}
+	text, err = guest.NeighbourUnitText(device, neighbours)
+	return guest.NeighbourUnit, text, err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -60,6 +61,18 @@ Example:
 `
 
 func main() {
+	// Without what cmdline does about signals.
+	if len(os.Args) == 3 && os.Args[1] == keeperCommand {
+		n, err := strconv.Atoi(os.Args[2])
+		if err == nil {
+			err = keep(n)
+		}
+		if err != nil {
+			cmdline.Logf("%v", err)
+			os.Exit(1)
+		}
+		return
+	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
@@ -71,6 +84,8 @@ func main() {
 				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request"}}, proxyFlags()...),
 			},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags()},
+			// For the unit alone.
+			{Name: "start", Hidden: true, SkipFlagParsing: true, Action: startCommand},
 		},
 	})
 }
@@ -93,13 +108,13 @@ func filter(c *cli.Context) error {
 			p.Gateway = t.Gateway.IP
 		}
 		for _, s := range t.Services {
-			p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+			p.Services = append(p.Services, service{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
 		}
 		if err := p.check(); err != nil {
 			return nil, err
 		}
 		answer, err := setUp(ctx, t, p, false)
-		if err == nil && answer.Error != "" && answer.Stage == "check" {
+		if err == nil && answer.Error != "" && answer.Stage == "check" && !t.CADown {
 			// The CA's container may have lost what its record says it has.
 			t.Logf("%s failed; trying again with the names written anew into container %d:\n%s", answer.Stage, t.CA.CTID, cmdline.Quoted(answer.Error))
 			answer, err = setUp(ctx, t, p, true)
@@ -108,18 +123,26 @@ func filter(c *cli.Context) error {
 	})
 }
 
-// setUp leads the CA to the proxy, and then sets the proxy up.
+// setUp leads the CA to the proxy, and sets the proxy up, also when the CA's
+// container cannot be reached.
 func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Answer, error) {
-	led, err := leadNames(ctx, t, p, anew)
-	if err != nil {
-		return &remote.Answer{Stage: "hosts"}, err
+	led, cannotLead := leadNames(ctx, t, p, anew)
+	if ctx.Err() != nil {
+		return &remote.Answer{Stage: "hosts"}, cannotLead
 	}
 	if led {
 		t.Changed("hosts of container %d", t.CA.CTID)
 	}
-	return t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+		if need == "gateway" {
+			return t.GatewayReady(ctx), nil
+		}
 		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
 	})
+	if err == nil && answer.Error == "" && cannotLead != nil {
+		return &remote.Answer{Stage: "hosts"}, cannotLead
+	}
+	return answer, err
 }
 
 // proxyOf reads a proxy from the options of apply and render. What they leave
@@ -144,9 +167,13 @@ func proxyOf(c *cli.Context, last proxy) (proxy, error) {
 		if err != nil {
 			return p, cmdline.Usagef("%v", err)
 		}
+		ca := 0
+		if place := file.Place(config.CAScript); place != nil {
+			ca = place.CTID
+		}
 		p.Services = nil
 		for _, s := range file.Services(domain) {
-			p.Services = append(p.Services, service{s.Name, s.Host, s.URL})
+			p.Services = append(p.Services, service{s.Name, s.Host, s.URL, s.CTID == ca})
 		}
 	} else if c.IsSet("domain") {
 		for i, s := range p.Services {
@@ -164,7 +191,7 @@ func renderCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(), dynamicFile, p.dynamic())
+	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic())
 	return nil
 }
 
@@ -190,6 +217,9 @@ func applyCommand(c *cli.Context) error {
 		return err
 	}
 	answer := apply(ctx, p, func(need string, _ any) error {
+		if need == "gateway" {
+			return nil // nobody here knows about it
+		}
 		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
 	})
 	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {

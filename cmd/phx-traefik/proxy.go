@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"strings"
 
@@ -26,7 +25,8 @@ type proxy struct {
 type service struct {
 	Name string `json:"name"` // of its router
 	Host string `json:"host"` // the name under which it is served
-	URL  string `json:"url"`  // where the container answers
+	URL  string `json:"url"`  // where the container answers: SCHEME://ADDRESS:PORT
+	CA   bool   `json:"ca,omitempty"`
 }
 
 var (
@@ -35,7 +35,8 @@ var (
 )
 
 // check refuses what would mean something else in a Traefik rule, in
-// /etc/hosts or on step's command line.
+// /etc/hosts or on step's command line, or in Traefik's dynamic configuration,
+// where {{ }} is a template whatever YAML thinks of it.
 func (p proxy) check() error {
 	for _, s := range p.Services {
 		if !nameForm.MatchString(s.Name) {
@@ -44,8 +45,10 @@ func (p proxy) check() error {
 		if !hostForm.MatchString(s.Host) {
 			return fmt.Errorf("service %s: host %q: not a host name in lower case", s.Name, s.Host)
 		}
-		if u, err := url.Parse(s.URL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			return fmt.Errorf("service %s: url %q: not http:// or https:// and a host", s.Name, s.URL)
+		scheme, rest, _ := strings.Cut(s.URL, "://")
+		at, err := netip.ParseAddrPort(rest)
+		if err != nil || at.Addr().Zone() != "" || scheme != "http" && scheme != "https" {
+			return fmt.Errorf("service %s: url %q: not http:// or https:// with an address and a port", s.Name, s.URL)
 		}
 	}
 	if p.CAURL == "" {
@@ -84,48 +87,58 @@ const (
 
 // acmeFile is where Traefik keeps its ACME account and certificates. Those of
 // another root are worth nothing: each root has a file of its own.
-func (p proxy) acmeFile() string {
-	return fmt.Sprintf("%s/acme-%.12s.json", stateDir, p.Fingerprint)
-}
+func (p proxy) acmeFile() string { return storagePath(p.Fingerprint) }
+
+func storagePath(pin string) string { return fmt.Sprintf("%s/acme-%.12s.json", stateDir, pin) }
 
 const header = "# Written by phx-traefik. Changes made here are lost at its next run.\n"
 
+// Hours for which Traefik thinks that the CA's certificates are valid. It only
+// schedules renewal: of 24 hours 6 before their end, and of 90 days, Traefik's
+// default, a month before: all at its start.
+const (
+	usual     = 24
+	allAtOnce = 90 * 24
+)
+
 // static is Traefik's static configuration, which it reads when it starts.
-func (p proxy) static() []byte {
+func (p proxy) static(duration int) []byte {
 	return render(map[string]any{
 		"global": map[string]any{"checkNewVersion": false, "sendAnonymousUsage": false},
 		"log":    map[string]any{"level": "INFO", "noColor": true},
 		"ping":   map[string]any{},
 		"entryPoints": map[string]any{
-			plain: map[string]any{
-				"address": ":80",
-				"http": map[string]any{"redirections": map[string]any{
-					"entryPoint": map[string]any{"to": encrypted, "scheme": "https"},
-				}},
-			},
+			plain:     map[string]any{"address": ":80", "transport": map[string]any{"lifeCycle": lifeCycle}},
 			encrypted: p.encryptedEntryPoint(),
 			"traefik": map[string]any{"address": "127.0.0.1:8080"}, // ping
 		},
 		"providers": map[string]any{"file": map[string]any{"directory": dynamicDir, "watch": true}},
 		"certificatesResolvers": map[string]any{resolver: map[string]any{"acme": map[string]any{
-			"caServer":       p.CAURL + "/acme/acme/directory",
-			"caCertificates": []string{rootFile},
-			"storage":        p.acmeFile(),
-			"keyType":        "EC256",
-			// In hours. It only schedules renewal: with Traefik's default of
-			// 90 days, the CA's certificates of 24 hours would expire first.
-			"certificatesDuration": 24,
+			"caServer":             p.CAURL + "/acme/acme/directory",
+			"caCertificates":       []string{rootFile},
+			"storage":              p.acmeFile(),
+			"keyType":              "EC256",
+			"certificatesDuration": duration,
 			"tlsChallenge":         map[string]any{},
 		}}},
 	})
 }
 
+// lifeCycle is how Traefik stops. First it takes those who have come before
+// the gate was shut. Then it waits for requests under way, and for the
+// connections on which the CA has made sure of a name, for Traefik never
+// closes these: each stop takes all the time that it may.
+var lifeCycle = map[string]any{"requestAcceptGraceTimeout": "300ms", "graceTimeOut": "2s"}
+
 // encryptedEntryPoint takes as long for a request as the gateway does, and
 // believes the gateway, and nobody else, who the client is.
 func (p proxy) encryptedEntryPoint() map[string]any {
 	entryPoint := map[string]any{
-		"address":   ":443",
-		"transport": map[string]any{"respondingTimeouts": map[string]any{"readTimeout": "1h"}},
+		"address": ":443",
+		"transport": map[string]any{
+			"lifeCycle":          lifeCycle,
+			"respondingTimeouts": map[string]any{"readTimeout": "1h"},
+		},
 	}
 	if p.Gateway != "" {
 		entryPoint["forwardedHeaders"] = map[string]any{"trustedIPs": []string{p.Gateway}}
@@ -133,19 +146,37 @@ func (p proxy) encryptedEntryPoint() map[string]any {
 	return entryPoint
 }
 
+// caRequests are those that the CA gets through the proxy: what clients need
+// to trust it. Certificates are for those who reach the CA itself.
+const caRequests = " && (Method(`GET`) || Method(`HEAD`)) && PathRegexp(`^/(1\\.0/)?(health|roots|roots\\.pem|root/[0-9a-fA-F]{64}|crl)$`)"
+
+// Middlewares, by the names that routers use.
+const (
+	toHTTPS   = "phx-https"
+	patiently = "phx-patiently"
+)
+
 // dynamic is Traefik's dynamic configuration, of which it sees every change.
 func (p proxy) dynamic() []byte {
-	if len(p.Services) == 0 {
-		return []byte(header)
-	}
 	routers, services, transports := map[string]any{}, map[string]any{}, map[string]any{}
+	middlewares := map[string]any{}
+	var known []string
 	for _, s := range p.Services {
-		routers[s.Name] = map[string]any{
-			"rule":        "Host(`" + s.Host + "`)",
+		rule := "Host(`" + s.Host + "`)"
+		known = append(known, rule)
+		router := map[string]any{
 			"entryPoints": []string{encrypted},
 			"service":     s.Name,
 			"tls":         map[string]any{"certResolver": resolver},
 		}
+		if s.CA {
+			rule += caRequests
+			router["middlewares"] = []string{patiently}
+			// Tried again for some 5 s, while the CA restarts.
+			middlewares[patiently] = map[string]any{"retry": map[string]any{"attempts": 12, "initialInterval": "300ms"}}
+		}
+		router["rule"] = rule
+		routers[s.Name] = router
 		balancer := map[string]any{"servers": []any{map[string]any{"url": s.URL}}}
 		if strings.HasPrefix(s.URL, "https:") {
 			balancer["serversTransport"] = s.Name
@@ -153,11 +184,39 @@ func (p proxy) dynamic() []byte {
 		}
 		services[s.Name] = map[string]any{"loadBalancer": balancer}
 	}
-	http := map[string]any{"routers": routers, "services": services}
-	if len(transports) > 0 {
-		http["serversTransports"] = transports
+	// A host that is not served gets 404, and is led nowhere.
+	if len(known) > 0 {
+		middlewares[toHTTPS] = map[string]any{"redirectScheme": map[string]any{"scheme": "https", "permanent": true}}
+		routers["phx:plain"] = map[string]any{
+			"rule":        strings.Join(known, " || "),
+			"entryPoints": []string{plain},
+			"middlewares": []string{toHTTPS},
+			"service":     "noop@internal",
+		}
 	}
-	return render(map[string]any{"http": http})
+	config := map[string]any{"tls": map[string]any{"options": map[string]any{"default": map[string]any{
+		"minVersion": "VersionTLS12",
+		// Of TLS 1.2; those of TLS 1.3 are all good. The keys are all ECDSA.
+		"cipherSuites": []string{
+			"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+			"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+			"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+		},
+		"alpnProtocols": []string{"h2", "http/1.1", "acme-tls/1"},
+		"sniStrict":     true,
+	}}}}
+	http := map[string]any{}
+	for key, value := range map[string]map[string]any{
+		"routers": routers, "services": services, "serversTransports": transports, "middlewares": middlewares,
+	} {
+		if len(value) > 0 {
+			http[key] = value
+		}
+	}
+	if len(http) > 0 {
+		config["http"] = http
+	}
+	return render(config)
 }
 
 func render(v any) []byte {

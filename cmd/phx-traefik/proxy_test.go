@@ -18,8 +18,8 @@ import (
 
 var testProxy = proxy{
 	Services: []service{
-		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080"},
-		{"ca", "ca.internal.example", "https://10.0.0.10:9000"},
+		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
+		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
 	},
 	Trust: guest.Trust{
 		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
@@ -34,10 +34,22 @@ func TestProxyIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 	for name, spoil := range map[string]func(*proxy){
-		"rule":        func(p *proxy) { p.Services = []service{{"x", "x`) || Host(`bank.example", "http://10.0.0.1"}} },
-		"hosts":       func(p *proxy) { p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1"}} },
-		"name":        func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1"}} },
-		"scheme":      func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd"}} },
+		"rule": func(p *proxy) {
+			p.Services = []service{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+		},
+		"hosts": func(p *proxy) {
+			p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+		},
+		"name":    func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1:80", false}} },
+		"scheme":  func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd", false}} },
+		"no port": func(p *proxy) { p.Services = []service{{"x", "x.example", "http://10.0.0.1", false}} },
+		"a name":  func(p *proxy) { p.Services = []service{{"x", "x.example", "http://bank.example:80", false}} },
+		"template": func(p *proxy) {
+			p.Services = []service{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
+		},
+		"template 2":  func(p *proxy) { p.Services = []service{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
+		"zone":        func(p *proxy) { p.Services = []service{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
+		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
 		"URL":         func(p *proxy) { p.CAURL = "http://10.0.0.10" },
@@ -51,7 +63,7 @@ func TestProxyIsChecked(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, text []byte, path ...string) any {
+func at(t *testing.T, text []byte, path ...string) any {
 	t.Helper()
 	var v any
 	if err := yaml.Unmarshal(text, &v); err != nil {
@@ -68,7 +80,7 @@ func get(t *testing.T, text []byte, path ...string) any {
 }
 
 func TestStatic(t *testing.T) {
-	text := testProxy.static()
+	text := testProxy.static(usual)
 	acme := []string{"certificatesResolvers", "internal", "acme"}
 	for key, want := range map[string]any{
 		"caServer":             "https://10.0.0.10:9000/acme/acme/directory",
@@ -76,62 +88,80 @@ func TestStatic(t *testing.T) {
 		"keyType":              "EC256",
 		"storage":              "/var/lib/traefik/acme-abababababab.json",
 	} {
-		if got := get(t, text, append(acme, key)...); got != want {
+		if got := at(t, text, append(acme, key)...); got != want {
 			t.Errorf("%s: %v", key, got)
 		}
 	}
-	if got, _ := get(t, text, append(acme, "tlsChallenge")...).(map[string]any); got == nil {
+	if got, _ := at(t, text, append(acme, "tlsChallenge")...).(map[string]any); got == nil {
 		t.Error("no challenge: Traefik would ask for no certificate")
 	}
-	if got := get(t, text, "entryPoints", "web", "http", "redirections", "entryPoint", "to"); got != "websecure" {
-		t.Errorf("plain HTTP leads to %v", got)
+	if got := at(t, text, "entryPoints", "web", "http"); got != nil {
+		t.Errorf("plain HTTP leads whoever comes to %v", got)
 	}
-	if got := get(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
+	for _, entryPoint := range []string{"web", "websecure"} {
+		if got := at(t, text, "entryPoints", entryPoint, "transport", "lifeCycle", "graceTimeOut"); got != "2s" {
+			t.Errorf("%s: a stop may take %v", entryPoint, got)
+		}
+	}
+	if got := at(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
 		t.Errorf("an upload may take %v", got)
 	}
-	if got := get(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
+	if got := at(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
 		t.Errorf("the client's address is believed from %v", got)
 	}
-	if got := get(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
+	if got := at(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
 		t.Errorf("ping is served at %v", got)
 	}
 }
 
 func TestDynamic(t *testing.T) {
 	text := testProxy.dynamic()
-	if got := get(t, text, "http", "routers", "ca", "rule"); got != "Host(`ca.internal.example`)" {
+	if got := at(t, text, "http", "routers", "gateway", "rule"); got != "Host(`gateway.internal.example`)" {
 		t.Errorf("rule %v", got)
 	}
-	if got := get(t, text, "http", "routers", "gateway", "tls", "certResolver"); got != "internal" {
+	if got := at(t, text, "http", "routers", "gateway", "tls", "certResolver"); got != "internal" {
 		t.Errorf("resolver %v", got)
 	}
-	if got := get(t, text, "http", "serversTransports", "ca", "serverName"); got != "ca.internal.example" {
+	if got := at(t, text, "http", "serversTransports", "ca", "serverName"); got != "ca.internal.example" {
 		t.Errorf("server name %v", got)
 	}
-	if got := get(t, text, "http", "serversTransports", "gateway"); got != nil {
+	if got := at(t, text, "http", "serversTransports", "gateway"); got != nil {
 		t.Errorf("a transport for a plain service: %v", got)
 	}
+	if got := at(t, text, "http", "routers", "phx:plain", "rule"); got != "Host(`gateway.internal.example`) || Host(`ca.internal.example`)" {
+		t.Errorf("plain HTTP is led on for %v", got)
+	}
+	if got := at(t, text, "tls", "options", "default", "sniStrict"); got != true {
+		t.Errorf("strict: %v", got)
+	}
 	empty := proxy{}
-	if got := get(t, empty.dynamic(), "http"); got != nil {
+	if got := at(t, empty.dynamic(), "http"); got != nil {
 		t.Errorf("without services: %v", got)
 	}
 }
 
 // The block in /etc/hosts is exchanged, and all else kept, whatever the
-// number of runs.
-func TestHostsBlock(t *testing.T) {
-	hosts := filepath.Join(t.TempDir(), "hosts")
-	script := strings.ReplaceAll(writeBlock, "/etc/.hosts", filepath.Dir(hosts)+"/.hosts")
-	script = strings.ReplaceAll(script, "/etc/hosts", hosts)
+// number of runs; the unit is written and started.
+func TestWriteHosts(t *testing.T) {
+	dir := t.TempDir()
+	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
+	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(writeHosts)
+	script = `systemctl() { echo "systemctl $*"; }` + "\n" + script
+	if err := os.Mkdir(units, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	const own = "127.0.0.1 localhost\n# --- BEGIN PVE ---\n10.0.0.10 Step-CA\n# --- END PVE ---\n"
 	if err := os.WriteFile(hosts, []byte(own), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	write := func(block string) string {
-		cmd := exec.Command("/bin/sh", "-c", script, "sh", blockBegin, blockEnd)
-		cmd.Stdin = strings.NewReader(block)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "failed: " + string(out)
+	var said string
+	write := func(unit, stdin string) string {
+		last := "WantedBy=multi-user.target"
+		cmd := exec.Command("/bin/sh", "-c", script, "sh", blockBegin, blockEnd, unit, last)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if said = string(out); err != nil {
+			return "failed: " + said
 		}
 		text, err := os.ReadFile(hosts)
 		if err != nil {
@@ -140,39 +170,48 @@ func TestHostsBlock(t *testing.T) {
 		return string(text)
 	}
 	first := hostsBlock("10.0.0.12", []string{"b.example", "a.example"})
-	if got, want := write(first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END PHX ---\n"; got != want {
+	if got, want := write("", first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END PHX ---\n"; got != want {
 		t.Errorf("hosts\n%s\nwant\n%s", got, want)
 	}
 	second := hostsBlock("10.0.0.13", []string{"c.example"})
+	name, unit, err := neighbourUnit("eth0", []guest.Neighbour{{IP: "10.0.0.12", MAC: "52:54:00:67:89:C2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 2 {
-		if got := write(second); got != own+second {
+		if got := write(name, second+string(unit)); got != own+second {
 			t.Errorf("hosts\n%s\nwant\n%s", got, own+second)
 		}
-	}
-	// A last line without an end, and a block without one.
-	for text, want := range map[string]string{
-		strings.TrimSuffix(own, "\n"):          own + second,
-		own + blockBegin + "\n10.0.0.1 a\nx\n": "failed: ",
-	} {
-		if err := os.WriteFile(hosts, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+		if text, err := os.ReadFile(filepath.Join(units, name)); err != nil || string(text) != string(unit) {
+			t.Errorf("unit\n%s%v", text, err)
 		}
-		if got := write(second); !strings.HasPrefix(got, want) {
-			t.Errorf("hosts\n%s\nwant\n%s", got, want)
+		if !strings.HasSuffix(said, "systemctl restart phx-neighbours.service\n") {
+			t.Errorf("said %q", said)
 		}
 	}
 	if err := os.WriteFile(hosts, []byte(own+second), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// A transfer that breaks off changes nothing.
-	if got := write(first[:len(first)-5]); !strings.HasPrefix(got, "failed") {
-		t.Errorf("a part of a block was taken:\n%s", got)
+	whole := first + strings.ReplaceAll(string(unit), "10.0.0.12", "10.0.0.99")
+	for _, n := range []int{len(first) - 5, len(whole) - 5} {
+		if got := write(name, whole[:n]); !strings.HasPrefix(got, "failed") {
+			t.Errorf("%d bytes of %d were taken:\n%s", n, len(whole), got)
+		}
 	}
 	if text, _ := os.ReadFile(hosts); string(text) != own+second {
 		t.Errorf("hosts\n%s", text)
 	}
-	if info, err := os.Stat(hosts); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	if text, _ := os.ReadFile(filepath.Join(units, name)); string(text) != string(unit) {
+		t.Errorf("unit\n%s", text)
+	}
+	for _, path := range []string{hosts, filepath.Join(units, name)} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+			t.Errorf("%s: mode %v, %v", path, info.Mode(), err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*/.*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 
@@ -197,10 +236,10 @@ func TestApplyAsLastTime(t *testing.T) {
 		{nil, func(*proxy) {}},
 		{[]string{"--ca-url", "https://ca.example", "--root", "/x"}, func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080"}, {"ca", "ca.other.example", "https://10.0.0.10:9000"}}
+			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false}, {"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080"}, {"ca", "ca.x.example", "https://10.0.0.10:9000"}}
+			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
 		}},
 	} {
 		last, err := lastProxy(file)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,10 +22,13 @@ type Service struct {
 
 // Place is where a container with a part of its own in phx can be reached.
 type Place struct {
-	CTID int    `json:"ctid"`
-	IP   string `json:"ip"`
-	MAC  string `json:"mac,omitempty"` // "" where the file leaves it to Proxmox VE
+	CTID      int    `json:"ctid"`
+	IP        string `json:"ip"`
+	MAC       string `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
+	Interface string `json:"interface,omitempty"` // the container's, which has that address
 }
+
+var interfaceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
 
 // Check returns an error for a place that no checked file has.
 func (p Place) Check() error {
@@ -36,6 +40,9 @@ func (p Place) Check() error {
 	}
 	if mac, err := net.ParseMAC(p.MAC); p.MAC != "" && (err != nil || len(mac) != 6) {
 		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
+	}
+	if p.Interface != "" && !interfaceForm.MatchString(p.Interface) {
+		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
 	}
 	return nil
 }
@@ -61,7 +68,7 @@ func (s Service) Check(domain string) error {
 func (f *File) Place(script string) *Place {
 	for id, c := range f.Containers {
 		if c.ApplicationScript == script && !c.Network.DHCP {
-			return &Place{id, c.Network.IP.Addr().String(), c.MAC}
+			return &Place{CTID: id, IP: c.Network.IP.Addr().String(), MAC: c.MAC, Interface: c.Network.Name}
 		}
 	}
 	return nil

@@ -311,7 +311,12 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 		return nil, err
 	}
 	isTaken := string(last) == present
-	if Active(ctx, unit) {
+	if !isTaken && starting(ctx, unit) {
+		// It may be coming up with what it had before.
+		if err := s.Restart(ctx, unit); err != nil {
+			return nil, err
+		}
+	} else if Active(ctx, unit) {
 		switch {
 		case replaced(ctx, unit):
 			err = s.Restart(ctx, unit)
@@ -400,6 +405,12 @@ func knowUnit(ctx context.Context, unit string) error {
 func Active(ctx context.Context, unit string) bool {
 	_, err := Run(ctx, "systemctl", "is-active", "--quiet", unit)
 	return err == nil
+}
+
+// starting reports whether a unit is on its way up, or between two attempts.
+func starting(ctx context.Context, unit string) bool {
+	state, err := Run(ctx, "systemctl", "show", "--property=ActiveState", "--value", unit)
+	return err == nil && strings.TrimSpace(state) == "activating"
 }
 
 // Journal returns the last lines of a unit's log as an error, nil when there

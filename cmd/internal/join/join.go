@@ -41,7 +41,8 @@ type Target struct {
 	Proxy     *config.Place // and the proxy's; nil when the file has none
 	Gateway   *config.Place // and the gateway's
 
-	Trust guest.Trust // the CA, and its root certificates as mounted in the container
+	Trust  guest.Trust // the CA, and its root certificates as mounted in the container
+	CADown bool        // the CA could not be asked: the root is the one that the host has kept
 
 	// GatewayReady waits until the gateway has been set up, and reports whether
 	// it has; false at the end of a plan in which it has not been seen.
@@ -58,12 +59,15 @@ func (t *Target) Changed(format string, args ...any) {
 	}
 }
 
-// Neighbours returns those of the CA, the proxy and the gateway, without the
+// Neighbours returns the neighbours of the container: see [Target.NeighboursOf].
+func (t *Target) Neighbours() []guest.Neighbour { return t.NeighboursOf(t.CTID) }
+
+// NeighboursOf returns those of the CA, the proxy and the gateway, without the
 // container itself, of which the file has the MAC address.
-func (t *Target) Neighbours() []guest.Neighbour {
+func (t *Target) NeighboursOf(ctid int) []guest.Neighbour {
 	var all []guest.Neighbour
 	for _, p := range []*config.Place{t.CA, t.Proxy, t.Gateway} {
-		if p != nil && p.CTID != t.CTID && p.MAC != "" {
+		if p != nil && p.CTID != ctid && p.MAC != "" {
 			all = append(all, guest.Neighbour{IP: p.IP, MAC: p.MAC})
 		}
 	}
@@ -301,6 +305,7 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			Also:        r.fingerprint.Get("also").Str,
 			CAURL:       r.fingerprint.Get("ca_url").Str,
 		},
+		CADown:       r.ca.Get("from_host").Bool(),
 		GatewayReady: r.gateway.wait,
 	}
 	path := r.fingerprint.Get("path").Str
