@@ -210,6 +210,13 @@ func TestLab(t *testing.T) {
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
+	t.Run("Firewall", l.testFirewall)
+	t.Run("Neighbour", l.testNeighbour)
+	t.Run("Policy", l.testPolicy)
+	t.Run("Exposure", l.testExposure)
+	t.Run("Clients", l.testClients)
+	t.Run("Terminal", l.testTerminal)
+	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
 	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
