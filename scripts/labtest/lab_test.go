@@ -215,6 +215,7 @@ func TestLab(t *testing.T) {
 	t.Run("Policy", l.testPolicy)
 	t.Run("Exposure", l.testExposure)
 	t.Run("Clients", l.testClients)
+	t.Run("Rotation", l.testRotation)
 	t.Run("Terminal", l.testTerminal)
 	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
@@ -224,6 +225,9 @@ func TestLab(t *testing.T) {
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
 	t.Run("README", l.testREADME)
+	if long() {
+		t.Run("Adoption", l.testAdoption)
+	}
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
 		observe(t, l).compare(t, before)
