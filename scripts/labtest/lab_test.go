@@ -2,7 +2,7 @@
 //
 // It needs root, takes minutes and runs only with PHX_TEST_LAB=1, as scripts/test sets it. Its lab lives in
 // PHX_TEST_LAB_DIR (default /var/lib/phx-lab-test), beside a lab that a user may have. With PHX_TEST_LAB_KEEP=1
-// a lab that failed a check stays for a look.
+// a lab that failed a check stays for a look. PHX_TEST_LONG=1 (scripts/test --long) adds what takes long.
 package labtest
 
 import (
@@ -219,7 +219,11 @@ func TestLab(t *testing.T) {
 	t.Run("Terminal", l.testTerminal)
 	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
-	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
+	filters := []string{"phx-lxc"}
+	if long() {
+		filters = append(filters, "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik")
+	}
+	for _, filter := range filters {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
 	}
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })

@@ -10,6 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The main thread stands for the whole process in /proc: it must never be one that changes its namespace, or `lab down`
+// takes this process for one of the lab's.
+func init() { runtime.LockOSThread() }
+
 // inNamespace runs f on a thread that is in the lab's network namespace: sockets that f makes are the lab's.
 func (l lab) inNamespace(f func() error) error {
 	done := make(chan error, 1)
