@@ -245,7 +245,7 @@ type evidence struct {
 }
 
 func (l lab) testUp(t *testing.T) *evidence {
-	stop := sampleProcesses()
+	stop := l.sampleProcesses()
 	start := time.Now()
 	r := l.try(t, "scripts/lab", "up")
 	processes := stop()
@@ -514,8 +514,8 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 			}
 		}
 		for _, pattern := range patterns {
-			if pattern.MatchString(text) {
-				t.Errorf("%s shows what matches %s", place, pattern)
+			if at := pattern.FindStringIndex(text); at != nil {
+				t.Errorf("%s shows what matches %s: %q…", place, pattern, text[max(0, at[0]-80):at[0]])
 			}
 		}
 	}
@@ -601,9 +601,8 @@ func (l lab) testKilledUp(t *testing.T, everything bool) {
 	cmd.Process.Kill()
 	if everything {
 		for _, pid := range pids() {
-			environ, _ := os.ReadFile("/proc/" + pid + "/environ")
-			name, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-			if n, _ := strconv.Atoi(pid); bytes.Contains(environ, []byte(tag)) && !bytes.HasPrefix(name, []byte("[lxc monitor]")) {
+			cgroup, _ := os.ReadFile("/proc/" + pid + "/cgroup") // a container and its monitor have one of the lab's
+			if n, _ := strconv.Atoi(pid); l.owns(pid) && !bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) && n != os.Getpid() {
 				syscall.Kill(n, syscall.SIGKILL)
 			}
 		}
@@ -648,15 +647,32 @@ func (l lab) testREADME(t *testing.T) {
 	}
 }
 
-// sampleProcesses notes every command line on the machine, the containers' too, until stop is called.
-func sampleProcesses() (stop func() string) {
+// owns reports whether a process is the lab's: started by this test, in the lab's namespace, or in one of its containers.
+func (l lab) owns(pid string) bool {
+	environ, _ := os.ReadFile("/proc/" + pid + "/environ")
+	if bytes.Contains(environ, []byte(tag)) {
+		return true
+	}
+	if cgroup, _ := os.ReadFile("/proc/" + pid + "/cgroup"); bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) {
+		return true
+	}
+	theirs, err := os.Stat("/proc/" + pid + "/ns/net")
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat("/run/netns/" + l.namespace())
+	return err == nil && os.SameFile(theirs, ours)
+}
+
+// sampleProcesses notes every command line of the lab, the containers' too, until stop is called.
+func (l lab) sampleProcesses() (stop func() string) {
 	var wg sync.WaitGroup
 	quit := make(chan struct{})
 	seen := map[string]bool{}
 	wg.Go(func() {
 		for {
 			for _, pid := range pids() {
-				if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil {
+				if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && l.owns(pid) {
 					seen[strings.ReplaceAll(string(line), "\x00", " ")] = true
 				}
 			}
@@ -720,8 +736,7 @@ func observe(t *testing.T, l lab) machine {
 			text, _ := os.ReadFile("/proc/" + pid + "/" + name)
 			about = append(about, text...)
 		}
-		of := func(mark string) bool { return bytes.Contains(about, []byte(mark)) }
-		if pid != strconv.Itoa(os.Getpid()) && (of(tag) || of(l.dir) || of("/"+l.namespace()+"/")) {
+		if pid != strconv.Itoa(os.Getpid()) && (l.owns(pid) || bytes.Contains(about, []byte(l.dir))) {
 			m.processes = append(m.processes, pid+": "+string(bytes.ReplaceAll(about, []byte{0}, []byte{' '})))
 		}
 	}
