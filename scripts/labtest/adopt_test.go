@@ -199,4 +199,13 @@ func (l lab) testAdoption(t *testing.T) {
 			l.answers(t, caClient)
 		}
 	}
+
+	// Told to, phx puts the firewalls in force.
+	r := l.try(t, "scripts/lab", "run", "env", "PHX_ENFORCE_FIREWALL=1", "phoenix")
+	t.Logf("in force: status %d\n%s", r.status, r.stderr)
+	for ctid := range oldRules {
+		if now := l.read(t, "pve", "firewall", ctid+".fw"); !strings.Contains(now, "enable: 1") {
+			t.Errorf("the firewall of container %s should be in force:\n%s", ctid, now)
+		}
+	}
 }

@@ -32,7 +32,7 @@ func (l lab) testChanges(t *testing.T) {
 	l.do(t, "bash", "-c", `cp scripts/phoenix_* "$1"`, "bash", scripts)
 	write(t, filepath.Join(scripts, "phoenix_hypervisor_feature_install_motd.sh"),
 		"#!/bin/sh\nset -eu\n\"$PHX_PCT\" exec --keep-env 0 \"$1\" -- /bin/sh -c 'echo phx >/etc/motd' </dev/null\n", 0o755)
-	env := []string{"env", "PHX_RESTART=1", "PHX_SCRIPTS=" + scripts}
+	env := []string{"env", "PHX_RESTART=1", "PHX_ENFORCE_FIREWALL=1", "PHX_SCRIPTS=" + scripts}
 
 	config := l.path("etc", "phoenix_lxc_configs.json")
 	original := l.read(t, "etc", "phoenix_lxc_configs.json")
