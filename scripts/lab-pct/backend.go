@@ -27,6 +27,7 @@ type backend interface {
 	hotplug(conf *config, key, value string) error // value "": remove
 	extract(archive, rootfs string) error
 	credentials(rootfs, password, keysFile string) error
+	filter(ruleset string) error // of nftables, for all containers
 }
 
 // tool runs a program of the host for a worker: its output is the worker's, and an interrupt

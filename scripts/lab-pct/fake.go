@@ -37,6 +37,7 @@ func (b *fakeBackend) freeze(int, bool) error                   { return nil }
 func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
 func (b *fakeBackend) extract(string, string) error             { return nil }
 func (b *fakeBackend) credentials(string, string, string) error { return nil }
+func (b *fakeBackend) filter(string) error                      { return nil }
 
 func (b *fakeBackend) start(conf *config) error {
 	for _, m := range conf.mounts() {

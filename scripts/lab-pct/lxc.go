@@ -402,6 +402,15 @@ func (b *lxcBackend) credentials(rootfs, password, keysFile string) error {
 	return nil
 }
 
+func (b *lxcBackend) filter(ruleset string) error {
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(ruleset)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w\n%s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
 // hotplug changes a running container.
 func (b *lxcBackend) hotplug(conf *config, key, value string) error {
 	switch {

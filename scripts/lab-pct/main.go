@@ -4,12 +4,14 @@
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
-//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy
+//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
+//	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	storage/lab/images/ID/   volumes, plain directories
 //	storage/lab/snapshots/ID/SNAPSHOT/  their copies
 //	lxc/ID/                  LXC's own directory of the container
 //	lock/pve-config-ID.lock  held while a configuration is changed
+//	lock/firewall.nft        the rules that are in force
 //	log/pct.log              one line per call: time, exit status, milliseconds, arguments
 //
 // Further environment variables:
@@ -219,7 +221,15 @@ func (l *lab) run(args []string) error {
 	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
 		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
 	}
+	if err := l.applyFirewall(); err != nil {
+		return err
+	}
 	err = handlers[cmd.name](c)
+	if cmd.name != "exec" && !slices.Contains(readOnly, cmd.name) {
+		if loadErr := l.applyFirewall(); err == nil {
+			err = loadErr
+		}
+	}
 	var w *workerError
 	switch {
 	case errors.Is(err, errInterrupted) && cmd.Task:

@@ -2,7 +2,7 @@
 //
 // It needs root, takes minutes and runs only with PHX_TEST_LAB=1, as scripts/test sets it. Its lab lives in
 // PHX_TEST_LAB_DIR (default /var/lib/phx-lab-test), beside a lab that a user may have. With PHX_TEST_LAB_KEEP=1
-// a lab that failed a check stays for a look.
+// a lab that failed a check stays for a look. PHX_TEST_LONG=1 (scripts/test --long) adds what takes long.
 package labtest
 
 import (
@@ -210,13 +210,28 @@ func TestLab(t *testing.T) {
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
+	t.Run("Firewall", l.testFirewall)
+	t.Run("Neighbour", l.testNeighbour)
+	t.Run("Policy", l.testPolicy)
+	t.Run("Exposure", l.testExposure)
+	t.Run("Clients", l.testClients)
+	t.Run("Rotation", l.testRotation)
+	t.Run("Terminal", l.testTerminal)
+	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
-	for _, filter := range []string{"phx-lxc", "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik"} {
+	filters := []string{"phx-lxc"}
+	if long() {
+		filters = append(filters, "phx-ca-export", "phx-fingerprint", "phx-nginx", "phx-traefik")
+	}
+	for _, filter := range filters {
 		t.Run("Kill/"+filter, func(t *testing.T) { l.testKilledFilter(t, filter) })
 	}
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
 	t.Run("README", l.testREADME)
+	if long() {
+		t.Run("Adoption", l.testAdoption)
+	}
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
 		observe(t, l).compare(t, before)
@@ -230,7 +245,7 @@ type evidence struct {
 }
 
 func (l lab) testUp(t *testing.T) *evidence {
-	stop := sampleProcesses()
+	stop := l.sampleProcesses()
 	start := time.Now()
 	r := l.try(t, "scripts/lab", "up")
 	processes := stop()
@@ -499,8 +514,8 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 			}
 		}
 		for _, pattern := range patterns {
-			if pattern.MatchString(text) {
-				t.Errorf("%s shows what matches %s", place, pattern)
+			if at := pattern.FindStringIndex(text); at != nil {
+				t.Errorf("%s shows what matches %s: %q…", place, pattern, text[max(0, at[0]-80):at[0]])
 			}
 		}
 	}
@@ -586,9 +601,8 @@ func (l lab) testKilledUp(t *testing.T, everything bool) {
 	cmd.Process.Kill()
 	if everything {
 		for _, pid := range pids() {
-			environ, _ := os.ReadFile("/proc/" + pid + "/environ")
-			name, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-			if n, _ := strconv.Atoi(pid); bytes.Contains(environ, []byte(tag)) && !bytes.HasPrefix(name, []byte("[lxc monitor]")) {
+			cgroup, _ := os.ReadFile("/proc/" + pid + "/cgroup") // a container and its monitor have one of the lab's
+			if n, _ := strconv.Atoi(pid); l.owns(pid) && !bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) && n != os.Getpid() {
 				syscall.Kill(n, syscall.SIGKILL)
 			}
 		}
@@ -633,15 +647,32 @@ func (l lab) testREADME(t *testing.T) {
 	}
 }
 
-// sampleProcesses notes every command line on the machine, the containers' too, until stop is called.
-func sampleProcesses() (stop func() string) {
+// owns reports whether a process is the lab's: started by this test, in the lab's namespace, or in one of its containers.
+func (l lab) owns(pid string) bool {
+	environ, _ := os.ReadFile("/proc/" + pid + "/environ")
+	if bytes.Contains(environ, []byte(tag)) {
+		return true
+	}
+	if cgroup, _ := os.ReadFile("/proc/" + pid + "/cgroup"); bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) {
+		return true
+	}
+	theirs, err := os.Stat("/proc/" + pid + "/ns/net")
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat("/run/netns/" + l.namespace())
+	return err == nil && os.SameFile(theirs, ours)
+}
+
+// sampleProcesses notes every command line of the lab, the containers' too, until stop is called.
+func (l lab) sampleProcesses() (stop func() string) {
 	var wg sync.WaitGroup
 	quit := make(chan struct{})
 	seen := map[string]bool{}
 	wg.Go(func() {
 		for {
 			for _, pid := range pids() {
-				if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil {
+				if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && l.owns(pid) {
 					seen[strings.ReplaceAll(string(line), "\x00", " ")] = true
 				}
 			}
@@ -695,7 +726,8 @@ func observe(t *testing.T, l lab) machine {
 	if entries, err := os.ReadDir("/run/netns"); err == nil && len(entries) > 0 {
 		m.mounts = slices.DeleteFunc(m.mounts, func(line string) bool { return strings.Contains(line, " on /run/netns ") })
 	}
-	m.containers = lines(l.do(t, "find", "/var/lib/lxc"))
+	// On a bare machine lxc comes with the first up, and stays.
+	m.containers = lines(l.do(t, "sh", "-c", `test ! -e /var/lib/lxc || find /var/lib/lxc -mindepth 1`))
 	m.cgroups = slices.DeleteFunc(lines(l.do(t, "find", "/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "(", "-name", "*lxc*", "-o", "-name", "phx-*", ")")), foreign)
 	m.locks = lines(l.do(t, "sh", "-c", `find /run/lock; ls -d "/run/lxc/lock$0" 2>/dev/null || true`, l.dir))
 	for _, pid := range pids() {
@@ -704,8 +736,7 @@ func observe(t *testing.T, l lab) machine {
 			text, _ := os.ReadFile("/proc/" + pid + "/" + name)
 			about = append(about, text...)
 		}
-		of := func(mark string) bool { return bytes.Contains(about, []byte(mark)) }
-		if pid != strconv.Itoa(os.Getpid()) && (of(tag) || of(l.dir) || of("/"+l.namespace()+"/")) {
+		if pid != strconv.Itoa(os.Getpid()) && (l.owns(pid) || bytes.Contains(about, []byte(l.dir))) {
 			m.processes = append(m.processes, pid+": "+string(bytes.ReplaceAll(about, []byte{0}, []byte{' '})))
 		}
 	}
