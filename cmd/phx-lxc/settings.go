@@ -87,15 +87,13 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 func asStored(value string) string {
 	ps := pct.ParseProperties(value)
 	ps.Set("type", "veth")
-	slices.SortFunc(ps, func(a, b pct.Property) int {
-		switch "name" {
-		case a.Key:
-			return -1
-		case b.Key:
-			return 1
+	key := func(p pct.Property) string {
+		if p.Key == "name" {
+			return "" // before all others
 		}
-		return strings.Compare(a.Key, b.Key)
-	})
+		return p.Key
+	}
+	slices.SortFunc(ps, func(a, b pct.Property) int { return strings.Compare(key(a), key(b)) })
 	return ps.String()
 }
 
