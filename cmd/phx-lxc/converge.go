@@ -23,7 +23,7 @@ import (
 
 var (
 	errMissing   = errors.New("the container does not exist: create it with: phoenix CTID")
-	errProtected = errors.New("the container is protected: if it shall go, run: pct set CTID --protection 0")
+	errProtected = errors.New("the container is protected: to delete it anyway, run: pct set CTID --protection 0")
 )
 
 // converge brings the container into the desired state, stage by stage. After
@@ -83,7 +83,7 @@ func (j *job) checkExternal(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// guest returns a function that tells whether a guest outside of the file
+// guest returns a function that reports whether a guest outside of the file
 // runs; each guest is asked for once a round.
 func (r *round) guest(id int) func() error {
 	r.mu.Lock()
@@ -379,7 +379,7 @@ func (j *job) configure(ctx context.Context) error {
 	}
 	// pct's exit status is no proof: what counts is what was stored.
 	if again := j.wanted(j.conf).args(); len(again) > 0 && !j.dryRun {
-		return fmt.Errorf("pct set %d ended well, but this has not been stored: %s", j.ctid, pct.Quote(again))
+		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.ctid, pct.Quote(again))
 	}
 	for _, change := range differing.changes() {
 		j.changed(start, "%s", change)
@@ -656,7 +656,7 @@ func (j *job) growDisks(ctx context.Context) error {
 		}
 		now := pct.ParseProperties(j.conf.Values[d.option]).Get("size") // 1024G is stored as 1T
 		if have, err := pct.Gigabytes(now); err != nil || have != d.want {
-			return fmt.Errorf("pct resize %d %s %s ended well, but the size is still %s: see Proxmox's task log", j.ctid, d.option, size, now)
+			return fmt.Errorf("pct resize %d %s %s exited 0, but the size is still %s: see Proxmox's task log", j.ctid, d.option, size, now)
 		}
 		j.changed(start, "%s %s", d.option, size)
 	}

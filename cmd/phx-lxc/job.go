@@ -57,7 +57,7 @@ type fileChange struct {
 	Diff string `json:"diff"`
 }
 
-// do carries an action out, says how it went, and tells whether the container
+// do carries an action out, says how it went, and reports whether the container
 // is as others need it.
 func (j *job) do(act action) bool {
 	start := time.Now()

@@ -48,7 +48,7 @@ func (j *job) checkScripts(context.Context) error {
 	return errors.Join(all...)
 }
 
-// runsApplication tells whether phx-lxc runs the container's application
+// runsApplication reports whether phx-lxc runs the container's application
 // script: phx-nginx and phx-traefik stand in for two of them.
 func (j *job) runsApplication() bool {
 	name := j.c.ApplicationScript

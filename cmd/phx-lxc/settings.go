@@ -49,7 +49,7 @@ func (d *difference) changes() []string {
 	return changes
 }
 
-// waitsForStart tells whether pct keeps a change of this option, of a running
+// waitsForStart reports whether pct keeps a change of this option, of a running
 // container, until the next start (pve-container 6.1). conf has the option's
 // present value, if any: a new mount point is mounted at once.
 func waitsForStart(option string, conf *pct.Conf) bool {
@@ -87,15 +87,13 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 func asStored(value string) string {
 	ps := pct.ParseProperties(value)
 	ps.Set("type", "veth")
-	slices.SortFunc(ps, func(a, b pct.Property) int {
-		switch "name" {
-		case a.Key:
-			return -1
-		case b.Key:
-			return 1
+	key := func(p pct.Property) string {
+		if p.Key == "name" {
+			return "" // before all others
 		}
-		return strings.Compare(a.Key, b.Key)
-	})
+		return p.Key
+	}
+	slices.SortFunc(ps, func(a, b pct.Property) int { return strings.Compare(key(a), key(b)) })
 	return ps.String()
 }
 
@@ -109,10 +107,10 @@ const (
 	restartWord  = "+restart"  // what a running container has not seen
 )
 
-// wantedFirewall is the firewall that a container should have, nil when that
-// is nobody's business here. One that phx has set up and that is not in the
-// configuration any more is switched off: without its rules, but on, it would
-// cut the container off.
+// wantedFirewall is the firewall that a container should have, nil if phx does
+// not manage it. One that phx has set up and that is not in the configuration
+// any more is switched off: without its rules, but on, it would cut the
+// container off.
 func wantedFirewall(c *config.Container, record pct.Record) *config.Firewall {
 	if c.Firewall == nil && record[firewallWord] != "" {
 		return &config.Firewall{}

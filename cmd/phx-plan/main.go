@@ -104,7 +104,7 @@ func run(c *cli.Context) error {
 		return err
 	}
 	if act.namedOnly && len(named) == 0 {
-		return cmdline.Usagef("%s: name the containers, there is no doing this to all of them at once", name)
+		return cmdline.Usagef("%s: needs the containers named, one by one", name)
 	}
 
 	file, err := load(c.String("config"), config.GuardedPlaces(c.String("config"), c.String("scripts"), c.String("pve-root")))

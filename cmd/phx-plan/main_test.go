@@ -90,7 +90,7 @@ func TestOrder(t *testing.T) {
 		want   string
 	}{
 		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too"},
-		{"create", []int{7000, 102, 99999}, "7000, 99999: not in f.json, and phx knows no containers but those, nor virtual machines"},
+		{"create", []int{7000, 102, 99999}, "7000, 99999: not in f.json, and phx manages only the containers listed there"},
 	} {
 		p := &plan{file: f, name: tt.action, action: actions[tt.action]}
 		if err := p.make(tt.named); err == nil || err.Error() != tt.want {

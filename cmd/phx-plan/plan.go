@@ -98,7 +98,7 @@ func (p *plan) make(named []int) error {
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
-		return fmt.Errorf("%s: not in %s, and phx knows no containers but those, nor virtual machines", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
 	}
 	for p.action.needs != "" && len(needed) > 0 {
 		id := needed[len(needed)-1]
@@ -146,9 +146,8 @@ func (p *plan) inUse() error {
 	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
 }
 
-// sort puts order in order: whoever has nothing to wait for, the first by
-// boot_order and CTID, comes next. The file has no cycles, so all find their
-// place.
+// sort orders the containers topologically; boot_order, then CTID, break ties.
+// The file has no cycles, so all find their place.
 func (p *plan) sort() {
 	var free queue
 	for _, c := range p.order {
@@ -188,8 +187,7 @@ func (p *plan) sort() {
 }
 
 // A queue is a heap of containers by boot_order, those without one last, then
-// by CTID. It has these numbers beside the pointers because following them
-// would be most of the work.
+// by CTID. The sort keys are inlined to avoid chasing pointers.
 type queue []queued
 
 type queued struct {

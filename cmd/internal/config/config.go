@@ -11,7 +11,7 @@
 // not looked up there: a container is what its own object says.
 //
 // Keys that belong to other programs (vllm_*, ports, tests, portainer_*, …)
-// pass. A key that nobody knows is a warning; inside a mount point or a
+// pass. An unknown key is a warning; inside a mount point or a
 // firewall rule, where overlooking it would open more than was meant, it is a
 // mistake.
 package config
@@ -273,7 +273,7 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	return e.Container, nil
 }
 
-// IsTemplate tells whether the container is there to be cloned from, not to
+// IsTemplate reports whether the container is there to be cloned from, not to
 // run.
 func (c *Container) IsTemplate() bool {
 	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)

@@ -94,7 +94,7 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 		if read := containerKeys[key]; read != nil {
 			read(p, e, v)
 		} else if p.foreign(v); !isForeign(key) {
-			p.warn(v, "nobody knows this key: it is passed over")
+			p.warn(v, "unknown key, ignored")
 		}
 	})
 	if !v.IsObject() {
@@ -133,7 +133,7 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 	return e
 }
 
-// isForeign tells whether other programs than phx read a container's key.
+// isForeign reports whether other programs than phx read a container's key.
 func isForeign(key string) bool {
 	switch key {
 	case "ports", "tests", "integration_tests", "run_integration_tests", "vllm":
@@ -216,7 +216,7 @@ const (
 	macRule      = "a MAC address: six pairs of hexadecimal digits joined by colons"
 )
 
-// madeOf tells whether s has only ASCII letters, digits and others.
+// madeOf reports whether s has only ASCII letters, digits and others.
 func madeOf(s, others string) bool {
 	for i := range len(s) {
 		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
@@ -247,7 +247,7 @@ func isSnapshot(s string) bool {
 	return 2 <= len(s) && len(s) <= 40 && madeOf(s, "_-") && isLetter(s[0]) && !strings.EqualFold(s, "current")
 }
 
-// IsHostName tells whether s is a host name as pct takes it, and no label of it
+// IsHostName reports whether s is a host name as pct takes it, and no label of it
 // is longer than DNS allows.
 func IsHostName(s string) bool {
 	if len(s) > 253 {
@@ -328,7 +328,7 @@ func network(p *parser, e *entry, v gjson.Result) {
 			n.Nameservers = p.nameservers(v)
 		default:
 			p.foreign(v)
-			p.warn(v, "nobody knows this key: it is passed over")
+			p.warn(v, "unknown key, ignored")
 		}
 	})
 	if !n.Gateway.IsValid() {
@@ -371,7 +371,7 @@ func (p *parser) address(v gjson.Result, n *Network) {
 	}
 }
 
-// isHostIn tells whether a host may have the address a of network.
+// isHostIn reports whether a host may have the address a of network.
 func isHostIn(network netip.Prefix, a netip.Addr) bool {
 	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
 		return false
@@ -424,9 +424,9 @@ func mac(p *parser, e *entry, v gjson.Result) {
 	case err != nil || len(s) != len("00:00:00:00:00:00") || s[2] != ':':
 		p.fail(v, "%q is not %s", s, macRule)
 	case addr[0]&1 != 0:
-		p.fail(v, "%s is for groups: the last bit of the first pair must be 0", s)
+		p.fail(v, "%s is a multicast address: the last bit of the first pair must be 0", s)
 	case s == "00:00:00:00:00:00":
-		p.fail(v, "all zeros is nobody's address")
+		p.fail(v, "must not be all zeros")
 	default:
 		e.MAC, e.mac = strings.ToUpper(s), v.Index
 	}
@@ -503,7 +503,7 @@ func volumes(p *parser, e *entry, v gjson.Result) {
 			case "mount_point":
 				vol.MountPoint = p.containerPath(v, e)
 			default:
-				p.fail(v, "nobody knows this key")
+				p.fail(v, "unknown key")
 			}
 		})
 		e.Volumes = append(e.Volumes, vol)
@@ -531,7 +531,7 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 			case "owner_gid":
 				m.OwnerGID = new(p.integer(v, 0, 65535))
 			default:
-				p.fail(v, "nobody knows this key")
+				p.fail(v, "unknown key")
 			}
 		})
 		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
@@ -614,7 +614,7 @@ func healthCheck(p *parser, e *entry, v gjson.Result) {
 			h.Interval = p.integer(v, 0, 3600)
 		default:
 			p.foreign(v)
-			p.warn(v, "nobody knows this key: it is passed over")
+			p.warn(v, "unknown key, ignored")
 		}
 	})
 	e.HealthCheck = h
@@ -634,7 +634,7 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 				h.Args = p.args(v)
 			default:
 				p.foreign(v)
-				p.warn(v, "nobody knows this key: it is passed over")
+				p.warn(v, "unknown key, ignored")
 			}
 		})
 		if h.Name == "" {
@@ -684,7 +684,7 @@ func traefikService(p *parser, e *entry, v gjson.Result) {
 			s.Scheme = p.matched(v, func(s string) bool { return s == "http" || s == "https" }, "http or https")
 		default:
 			p.foreign(v)
-			p.warn(v, "nobody knows this key: it is passed over")
+			p.warn(v, "unknown key, ignored")
 		}
 	})
 	e.TraefikService = &s

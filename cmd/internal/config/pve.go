@@ -160,7 +160,7 @@ func firewall(p *parser, e *entry, v gjson.Result) {
 			f.Rules = []FirewallRule{}
 			p.list(v, func(v gjson.Result) { f.Rules = append(f.Rules, p.firewallRule(v)) })
 		default:
-			p.fail(v, "nobody knows this key")
+			p.fail(v, "unknown key")
 		}
 	})
 	e.Firewall = f
@@ -204,7 +204,7 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 				r.Comment, _ = p.str(v)
 			}
 		default:
-			p.fail(v, "nobody knows this key")
+			p.fail(v, "unknown key")
 		}
 	})
 	switch {
