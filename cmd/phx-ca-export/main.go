@@ -30,7 +30,7 @@ import (
 const usage = `Usage:
     … | phx-lxc | phx-ca-export [OPTIONS] | …
     phx-ca-export --ctid CTID [OPTIONS]
-    phx-ca-export init --ctid CTID --domain DOMAIN --ip ADDRESS [OPTIONS]
+    phx-ca-export init --ctid CTID --ip ADDRESS [OPTIONS]
 
 Copy the root certificate of the CA out of its container, to where the other
 containers see it. Only self-signed CA certificates that are valid now are
@@ -66,7 +66,8 @@ Options:
     --help                Print this text.
 
 Options of init:
-    --domain DOMAIN       Domain of the services' names. (PHX_DOMAIN)
+    --domain DOMAIN       Domain of the services' names.
+                          Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
     --ip ADDRESS          Address by which others reach the CA. (PHX_IP)
     --port PORT           Where it listens. Default 9000. (PHX_SERVICE_PORT)
     --name NAME           Its name below the domain. Default ca. (PHX_SERVICE_NAME)
@@ -104,7 +105,7 @@ func main() {
 			Name:               "init",
 			CustomHelpTemplate: usage,
 			Flags: append(flags[:len(flags):len(flags)],
-				&cli.StringFlag{Name: "domain", EnvVars: []string{"PHX_DOMAIN"}},
+				&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 				&cli.StringFlag{Name: "ip", EnvVars: []string{"PHX_IP"}},
 				&cli.IntFlag{Name: "port", Value: ca.DefaultPort, EnvVars: []string{"PHX_SERVICE_PORT"}},
 				&cli.StringFlag{Name: "name", Value: ca.DefaultName, EnvVars: []string{"PHX_SERVICE_NAME"}},

@@ -29,8 +29,8 @@ nothing if one of them cannot be used. FILE is PEM or DER, - is stdin. Of
 several certificates exactly one must be a self-signed CA certificate, and that
 one counts.
 
-As a filter, without arguments, do so for every root certificate that
-phx-ca-export has exported.
+As a filter, without arguments, see that the file which phx-ca-export has
+exported holds the roots that it has named, and nothing else, and say so.
 
 Options:
     --verify HEX    Print nothing and compare: exit status 0 if the fingerprint
@@ -159,7 +159,9 @@ func parse(name string, in io.Reader) (*x509.Certificate, error) {
 	return root, nil
 }
 
-// filter answers every ca.exported with a ca.fingerprint.
+// filter answers every ca.exported with a ca.fingerprint. The fingerprint is
+// that which came with the event, out of the CA's container: one that is
+// computed from the file would prove nothing of it.
 func filter(ctx context.Context, in io.Reader, out io.Writer) error {
 	failed := false
 	fail := func(err error) {
@@ -188,16 +190,20 @@ func filter(ctx context.Context, in io.Reader, out io.Writer) error {
 			fail(fmt.Errorf("event stream: line %d: ca.exported without a path", ev.Line))
 			continue
 		}
-		root, err := readFile(path)
-		if err != nil {
-			fail(err)
+		pins := []string{ev.Get("sha256").Str}
+		if also := ev.Get("also").Str; also != "" {
+			pins = append(pins, also)
+		}
+		if _, err := cert.ReadPinned(path, pins...); err != nil {
+			fail(fmt.Errorf("not what phx-ca-export has exported: %w", err))
 			continue
 		}
 		err = stream.Emit("ca.fingerprint", 0, struct {
 			Path   string `json:"path"`
 			SHA256 string `json:"sha256"`
+			Also   string `json:"also,omitempty"`
 			CAURL  string `json:"ca_url"`
-		}{path, cert.Fingerprint(root), ev.Get("ca_url").Str})
+		}{path, pins[0], ev.Get("also").Str, ev.Get("ca_url").Str})
 		if err != nil {
 			return err
 		}

@@ -76,7 +76,14 @@ func (j *job) dueScripts() ([]script, error) {
 		if err != nil {
 			return nil, fmt.Errorf("feature %s: %w", feature, err)
 		}
-		hash := pct.Hash(append(slices.Clone(common), text, []byte(j.c.BootstrapCAURL))...)
+		inputs := append(slices.Clone(common), text, []byte(j.c.BootstrapCAURL))
+		for _, variable := range j.scriptEnv() {
+			// Others must not run again, in clones above all, because of an address.
+			if name, _, _ := strings.Cut(variable, "="); bytes.Contains(text, []byte(name)) {
+				inputs = append(inputs, []byte(variable))
+			}
+		}
+		hash := pct.Hash(inputs...)
 		need(feature, hash, func(ctx context.Context) error { return j.runFeature(ctx, feature) })
 	}
 	if !j.runsApplication() {
@@ -94,7 +101,7 @@ func (j *job) dueScripts() ([]script, error) {
 	// With the features' inputs: a service has to take a program that they have
 	// replaced.
 	inputs := append(slices.Clone(common), text, object)
-	for _, variable := range j.applicationEnv() {
+	for _, variable := range j.scriptEnv() {
 		inputs = append(inputs, []byte(variable))
 	}
 	need(name, pct.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
@@ -195,16 +202,23 @@ func (j *job) log(name string) *cmdline.LineWriter {
 func (j *job) runFeature(ctx context.Context, feature string) error {
 	log := j.log(feature)
 	defer log.Close()
-	return j.host.RunFeature(ctx, j.scripts, feature, j.ctid, j.c.BootstrapCAURL, log)
+	return j.host.RunFeature(ctx, j.scripts, feature, j.ctid, j.c.BootstrapCAURL, log, j.scriptEnv()...)
 }
 
-// applicationEnv is what an application script finds in its environment.
-func (j *job) applicationEnv() []string {
+// scriptEnv is what a feature or an application script finds in its
+// environment.
+func (j *job) scriptEnv() []string {
+	name, port := "", ""
+	if s := j.c.TraefikService; s != nil {
+		name, port = s.Name, strconv.Itoa(s.Port)
+	}
 	return []string{
 		"PHX_CTID=" + j.id(),
 		"PHX_DOMAIN=" + j.plan.Domain,
 		"PHX_IP=" + address(j.c),
 		"PHX_NAME=" + j.c.Name,
+		"PHX_SERVICE_NAME=" + name,
+		"PHX_SERVICE_PORT=" + port,
 	}
 }
 
@@ -236,7 +250,7 @@ func (j *job) runApplication(ctx context.Context, name string, text []byte) erro
 	argv := []string{"/bin/sh", "-c", runInside, "sh", name, j.id(), strconv.Itoa(len(text)), strconv.Itoa(len(object))}
 	log := j.log(name)
 	defer log.Close()
-	cmd := j.host.Exec(j.ctid, append(argv, j.applicationEnv()...)...)
+	cmd := j.host.Exec(j.ctid, append(argv, j.scriptEnv()...)...)
 	cmd.Label = fmt.Sprintf("pct exec %d (%s)", j.ctid, name)
 	cmd.Stdin = bytes.NewReader(slices.Concat(text, object))
 	cmd.Stdout, cmd.Stderr = log, log

@@ -34,7 +34,7 @@ func realCA(t *testing.T) (root *x509.Certificate, stop func()) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", caPasswordFile, "/home/step/config/ca.json")
+	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", "/home/step/secrets/provisioner_password", "/home/step/config/ca.json")
 	cmd.Env = []string{"STEPPATH=/home/step", "HOME=/home/step"}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -56,7 +56,7 @@ func realCA(t *testing.T) (root *x509.Certificate, stop func()) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
-	block, _ := pem.Decode([]byte(read(t, caRoot)))
+	block, _ := pem.Decode([]byte(read(t, "/home/step/certs/root_ca.crt")))
 	if root, err = x509.ParseCertificate(block.Bytes); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestCertify(t *testing.T) {
 	a := newAuthority(t)
 	g := testGateway
 	g.Fingerprint, g.CAURL = cert.Fingerprint(root), "https://127.0.0.1:9000"
-	write(t, g.Root, read(t, caRoot))
+	write(t, g.Root, read(t, "/home/step/certs/root_ca.crt"))
 	roots := []*x509.Certificate{root}
 
 	// The host's half: pct executes here.

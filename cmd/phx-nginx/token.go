@@ -11,16 +11,9 @@ import (
 	"time"
 
 	"github.com/smallstep/cli-utils/token"
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/pct"
 	"thinkheads.ai/phx/cmd/internal/process"
-)
-
-// Places in the CA's container, as phoenix_hypervisor_lxc_103.sh makes them.
-const (
-	caStepPath     = "/home/step"
-	caProvisioner  = "phoenix"
-	caPasswordFile = caStepPath + "/secrets/provisioner_password"
-	caRoot         = caStepPath + "/certs/root_ca.crt"
 )
 
 // tokenLife is how long step makes a token valid.
@@ -28,18 +21,9 @@ const tokenLife = 5 * time.Minute
 
 // fetchToken gets a one-time token for the gateway's names from the CA's
 // container. The provisioner's password does not leave that container.
-func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string, error) {
-	argv := []string{
-		"/usr/bin/env", "HOME=/root", "STEPPATH=" + caStepPath,
-		"/usr/local/bin/step", "ca", "token", g.Domain,
-		"--provisioner", caProvisioner, "--password-file", caPasswordFile,
-		"--ca-url", g.CAURL, "--root", caRoot,
-	}
-	for _, name := range g.names() {
-		argv = append(argv, "--san="+name)
-	}
-	cmd := host.Exec(ca, argv...)
-	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ca)
+func fetchToken(ctx context.Context, host *pct.Host, ctid int, g gateway) (string, error) {
+	cmd := host.Exec(ctid, ca.TokenCommand(g.CAURL, g.Domain, g.names()...)...)
+	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ctid)
 	var out bytes.Buffer // of its own: what is captured may end up in an error
 	cmd.Stdout, cmd.MaxStdout, cmd.Timeout = &out, process.MaxCapture, time.Minute
 	if _, err := host.Run(ctx, cmd); err != nil {
@@ -47,7 +31,7 @@ func fetchToken(ctx context.Context, host *pct.Host, ca int, g gateway) (string,
 	}
 	t := strings.TrimSpace(out.String())
 	if err := checkToken(t, g, time.Now()); err != nil {
-		return "", fmt.Errorf("one-time token of container %d: %w", ca, err)
+		return "", fmt.Errorf("one-time token of container %d: %w", ctid, err)
 	}
 	return t, nil
 }

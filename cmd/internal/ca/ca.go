@@ -51,7 +51,7 @@ env -i PATH=/usr/bin:/bin HOME=/root STEPPATH="$STEPPATH" "$step" ca token "$@" 
 func TokenCommand(caURL, subject string, names ...string) []string {
 	argv := []string{"/bin/sh", "-c", token, "step ca token", subject, "--ca-url", caURL}
 	for _, name := range names {
-		argv = append(argv, "--san", name)
+		argv = append(argv, "--san="+name)
 	}
 	return argv
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
@@ -113,7 +114,7 @@ func (c *container) call(command string, args ...string) ([]string, error) {
 	case "ok":
 		return strings.Fields(rest), nil
 	case "error":
-		return nil, fmt.Errorf("container %d: %s failed\n| %s", c.ctid, command, short(rest))
+		return nil, fmt.Errorf("container %d: %s failed\n%s", c.ctid, command, cmdline.Quoted(cmdline.Escape(short(rest))))
 	}
 	return nil, fmt.Errorf("container %d: %s: not an answer: %q", c.ctid, command, short(string(line)))
 }
@@ -135,10 +136,9 @@ func (c *container) broken(err error) error {
 // short returns a text of a container as it can be shown.
 func short(s string) string {
 	if len(s) > 2000 {
-		s = s[:2000] + "…"
+		s = s[:2000] + " (cut)"
 	}
-	quoted := fmt.Sprintf("%q", s)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	return strings.ReplaceAll(cmdline.Escape(s), "\n", `\n`)
 }
 
 // read returns a file of the container, nil when there is none.

@@ -14,16 +14,16 @@ func FeatureScript(dir, feature string) string {
 }
 
 // RunFeature runs a feature's script for a container: SCRIPT CTID, and the
-// CA's URL unless it is "". What the script prints, which is mostly what the
+// CA's URL unless it is ""; env is added to its environment. What the script prints, which is mostly what the
 // container says, goes to log.
-func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string, log io.Writer) error {
+func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string, log io.Writer, env ...string) error {
 	argv := []string{FeatureScript(dir, feature), strconv.Itoa(ctid)}
 	if caURL != "" {
 		argv = append(argv, caURL)
 	}
 	_, err := h.Run(ctx, Command{
 		Argv:     argv,
-		Env:      []string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot},
+		Env:      append([]string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot}, env...),
 		Stdout:   log,
 		Stderr:   log,
 		Guest:    true,
