@@ -140,7 +140,7 @@ func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Ans
 		answer.Changed = true
 	}
 	if err == nil && answer.Error == "" && cannotLead != nil {
-		answer.Stage, answer.Error = "hosts", cannotLead.Error()
+		return &remote.Answer{Stage: "hosts"}, cannotLead
 	}
 	return answer, err
 }
