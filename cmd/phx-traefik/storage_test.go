@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"io/fs"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,22 +59,24 @@ func sign(t *testing.T, template *x509.Certificate, by authority) (*x509.Certifi
 	return cert, key
 }
 
-// entry is what Traefik writes of a certificate.
-func (a authority) entry(t *testing.T, host string, notAfter time.Time) map[string]any {
+// issue makes a certificate, and returns it and its key as PEM.
+func (a authority) issue(t *testing.T, host string, notAfter time.Time, addresses ...net.IP) (certPEM, keyPEM []byte) {
 	t.Helper()
 	cert, key := sign(t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: []string{host}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: notAfter,
+		SerialNumber: big.NewInt(2), DNSNames: []string{host}, IPAddresses: addresses, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: notAfter,
 	}, a)
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]any{
-		"domain":      map[string]any{"main": host},
-		"certificate": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
-		"key":         pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
-		"Store":       "default",
-	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
+}
+
+// entry is what Traefik writes of a certificate.
+func (a authority) entry(t *testing.T, host string, notAfter time.Time) map[string]any {
+	t.Helper()
+	cert, key := a.issue(t, host, notAfter)
+	return map[string]any{"domain": map[string]any{"main": host}, "certificate": cert, "key": key, "Store": "default"}
 }
 
 func storageText(t *testing.T, entries ...map[string]any) []byte {
