@@ -215,7 +215,6 @@ func TestLab(t *testing.T) {
 	t.Run("Policy", l.testPolicy)
 	t.Run("Exposure", l.testExposure)
 	t.Run("Clients", l.testClients)
-	t.Run("Rotation", l.testRotation)
 	t.Run("Terminal", l.testTerminal)
 	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
@@ -229,6 +228,7 @@ func TestLab(t *testing.T) {
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
 	t.Run("README", l.testREADME)
+	t.Run("Rotation", l.testRotation)
 	if long() {
 		t.Run("Adoption", l.testAdoption)
 	}
