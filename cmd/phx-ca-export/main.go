@@ -153,8 +153,10 @@ func run(c *cli.Context) error {
 		if e.rotate != "" {
 			return cmdline.Usagef("--rotate-root works in the pipe, which knows who trusts the CA: PHX_ROTATE_ROOT=%s phoenix", e.rotate)
 		}
-		_, err := e.export(c.Context, c.Int("ctid"), ca.Options{Log: cmdline.Logf})
-		return err
+		if _, err := e.export(c.Context, c.Int("ctid"), ca.Options{Log: cmdline.Logf}); err != nil {
+			return fmt.Errorf("%s is unchanged: %w", e.path, err)
+		}
+		return nil
 	}
 	if _, err := cmdline.Filter(c); err != nil {
 		return err
@@ -311,9 +313,21 @@ func (e *exporter) filter(ctx context.Context) error {
 	return nil
 }
 
+// ask returns an error if the CA's container is in no state to be asked. A CA
+// that is not healthy is asked: what it lacks may be what the host has.
+func ask(ev event.Event) error {
+	stage := ev.Get("stage").Str
+	switch {
+	case ev.Name == "ct.skipped":
+		return errors.New("its container was skipped")
+	case ev.Name == "ct.failed" && stage != "health check" && stage != config.CAScript:
+		return fmt.Errorf("its container has failed: %s", stage)
+	}
+	return nil
+}
+
 // react exports the root of the CA of which ev tells the end, and says so.
-// A CA that is not healthy is asked all the same: what it lacks may be what
-// the host has. Where that does not help, the pinned root is exported.
+// Where the CA cannot be asked, the pinned root is exported.
 func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
 	ctid, settings := p.CA.CTID, p.settings()
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
@@ -324,8 +338,8 @@ func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
 		Log:      func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) },
 	}
 	var x *exported
-	err := errors.New("its container was skipped")
-	if ev.Name != "ct.skipped" {
+	err := ask(ev)
+	if err == nil {
 		x, err = e.export(ctx, ctid, o)
 	}
 	if err != nil {
@@ -408,7 +422,7 @@ func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exporte
 	o.Accept = e.accept
 	result, err := ca.Converge(ctx, e.host, ctid, store, o)
 	if err != nil {
-		return nil, fmt.Errorf("%w; %s is unchanged", err, e.path)
+		return nil, err
 	}
 	x := &exported{Result: result}
 	if x.changed, err = e.write(result.Roots); err != nil {

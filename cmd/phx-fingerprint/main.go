@@ -191,6 +191,10 @@ func filter(ctx context.Context, in io.Reader, out io.Writer) error {
 			continue
 		}
 		pins := []string{ev.Get("sha256").Str}
+		if pins[0] == "" {
+			fail(fmt.Errorf("event stream: line %d: ca.exported without a fingerprint", ev.Line))
+			continue
+		}
 		if also := ev.Get("also").Str; also != "" {
 			pins = append(pins, also)
 		}

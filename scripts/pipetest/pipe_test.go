@@ -117,6 +117,7 @@ func makeHost(w string) error {
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
 		"phoenix_lxc_configs.json":              config,
 		"scripts/phoenix_hypervisor_lxc_103.sh": "#!/bin/sh\n",
+		"ca/ca.json":                            caConfig,
 	} {
 		if err := os.WriteFile(filepath.Join(w, name), []byte(text), 0o644); err != nil {
 			return err
@@ -140,7 +141,15 @@ const inside = `#!/bin/sh
 ctid=$1
 shift
 case "$*" in
-"/bin/cat /home/step/certs/root_ca.crt") exec cat "$PHX_WORK/ca/root.crt" ;;
+*" phx-ca-export")
+	while read -r command path rest; do
+		case $command:$path in
+		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
+		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
+		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
+		*) echo "$command $path" >>"$PHX_WORK/ca.changes"; echo ok ;;
+		esac
+	done ;;
 *"/step ca health "*) [ ! -e "$PHX_WORK/sick" ] || { echo "connection refused" >&2; exit 1; } ;;
 feature\ *) echo "$2: $ctid: installed" ;;
 *" phoenix_hypervisor_lxc_103.sh 103 "*) cat >/dev/null; echo "the CA is healthy" ;;
@@ -152,6 +161,20 @@ feature\ *) echo "$2: $ctid: installed" ;;
 	echo '{"answer":{"names":["a.example"],"changed":false,"changes":[]}}' ;;
 *) echo "inside: unexpected in $ctid: $*" >&2; exit 99 ;;
 esac
+`
+
+// caConfig is the configuration of a CA that is as the shipped file wants it.
+const caConfig = `{
+	"root": "/home/step/certs/root_ca.crt",
+	"crt": "/home/step/certs/intermediate_ca.crt",
+	"key": "/home/step/secrets/intermediate_ca_key",
+	"address": ":9000",
+	"dnsNames": ["ca.internal.thinkheads.ai", "10.0.0.10", "127.0.0.1"],
+	"authority": {
+		"policy": {"x509": {"allow": {"dns": ["internal.thinkheads.ai", "*.internal.thinkheads.ai"]}, "allowWildcardNames": true}},
+		"provisioners": [{"type": "ACME", "name": "acme", "challenges": ["tls-alpn-01"]}]
+	}
+}
 `
 
 // certificates makes certificates: root.crt, other.crt (another CA's root),
