@@ -478,6 +478,24 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 	}
 	find(ca, "password", "/home/step", "-type", "f", "-iname", "*password*")
 	find(ca, "key", "/home/step", "-type", "f", "-name", "*_key")
+	kept, err := filepath.Glob(l.path("pve", "priv", "phx", "ca", "*.*")) // the root's key, and its password
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range kept {
+		if strings.HasSuffix(path, ".crt") || strings.HasSuffix(path, ".json") {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(line); len(line) >= 40 && !strings.Contains(line, " ") {
+				secrets[line] = path
+			}
+		}
+	}
 	find(gateway, "key", "/etc", "/var/lib", "-xdev", "-type", "f", "-name", "*.key", "-perm", "600")
 	acmeKey := regexp.MustCompile(`"(?:key|PrivateKey)": *"([^"]{40,})"`)
 	for _, path := range strings.Fields(l.in(t, proxy, "find", "/etc", "/var/lib", "-xdev", "-type", "f", "-name", "acme*.json")) {
@@ -490,7 +508,7 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 			t.Errorf("%s: too short for a secret: %d characters", path, len(secret))
 		}
 	}
-	for _, place := range []string{"_password", "root_ca_key", "intermediate_ca_key", ".key", "acme"} {
+	for _, place := range []string{"_password", "phx/ca/", "intermediate_ca_key", ".key", "acme"} {
 		if !slices.ContainsFunc(mapValues(secrets), func(path string) bool { return strings.Contains(path, strings.TrimPrefix(place, "_")) }) {
 			t.Errorf("no secret from a file named %s: this test looks for less than it should", place)
 		}

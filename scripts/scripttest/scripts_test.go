@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pct": pct, "curl": curl})
+	testscript.Main(m, map[string]func(){"pct": pct, "curl": curl, "phx-ca-export": export})
 }
 
 // TestScripts runs testdata/*.txtar. $SCRIPTS is the directory of the scripts under test.
@@ -86,6 +86,18 @@ func pct() {
 
 // exit ends the program without the race detector's pause: GORACE is not among what is passed on to pct.
 func exit(status int) { syscall.Exit(status) }
+
+// export records its arguments and what the environment tells it in export.log.
+func export() {
+	work := os.Getenv("PHX_TEST_WORK")
+	if work == "" {
+		work = os.Getenv("WORK")
+	}
+	log, err := os.OpenFile(work+"/export.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	check(err)
+	_, err = fmt.Fprintln(log, strings.Join(os.Args[1:], " "), os.Getenv("PHX_IP"))
+	check(err)
+}
 
 // curl copies $WORK/release to the file after --output and records the address in $WORK/curl.log; without that file it fails.
 func curl() {
