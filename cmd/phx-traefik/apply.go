@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -8,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -191,18 +193,36 @@ func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate)
 		trusted = append(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...)
 	}
 	for _, f := range []struct {
-		path string
-		text []byte
+		path    string
+		text    []byte
+		atStart bool // Traefik reads it only when it starts
 	}{
-		{rootFile, trusted},
-		{staticFile, p.static(duration)},
-		{dynamicFile, p.dynamic()},
-		{unitFile, []byte(unitText)},
-		{proxyFile, append(state, '\n')},
+		{rootFile, trusted, true},
+		{staticFile, p.static(duration), true},
+		{unitFile, []byte(unitText), true},
+		{dynamicFile, p.dynamic(), false},
+		{proxyFile, append(state, '\n'), false},
 	} {
+		if f.atStart {
+			if err := forget(f.path, f.text); err != nil {
+				return err
+			}
+		}
 		if _, err := s.WriteFile(f.path, f.text, 0o644); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// forget forgets what Traefik has taken unless the file at path has this
+// content: Traefik may have been started with what somebody has put there.
+func forget(path string, content []byte) error {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+		return nil
+	}
+	if err := os.Remove(takenFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

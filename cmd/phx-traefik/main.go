@@ -29,7 +29,9 @@ phoenix_hypervisor_lxc_102.sh) is ready and the CA's fingerprint is known, set
 Traefik up in the container, with a router and a certificate for every
 traefik_service of the configuration. The CA's container learns in its
 /etc/hosts that these names lead to the proxy: it connects to each before it
-signs.
+signs. Of the CA's own API the proxy serves what clients need to trust it:
+/health, /roots, /roots.pem, /root/SHA256 and /crl. When the gateway has been
+set up, a request has to come through it and the proxy.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
@@ -52,7 +54,7 @@ not given is as in its last run here, which it keeps in
     --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
 
 Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
-ca.exported, ca.failed, ca.fingerprint, plan.done.
+ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed, plan.done.
 Events written: traefik.ready, traefik.failed.
 
 Example:

@@ -180,14 +180,7 @@ func (p proxy) dynamic() []byte {
 		balancer := map[string]any{"servers": []any{map[string]any{"url": s.URL}}}
 		if strings.HasPrefix(s.URL, "https:") {
 			balancer["serversTransport"] = s.Name
-			transport := map[string]any{"rootCAs": []string{rootFile}, "serverName": s.Host}
-			if s.CA {
-				// What has been sent into a connection that the CA is just
-				// closing could not be tried again.
-				transport["maxIdleConnsPerHost"] = -1
-				transport["disableHTTP2"] = true
-			}
-			transports[s.Name] = transport
+			transports[s.Name] = map[string]any{"rootCAs": []string{rootFile}, "serverName": s.Host}
 		}
 		services[s.Name] = map[string]any{"loadBalancer": balancer}
 	}

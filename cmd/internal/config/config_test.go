@@ -587,3 +587,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A place comes from a stream that anybody may have written.
+func TestPlaceIsChecked(t *testing.T) {
+	good := Place{CTID: 103, IP: "10.0.0.10", MAC: "52:54:00:67:89:C3", Interface: "eth0"}
+	if err := good.Check(); err != nil {
+		t.Error(err)
+	}
+	for name, spoil := range map[string]func(*Place){
+		"CTID":      func(p *Place) { p.CTID = 1 },
+		"IP":        func(p *Place) { p.IP = "ca.example" },
+		"zone":      func(p *Place) { p.IP = "fe80::1%eth0" },
+		"MAC":       func(p *Place) { p.MAC = "52:54:00:67:89:C3 dev lo" },
+		"interface": func(p *Place) { p.Interface = "eth0 nud none" },
+	} {
+		p := good
+		spoil(&p)
+		if p.Check() == nil {
+			t.Errorf("%s: %+v is accepted", name, p)
+		}
+	}
+}
