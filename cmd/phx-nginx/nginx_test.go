@@ -540,6 +540,9 @@ func TestCertifyWithoutCA(t *testing.T) {
 	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("it still is: %v, %v", info.Mode(), err)
 	}
+	if s, _, err := certify(roots, ask); !errors.Is(err, errExposed) || len(s.Changes) > 0 {
+		t.Errorf("the next run: %v, %q", err, s.Changes)
+	}
 	if err := os.Remove(keyFile); err != nil {
 		t.Fatal(err)
 	}
