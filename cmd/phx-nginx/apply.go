@@ -40,11 +40,7 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := s.Install(ctx, "nginx"); err != nil {
 			return err
 		}
-		s.Stage = "units"
 		if err := keep(s, g); err != nil {
-			return err
-		}
-		if err := writeUnits(ctx, s); err != nil {
 			return err
 		}
 		s.Stage = "certificate"
@@ -58,7 +54,10 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := configure(ctx, s, g); err != nil {
 			return errors.Join(err, waits)
 		}
-		s.Stage = "service"
+		s.Stage = "service" // which stays as it was where the configuration is refused
+		if err := writeUnits(ctx, s); err != nil {
+			return errors.Join(err, waits)
+		}
 		taken, err := serve(ctx, s, g)
 		if err == nil {
 			err = s.Start(ctx, renewUnit+".timer")

@@ -93,8 +93,12 @@ func verify(leaf *x509.Certificate, chain [][]byte, roots []*x509.Certificate, n
 	return nil, first
 }
 
-// isExposed reports whether others than root could read the key in dir.
+// isExposed reports whether others than root can read the key in dir, or
+// could until conceal was called.
 func isExposed(dir string) (bool, error) {
+	if _, err := os.Stat(filepath.Join(dir, exposedNote)); err == nil {
+		return true, nil
+	}
 	for path, mode := range map[string]fs.FileMode{dir: 0o700, filepath.Join(dir, "gateway.key"): 0o600} {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -107,11 +111,33 @@ func isExposed(dir string) (bool, error) {
 	return false, nil
 }
 
-// conceal makes the key in dir root's alone again.
-func conceal(dir string) error {
-	key := filepath.Join(dir, "gateway.key")
-	return errors.Join(os.Chown(key, os.Geteuid(), os.Getegid()), os.Chmod(key, 0o600),
-		os.Chown(dir+"/", os.Geteuid(), os.Getegid()), os.Chmod(dir, 0o700))
+// exposedNote is a file beside a key that others could read, for as long as
+// there is no other pair.
+const exposedNote = "exposed"
+
+// conceal makes the key in dir root's alone again, and reports whether it was
+// not.
+func conceal(dir string) (changed bool, err error) {
+	note, key := filepath.Join(dir, exposedNote), filepath.Join(dir, "gateway.key")
+	if _, err := os.Stat(note); errors.Is(err, fs.ErrNotExist) {
+		changed = true
+		if err := os.WriteFile(note, nil, 0o600); err != nil {
+			return false, err
+		}
+	}
+	for path, mode := range map[string]fs.FileMode{dir + "/": 0o700, key: 0o600} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return changed, err
+		}
+		if int(info.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() { // the renewing unit may not even try
+			err = os.Chown(path, os.Geteuid(), os.Getegid())
+		}
+		if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
 }
 
 // certify makes sure of a good certificate. ask gets a one-time token, or the
@@ -121,10 +147,13 @@ func conceal(dir string) error {
 func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, ask func(need string, value any) error) (*x509.Certificate, error) {
 	present, why := inspect(pairLink, g.names(), roots, time.Now())
 	if errors.Is(why, errExposed) {
-		if err := conceal(pairLink); err != nil {
+		changed, err := conceal(pairLink)
+		if err != nil {
 			return present, err
 		}
-		s.Changed("made the key %s readable for root only", keyFile)
+		if changed {
+			s.Changed("made the key %s readable for root only", keyFile)
+		}
 	}
 	var err error
 	if ask != nil {

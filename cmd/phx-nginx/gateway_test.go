@@ -277,11 +277,16 @@ func TestExposedKey(t *testing.T) {
 		if leaf, err := inspect(link, names, root, time.Now()); !errors.Is(err, errExposed) || leaf == nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := conceal(link); err != nil {
-			t.Errorf("%s: %v", name, err)
+		for _, want := range []bool{true, false} {
+			if changed, err := conceal(link); err != nil || changed != want {
+				t.Errorf("%s: concealed: %v, %v", name, changed, err)
+			}
 		}
-		if _, err := inspect(link, names, root, time.Now()); err != nil {
+		if info, err := os.Stat(filepath.Join(dir, "gateway.key")); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: concealed: %v", name, err)
+		}
+		if _, err := inspect(link, names, root, time.Now()); !errors.Is(err, errExposed) {
+			t.Errorf("%s: a key that others may know counts as good: %v", name, err)
 		}
 	}
 }

@@ -167,8 +167,12 @@ func TestConfigure(t *testing.T) {
 				}
 				write(t, "/etc/nginx/"+name, content)
 			}
+			write(t, loadedFile, "")
 			s := &guest.Setup{}
 			err := configure(t.Context(), s, g)
+			if _, statErr := os.Stat(loadedFile); (statErr == nil) == (tt.gone != nil) {
+				t.Errorf("%s: a site is taken away: %v; the reload: %v", tt.name, tt.gone != nil, statErr)
+			}
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("%s: error %v, want %q", tt.name, err, tt.want)
@@ -539,6 +543,9 @@ func TestCertifyWithoutCA(t *testing.T) {
 	}
 	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("it still is: %v, %v", info.Mode(), err)
+	}
+	if s, _, err := certify(roots, ask); !errors.Is(err, errExposed) || len(s.Changes) > 0 {
+		t.Errorf("the next run: %v, %q", err, s.Changes)
 	}
 	if err := os.Remove(keyFile); err != nil {
 		t.Fatal(err)

@@ -47,13 +47,16 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	var undo []func() error
 	err := func() error {
 		if target, err := os.Readlink(stockSite); err == nil {
-			if err := os.Remove(stockSite); err != nil {
+			if err := errors.Join(unload(), os.Remove(stockSite)); err != nil {
 				return err
 			}
 			undo = append(undo, func() error { return os.Symlink(target, stockSite) })
 			s.Changed("removed %s", stockSite)
 		}
 		if content, err := os.ReadFile(oldSite); err == nil && isOldSite(content, g.Domain) {
+			if err := unload(); err != nil {
+				return err
+			}
 			back, err := moveAway(oldSite, content)
 			if err != nil {
 				return err
@@ -88,6 +91,15 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 		err = errors.Join(err, back())
 	}
 	return err
+}
+
+// unload has [serve] reload nginx, in this run or, if it does not get there,
+// in a later one.
+func unload() error {
+	if err := os.Remove(loadedFile); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // moveAway keeps a file's content in replacedDir and removes the file, which

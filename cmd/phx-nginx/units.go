@@ -23,6 +23,7 @@ const (
 	renewUnit  = "phx-nginx-renew"
 
 	startedFile = stateDir + "/started" // hash of the units that nginx was started with
+	loadedFile  = stateDir + "/loaded"  // hash of what it has loaded
 )
 
 const header = "# Written by phx-nginx. Changes made here are lost at its next run.\n"
@@ -216,7 +217,7 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 	if string(last) != started {
 		verb = "restart"
 	}
-	loaded, err := s.Serve(ctx, nginxUnit, verb, stateDir+"/loaded", texts, g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
+	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile, texts, g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}
