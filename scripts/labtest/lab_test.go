@@ -457,20 +457,22 @@ func (l lab) testPipeByHand(t *testing.T) {
 // testSecrets takes the secrets out of the containers and looks for each in all that the first run showed.
 func (l lab) testSecrets(t *testing.T, seen *evidence) {
 	secrets := map[string]string{} // text: where it is from
+	add := func(path, text string) {
+		if strings.Count(text, "\n") < 2 {
+			secrets[strings.TrimSpace(text)] = path
+			return
+		}
+		for line := range strings.Lines(text) { // a key in PEM: the lines of its body
+			if line = strings.TrimSpace(line); len(line) >= 40 && !strings.Contains(line, " ") {
+				secrets[line] = path
+			}
+		}
+	}
 	find := func(ctid, what string, args ...string) {
 		t.Helper()
 		paths := strings.Fields(l.in(t, ctid, append([]string{"find"}, args...)...))
 		for _, path := range paths {
-			text := l.in(t, ctid, "cat", path)
-			if !strings.Contains(text, "\n") || strings.Count(text, "\n") == 1 {
-				secrets[strings.TrimSpace(text)] = path
-				continue
-			}
-			for line := range strings.Lines(text) { // a key in PEM: the lines of its body
-				if line = strings.TrimSpace(line); len(line) >= 40 && !strings.Contains(line, " ") {
-					secrets[line] = path
-				}
-			}
+			add(path, l.in(t, ctid, "cat", path))
 		}
 		if len(paths) == 0 {
 			t.Errorf("no %s in container %s: this test looks for nothing", what, ctid)
@@ -485,13 +487,43 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 			secrets[m[1][:40]] = path
 		}
 	}
+	// What phx keeps on the host: for root alone.
+	recordKey := regexp.MustCompile(`"key": *"([^"]+)"`)
+	err := filepath.WalkDir(l.path("pve", "priv", "phx"), func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %s: others can read it", path, info.Mode())
+		}
+		if ext := filepath.Ext(path); entry.IsDir() || ext != ".key" && ext != ".password" && ext != ".json" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if m := recordKey.FindSubmatch(text); m != nil {
+			add(path, string(m[1]))
+		} else if filepath.Ext(path) != ".json" {
+			add(path, string(text))
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
 	for secret, path := range secrets {
 		if len(secret) < 12 {
 			t.Errorf("%s: too short for a secret: %d characters", path, len(secret))
 		}
 	}
-	for _, place := range []string{"_password", "root_ca_key", "intermediate_ca_key", ".key", "acme"} {
-		if !slices.ContainsFunc(mapValues(secrets), func(path string) bool { return strings.Contains(path, strings.TrimPrefix(place, "_")) }) {
+	for _, place := range []string{"password", "root_ca_key|/priv/phx/.*key", "intermediate_ca_key", `\.key`, "acme"} {
+		if !slices.ContainsFunc(mapValues(secrets), regexp.MustCompile(place).MatchString) {
 			t.Errorf("no secret from a file named %s: this test looks for less than it should", place)
 		}
 	}
