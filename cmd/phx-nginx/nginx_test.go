@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -221,7 +222,12 @@ func echo(t *testing.T, a *authority) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	failed := map[string]*atomic.Bool{"GET": {}, "POST": {}}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/fails-once" && failed[r.Method].CompareAndSwap(false, true) {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
 		r.Header.Set("Host", r.Host)
 		if r.Header.Get("Upgrade") != "" {
 			w.Header().Set("Connection", "upgrade")
@@ -324,6 +330,14 @@ func TestGatewayServes(t *testing.T) {
 			t.Fatal(err)
 		}
 		return raw(t, conn, request)
+	}
+
+	// Who changes something does so once.
+	for method, want := range map[string]string{"GET": "HTTP/1.1 200 ", "POST": "HTTP/1.1 502 "} {
+		got := secure(method + " /fails-once HTTP/1.1\nHost: x.internal.example\nContent-Length: 0\nConnection: close\n\n")
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%s of a service that fails once: %.40q", method, got)
+		}
 	}
 
 	// Hosts.

@@ -39,10 +39,7 @@ if grep -qxF -- "$1" /etc/hosts && ! grep -qxF -- "$2" /etc/hosts; then
 fi
 # With an end to the last line, which it may lack.
 sed -e '$a\' /etc/hosts | sed "/^$1\$/,/^$2\$/d" >"$hosts"
-while IFS= read -r line; do
-	printf '%s\n' "$line"
-	[ "$line" != "$2" ] || break
-done >>"$hosts"
+sed -u "/^$2\$/q" >>"$hosts" # and leave the rest
 tail -n 1 "$hosts" | grep -qxF -- "$2"
 if [ -n "$3" ]; then
 	cat >"$unit"
