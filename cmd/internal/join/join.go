@@ -224,7 +224,10 @@ func (f *filter) run(ctx context.Context) error {
 			r.gateway.settle(false)
 			r = newRound()
 		}
-		if err := r.take(ev, f.script); err != nil {
+		if err := r.take(ev, f.script, func(ctid int) bool {
+			_, err := f.host.ReadConf(ctid)
+			return err == nil
+		}); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 		}
 		if r.ready && r.ca.Raw != nil && r.fingerprint.Raw != nil && !r.begun {
@@ -238,7 +241,9 @@ func (f *filter) run(ctx context.Context) error {
 	return nil
 }
 
-func (r *round) take(ev event.Event, script string) error {
+// take notes what an event says. exists reports whether a container is on this
+// host.
+func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) error {
 	ours := r.container != nil && ev.CTID() == r.container.CTID
 	switch ev.Name {
 	case event.PlanStarted:
@@ -272,6 +277,9 @@ func (r *round) take(ev event.Event, script string) error {
 	case "ct.skipped":
 		if ours {
 			r.gone = "was skipped: " + ev.Get("reason").Str
+			// Without the CA, what is there is mended as far as that goes.
+			blamed := int(ev.Get("because").Int())
+			r.ready = r.ready || r.plan.CA != nil && blamed == r.plan.CA.CTID && exists(ev.CTID())
 		}
 	case "ca.exported":
 		if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {

@@ -84,6 +84,10 @@ fi
 export HOME=/root
 exec "$program" apply --request -`
 
+// timeout is how long a conversation may take: packages may have to be
+// installed, behind an update that holds dpkg's lock for five minutes.
+const timeout = 15 * time.Minute
+
 // Call runs the container's half of this program in a container and returns
 // its answer, of which Error may be set. names are those of the service's
 // certificates: the host knows them, and does not have itself told. supply
@@ -103,6 +107,7 @@ func Call(ctx context.Context, host *pct.Host, ctid int, names []string, supply 
 
 	cmd := host.Exec(ctid, "/bin/sh", "-c", boot, "sh", name, hex.EncodeToString(sum[:]), strconv.Itoa(len(program)))
 	cmd.Label = fmt.Sprintf("pct exec %d (%s apply)", ctid, name)
+	cmd.Timeout = timeout
 	cmd.Stderr = log
 
 	// Pipes of the system, not of Go: each side then sees the other one end.
