@@ -132,6 +132,9 @@ func lock(ctx context.Context, path string) error {
 	if errors.Is(err, flock.ErrHeld) {
 		return fmt.Errorf("another run is at work in this container: %w", err)
 	}
+	if err == nil {
+		err = os.Chmod(path, 0o600) // whoever may open it may hold it
+	}
 	return err
 }
 
