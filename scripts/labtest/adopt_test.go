@@ -35,6 +35,7 @@ func (l lab) makeOld(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	l.inside(t, "pct", "set", base, "--delete", "description")
 	names := map[string]string{gateway: "Nginx-Phoenix", proxy: "Traefik-Internal", ca: "Step-CA"}
 	for _, ctid := range []string{ca, proxy, gateway} {
 		l.inside(t, "pct", "clone", base, ctid, "--snapname", "final-form", "--hostname", names[ctid])
@@ -200,8 +201,19 @@ func (l lab) testAdoption(t *testing.T) {
 		}
 	}
 
+	// What phx has left to people: the old site gives way, and everything is served, by the old CA.
+	l.in(t, gateway, "rm", "/etc/nginx/sites-enabled/gateway")
+	r := l.try(t, "scripts/lab", "run", "phoenix")
+	if r.status != 0 {
+		t.Errorf("without the old site: status %d\n%s", r.status, r.stderr)
+	}
+	l.answers(t, caClient)
+	if now := l.issuer(t); !now.Equal(issuer) {
+		t.Errorf("another CA answers: issued by %s", now.Issuer)
+	}
+
 	// Told to, phx puts the firewalls in force.
-	r := l.try(t, "scripts/lab", "run", "env", "PHX_ENFORCE_FIREWALL=1", "phoenix")
+	r = l.try(t, "scripts/lab", "run", "env", "PHX_ENFORCE_FIREWALL=1", "phoenix")
 	t.Logf("in force: status %d\n%s", r.status, r.stderr)
 	for ctid := range oldRules {
 		if now := l.read(t, "pve", "firewall", ctid+".fw"); !strings.Contains(now, "enable: 1") {

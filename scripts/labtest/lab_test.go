@@ -740,6 +740,8 @@ func pids() []string {
 // machine is what a lab could leave behind.
 type machine struct {
 	namespaces, mounts, containers, cgroups, locks, processes []string
+
+	others bool // whether there are network namespaces, which keep /run/netns mounted
 }
 
 // observe leaves out the namespaces of other labs: they come and go as their users like.
@@ -755,9 +757,8 @@ func observe(t *testing.T, l lab) machine {
 	}
 	m.namespaces = slices.DeleteFunc(lines(l.do(t, "ip", "netns")), foreign)
 	m.mounts = slices.DeleteFunc(lines(l.do(t, "mount")), foreign)
-	if entries, err := os.ReadDir("/run/netns"); err == nil && len(entries) > 0 {
-		m.mounts = slices.DeleteFunc(m.mounts, func(line string) bool { return strings.Contains(line, " on /run/netns ") })
-	}
+	entries, err := os.ReadDir("/run/netns")
+	m.others = err == nil && len(entries) > 0
 	// On a bare machine lxc comes with the first up, and stays.
 	m.containers = lines(l.do(t, "sh", "-c", `test ! -e /var/lib/lxc || find /var/lib/lxc -mindepth 1`))
 	m.cgroups = slices.DeleteFunc(lines(l.do(t, "find", "/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "(", "-name", "*lxc*", "-o", "-name", "phx-*", ")")), foreign)
@@ -780,6 +781,11 @@ func (m machine) compare(t *testing.T, before machine) {
 	// Who starts tests has processes that come and go; only a new one is of the lab.
 	m.processes = slices.DeleteFunc(m.processes, func(p string) bool { return slices.Contains(before.processes, p) })
 	before.processes = nil
+	if before.others || m.others {
+		for _, mounts := range []*[]string{&m.mounts, &before.mounts} {
+			*mounts = slices.DeleteFunc(*mounts, func(line string) bool { return strings.Contains(line, " on /run/netns ") })
+		}
+	}
 	for _, c := range []struct {
 		what          string
 		after, before []string
