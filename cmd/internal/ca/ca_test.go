@@ -361,6 +361,14 @@ func TestNameConstraints(t *testing.T) {
 	if why := misfit(intermediate, settings, root, now); why != "" {
 		t.Error(why)
 	}
+	if why := misfit(intermediate, settings, root, now.Add(intermediateLife-renewBefore/2)); why != "it is about to expire" {
+		t.Errorf("near its end: %q", why)
+	}
+	other := settings
+	other.Addr = netip.MustParseAddr("10.0.0.11")
+	if why := misfit(intermediate, other, root, now); why != "it is for other names" {
+		t.Errorf("of another address: %q", why)
+	}
 	leaf := func(parent *x509.Certificate, signer *ecdsa.PrivateKey, change func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
 		t.Helper()
 		key := newKey(t)
@@ -660,8 +668,10 @@ func TestRotationIsCompleted(t *testing.T) {
 	s.serve(t)
 	yes := func([]string) error { return nil }
 	broken := 0
-	for n := 4; n < 13; n++ {
+	for i := range 5 {
+		after := map[string]int{StepTrust: 4 + i%2, StepCertificates: 5 + i, StepDrop: 4 + i%4}
 		for _, step := range []string{StepTrust, StepCertificates, StepDrop} {
+			n := after[step]
 			s.cut(t, n)
 			_, _, err := s.converge(t, Options{Settings: &settings, Rotate: step, Taken: yes})
 			if err != nil {
@@ -856,6 +866,28 @@ func TestHostileContainer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A container that does not end when all is done is not waited for.
+func TestNoEnd(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	host := &pct.Host{PCT: filepath.Join(dir, "pct"), PVERoot: dir}
+	write(t, host.PCT, "#!/bin/sh\nread -r line\necho ok\nexec sleep 300\n", 0o755)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c, err := open(ctx, host, 103, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.call("look"); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(time.Minute, func() {
+		t.Error("it is waited for")
+		cancel()
+	}).Stop()
+	c.end(nil)
 }
 
 func TestConfigKeepsTheRest(t *testing.T) {

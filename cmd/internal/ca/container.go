@@ -39,6 +39,9 @@ const maxAnswer = 96 << 10
 // for another one, and step-ca to start.
 const patience = 5 * time.Minute
 
+// goodbye is how long a conversation may take to end when all is done.
+const goodbye = 10 * time.Second
+
 func open(ctx context.Context, host *pct.Host, ctid int, log io.Writer) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
@@ -83,7 +86,12 @@ func (c *container) end(err error) {
 		c.stop(err)
 	}
 	c.in.Close()
-	<-c.ended
+	select {
+	case <-c.ended:
+	case <-time.After(goodbye):
+		c.stop(errors.New("all is done, and it does not end"))
+		<-c.ended
+	}
 	c.close()
 }
 
