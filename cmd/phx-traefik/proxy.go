@@ -29,6 +29,13 @@ type service struct {
 	CA   bool   `json:"ca,omitempty"`
 }
 
+// address returns the IP address where the container answers.
+func (s service) address() string {
+	_, host, _ := strings.Cut(s.URL, "://")
+	at, _ := netip.ParseAddrPort(host)
+	return at.Addr().String()
+}
+
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	hostForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
@@ -171,8 +178,10 @@ func (p proxy) dynamic() []byte {
 		}
 		if s.CA {
 			rule += caRequests
+		}
+		if s.CA || s.address() == p.Gateway {
 			router["middlewares"] = []string{patiently}
-			// Tried again for some 5 s, while the CA restarts.
+			// Tried again for some 5 s, while the CA or the gateway restarts.
 			middlewares[patiently] = map[string]any{"retry": map[string]any{"attempts": 12, "initialInterval": "300ms"}}
 		}
 		router["rule"] = rule
@@ -180,7 +189,13 @@ func (p proxy) dynamic() []byte {
 		balancer := map[string]any{"servers": []any{map[string]any{"url": s.URL}}}
 		if strings.HasPrefix(s.URL, "https:") {
 			balancer["serversTransport"] = s.Name
-			transports[s.Name] = map[string]any{"rootCAs": []string{rootFile}, "serverName": s.Host}
+			transport := map[string]any{"rootCAs": []string{rootFile}, "serverName": s.Host}
+			if s.CA {
+				// Of an HTTP/2 connection that breaks off, the retry takes the
+				// header for an answer, and the client gets it without a body.
+				transport["disableHTTP2"] = true
+			}
+			transports[s.Name] = transport
 		}
 		services[s.Name] = map[string]any{"loadBalancer": balancer}
 	}
