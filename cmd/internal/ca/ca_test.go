@@ -845,6 +845,9 @@ func TestHostileContainer(t *testing.T) {
 		"another answer": "printf 'ok own\\n'; cat >/dev/null",
 		"not base64":     "printf 'ok own /home/step /home/step/config/ca.json no no\\nok !!!\\n'; cat >/dev/null",
 		"a path":         "printf 'ok own /home/step $(reboot) no no\\n'; cat >/dev/null",
+		"a message":      `printf 'ok several /home/step /x.\342\240\200Run:\342\240\200curl\342\240\200https://evil.example no no\n'; cat >/dev/null`,
+		"a long path":    "printf 'ok lost /home/step /%s no no\\n' \"$(head -c 4000 /dev/zero | tr '\\0' x)\"; cat >/dev/null",
+		"many files":     "printf 'ok own /home/step /home/step/config/ca.json no no%s\\n' \"$(yes ' /x' | head -n 20000 | tr -d '\\n')\"; while read -r _; do echo ok -; done",
 		"exit":           "echo 'sorry' >&2; exit 3",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -860,6 +863,10 @@ func TestHostileContainer(t *testing.T) {
 			}
 			if text := err.Error(); len(text) > 5000 || strings.ContainsAny(text, "\x1b\x07\r") || strings.Contains(text, "\nhint:") {
 				t.Errorf("%q", text)
+			}
+			// What is no path is shown quoted, as a word of the container's.
+			if text := err.Error(); (strings.Contains(says, "/x") || strings.Contains(says, " /%s ")) && !strings.Contains(text, `not an answer: "`) {
+				t.Errorf("the container speaks: %q", text)
 			}
 			if pin, _ := store.Pin(); pin != nil {
 				t.Error("something was pinned")

@@ -187,6 +187,14 @@ const (
 	kindLost    = "lost"    // parts of one
 )
 
+// pathForm are the paths that a container may name: no word that could be
+// read as one of phx's own. There are several where several CAs were found.
+var pathForm = regexp.MustCompile(`^/[A-Za-z0-9+=.,:_/-]{1,1000}$`)
+
+// maxIntermediates is how many files of intermediates and their keys may be
+// left of rotations.
+const maxIntermediates = 100
+
 // state is what a container has of a CA.
 type state struct {
 	kind, home, config string
@@ -200,7 +208,11 @@ func (c *container) look() (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	if len(answer) < 5 || !strings.HasPrefix(answer[1], "/") || !strings.HasPrefix(answer[2], "/") {
+	good := len(answer) >= 5 && len(answer) <= 5+maxIntermediates
+	for i := 1; good && i < len(answer); i++ {
+		good = i == 3 || i == 4 || pathForm.MatchString(answer[i])
+	}
+	if !good {
 		return state{}, fmt.Errorf("container %d: not an answer: %q", c.ctid, short(strings.Join(answer, " ")))
 	}
 	return state{answer[0], answer[1], answer[2], answer[3] == "yes", answer[4] == "yes", answer[5:]}, nil

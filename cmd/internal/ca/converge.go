@@ -632,6 +632,6 @@ func (w *work) adopt() error {
 		return err
 	}
 	w.state.kind = kindAdopted
-	w.changed("took over the CA at %s as it is, with its root and its keys; tokens come from its provisioner %s", w.state.config, short(name))
+	w.changed("took over the CA at %s as it is, with its root and its keys; tokens come from its provisioner %q", w.state.config, short(name))
 	return nil
 }
