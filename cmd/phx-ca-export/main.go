@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -222,44 +221,9 @@ func (e *exporter) fail(err error) {
 	e.mu.Unlock()
 }
 
-// plan is what counts of plan.started.
-type plan struct {
-	Domain   string           `json:"domain"`
-	Services []config.Service `json:"services"`
-	CA       *config.Place    `json:"ca"`
-	Proxy    *config.Place    `json:"proxy"`
-	Gateway  *config.Place    `json:"gateway"`
-}
-
-func parsePlan(ev event.Event) (*plan, error) {
-	p := &plan{}
-	if err := json.Unmarshal(ev.Raw, p); err != nil {
-		return nil, err
-	}
-	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
-		if place != nil {
-			if err := place.Check(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if p.CA == nil {
-		return p, nil
-	}
-	if !config.IsHostName(p.Domain) {
-		return nil, fmt.Errorf("domain %q: not a domain", p.Domain)
-	}
-	for _, s := range p.Services {
-		if err := s.Check(p.Domain); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-// settings are what the plan says about the CA. Its port and its name are
+// settingsOf returns what the plan says about the CA. Its port and its name are
 // those of its traefik_service.
-func (p *plan) settings() ca.Settings {
+func settingsOf(p *config.Plan) ca.Settings {
 	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
 	for _, service := range p.Services {
 		if service.CTID == p.CA.CTID {
@@ -273,7 +237,7 @@ func (p *plan) settings() ca.Settings {
 }
 
 func (e *exporter) filter(ctx context.Context) error {
-	var p *plan
+	var p *config.Plan
 	begun := false
 	for {
 		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready", "ct.failed", "ct.skipped")
@@ -287,7 +251,7 @@ func (e *exporter) filter(ctx context.Context) error {
 		switch {
 		case ev.Name == event.PlanStarted:
 			begun = false
-			if p, err = parsePlan(ev); err != nil {
+			if p, err = config.ParsePlan(ev.Raw); err != nil {
 				p = nil
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
@@ -328,8 +292,8 @@ func ask(ev event.Event) error {
 
 // react exports the root of the CA of which ev tells the end, and says so.
 // Where the CA cannot be asked, the pinned root is exported.
-func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
-	ctid, settings := p.CA.CTID, p.settings()
+func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
+	ctid, settings := p.CA.CTID, settingsOf(p)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
 	o := ca.Options{
 		Settings: &settings,
@@ -392,7 +356,7 @@ func (e *exporter) emit(name string, ctid int, fields any) {
 
 // taken returns an error unless gateway and proxy, if the plan has them, have
 // noted that they have taken these roots.
-func (e *exporter) taken(p *plan, pins []string) error {
+func (e *exporter) taken(p *config.Plan, pins []string) error {
 	for name, place := range map[string]*config.Place{"nginx": p.Gateway, "traefik": p.Proxy} {
 		if place == nil {
 			continue
