@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,11 +118,15 @@ func newExporter(c *cli.Context) (*exporter, error) {
 	e := &exporter{
 		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
 		path:   c.String("output"),
-		accept: strings.ToLower(strings.ReplaceAll(c.String("accept-new-root"), ":", "")),
+		accept: c.String("accept-new-root"),
 		rotate: c.String("rotate-root"),
 	}
-	if e.accept != "" && e.accept != "1" && !fingerprint.MatchString(e.accept) {
-		return nil, cmdline.Usagef("--accept-new-root %q: not a SHA-256 of 64 hexadecimal digits, and not 1", e.accept)
+	if e.accept != "" && e.accept != "1" {
+		sum, err := cert.ParseFingerprint(e.accept)
+		if err != nil {
+			return nil, cmdline.Usagef("--accept-new-root: %v, or 1 for any root", err)
+		}
+		e.accept = sum
 	}
 	switch e.rotate {
 	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:
@@ -137,8 +140,6 @@ func newExporter(c *cli.Context) (*exporter, error) {
 	}
 	return e, nil
 }
-
-var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func run(c *cli.Context) error {
 	e, err := newExporter(c)
@@ -186,7 +187,7 @@ func initialize(c *cli.Context) error {
 	case !config.IsHostName(c.String("name")):
 		return cmdline.Usagef("init: --name %q: not a host name", c.String("name"))
 	}
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	store, closeStore, err := ca.OpenStore(c.Context, ca.StoreDir(e.host))
 	if err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		e.emit("ca.failed", ctid, struct {
 			Error string `json:"error"`
 		}{err.Error()})
-		if x, err = e.fromHost(); err != nil {
+		if x, err = e.fromHost(ctx); err != nil {
 			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
 			return
 		}
@@ -378,7 +379,7 @@ type exported struct {
 // export brings the CA, the pin and the file up to date.
 func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exported, error) {
 	start := time.Now()
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
 	if err != nil {
 		return nil, err
 	}
@@ -414,8 +415,8 @@ func (e *exporter) write(roots []*x509.Certificate) (changed bool, err error) {
 }
 
 // fromHost brings the file up to date from what is pinned.
-func (e *exporter) fromHost() (*exported, error) {
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+func (e *exporter) fromHost(ctx context.Context) (*exported, error) {
+	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
 	if err != nil {
 		return nil, err
 	}

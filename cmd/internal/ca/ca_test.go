@@ -179,7 +179,7 @@ func (s *site) healthy(t *testing.T, set Settings) {
 
 func (s *site) converge(t *testing.T, o Options) (*Result, string, error) {
 	t.Helper()
-	store, closeStore, err := OpenStore(StoreDir(s.host))
+	store, closeStore, err := OpenStore(t.Context(), StoreDir(s.host))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -849,7 +849,7 @@ func TestHostileContainer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(t, host.PCT, "#!/bin/sh\n"+says+"\n", 0o755)
-			store, closeStore, err := OpenStore(StoreDir(host))
+			store, closeStore, err := OpenStore(t.Context(), StoreDir(host))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -919,7 +919,7 @@ func TestConfigKeepsTheRest(t *testing.T) {
 
 func TestStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "priv/phx/ca")
-	store, closeStore, err := OpenStore(dir)
+	store, closeStore, err := OpenStore(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

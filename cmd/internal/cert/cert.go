@@ -44,6 +44,21 @@ func Fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
+var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// IsFingerprint reports whether s has the form that [Fingerprint] returns.
+func IsFingerprint(s string) bool { return fingerprintForm.MatchString(s) }
+
+// ParseFingerprint returns the fingerprint that s is, in either case and with
+// or without colons, in the form that [Fingerprint] returns.
+func ParseFingerprint(s string) (string, error) {
+	plain := strings.ToLower(strings.ReplaceAll(s, ":", ""))
+	if !IsFingerprint(plain) {
+		return "", fmt.Errorf("%q is not a SHA-256: 64 hexadecimal digits", s)
+	}
+	return plain, nil
+}
+
 // ParseRoot returns the root certificate in data, PEM or DER. PEM may have
 // plain text around it, lines that end in CR LF, and keys beside it. What Go
 // and OpenSSL would not read alike is rejected. Among several certificates

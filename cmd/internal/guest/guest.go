@@ -74,7 +74,6 @@ func (t Trust) Pins() []string {
 
 var (
 	rootForm  = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
-	hexForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	caURLForm = regexp.MustCompile(`^https://[A-Za-z0-9.:\[\]-]+$`)
 )
 
@@ -88,7 +87,7 @@ func (t Trust) Check() error {
 		return fmt.Errorf("CA URL %q: not https://HOST:PORT", t.CAURL)
 	}
 	for _, pin := range t.Pins() {
-		if pin != "" && !hexForm.MatchString(pin) {
+		if pin != "" && !cert.IsFingerprint(pin) {
 			return fmt.Errorf("fingerprint %q: not 64 hexadecimal digits", pin)
 		}
 	}
