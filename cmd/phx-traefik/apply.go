@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -188,16 +188,12 @@ func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate)
 	if err != nil {
 		return err
 	}
-	var trusted []byte
-	for _, root := range roots {
-		trusted = append(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...)
-	}
 	for _, f := range []struct {
 		path    string
 		text    []byte
 		atStart bool // Traefik reads it only when it starts
 	}{
-		{rootFile, trusted, true},
+		{rootFile, cert.Encode(roots...), true},
 		{staticFile, p.static(duration), true},
 		{unitFile, []byte(unitText), true},
 		{dynamicFile, p.dynamic(), false},

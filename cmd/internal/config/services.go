@@ -68,6 +68,9 @@ type Place struct {
 
 var interfaceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
 
+// IsInterface reports whether s is the name of a network interface.
+func IsInterface(s string) bool { return interfaceForm.MatchString(s) }
+
 // Check returns an error for a place that no checked file has.
 func (p Place) Check() error {
 	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
@@ -79,7 +82,7 @@ func (p Place) Check() error {
 	if mac, err := net.ParseMAC(p.MAC); p.MAC != "" && (err != nil || len(mac) != 6) {
 		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
 	}
-	if p.Interface != "" && !interfaceForm.MatchString(p.Interface) {
+	if p.Interface != "" && !IsInterface(p.Interface) {
 		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
 	}
 	return nil

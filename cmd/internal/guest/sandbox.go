@@ -14,6 +14,3 @@ func CanIsolate(ctx context.Context, options ...string) bool {
 	_, err := Run(ctx, append(argv, "/bin/true")...)
 	return err == nil
 }
-
-// Stop stops a unit.
-func (s *Setup) Stop(ctx context.Context, unit string) error { return s.again(ctx, unit, "stop") }
