@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -160,7 +160,7 @@ func applyCommand(c *cli.Context) error {
 	if c.String("request") == "-" {
 		return applyForHost(c.Context, remote.NewPeer(os.Stdin, os.Stdout))
 	}
-	last, err := lastGateway(gatewayFile)
+	last, err := guest.ReadState[gateway](gatewayFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -184,13 +184,7 @@ func applyCommand(c *cli.Context) error {
 			return readToken(file, value.(*string))
 		}
 	})
-	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
-		return err
-	}
-	if answer.Error != "" {
-		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
-	}
-	return nil
+	return guest.Print(answer)
 }
 
 func readToken(file string, token *string) error {

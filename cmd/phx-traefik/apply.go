@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -184,10 +183,6 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 
 // configure writes the files that Traefik reads, and the one that apply reads.
 func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate) error {
-	state, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return err
-	}
 	for _, f := range []struct {
 		path    string
 		text    []byte
@@ -197,7 +192,6 @@ func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate)
 		{staticFile, p.static(duration), true},
 		{unitFile, []byte(unitText), true},
 		{dynamicFile, p.dynamic(), false},
-		{proxyFile, append(state, '\n'), false},
 	} {
 		if f.atStart {
 			if err := forget(f.path, f.text); err != nil {
@@ -208,7 +202,7 @@ func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate)
 			return err
 		}
 	}
-	return nil
+	return s.WriteState(proxyFile, p)
 }
 
 // forget forgets what Traefik has taken unless the file at path has this
@@ -221,18 +215,6 @@ func forget(path string, content []byte) error {
 		return err
 	}
 	return nil
-}
-
-// lastProxy reads the proxy that configure has left in file.
-func lastProxy(file string) (p proxy, err error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return p, err
-	}
-	if err := json.Unmarshal(data, &p); err != nil {
-		return p, fmt.Errorf("%s: %w", file, err)
-	}
-	return p, nil
 }
 
 // makeStorage makes the directory of the ACME account and the certificates'

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -207,7 +207,7 @@ func applyCommand(c *cli.Context) error {
 		}
 		return peer.Answer(apply(ctx, p, peer.Ask))
 	}
-	last, err := lastProxy(proxyFile)
+	last, err := guest.ReadState[proxy](proxyFile)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
@@ -224,11 +224,5 @@ func applyCommand(c *cli.Context) error {
 		}
 		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
 	})
-	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
-		return err
-	}
-	if answer.Error != "" {
-		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
-	}
-	return nil
+	return guest.Print(answer)
 }

@@ -55,6 +55,18 @@ func Apply(names []string, work func(*Setup) error) *remote.Answer {
 	return a
 }
 
+// Print prints the answer to whoever has run a program's half in the container
+// by hand. The error is that of the answer.
+func Print(a *remote.Answer) error {
+	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+		return err
+	}
+	if a.Error != "" {
+		return fmt.Errorf("%s: %s", a.Stage, a.Error)
+	}
+	return nil
+}
+
 // Trust is which CA a service trusts, by root certificates that the host has
 // pinned.
 type Trust struct {
@@ -261,6 +273,28 @@ func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (change
 	return true, nil
 }
 
+// WriteState keeps v in a file, for the next run: [ReadState] reads it.
+func (s *Setup) WriteState(file string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = s.WriteFile(file, append(text, '\n'), 0o644)
+	return err
+}
+
+// ReadState returns what [Setup.WriteState] has left in a file.
+func ReadState[T any](file string) (v T, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return v, fmt.Errorf("%s: %w", file, err)
+	}
+	return v, nil
+}
+
 // Bootstrap makes step trust the CA at url, pinned by the fingerprint of its
 // root certificate.
 func (s *Setup) Bootstrap(ctx context.Context, url, fingerprint string) error {
@@ -413,6 +447,19 @@ func Active(ctx context.Context, unit string) bool {
 func starting(ctx context.Context, unit string) bool {
 	state, err := Run(ctx, "systemctl", "show", "--property=ActiveState", "--value", unit)
 	return err == nil && strings.TrimSpace(state) == "activating"
+}
+
+// CanIsolate reports whether systemd can start a service with these options
+// in this container: a container that may not mount anything, as those
+// without nesting on Proxmox VE, ends with 226/NAMESPACE. options are lines of
+// a unit file, KEY=VALUE.
+func CanIsolate(ctx context.Context, options ...string) bool {
+	argv := []string{"systemd-run", "--quiet", "--wait", "--collect"}
+	for _, option := range options {
+		argv = append(argv, "--property="+option)
+	}
+	_, err := Run(ctx, append(argv, "/bin/true")...)
+	return err == nil
 }
 
 // Journal returns the last lines of a unit's log as an error, nil when there
