@@ -356,18 +356,14 @@ func answers(ctx context.Context, url string, roots []*x509.Certificate) error {
 
 // get returns the status of url. address, if there is one, is where its host
 // is to be found.
-func get(ctx context.Context, address, url string, trusted []*x509.Certificate) (int, error) {
-	roots := x509.NewCertPool()
-	for _, root := range trusted {
-		roots.AddCert(root)
-	}
+func get(ctx context.Context, address, url string, roots []*x509.Certificate) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:   &tls.Config{RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12},
 		DialContext: func(ctx context.Context, network, host string) (net.Conn, error) {
 			if address != "" {
 				host = address

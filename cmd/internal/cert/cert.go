@@ -151,6 +151,29 @@ func parseRoots(data []byte, most int) ([]*x509.Certificate, error) {
 	return all, nil
 }
 
+// Pool returns the certificates as a pool.
+func Pool(all ...*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range all {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// VerifyUnder returns an error unless leaf is good at the time now under root
+// and no other, and for the name, unless that is "". rest are the certificates
+// in DER that came with it.
+func VerifyUnder(root, leaf *x509.Certificate, rest [][]byte, name string, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for _, der := range rest {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			intermediates.AddCert(c)
+		}
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: Pool(root), Intermediates: intermediates, CurrentTime: now})
+	return err
+}
+
 // CheckValidity returns an error unless c is valid at the time now.
 func CheckValidity(c *x509.Certificate, now time.Time) error {
 	switch {

@@ -474,14 +474,10 @@ func Journal(ctx context.Context, unit string) error {
 
 // Served makes a TLS connection to address for name and returns the
 // certificate, which must verify against one of the roots.
-func Served(ctx context.Context, address, name string, trusted ...*x509.Certificate) (*x509.Certificate, error) {
-	roots := x509.NewCertPool()
-	for _, root := range trusted {
-		roots.AddCert(root)
-	}
+func Served(ctx context.Context, address, name string, roots ...*x509.Certificate) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12}}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("TLS with %s for %s: %w", address, name, err)
