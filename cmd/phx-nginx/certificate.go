@@ -150,7 +150,7 @@ func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certi
 	}
 	var err error
 	if ask != nil {
-		err = s.Need(guest.StepProgram, "step_cli", ask)
+		err = s.RequireFeature(guest.StepProgram, "step_cli", ask)
 	}
 	switch {
 	case why == nil:

@@ -33,6 +33,7 @@ nginx up in the container as the TLS gateway of *.DOMAIN.
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --help                Print this text.
 
 apply sets nginx up in the container where it runs; a second run changes
 nothing. render prints nginx's configuration and touches nothing. Both take the
@@ -73,7 +74,7 @@ func main() {
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "token-file", EnvVars: []string{"PHX_TOKEN_FILE"}},
-					&cli.StringFlag{Name: "request"},
+					&cli.StringFlag{Name: "request", Hidden: true},
 				}, gatewayFlags()...),
 			},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags()},

@@ -126,10 +126,10 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 			return err
 		}
 		s.Stage = "packages"
-		if err := s.Need(program, "traefik", ask); err != nil {
+		if err := s.RequireFeature(program, "traefik", ask); err != nil {
 			return err
 		}
-		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
+		if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
 			return err
 		}
 		s.Stage = "configuration"

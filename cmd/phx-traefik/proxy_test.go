@@ -157,7 +157,7 @@ func TestDynamic(t *testing.T) {
 func TestWriteHosts(t *testing.T) {
 	dir := t.TempDir()
 	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
-	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(writeHosts)
+	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(hostsScript)
 	script = `systemctl() { echo "systemctl $*"; }` + "\n" + script
 	if err := os.Mkdir(units, 0o755); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ import (
 const (
 	StepProgram = "/usr/local/bin/step"
 	stepPath    = "/etc/phx/step" // STEPPATH of the bootstrap
-	path        = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	loginPath   = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
 // Setup is one run of changes to a container.
@@ -118,9 +118,9 @@ func (s *Setup) Begin(ctx context.Context, program string, trust Trust) ([]*x509
 	return roots, lock(ctx, filepath.Join("/run", program+".lock"))
 }
 
-// Need has a program installed that only the host can bring: ask is told the
+// RequireFeature has a program installed that only the host can bring: ask is told the
 // name of the feature.
-func (s *Setup) Need(program, feature string, ask func(need string, value any) error) error {
+func (s *Setup) RequireFeature(program, feature string, ask func(need string, value any) error) error {
 	if exists(program) {
 		return nil
 	}
@@ -174,7 +174,7 @@ func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
 	}
 	stdout, stderr, err := process.Run(ctx, process.Command{
 		Argv:      append([]string{program}, argv[1:]...),
-		Env:       append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
+		Env:       append([]string{"PATH=" + loginPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
 		MaxStdout: process.MaxList, // apt-get has much to say
 		Drain:     true,
 		Patience:  10 * time.Second,
@@ -198,7 +198,7 @@ func find(name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	for _, dir := range filepath.SplitList(path) {
+	for _, dir := range filepath.SplitList(loginPath) {
 		file := filepath.Join(dir, name)
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return file, nil
@@ -253,8 +253,8 @@ func (s *Setup) Install(ctx context.Context, pkg string) error {
 	return nil
 }
 
-// WriteFile gives a file this content and mode, atomically, and tells whether
-// it had another. Missing directories are made with mode 0755.
+// WriteFile gives a file this content and mode, atomically, and reports
+// whether it had another. Missing directories are made with mode 0755.
 func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (changed bool, err error) {
 	have, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(have, content) {
@@ -376,8 +376,8 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 	}, nil
 }
 
-// replaced tells whether the program of a unit has been replaced since it was
-// started.
+// replaced reports whether the program of a unit has been replaced since it
+// was started.
 func replaced(ctx context.Context, unit string) bool {
 	pid, err := Run(ctx, "systemctl", "show", "--property=MainPID", "--value", unit)
 	if err != nil {
@@ -421,7 +421,7 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	}
 	// start succeeds when a condition of the unit is not met.
 	if !Active(ctx, unit) {
-		return errors.Join(fmt.Errorf("systemctl start %s ended well, but the unit is not active", unit), Journal(ctx, unit))
+		return errors.Join(fmt.Errorf("systemctl start %s exited 0, but the unit is not active", unit), Journal(ctx, unit))
 	}
 	s.Changed("started %s", unit)
 	return nil
@@ -437,7 +437,7 @@ func knowUnit(ctx context.Context, unit string) error {
 	return err
 }
 
-// Active tells whether a unit runs.
+// Active reports whether a unit runs.
 func Active(ctx context.Context, unit string) bool {
 	_, err := Run(ctx, "systemctl", "is-active", "--quiet", unit)
 	return err == nil
