@@ -5,14 +5,12 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,11 +118,15 @@ func newExporter(c *cli.Context) (*exporter, error) {
 	e := &exporter{
 		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
 		path:   c.String("output"),
-		accept: strings.ToLower(strings.ReplaceAll(c.String("accept-new-root"), ":", "")),
+		accept: c.String("accept-new-root"),
 		rotate: c.String("rotate-root"),
 	}
-	if e.accept != "" && e.accept != "1" && !fingerprint.MatchString(e.accept) {
-		return nil, cmdline.Usagef("--accept-new-root %q: not a SHA-256 of 64 hexadecimal digits, and not 1", e.accept)
+	if e.accept != "" && e.accept != "1" {
+		sum, err := cert.ParseFingerprint(e.accept)
+		if err != nil {
+			return nil, cmdline.Usagef("--accept-new-root: %v, or 1 for any root", err)
+		}
+		e.accept = sum
 	}
 	switch e.rotate {
 	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:
@@ -138,8 +140,6 @@ func newExporter(c *cli.Context) (*exporter, error) {
 	}
 	return e, nil
 }
-
-var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func run(c *cli.Context) error {
 	e, err := newExporter(c)
@@ -187,7 +187,7 @@ func initialize(c *cli.Context) error {
 	case !config.IsHostName(c.String("name")):
 		return cmdline.Usagef("init: --name %q: not a host name", c.String("name"))
 	}
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	store, closeStore, err := ca.OpenStore(c.Context, ca.StoreDir(e.host))
 	if err != nil {
 		return err
 	}
@@ -222,44 +222,9 @@ func (e *exporter) fail(err error) {
 	e.mu.Unlock()
 }
 
-// plan is what counts of plan.started.
-type plan struct {
-	Domain   string           `json:"domain"`
-	Services []config.Service `json:"services"`
-	CA       *config.Place    `json:"ca"`
-	Proxy    *config.Place    `json:"proxy"`
-	Gateway  *config.Place    `json:"gateway"`
-}
-
-func parsePlan(ev event.Event) (*plan, error) {
-	p := &plan{}
-	if err := json.Unmarshal(ev.Raw, p); err != nil {
-		return nil, err
-	}
-	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
-		if place != nil {
-			if err := place.Check(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if p.CA == nil {
-		return p, nil
-	}
-	if !config.IsHostName(p.Domain) {
-		return nil, fmt.Errorf("domain %q: not a domain", p.Domain)
-	}
-	for _, s := range p.Services {
-		if err := s.Check(p.Domain); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
-}
-
-// settings are what the plan says about the CA. Its port and its name are
+// settingsOf returns what the plan says about the CA. Its port and its name are
 // those of its traefik_service.
-func (p *plan) settings() ca.Settings {
+func settingsOf(p *config.Plan) ca.Settings {
 	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
 	for _, service := range p.Services {
 		if service.CTID == p.CA.CTID {
@@ -273,7 +238,7 @@ func (p *plan) settings() ca.Settings {
 }
 
 func (e *exporter) filter(ctx context.Context) error {
-	var p *plan
+	var p *config.Plan
 	begun := false
 	for {
 		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready", "ct.failed", "ct.skipped")
@@ -287,7 +252,7 @@ func (e *exporter) filter(ctx context.Context) error {
 		switch {
 		case ev.Name == event.PlanStarted:
 			begun = false
-			if p, err = parsePlan(ev); err != nil {
+			if p, err = config.ParsePlan(ev.Raw); err != nil {
 				p = nil
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
@@ -328,8 +293,8 @@ func ask(ev event.Event) error {
 
 // react exports the root of the CA of which ev tells the end, and says so.
 // Where the CA cannot be asked, the pinned root is exported.
-func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
-	ctid, settings := p.CA.CTID, p.settings()
+func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
+	ctid, settings := p.CA.CTID, settingsOf(p)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
 	o := ca.Options{
 		Settings: &settings,
@@ -347,7 +312,7 @@ func (e *exporter) react(ctx context.Context, p *plan, ev event.Event) {
 		e.emit("ca.failed", ctid, struct {
 			Error string `json:"error"`
 		}{err.Error()})
-		if x, err = e.fromHost(); err != nil {
+		if x, err = e.fromHost(ctx); err != nil {
 			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
 			return
 		}
@@ -392,7 +357,7 @@ func (e *exporter) emit(name string, ctid int, fields any) {
 
 // taken returns an error unless gateway and proxy, if the plan has them, have
 // noted that they have taken these roots.
-func (e *exporter) taken(p *plan, pins []string) error {
+func (e *exporter) taken(p *config.Plan, pins []string) error {
 	for name, place := range map[string]*config.Place{"nginx": p.Gateway, "traefik": p.Proxy} {
 		if place == nil {
 			continue
@@ -414,7 +379,7 @@ type exported struct {
 // export brings the CA, the pin and the file up to date.
 func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exported, error) {
 	start := time.Now()
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
 	if err != nil {
 		return nil, err
 	}
@@ -450,8 +415,8 @@ func (e *exporter) write(roots []*x509.Certificate) (changed bool, err error) {
 }
 
 // fromHost brings the file up to date from what is pinned.
-func (e *exporter) fromHost() (*exported, error) {
-	store, closeStore, err := ca.OpenStore(ca.StoreDir(e.host))
+func (e *exporter) fromHost(ctx context.Context) (*exported, error) {
+	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -59,7 +58,7 @@ func main() {
 
 func run(c *cli.Context) error {
 	if c.IsSet("verify") {
-		want, err := parseFingerprint(c.String("verify"))
+		want, err := cert.ParseFingerprint(c.String("verify"))
 		if err != nil {
 			return cmdline.Usagef("--verify: %v", err)
 		}
@@ -76,15 +75,6 @@ func run(c *cli.Context) error {
 		return filter(c.Context, os.Stdin, os.Stdout)
 	}
 	return printAll(c.Args().Slice())
-}
-
-// parseFingerprint returns the fingerprint that s is, in lower case.
-func parseFingerprint(s string) (string, error) {
-	plain := strings.ToLower(strings.ReplaceAll(s, ":", ""))
-	if b, err := hex.DecodeString(plain); err != nil || len(b) != 32 {
-		return "", fmt.Errorf("%q is not a SHA-256: 64 hexadecimal digits", s)
-	}
-	return plain, nil
 }
 
 func verify(name, want string) error {
@@ -130,7 +120,7 @@ func read(name string) (*x509.Certificate, error) {
 }
 
 func readFile(name string) (*x509.Certificate, error) {
-	// A FIFO without a writer would hold the program for ever.
+	// A FIFO without a writer would block the program forever.
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read a root certificate: %w", err)

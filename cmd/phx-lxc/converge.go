@@ -38,7 +38,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
-		{"restart", j.sawRestart}, // which looks at the time of the last change
+		{"restart", j.clearRestartIfDone}, // which looks at the time of the last change
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
 		{"firewall", j.judgeFirewall},
@@ -723,9 +723,9 @@ func (j *job) forgetRestart(ctx context.Context) error {
 	return j.writeRecord(ctx, after)
 }
 
-// sawRestart forgets that a restart is needed if somebody has restarted the
-// container since: if it was started after the last change of its file.
-func (j *job) sawRestart(ctx context.Context) error {
+// clearRestartIfDone forgets that a restart is needed if somebody has restarted
+// the container since: if it was started after the last change of its file.
+func (j *job) clearRestartIfDone(ctx context.Context) error {
 	if !j.running || j.record[restartWord] == "" {
 		return nil
 	}

@@ -108,7 +108,7 @@ func firewallHashes(fw *config.Firewall) string {
 //     configured any more are removed, and so is the second of two equal rules
 //     that are configured;
 //   - all else stays byte for byte: other rules in their order, options,
-//     aliases, sets of addresses, comments, and lines that nobody can read.
+//     aliases, sets of addresses, comments, and lines of no known form.
 //
 // With fw nil nothing is configured, and the firewall stays on or off. A text
 // in which nothing differs is returned as it is.

@@ -101,8 +101,8 @@ func (f flow) String() string {
 	return fmt.Sprintf("%s -> %s (%s port %d)", f.from, f.to, f.dest, f.port)
 }
 
-// flows are all that the services of phx need among each other.
-func (p plan) flows() []flow {
+// flowsOf returns all that the services of phx need among each other.
+func flowsOf(p config.Plan) []flow {
 	var all []flow
 	add := func(from, to string, source, dest *config.Place, ports ...int) {
 		for _, port := range ports {
@@ -153,7 +153,7 @@ func (j *job) cutFlows(text []byte) []string {
 	}
 	rules, options := rulesOf(text), fwOptions(text)
 	var said []string
-	for _, f := range j.plan.flows() {
+	for _, f := range flowsOf(j.plan) {
 		for _, end := range []struct {
 			kind, peer string
 			here       bool

@@ -9,7 +9,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 )
 
-var testPlan = plan{
+var testPlan = config.Plan{
 	Domain: "internal.example",
 	Services: []config.Service{
 		{Name: "gateway", Host: "gateway.internal.example", URL: "http://10.0.0.153:8080", CTID: 101},
@@ -23,7 +23,7 @@ var testPlan = plan{
 
 func TestFlows(t *testing.T) {
 	var got []string
-	for _, f := range testPlan.flows() {
+	for _, f := range flowsOf(testPlan) {
 		got = append(got, f.String())
 	}
 	want := []string{
@@ -35,7 +35,7 @@ func TestFlows(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if none := (plan{}).flows(); none != nil {
+	if none := flowsOf(config.Plan{}); none != nil {
 		t.Errorf("%v", none)
 	}
 }

@@ -246,7 +246,7 @@ func (j *job) askState(ctx context.Context) error {
 	return err
 }
 
-// hasState tells, after a command has failed, whether the container is in the
+// hasState reports, after a command has failed, whether the container is in the
 // state that it was to reach: others may have brought it there.
 func (j *job) hasState(ctx context.Context, running bool) bool {
 	return j.askState(ctx) == nil && j.running == running

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,7 +82,7 @@ func (p *provisioner) filter(ctx context.Context) error {
 type round struct {
 	*provisioner
 	ctx     context.Context
-	plan    plan
+	plan    config.Plan
 	dryRun  bool
 	planned chan struct{} // closed when the plan is complete
 	halted  chan struct{} // closed when nothing new may be started
@@ -131,10 +130,13 @@ func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
 	if ev.Raw == nil {
 		return r // what comes without a plan.started may come from a file
 	}
-	if err := r.plan.read(ev); err != nil {
-		p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+	plan, err := config.ParsePlan(ev.Raw)
+	if err != nil {
+		p.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 		r.halt()
+		return r
 	}
+	r.plan = *plan
 	return r
 }
 
@@ -160,41 +162,6 @@ func (r *round) source(ctid int) *sync.Mutex {
 		r.sources[ctid] = m
 	}
 	return m
-}
-
-// plan is what phx-lxc needs of plan.started.
-type plan struct {
-	Config   string           `json:"config"`
-	Domain   string           `json:"domain"`
-	Services []config.Service `json:"services"`
-	CA       *config.Place    `json:"ca"`
-	Proxy    *config.Place    `json:"proxy"`
-	Gateway  *config.Place    `json:"gateway"`
-}
-
-// read reads a plan.started, and refuses what phx-plan would not write: the
-// stream may come from a file.
-func (p *plan) read(ev event.Event) error {
-	if err := json.Unmarshal(ev.Raw, p); err != nil {
-		return fmt.Errorf("plan.started: %w", err)
-	}
-	if p.Domain != "" && !config.IsHostName(p.Domain) {
-		return fmt.Errorf("plan.started: domain %q: not a domain", p.Domain)
-	}
-	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
-		if place == nil {
-			continue
-		}
-		if err := place.Check(); err != nil {
-			return fmt.Errorf("plan.started: %w", err)
-		}
-	}
-	for _, s := range p.Services {
-		if err := s.Check(p.Domain); err != nil {
-			return fmt.Errorf("plan.started: %w", err)
-		}
-	}
-	return nil
 }
 
 // take takes a ct.planned and starts the container's work.

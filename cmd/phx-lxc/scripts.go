@@ -108,9 +108,9 @@ func (j *job) dueScripts() ([]script, error) {
 	return due, nil
 }
 
-// applied are the keys that phx-lxc itself applies. They stand in the object
+// appliedKeys are the keys that phx-lxc itself applies. They stand in the object
 // that an application script is given, and are no reason to run it again.
-var applied = []string{
+var appliedKeys = []string{
 	"template", "clone_from_ctid", "memory_mb", "swap_mb", "cores", "storage_pool", "storage_size_gb", "mac_address",
 	"unprivileged", "start_at_boot", "boot_order", "boot_delay", "pct_options", "lxc_options", "apparmor_profile",
 	"apparmor_manages_nesting", "gpu_assignment", "id_maps", "firewall", "zfs_volumes", "volumes", "mount_points",
@@ -125,7 +125,7 @@ func (j *job) scriptInput() ([]byte, error) {
 	if err := json.Unmarshal([]byte(j.c.Raw), &object); err != nil {
 		return nil, err
 	}
-	for _, key := range applied {
+	for _, key := range appliedKeys {
 		delete(object, key)
 	}
 	return json.Marshal(object)

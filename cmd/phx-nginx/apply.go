@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -16,7 +14,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
-const gatewayFile = stateDir + "/gateway.json" // what apply was asked last
+const gatewayFile = stateDir + "/gateway.json" // what apply was asked last, for renew and the next apply
 
 // apply is the container's half: it sets the gateway up where it runs. ask
 // gets what only others can supply: "token" and "step_cli".
@@ -40,7 +38,7 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		if err := s.Install(ctx, "nginx"); err != nil {
 			return err
 		}
-		if err := keep(s, g); err != nil {
+		if err := s.WriteState(gatewayFile, g); err != nil {
 			return err
 		}
 		s.Stage = "certificate"
@@ -83,28 +81,6 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 	})
 }
 
-// keep keeps what apply was asked, for renew and the next apply.
-func keep(s *guest.Setup, g gateway) error {
-	state, err := json.MarshalIndent(g, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = s.WriteFile(gatewayFile, append(state, '\n'), 0o644)
-	return err
-}
-
-// lastGateway reads the gateway that keep has left in file.
-func lastGateway(file string) (g gateway, err error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return g, err
-	}
-	if err := json.Unmarshal(data, &g); err != nil {
-		return g, fmt.Errorf("%s: %w", file, err)
-	}
-	return g, nil
-}
-
 // checkServing waits until nginx serves the certificate. After a reload the
 // old workers may answer for a moment.
 func checkServing(ctx context.Context, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
@@ -138,7 +114,7 @@ func renewCommand(c *cli.Context) error {
 		return cmdline.Usagef("unexpected argument %q", c.Args().First())
 	}
 	ctx := c.Context
-	g, err := lastGateway(gatewayFile)
+	g, err := guest.ReadState[gateway](gatewayFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: nothing to renew before phx-nginx apply has run here", err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -71,18 +72,10 @@ func inspect(dir string, names []string, roots []*x509.Certificate, now time.Tim
 }
 
 // verify returns the first of the roots under which leaf is valid now.
-func verify(leaf *x509.Certificate, chain [][]byte, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
-	intermediates := x509.NewCertPool()
-	for _, der := range chain {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			intermediates.AddCert(c)
-		}
-	}
+func verify(leaf *x509.Certificate, rest [][]byte, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	var first error
 	for _, root := range roots {
-		pool := x509.NewCertPool()
-		pool.AddCert(root)
-		_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, CurrentTime: now})
+		err := cert.VerifyUnder(root, leaf, rest, "", now)
 		if err == nil {
 			return root, nil
 		}
@@ -157,7 +150,7 @@ func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certi
 	}
 	var err error
 	if ask != nil {
-		err = s.Need(guest.StepProgram, "step_cli", ask)
+		err = s.RequireFeature(guest.StepProgram, "step_cli", ask)
 	}
 	switch {
 	case why == nil:

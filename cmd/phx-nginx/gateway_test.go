@@ -295,7 +295,7 @@ func TestExposedKey(t *testing.T) {
 // asked, and that over the defaults.
 func TestApplyAsLastTime(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "gateway.json")
-	if _, err := lastGateway(file); !errors.Is(err, os.ErrNotExist) {
+	if _, err := guest.ReadState[gateway](file); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	const saved = `{"domain": "internal.example", "proxy": "10.0.0.12", "status_port": 8080,
@@ -303,7 +303,7 @@ func TestApplyAsLastTime(t *testing.T) {
 	if err := os.WriteFile(file, []byte(saved), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	last, err := lastGateway(file)
+	last, err := guest.ReadState[gateway](file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestApplyAsLastTime(t *testing.T) {
 	if err := os.WriteFile(file, []byte(saved[:20]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lastGateway(file); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := guest.ReadState[gateway](file); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a broken file: %v", err)
 	}
 }

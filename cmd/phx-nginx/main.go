@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -33,6 +33,7 @@ nginx up in the container as the TLS gateway of *.DOMAIN.
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --help                Print this text.
 
 apply sets nginx up in the container where it runs; a second run changes
 nothing. render prints nginx's configuration and touches nothing. Both take the
@@ -73,7 +74,7 @@ func main() {
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "token-file", EnvVars: []string{"PHX_TOKEN_FILE"}},
-					&cli.StringFlag{Name: "request"},
+					&cli.StringFlag{Name: "request", Hidden: true},
 				}, gatewayFlags()...),
 			},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags()},
@@ -160,7 +161,7 @@ func applyCommand(c *cli.Context) error {
 	if c.String("request") == "-" {
 		return applyForHost(c.Context, remote.NewPeer(os.Stdin, os.Stdout))
 	}
-	last, err := lastGateway(gatewayFile)
+	last, err := guest.ReadState[gateway](gatewayFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -184,13 +185,7 @@ func applyCommand(c *cli.Context) error {
 			return readToken(file, value.(*string))
 		}
 	})
-	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
-		return err
-	}
-	if answer.Error != "" {
-		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
-	}
-	return nil
+	return guest.Print(answer)
 }
 
 func readToken(file string, token *string) error {

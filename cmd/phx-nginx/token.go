@@ -66,7 +66,7 @@ func checkToken(s string, g gateway, now time.Time) error {
 	return nil
 }
 
-// isSignURL tells whether an audience is the place where the CA at caURL
+// isSignURL reports whether an audience is the place where the CA at caURL
 // signs certificates.
 func isSignURL(audience, caURL string) bool {
 	a, err1 := url.Parse(audience)

@@ -27,18 +27,13 @@ func (p *plan) events(out *bufio.Writer) error {
 		order[i] = c.CTID
 	}
 	started, err := event.Marshal(event.PlanStarted, 0, struct {
-		Round    string           `json:"round"`
-		Config   string           `json:"config"`
-		Action   string           `json:"action"`
-		DryRun   bool             `json:"dry_run,omitempty"`
-		Count    int              `json:"count"`
-		Order    []int            `json:"order"`
-		Domain   string           `json:"domain"`
-		Services []config.Service `json:"services"`
-		CA       *config.Place    `json:"ca,omitempty"`
-		Proxy    *config.Place    `json:"proxy,omitempty"`
-		Gateway  *config.Place    `json:"gateway,omitempty"`
-	}{round, p.file.Path, p.name, p.dryRun, len(order), order, p.domain, p.file.Services(p.domain), p.file.Place(config.CAScript), p.file.Place(config.ProxyScript), p.file.Place(config.GatewayScript)})
+		Round  string `json:"round"`
+		Action string `json:"action"`
+		DryRun bool   `json:"dry_run,omitempty"`
+		Count  int    `json:"count"`
+		Order  []int  `json:"order"`
+		config.Plan
+	}{round, p.name, p.dryRun, len(order), order, p.file.Plan(p.domain)})
 	if err != nil {
 		return err
 	}

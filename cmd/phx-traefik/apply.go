@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -127,10 +126,10 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 			return err
 		}
 		s.Stage = "packages"
-		if err := s.Need(program, "traefik", ask); err != nil {
+		if err := s.RequireFeature(program, "traefik", ask); err != nil {
 			return err
 		}
-		if err := s.Need(guest.StepProgram, "step_cli", ask); err != nil {
+		if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
 			return err
 		}
 		s.Stage = "configuration"
@@ -184,24 +183,15 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 
 // configure writes the files that Traefik reads, and the one that apply reads.
 func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate) error {
-	state, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return err
-	}
-	var trusted []byte
-	for _, root := range roots {
-		trusted = append(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...)
-	}
 	for _, f := range []struct {
 		path    string
 		text    []byte
 		atStart bool // Traefik reads it only when it starts
 	}{
-		{rootFile, trusted, true},
+		{rootFile, cert.Encode(roots...), true},
 		{staticFile, p.static(duration), true},
 		{unitFile, []byte(unitText), true},
 		{dynamicFile, p.dynamic(), false},
-		{proxyFile, append(state, '\n'), false},
 	} {
 		if f.atStart {
 			if err := forget(f.path, f.text); err != nil {
@@ -212,7 +202,7 @@ func configure(s *guest.Setup, p proxy, duration int, roots []*x509.Certificate)
 			return err
 		}
 	}
-	return nil
+	return s.WriteState(proxyFile, p)
 }
 
 // forget forgets what Traefik has taken unless the file at path has this
@@ -225,18 +215,6 @@ func forget(path string, content []byte) error {
 		return err
 	}
 	return nil
-}
-
-// lastProxy reads the proxy that configure has left in file.
-func lastProxy(file string) (p proxy, err error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return p, err
-	}
-	if err := json.Unmarshal(data, &p); err != nil {
-		return p, fmt.Errorf("%s: %w", file, err)
-	}
-	return p, nil
 }
 
 // makeStorage makes the directory of the ACME account and the certificates'
@@ -378,18 +356,14 @@ func answers(ctx context.Context, url string, roots []*x509.Certificate) error {
 
 // get returns the status of url. address, if there is one, is where its host
 // is to be found.
-func get(ctx context.Context, address, url string, trusted []*x509.Certificate) (int, error) {
-	roots := x509.NewCertPool()
-	for _, root := range trusted {
-		roots.AddCert(root)
-	}
+func get(ctx context.Context, address, url string, roots []*x509.Certificate) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:   &tls.Config{RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12},
 		DialContext: func(ctx context.Context, network, host string) (net.Conn, error) {
 			if address != "" {
 				host = address

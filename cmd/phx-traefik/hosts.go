@@ -15,7 +15,7 @@ import (
 )
 
 // hostsRecord is the name under which the CA container's record keeps the
-// hash of what writeHosts has been given.
+// hash of what hostsScript has been given.
 const hostsRecord = "etc/hosts"
 
 const (
@@ -23,12 +23,12 @@ const (
 	blockEnd   = "# --- END PHX ---"
 )
 
-// writeHosts replaces the block between two lines of /etc/hosts, or appends
+// hostsScript replaces the block between two lines of /etc/hosts, or appends
 // it, and keeps all else; it then writes and starts a unit. Its arguments:
 // first line and last line of the block, the unit's name or "", and the unit's
 // last line. The block, with its first and last line, comes through stdin, and
 // the unit after it.
-const writeHosts = `set -eu
+const hostsScript = `set -eu
 umask 022
 hosts=$(mktemp /etc/.hosts.XXXXXX)
 unit=$(mktemp /etc/systemd/system/.phx.XXXXXX)
@@ -62,13 +62,13 @@ func hostsBlock(address string, hosts []string) string {
 	return strings.Join(append(lines, blockEnd), "\n") + "\n"
 }
 
-// leadNames makes the CA's container find the proxy under the names for which
+// writeHosts makes the CA's container find the proxy under the names for which
 // it shall sign, and nobody else at the addresses of proxy and gateway; it
 // reports whether that has changed anything. What has been written is
 // recorded, where looking costs no call.
 //
-// anew writes it even if it has been recorded.
-func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed bool, err error) {
+// force writes it even if it has been recorded.
+func writeHosts(ctx context.Context, t *join.Target, p proxy, force bool) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
@@ -82,11 +82,11 @@ func leadNames(ctx context.Context, t *join.Target, p proxy, anew bool) (changed
 	if err != nil {
 		return false, err
 	}
-	if recorded[hostsRecord] == hash && !anew {
+	if recorded[hostsRecord] == hash && !force {
 		return false, nil
 	}
 	last := bytes.TrimSpace(unit[bytes.LastIndexByte(bytes.TrimSpace(unit), '\n')+1:])
-	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", writeHosts, "sh", blockBegin, blockEnd, name, string(last))
+	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", hostsScript, "sh", blockBegin, blockEnd, name, string(last))
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
 	cmd.Stdin = io.MultiReader(strings.NewReader(block), bytes.NewReader(unit))
 	if _, err := t.Host.Run(ctx, cmd); err != nil {

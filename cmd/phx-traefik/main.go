@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -38,6 +38,7 @@ set up, a request has to come through it and the proxy.
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --help                Print this text.
 
 apply sets Traefik up in the container where it runs; a second run changes
 nothing. render prints Traefik's configuration, the static and the dynamic
@@ -83,7 +84,7 @@ func main() {
 		Commands: []*cli.Command{
 			{
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
-				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request"}}, proxyFlags()...),
+				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request", Hidden: true}}, proxyFlags()...),
 			},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags()},
 			// For the unit alone.
@@ -127,12 +128,12 @@ func filter(c *cli.Context) error {
 
 // setUp leads the CA to the proxy, and sets the proxy up, also when the CA's
 // container cannot be reached.
-func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Answer, error) {
-	led, cannotLead := leadNames(ctx, t, p, anew)
+func setUp(ctx context.Context, t *join.Target, p proxy, force bool) (*remote.Answer, error) {
+	changed, hostsErr := writeHosts(ctx, t, p, force)
 	if ctx.Err() != nil {
-		return &remote.Answer{Stage: "hosts"}, cannotLead
+		return &remote.Answer{Stage: "hosts"}, hostsErr
 	}
-	if led {
+	if changed {
 		t.Changed("hosts of container %d", t.CA.CTID)
 	}
 	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
@@ -141,8 +142,8 @@ func setUp(ctx context.Context, t *join.Target, p proxy, anew bool) (*remote.Ans
 		}
 		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
 	})
-	if err == nil && answer.Error == "" && cannotLead != nil {
-		return &remote.Answer{Stage: "hosts"}, cannotLead
+	if err == nil && answer.Error == "" && hostsErr != nil {
+		return &remote.Answer{Stage: "hosts"}, hostsErr
 	}
 	return answer, err
 }
@@ -207,7 +208,7 @@ func applyCommand(c *cli.Context) error {
 		}
 		return peer.Answer(apply(ctx, p, peer.Ask))
 	}
-	last, err := lastProxy(proxyFile)
+	last, err := guest.ReadState[proxy](proxyFile)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
@@ -220,15 +221,9 @@ func applyCommand(c *cli.Context) error {
 	}
 	answer := apply(ctx, p, func(need string, _ any) error {
 		if need == "gateway" {
-			return nil // nobody here knows about it
+			return nil // the gateway is not known here
 		}
 		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
 	})
-	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
-		return err
-	}
-	if answer.Error != "" {
-		return fmt.Errorf("%s: %s", answer.Stage, answer.Error)
-	}
-	return nil
+	return guest.Print(answer)
 }

@@ -157,7 +157,7 @@ func TestDynamic(t *testing.T) {
 func TestWriteHosts(t *testing.T) {
 	dir := t.TempDir()
 	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
-	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(writeHosts)
+	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(hostsScript)
 	script = `systemctl() { echo "systemctl $*"; }` + "\n" + script
 	if err := os.Mkdir(units, 0o755); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestWriteHosts(t *testing.T) {
 // asked, and that over the defaults.
 func TestApplyAsLastTime(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "proxy.json")
-	if _, err := lastProxy(file); !errors.Is(err, os.ErrNotExist) {
+	if _, err := guest.ReadState[proxy](file); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	text, err := json.Marshal(testProxy)
@@ -254,7 +254,7 @@ func TestApplyAsLastTime(t *testing.T) {
 			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
 		}},
 	} {
-		last, err := lastProxy(file)
+		last, err := guest.ReadState[proxy](file)
 		if err != nil {
 			t.Fatal(err)
 		}

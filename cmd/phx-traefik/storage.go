@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -72,15 +73,7 @@ func (s stored) valid(now time.Time) bool {
 
 // verifies reports whether the certificate is good for its host under root.
 func (s stored) verifies(root *x509.Certificate) bool {
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(root)
-	for _, der := range s.pair.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			intermediates.AddCert(c)
-		}
-	}
-	_, err := s.pair.Leaf.Verify(x509.VerifyOptions{DNSName: s.host, Roots: roots, Intermediates: intermediates})
-	return err == nil
+	return cert.VerifyUnder(root, s.pair.Leaf, s.pair.Certificate[1:], s.host, time.Now()) == nil
 }
 
 // foreign returns the hosts whose certificate is valid now but not under

@@ -314,7 +314,7 @@ var renamedKeys = map[string]string{
 	"lxc.seccomp": "lxc.seccomp.profile", "lxc.tty": "lxc.tty.max", "lxc.utsname": "lxc.uts.name",
 }
 
-// rawKey tells whether pct keeps a raw key, and the warning that it prints about it.
+// rawKey reports whether pct keeps a raw key, and returns the warning that it prints about it.
 func rawKey(key string) (ok bool, note string) {
 	switch {
 	case key == "lxc.rootfs.path":
@@ -518,7 +518,7 @@ func (s *section) volumes() []string {
 	return all
 }
 
-// inUse tells whether a volume belongs to the head, a snapshot or a pending change.
+// inUse reports whether a volume belongs to the head, a snapshot or a pending change.
 func (c *config) inUse(volume string) bool {
 	if slices.Contains(c.volumes(), volume) || slices.Contains(c.pending.volumes(), volume) {
 		return true

@@ -7,7 +7,6 @@
 package ca
 
 import (
-	"crypto/x509"
 	"net"
 	"net/netip"
 	"strconv"
@@ -83,6 +82,3 @@ func (p Pin) Pins() []string {
 	}
 	return []string{p.Primary, p.Also}
 }
-
-// SignedBy reports whether root has signed c.
-func SignedBy(c, root *x509.Certificate) bool { return c.CheckSignatureFrom(root) == nil }

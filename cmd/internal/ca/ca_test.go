@@ -179,7 +179,7 @@ func (s *site) healthy(t *testing.T, set Settings) {
 
 func (s *site) converge(t *testing.T, o Options) (*Result, string, error) {
 	t.Helper()
-	store, closeStore, err := OpenStore(StoreDir(s.host))
+	store, closeStore, err := OpenStore(t.Context(), StoreDir(s.host))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -852,7 +852,7 @@ func TestHostileContainer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(t, host.PCT, "#!/bin/sh\n"+says+"\n", 0o755)
-			store, closeStore, err := OpenStore(StoreDir(host))
+			store, closeStore, err := OpenStore(t.Context(), StoreDir(host))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -883,7 +883,7 @@ func TestNoEnd(t *testing.T) {
 	write(t, host.PCT, "#!/bin/sh\nread -r line\necho ok\nexec sleep 300\n", 0o755)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	c, err := open(ctx, host, 103, nil)
+	c, err := open(ctx, host, 103)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -926,7 +926,7 @@ func TestConfigKeepsTheRest(t *testing.T) {
 
 func TestStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "priv/phx/ca")
-	store, closeStore, err := OpenStore(dir)
+	store, closeStore, err := OpenStore(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

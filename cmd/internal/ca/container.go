@@ -42,10 +42,9 @@ const patience = 5 * time.Minute
 // goodbye is how long a conversation may take to end when all is done.
 const goodbye = 10 * time.Second
 
-func open(ctx context.Context, host *pct.Host, ctid int, log io.Writer) (*container, error) {
+func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
-	cmd.Stderr = log
 
 	// Pipes of the system, not of Go: each side then sees the other one end.
 	stdin, in, err := os.Pipe()
@@ -174,8 +173,6 @@ func (c *container) put(path string, data []byte) error {
 	_, err := c.call("put", path, base64.StdEncoding.EncodeToString(data))
 	return err
 }
-
-func encode(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 
 // Kinds of CA that a container may have.
 const (

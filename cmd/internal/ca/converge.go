@@ -5,10 +5,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"path"
@@ -38,8 +38,7 @@ type Options struct {
 	Rotate string
 	Taken  func(pins []string) error
 
-	Log    func(format string, args ...any)
-	Stderr io.Writer // gets what the container says to people; may be nil
+	Log func(format string, args ...any)
 }
 
 // Result is what the CA is when [Converge] is done.
@@ -105,7 +104,7 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	if err != nil {
 		return nil, err
 	}
-	c, err := open(ctx, host, ctid, o.Stderr)
+	c, err := open(ctx, host, ctid)
 	if err != nil {
 		return nil, err
 	}
@@ -448,7 +447,7 @@ func (w *work) intermediate(root *x509.Certificate) (string, error) {
 func (w *work) reissue(root *x509.Certificate, signer crypto.Signer, why string) (certificate, key string, err error) {
 	key = w.files.key
 	if data, err := w.c.read(w.files.intermediate); err == nil {
-		if all, err := cert.ParseChain(data); err == nil && !SignedBy(all[0], root) {
+		if all, err := cert.ParseChain(data); err == nil && !signedBy(all[0], root) {
 			key = fmt.Sprintf("%s/secrets/intermediate_ca-%.8s_key", w.state.home, w.pin.Primary)
 		}
 	}
@@ -628,7 +627,7 @@ func (w *work) adopt() error {
 	}
 	note := fmt.Sprintf("# The CA that was here before phx. Written and read by phx.\nSTEPPATH=%s\nCONFIG=%s\nROOT=%s\nPROVISIONER=%s\nPASSWORD=%s\n",
 		home, w.state.config, w.root, name, password)
-	if _, err := w.c.call("adopt", encode(note)); err != nil {
+	if _, err := w.c.call("adopt", base64.StdEncoding.EncodeToString([]byte(note))); err != nil {
 		return err
 	}
 	w.state.kind = kindAdopted

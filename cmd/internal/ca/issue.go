@@ -118,7 +118,7 @@ func misfit(c *x509.Certificate, s Settings, root *x509.Certificate, now time.Ti
 		return all
 	}
 	switch {
-	case !SignedBy(c, root):
+	case !signedBy(c, root):
 		return "it is not of the root in use"
 	case now.Before(c.NotBefore), now.Add(renewBefore).After(c.NotAfter) && c.NotAfter.Before(root.NotAfter):
 		return "it is about to expire"
@@ -132,6 +132,9 @@ func misfit(c *x509.Certificate, s Settings, root *x509.Certificate, now time.Ti
 	}
 	return ""
 }
+
+// signedBy reports whether root has signed c.
+func signedBy(c, root *x509.Certificate) bool { return c.CheckSignatureFrom(root) == nil }
 
 func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)

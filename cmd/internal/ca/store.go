@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -12,14 +13,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
 
 	"go.step.sm/crypto/pemutil"
-	"golang.org/x/sys/unix"
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/flock"
 )
 
 // Store is the host's state of the CA, for root alone: which root is trusted,
@@ -47,36 +47,19 @@ const (
 )
 
 // OpenStore opens the directory dir, makes it if need be, and waits for others
-// who work on it. The store is theirs again after [Store.Close].
-func OpenStore(dir string) (*Store, func(), error) {
+// who work on it. They have to wait until done is called.
+func OpenStore(ctx context.Context, dir string) (store *Store, done func(), err error) {
 	old := syscall.Umask(0o077)
-	err := os.MkdirAll(dir, 0o700)
+	err = os.MkdirAll(dir, 0o700)
 	syscall.Umask(old)
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
+	if done, err = flock.AcquireDirectory(ctx, dir, time.Minute); err != nil {
 		return nil, nil, err
 	}
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return &Store{dir}, func() { f.Close() }, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			f.Close()
-			return nil, nil, fmt.Errorf("lock %s: %w", dir, err)
-		case time.Now().After(deadline):
-			f.Close()
-			return nil, nil, fmt.Errorf("%s: another phx-ca-export has been at work there for a minute", dir)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	return &Store{dir}, done, nil
 }
-
-var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // Pin returns what is pinned, nil when nothing is yet.
 func (s *Store) Pin() (*Pin, error) {
@@ -93,7 +76,7 @@ func (s *Store) Pin() (*Pin, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for _, sum := range []string{p.Primary, p.Also, p.Dropped} {
-		if sum != "" && !fingerprintForm.MatchString(sum) || p.Primary == "" {
+		if sum != "" && !cert.IsFingerprint(sum) || p.Primary == "" {
 			return nil, fmt.Errorf("%s: not the fingerprints of roots: bring the file back, or remove it to pin the CA's root anew", path)
 		}
 	}
@@ -179,7 +162,7 @@ func (s *Store) sweep() {
 	for _, e := range entries {
 		sum, kind, _ := strings.Cut(e.Name(), ".")
 		_, err := os.Stat(filepath.Join(s.Dir, sum+".crt"))
-		orphan := (kind == "key" || kind == "password") && fingerprintForm.MatchString(sum) && errors.Is(err, fs.ErrNotExist)
+		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) && errors.Is(err, fs.ErrNotExist)
 		if orphan || strings.HasSuffix(e.Name(), newSuffix) {
 			os.Remove(filepath.Join(s.Dir, e.Name()))
 		}

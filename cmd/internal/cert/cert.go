@@ -44,6 +44,21 @@ func Fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
+var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// IsFingerprint reports whether s has the form that [Fingerprint] returns.
+func IsFingerprint(s string) bool { return fingerprintForm.MatchString(s) }
+
+// ParseFingerprint returns the fingerprint that s is, in either case and with
+// or without colons, in the form that [Fingerprint] returns.
+func ParseFingerprint(s string) (string, error) {
+	plain := strings.ToLower(strings.ReplaceAll(s, ":", ""))
+	if !IsFingerprint(plain) {
+		return "", fmt.Errorf("%q is not a SHA-256: 64 hexadecimal digits", s)
+	}
+	return plain, nil
+}
+
 // ParseRoot returns the root certificate in data, PEM or DER. PEM may have
 // plain text around it, lines that end in CR LF, and keys beside it. What Go
 // and OpenSSL would not read alike is rejected. Among several certificates
@@ -134,6 +149,29 @@ func parseRoots(data []byte, most int) ([]*x509.Certificate, error) {
 		}
 	}
 	return all, nil
+}
+
+// Pool returns the certificates as a pool.
+func Pool(all ...*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range all {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// VerifyUnder returns an error unless leaf is good at the time now under root
+// and no other, and for the name, unless that is "". rest are the certificates
+// in DER that came with it.
+func VerifyUnder(root, leaf *x509.Certificate, rest [][]byte, name string, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for _, der := range rest {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			intermediates.AddCert(c)
+		}
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: Pool(root), Intermediates: intermediates, CurrentTime: now})
+	return err
 }
 
 // CheckValidity returns an error unless c is valid at the time now.

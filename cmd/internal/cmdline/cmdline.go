@@ -75,7 +75,7 @@ func run(app *cli.App) int {
 	// write, not the end of a program with work in flight.
 	// Not ignored: programs that we start would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	keepDescriptors()
+	closeOnExec()
 	unsetEmpty()
 	unix.Umask(0o022) // what is secret is made so where it is made
 
@@ -122,10 +122,10 @@ func run(app *cli.App) int {
 
 func usage(_ *cli.Context, err error, _ bool) error { return Usagef("%v", err) }
 
-// keepDescriptors keeps what the process has inherited beyond stderr (the
+// closeOnExec keeps what the process has inherited beyond stderr (the
 // driver's lock above all) from the programs that it starts: the lock must be
 // free when phx ends, whatever daemon pct has started.
-func keepDescriptors() {
+func closeOnExec() {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -11,6 +12,43 @@ import (
 	"strconv"
 	"strings"
 )
+
+// Plan is what the containers of a plan have to know of each other: the part
+// of plan.started that the filters read.
+type Plan struct {
+	Config   string    `json:"config"` // the file
+	Domain   string    `json:"domain"`
+	Services []Service `json:"services"`
+	CA       *Place    `json:"ca,omitempty"` // nil where the file has none with a fixed address
+	Proxy    *Place    `json:"proxy,omitempty"`
+	Gateway  *Place    `json:"gateway,omitempty"`
+}
+
+// ParsePlan reads a plan.started. It refuses what the plan of a checked file
+// cannot hold: the stream may come from elsewhere.
+func ParsePlan(raw []byte) (*Plan, error) {
+	p := &Plan{}
+	if err := json.Unmarshal(raw, p); err != nil {
+		return nil, err
+	}
+	if !IsHostName(p.Domain) {
+		return nil, fmt.Errorf("domain %q: not a domain", p.Domain)
+	}
+	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
+		if place == nil {
+			continue
+		}
+		if err := place.Check(); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range p.Services {
+		if err := s.Check(p.Domain); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
 
 // Service is a traefik_service as the proxy serves it.
 type Service struct {
@@ -30,6 +68,9 @@ type Place struct {
 
 var interfaceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
 
+// IsInterface reports whether s is the name of a network interface.
+func IsInterface(s string) bool { return interfaceForm.MatchString(s) }
+
 // Check returns an error for a place that no checked file has.
 func (p Place) Check() error {
 	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
@@ -41,7 +82,7 @@ func (p Place) Check() error {
 	if mac, err := net.ParseMAC(p.MAC); p.MAC != "" && (err != nil || len(mac) != 6) {
 		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
 	}
-	if p.Interface != "" && !interfaceForm.MatchString(p.Interface) {
+	if p.Interface != "" && !IsInterface(p.Interface) {
 		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
 	}
 	return nil
@@ -61,6 +102,11 @@ func (s Service) Check(domain string) error {
 		return fmt.Errorf("service %q: url %q: not http:// or https:// with an address and a port", s.Name, s.URL)
 	}
 	return nil
+}
+
+// Plan returns what a plan says of the file. domain is that of the services.
+func (f *File) Plan(domain string) Plan {
+	return Plan{f.Path, domain, f.Services(domain), f.Place(CAScript), f.Place(ProxyScript), f.Place(GatewayScript)}
 }
 
 // Place returns that of the container with an application script, nil when

@@ -1,4 +1,4 @@
-// Package flock takes the locks of files, as flock(1) does.
+// Package flock takes the locks of files and directories, as flock(1) does.
 package flock
 
 import (
@@ -28,6 +28,23 @@ func Acquire(ctx context.Context, path string, timeout time.Duration) (release f
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	return wait(ctx, fd, path, timeout)
+}
+
+// AcquireDirectory is [Acquire] for a directory that is there, and in which
+// there is no place for a file of the lock.
+func AcquireDirectory(ctx context.Context, path string, timeout time.Duration) (release func(), err error) {
+	fd, err := ignoringEINTR(func() (int, error) {
+		return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return wait(ctx, fd, path, timeout)
+}
+
+// wait waits for the lock of fd, and closes fd where it does not get it.
+func wait(ctx context.Context, fd int, path string, timeout time.Duration) (release func(), err error) {
 	for deadline := time.Now().Add(timeout); ; {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		switch {

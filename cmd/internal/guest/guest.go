@@ -33,7 +33,7 @@ import (
 const (
 	StepProgram = "/usr/local/bin/step"
 	stepPath    = "/etc/phx/step" // STEPPATH of the bootstrap
-	path        = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	loginPath   = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
 // Setup is one run of changes to a container.
@@ -55,6 +55,18 @@ func Apply(names []string, work func(*Setup) error) *remote.Answer {
 	return a
 }
 
+// Print prints the answer to whoever has run a program's half in the container
+// by hand. The error is that of the answer.
+func Print(a *remote.Answer) error {
+	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+		return err
+	}
+	if a.Error != "" {
+		return fmt.Errorf("%s: %s", a.Stage, a.Error)
+	}
+	return nil
+}
+
 // Trust is which CA a service trusts, by root certificates that the host has
 // pinned.
 type Trust struct {
@@ -74,7 +86,6 @@ func (t Trust) Pins() []string {
 
 var (
 	rootForm  = regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`)
-	hexForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	caURLForm = regexp.MustCompile(`^https://[A-Za-z0-9.:\[\]-]+$`)
 )
 
@@ -88,7 +99,7 @@ func (t Trust) Check() error {
 		return fmt.Errorf("CA URL %q: not https://HOST:PORT", t.CAURL)
 	}
 	for _, pin := range t.Pins() {
-		if pin != "" && !hexForm.MatchString(pin) {
+		if pin != "" && !cert.IsFingerprint(pin) {
 			return fmt.Errorf("fingerprint %q: not 64 hexadecimal digits", pin)
 		}
 	}
@@ -107,9 +118,9 @@ func (s *Setup) Begin(ctx context.Context, program string, trust Trust) ([]*x509
 	return roots, lock(ctx, filepath.Join("/run", program+".lock"))
 }
 
-// Need has a program installed that only the host can bring: ask is told the
+// RequireFeature has a program installed that only the host can bring: ask is told the
 // name of the feature.
-func (s *Setup) Need(program, feature string, ask func(need string, value any) error) error {
+func (s *Setup) RequireFeature(program, feature string, ask func(need string, value any) error) error {
 	if exists(program) {
 		return nil
 	}
@@ -163,7 +174,7 @@ func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
 	}
 	stdout, stderr, err := process.Run(ctx, process.Command{
 		Argv:      append([]string{program}, argv[1:]...),
-		Env:       append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
+		Env:       append([]string{"PATH=" + loginPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
 		MaxStdout: process.MaxList, // apt-get has much to say
 		Drain:     true,
 		Patience:  10 * time.Second,
@@ -187,7 +198,7 @@ func find(name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	for _, dir := range filepath.SplitList(path) {
+	for _, dir := range filepath.SplitList(loginPath) {
 		file := filepath.Join(dir, name)
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return file, nil
@@ -242,8 +253,8 @@ func (s *Setup) Install(ctx context.Context, pkg string) error {
 	return nil
 }
 
-// WriteFile gives a file this content and mode, atomically, and tells whether
-// it had another. Missing directories are made with mode 0755.
+// WriteFile gives a file this content and mode, atomically, and reports
+// whether it had another. Missing directories are made with mode 0755.
 func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (changed bool, err error) {
 	have, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(have, content) {
@@ -260,6 +271,28 @@ func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (change
 	}
 	s.Changed("wrote %s", path)
 	return true, nil
+}
+
+// WriteState keeps v in a file, for the next run: [ReadState] reads it.
+func (s *Setup) WriteState(file string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = s.WriteFile(file, append(text, '\n'), 0o644)
+	return err
+}
+
+// ReadState returns what [Setup.WriteState] has left in a file.
+func ReadState[T any](file string) (v T, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return v, fmt.Errorf("%s: %w", file, err)
+	}
+	return v, nil
 }
 
 // Bootstrap makes step trust the CA at url, pinned by the fingerprint of its
@@ -343,8 +376,8 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 	}, nil
 }
 
-// replaced tells whether the program of a unit has been replaced since it was
-// started.
+// replaced reports whether the program of a unit has been replaced since it
+// was started.
 func replaced(ctx context.Context, unit string) bool {
 	pid, err := Run(ctx, "systemctl", "show", "--property=MainPID", "--value", unit)
 	if err != nil {
@@ -388,7 +421,7 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	}
 	// start succeeds when a condition of the unit is not met.
 	if !Active(ctx, unit) {
-		return errors.Join(fmt.Errorf("systemctl start %s ended well, but the unit is not active", unit), Journal(ctx, unit))
+		return errors.Join(fmt.Errorf("systemctl start %s exited 0, but the unit is not active", unit), Journal(ctx, unit))
 	}
 	s.Changed("started %s", unit)
 	return nil
@@ -404,7 +437,7 @@ func knowUnit(ctx context.Context, unit string) error {
 	return err
 }
 
-// Active tells whether a unit runs.
+// Active reports whether a unit runs.
 func Active(ctx context.Context, unit string) bool {
 	_, err := Run(ctx, "systemctl", "is-active", "--quiet", unit)
 	return err == nil
@@ -414,6 +447,19 @@ func Active(ctx context.Context, unit string) bool {
 func starting(ctx context.Context, unit string) bool {
 	state, err := Run(ctx, "systemctl", "show", "--property=ActiveState", "--value", unit)
 	return err == nil && strings.TrimSpace(state) == "activating"
+}
+
+// CanIsolate reports whether systemd can start a service with these options
+// in this container: a container that may not mount anything, as those
+// without nesting on Proxmox VE, ends with 226/NAMESPACE. options are lines of
+// a unit file, KEY=VALUE.
+func CanIsolate(ctx context.Context, options ...string) bool {
+	argv := []string{"systemd-run", "--quiet", "--wait", "--collect"}
+	for _, option := range options {
+		argv = append(argv, "--property="+option)
+	}
+	_, err := Run(ctx, append(argv, "/bin/true")...)
+	return err == nil
 }
 
 // Journal returns the last lines of a unit's log as an error, nil when there
@@ -428,14 +474,10 @@ func Journal(ctx context.Context, unit string) error {
 
 // Served makes a TLS connection to address for name and returns the
 // certificate, which must verify against one of the roots.
-func Served(ctx context.Context, address, name string, trusted ...*x509.Certificate) (*x509.Certificate, error) {
-	roots := x509.NewCertPool()
-	for _, root := range trusted {
-		roots.AddCert(root)
-	}
+func Served(ctx context.Context, address, name string, roots ...*x509.Certificate) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12}}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("TLS with %s for %s: %w", address, name, err)

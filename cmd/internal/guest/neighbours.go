@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/config"
 )
 
 // Neighbour is a container on the same network whose address must lead to no
@@ -27,13 +29,11 @@ const (
 	NeighbourFile = "/etc/systemd/system/" + NeighbourUnit
 )
 
-var deviceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
-
 // NeighbourUnitText returns the unit that makes the entries of neighbours
 // permanent: answers to ARP that somebody else gives do not count then. It
 // refuses what is no address.
 func NeighbourUnitText(device string, neighbours []Neighbour) ([]byte, error) {
-	if !deviceForm.MatchString(device) {
+	if !config.IsInterface(device) {
 		return nil, fmt.Errorf("interface %q: not the name of one", device)
 	}
 	var b bytes.Buffer

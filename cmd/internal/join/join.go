@@ -7,7 +7,6 @@ package join
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -128,7 +127,7 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 
 // round is what has been seen of a plan.
 type round struct {
-	plan        plan
+	plan        config.Plan
 	gateway     *gate
 	container   *config.Container
 	ready       bool
@@ -137,37 +136,6 @@ type round struct {
 	caFailed    string
 	fingerprint event.Event
 	begun       bool
-}
-
-// plan is what a filter needs of plan.started.
-type plan struct {
-	Domain   string           `json:"domain"`
-	Services []config.Service `json:"services"`
-	CA       *config.Place    `json:"ca"`
-	Proxy    *config.Place    `json:"proxy"`
-	Gateway  *config.Place    `json:"gateway"`
-}
-
-// check returns an error for what the plan of a checked configuration cannot
-// hold: the stream may come from a file.
-func (p plan) check() error {
-	if !config.IsHostName(p.Domain) {
-		return fmt.Errorf("domain %q: not a domain", p.Domain)
-	}
-	for _, place := range []*config.Place{p.CA, p.Proxy, p.Gateway} {
-		if place == nil {
-			continue
-		}
-		if err := place.Check(); err != nil {
-			return err
-		}
-	}
-	for _, s := range p.Services {
-		if err := s.Check(p.Domain); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // gate is passed when something is known to be so or not.
@@ -247,13 +215,11 @@ func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) 
 	ours := r.container != nil && ev.CTID() == r.container.CTID
 	switch ev.Name {
 	case event.PlanStarted:
-		if err := json.Unmarshal(ev.Raw, &r.plan); err != nil {
+		plan, err := config.ParsePlan(ev.Raw)
+		if err != nil {
 			return fmt.Errorf("plan.started: %w", err)
 		}
-		if err := r.plan.check(); err != nil {
-			r.plan = plan{}
-			return fmt.Errorf("plan.started: %w", err)
-		}
+		r.plan = *plan
 	case "ct.planned":
 		if ev.Get("action").Str != "create" || ev.Get("config.application_script").Str != script {
 			return nil

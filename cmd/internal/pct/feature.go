@@ -14,8 +14,8 @@ func FeatureScript(dir, feature string) string {
 }
 
 // RunFeature runs a feature's script for a container: SCRIPT CTID, and the
-// CA's URL unless it is ""; env is added to its environment. What the script prints, which is mostly what the
-// container says, goes to log.
+// CA's URL unless it is ""; env is added to its environment. What the script
+// prints, which is mostly what the container says, goes to log.
 func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string, log io.Writer, env ...string) error {
 	argv := []string{FeatureScript(dir, feature), strconv.Itoa(ctid)}
 	if caURL != "" {

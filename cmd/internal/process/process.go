@@ -1,7 +1,8 @@
-// Package process starts other programs. It is the only place of phx that
-// does, so that all of them have the same border: a session of their own, and
-// with it no terminal to write to or type into; the environment that they are
-// given and no other; and a limit on what they may print.
+// Package process runs other programs. It is the only place of phx that does,
+// but for the command of phx-traefik that becomes Traefik below systemd, so
+// that all of them have the same border: a session of their own, and with it no
+// terminal to write to or type into; the environment that they are given and no
+// other; and a limit on what they may print.
 package process
 
 import (

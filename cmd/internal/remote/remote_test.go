@@ -183,7 +183,7 @@ func TestHostileContainer(t *testing.T) {
 		"wrong types":                   {`echo '{"answer":{"stage":7}}'`, "not an answer: ", ""},
 		"a stage that is none":          {`printf '{"answer":{"stage":"check\\nphx-nginx: all well"}}\n'`, "not a stage: ", ""},
 		"a long stage":                  {`echo '{"answer":{"stage":"'$(head -c 5000 /dev/zero | tr '\0' x)'"}}'`, "not a stage: ", ""},
-		"a certificate for ever":        {`echo '{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}'`, "not the end of a certificate: ", ""},
+		"a certificate without end":     {`echo '{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}'`, "not the end of a certificate: ", ""},
 		"a certificate of long ago":     {`echo '{"answer":{"not_after":"0001-01-01T00:00:01Z"}}'`, "not the end of a certificate: ", ""},
 		"silence, and the end":          {`exit 0`, "ended without an answer", ""},
 		"half a line":                   {`printf '{"answer":{}}'`, "ended without an answer", ""},
