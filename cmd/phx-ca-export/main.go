@@ -338,7 +338,22 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		CAURL    string `json:"ca_url"`
 		Changed  bool   `json:"changed"`
 		FromHost bool   `json:"from_host,omitempty"`
-	}{e.path, x.Pin.Primary, x.Pin.Also, settings.URL(), x.changed || len(x.Changes) > 0, x.fromHost})
+		Known    *known `json:"known,omitempty"`
+	}{e.path, x.Pin.Primary, x.Pin.Also, settings.URL(), x.changed || len(x.Changes) > 0, x.fromHost, knownBy(x)})
+}
+
+// known is what the CA's container finds the proxy by: hashes of what it has.
+type known struct {
+	Hosts      string `json:"hosts"`
+	Neighbours string `json:"neighbours"`
+}
+
+// knownBy returns nil where the container was not looked into.
+func knownBy(x *exported) *known {
+	if x.fromHost {
+		return nil
+	}
+	return &known{pct.Hash(x.Hosts), pct.Hash(x.Neighbours)}
 }
 
 // rotation is the event of a rotation of the root.

@@ -9,18 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/pct"
-)
-
-// hostsRecord is the name under which the CA container's record keeps the
-// hash of what hostsScript has been given.
-const hostsRecord = "etc/hosts"
-
-const (
-	blockBegin = "# --- BEGIN PHX ---"
-	blockEnd   = "# --- END PHX ---"
 )
 
 // hostsScript replaces the block between two lines of /etc/hosts, or appends
@@ -55,20 +47,17 @@ systemctl restart "$3"`
 
 // hostsBlock leads every name of the proxy to its address.
 func hostsBlock(address string, hosts []string) string {
-	lines := []string{blockBegin}
+	lines := []string{ca.HostsBegin}
 	for _, h := range slices.Sorted(slices.Values(hosts)) {
 		lines = append(lines, address+" "+h)
 	}
-	return strings.Join(append(lines, blockEnd), "\n") + "\n"
+	return strings.Join(append(lines, ca.HostsEnd), "\n") + "\n"
 }
 
 // writeHosts makes the CA's container find the proxy under the names for which
-// it shall sign, and nobody else at the addresses of proxy and gateway; it
-// reports whether that has changed anything. What has been written is
-// recorded, where looking costs no call.
-//
-// force writes it even if it has been recorded.
-func writeHosts(ctx context.Context, t *join.Target, p proxy, force bool) (changed bool, err error) {
+// it shall sign, and nobody else at the addresses of proxy and gateway, unless
+// it has been seen to do so. It reports whether that has changed anything.
+func writeHosts(ctx context.Context, t *join.Target, p proxy) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
@@ -77,22 +66,17 @@ func writeHosts(ctx context.Context, t *join.Target, p proxy, force bool) (chang
 	if err != nil {
 		return false, err
 	}
-	hash := pct.Hash([]byte(block), unit)
-	recorded, err := t.Host.Recorded(ctx, t.CA.CTID)
-	if err != nil {
-		return false, err
-	}
-	if recorded[hostsRecord] == hash && !force {
+	if t.CAHosts == pct.Hash([]byte(block)) && (name == "" || t.CANeighbours == pct.Hash(unit)) {
 		return false, nil
 	}
 	last := bytes.TrimSpace(unit[bytes.LastIndexByte(bytes.TrimSpace(unit), '\n')+1:])
-	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", hostsScript, "sh", blockBegin, blockEnd, name, string(last))
+	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", hostsScript, "sh", ca.HostsBegin, ca.HostsEnd, name, string(last))
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
 	cmd.Stdin = io.MultiReader(strings.NewReader(block), bytes.NewReader(unit))
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}
-	return true, t.Host.UpdateRecord(ctx, t.CA.CTID, func(record pct.Record) { record[hostsRecord] = hash })
+	return true, nil
 }
 
 // neighbourUnit returns the name and the text of the unit that pins the CA's

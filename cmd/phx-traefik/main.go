@@ -35,7 +35,6 @@ set up, a request has to come through it and the proxy.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
     --help                Print this text.
@@ -79,7 +78,7 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
-		Flags:                 append(join.Flags(), &cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}}),
+		Flags:                 join.Flags(),
 		Action:                filter,
 		Commands: []*cli.Command{
 			{
@@ -116,36 +115,31 @@ func filter(c *cli.Context) error {
 		if err := p.check(); err != nil {
 			return nil, err
 		}
-		answer, err := setUp(ctx, t, p, false)
-		if err == nil && answer.Error != "" && answer.Stage == "check" && !t.CADown {
-			// The CA's container may have lost what its record says it has.
-			t.Logf("%s failed; trying again with the names written anew into container %d:\n%s", answer.Stage, t.CA.CTID, cmdline.Quoted(answer.Error))
-			answer, err = setUp(ctx, t, p, true)
+		// All else is done also when the CA's container cannot be reached.
+		hostsErr := leadCA(ctx, t, p)
+		answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+			if need == "gateway" {
+				return t.GatewayReady(ctx), nil
+			}
+			return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
+		})
+		if err == nil && answer.Error == "" && hostsErr != nil {
+			return &remote.Answer{Stage: "hosts"}, hostsErr
 		}
 		return answer, err
 	})
 }
 
-// setUp leads the CA to the proxy, and sets the proxy up, also when the CA's
-// container cannot be reached.
-func setUp(ctx context.Context, t *join.Target, p proxy, force bool) (*remote.Answer, error) {
-	changed, hostsErr := writeHosts(ctx, t, p, force)
-	if ctx.Err() != nil {
-		return &remote.Answer{Stage: "hosts"}, hostsErr
+// leadCA makes the CA's container find the proxy, if that container is there.
+func leadCA(ctx context.Context, t *join.Target, p proxy) error {
+	if t.CADown {
+		return nil
 	}
+	changed, err := writeHosts(ctx, t, p)
 	if changed {
 		t.Changed("hosts of container %d", t.CA.CTID)
 	}
-	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
-		if need == "gateway" {
-			return t.GatewayReady(ctx), nil
-		}
-		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
-	})
-	if err == nil && answer.Error == "" && hostsErr != nil {
-		return &remote.Answer{Stage: "hosts"}, hostsErr
-	}
-	return answer, err
+	return err
 }
 
 // proxyOf reads a proxy from the options of apply and render. What they leave

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -169,7 +170,7 @@ func TestWriteHosts(t *testing.T) {
 	var said string
 	write := func(unit, stdin string) string {
 		last := "WantedBy=multi-user.target"
-		cmd := exec.Command("/bin/sh", "-c", script, "sh", blockBegin, blockEnd, unit, last)
+		cmd := exec.Command("/bin/sh", "-c", script, "sh", ca.HostsBegin, ca.HostsEnd, unit, last)
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err := cmd.CombinedOutput()
 		if said = string(out); err != nil {

@@ -241,7 +241,7 @@ func (l lab) testClients(t *testing.T) {
 		l.undisturbed(t, all, func() { l.in(t, proxy, "systemctl", "restart", "traefik") })
 	})
 	t.Run("restart of step-ca", func(t *testing.T) {
-		l.undisturbed(t, others, func() { l.in(t, ca, "systemctl", "restart", "step-ca") })
+		l.undisturbed(t, all, func() { l.in(t, ca, "systemctl", "restart", "step-ca") })
 	})
 	l.answers(t, all...)
 	for _, s := range []struct{ ctid, unit string }{{gateway, "nginx"}, {proxy, "traefik"}, {ca, "step-ca"}} {
@@ -314,7 +314,7 @@ func (l lab) testRotation(t *testing.T) {
 		roots int
 	}{{"trust", 2}, {"certificates", 2}, {"drop", 1}} {
 		done := t.Run(step.name, func(t *testing.T) {
-			l.undisturbed(t, others, func() {
+			l.undisturbed(t, append([]string{caClient}, others...), func() {
 				l.inside(t, "env", "PHX_ROTATE_ROOT="+step.name, "phoenix")
 			})
 			if n := roots(); n != step.roots {

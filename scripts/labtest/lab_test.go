@@ -215,6 +215,7 @@ func TestLab(t *testing.T) {
 	t.Run("Policy", l.testPolicy)
 	t.Run("Exposure", l.testExposure)
 	t.Run("Clients", l.testClients)
+	t.Run("Healing", l.testHealing)
 	t.Run("Terminal", l.testTerminal)
 	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)

@@ -147,6 +147,8 @@ case "$*" in
 		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
 		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
+		read:/etc/hosts) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '/END PHX/q' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
+		read:*/phx-neighbours.service) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '1,/END PHX/d' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
 		*) echo "$command $path" >>"$PHX_WORK/ca.changes"; echo ok ;;
 		esac
 	done ;;

@@ -7,8 +7,10 @@
 package ca
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -53,6 +55,23 @@ func TokenCommand(caURL, subject string, names ...string) []string {
 		argv = append(argv, "--san="+name)
 	}
 	return argv
+}
+
+// In the CA's /etc/hosts, the lines around those that lead to the proxy.
+const (
+	HostsBegin = "# --- BEGIN PHX ---"
+	HostsEnd   = "# --- END PHX ---"
+)
+
+// hostsBlock returns the lines of a file from [HostsBegin] to [HostsEnd],
+// nothing when one of these is missing.
+func hostsBlock(text []byte) []byte {
+	_, after, ok1 := bytes.Cut(text, []byte(HostsBegin+"\n"))
+	block, _, ok2 := bytes.Cut(after, []byte(HostsEnd+"\n"))
+	if !ok1 || !ok2 {
+		return nil
+	}
+	return slices.Concat([]byte(HostsBegin+"\n"), block, []byte(HostsEnd+"\n"))
 }
 
 // Settings are what the file says about the CA.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
@@ -48,6 +49,10 @@ type Result struct {
 	Changes []string            // in the container
 	Rotated bool                // a step of the rotation was taken
 	Refused error               // why it was not
+
+	// What the container has to find the proxy by, as it is: the block of its
+	// /etc/hosts, and the unit that pins its neighbours. Empty when missing.
+	Hosts, Neighbours []byte
 }
 
 // StoreDir is the place of the store on a host.
@@ -136,6 +141,13 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 		}
 	}
 	result = &Result{Pin: *w.pin, Changes: w.changes, Rotated: rotated, Refused: refused}
+	// What cannot be read is as good as missing: it is written anew.
+	if hosts, err := c.read("/etc/hosts"); err == nil {
+		result.Hosts = hostsBlock(hosts)
+	}
+	if unit, err := c.read(guest.NeighbourFile); err == nil {
+		result.Neighbours = unit
+	}
 	return result, result.load(store)
 }
 
@@ -155,7 +167,7 @@ func (w *work) find() error {
 	case kind == kindFound && w.Create:
 		return w.adopt()
 	case kind == kindNone:
-		return errors.New("there is no CA in the container: the feature step_ca makes it; remove step_ca=… from the record in the container's description to have it run again")
+		return errors.New("there is no CA in the container: the feature step_ca makes it; remove the line phx: … from the notes of the container to have it run again")
 	case kind == kindFound:
 		return fmt.Errorf("there is a CA at %s, which phx has not taken over: the feature step_ca does that", short(w.state.config))
 	case kind == kindSeveral:

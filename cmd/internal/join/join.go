@@ -43,6 +43,11 @@ type Target struct {
 	Trust  guest.Trust // the CA, and its root certificates as mounted in the container
 	CADown bool        // the CA could not be asked: the root is the one that the host has kept
 
+	// Hashes of what the CA's container has, "" where nobody has looked: the
+	// lines in its /etc/hosts that lead to the proxy, and the unit that pins its
+	// neighbours.
+	CAHosts, CANeighbours string
+
 	// GatewayReady waits until the gateway has been set up, and reports whether
 	// it has; false at the end of a plan in which it has not been seen.
 	GatewayReady func(context.Context) bool
@@ -117,7 +122,7 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 	f := &filter{
 		script: script,
 		event:  prefix,
-		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock")},
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
 		dir:    c.String("scripts"),
 		setUp:  setUp,
 	}
@@ -280,6 +285,8 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			CAURL:       r.fingerprint.Get("ca_url").Str,
 		},
 		CADown:       r.ca.Get("from_host").Bool(),
+		CAHosts:      r.ca.Get("known.hosts").Str,
+		CANeighbours: r.ca.Get("known.neighbours").Str,
 		GatewayReady: r.gateway.wait,
 	}
 	path := r.fingerprint.Get("path").Str

@@ -315,37 +315,6 @@ func (r *Records) Signed(ctx context.Context, ctid int) error {
 	return now.save()
 }
 
-// Recorded returns the record of a container: an empty one for a record that
-// does not count.
-func (h *Host) Recorded(ctx context.Context, ctid int) (Record, error) {
-	conf, err := h.ReadConf(ctid)
-	if err != nil {
-		return nil, err
-	}
-	records, err := h.Records(ctx)
-	if err != nil {
-		return nil, err
-	}
-	record, _ := records.Read(ctid, conf.Description) // phx-lxc has said what is wrong with it
-	return record, nil
-}
-
-// UpdateRecord changes words of a container's record, under the lock of its
-// configuration file. Of a record that does not count, nothing is kept.
-func (h *Host) UpdateRecord(ctx context.Context, ctid int, change func(Record)) error {
-	if h.Preview != nil {
-		return nil
-	}
-	records, err := h.Records(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := h.EditConf(ctx, ctid, func(text []byte) []byte { return records.Rewrite(ctid, text, change) }); err != nil {
-		return err
-	}
-	return records.Signed(ctx, ctid)
-}
-
 // recordLines splits a description into the user's own lines and those of a
 // record.
 func recordLines(description string) (notes, record []string) {

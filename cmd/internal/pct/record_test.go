@@ -137,6 +137,14 @@ func TestRewriteKeepsAllOtherNotes(t *testing.T) {
 	}
 }
 
+// record changes words of a container's record in its file.
+func (h *Host) record(t *testing.T, ctid int, change func(Record)) error {
+	t.Helper()
+	r := h.open(t)
+	_, err := h.EditConf(t.Context(), ctid, func(text []byte) []byte { return r.Rewrite(ctid, text, change) })
+	return errors.Join(err, r.Signed(t.Context(), ctid))
+}
+
 // What was recorded before there was a key is signed once, with what the
 // snapshots have; nothing without a signature counts afterwards.
 func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
@@ -160,7 +168,7 @@ func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
 		t.Errorf("unkeyed: %v", r.unkeyed)
 	}
 	wantForeign(t, r, 104, "phx: base_setup=0123456789ab", "it has no signature")
-	if err := h.UpdateRecord(t.Context(), 103, func(r Record) { r["etc/hosts"] = "abc" }); err != nil {
+	if err := h.record(t, 103, func(r Record) { r["etc/hosts"] = "abc" }); err != nil {
 		t.Fatal(err)
 	}
 	text, conf := h.conf(t, 103)
@@ -182,7 +190,7 @@ func TestUpdateOfAForeignRecordKeepsNothing(t *testing.T) {
 	h := newHost(t)
 	h.open(t)
 	h.write(t, 103, "#phx%3A +lxc=ffffff\ncores: 1\n")
-	if err := h.UpdateRecord(t.Context(), 103, func(r Record) { r["a"] = "1" }); err != nil {
+	if err := h.record(t, 103, func(r Record) { r["a"] = "1" }); err != nil {
 		t.Fatal(err)
 	}
 	_, conf := h.conf(t, 103)
