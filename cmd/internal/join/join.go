@@ -20,6 +20,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -297,6 +298,9 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			if err := target.checkCA(); err != nil {
 				return trust, err
 			}
+			if err := target.checkPin(); err != nil {
+				return trust, err
+			}
 			if _, err := cert.ReadPinned(path, target.Trust.Pins()...); err != nil {
 				return trust, err
 			}
@@ -347,6 +351,20 @@ func (t *Target) checkCA() error {
 	u, err := url.Parse(t.Trust.CAURL)
 	if err != nil || u.Hostname() != t.CA.IP {
 		return fmt.Errorf("CA URL %q: not that of the CA of the plan, container %d at %s", t.Trust.CAURL, t.CA.CTID, t.CA.IP)
+	}
+	return nil
+}
+
+// checkPin returns an error unless the fingerprints are those that the host
+// has pinned, if it has: the stream may come from a file.
+func (t *Target) checkPin() error {
+	pin, err := (&ca.Store{Dir: ca.StoreDir(t.Host)}).Pin()
+	if err != nil || pin == nil {
+		return err
+	}
+	if have, want := t.Trust.Pins(), pin.Pins(); !slices.Equal(have, want) {
+		return fmt.Errorf("the stream has the root %s, and this host has pinned %s: run phx-ca-export and phx-fingerprint again, as phoenix does",
+			strings.Join(have, " and "), strings.Join(want, " and "))
 	}
 	return nil
 }
