@@ -38,7 +38,7 @@ var settings = Settings{Domain: domain, Addr: netip.MustParseAddr("10.0.0.10"), 
 
 // The tests wait more than they work.
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "6")
+	flag.Set("test.parallel", "8")
 	m.Run()
 }
 
@@ -772,6 +772,7 @@ systemctl start`, "sh", place)
 }
 
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	for _, place := range []string{"/etc/step-ca/ssl", "/etc/step-ca", "/root/.step"} {
 		t.Run(strings.ReplaceAll(place, "/", "_"), func(t *testing.T) {
 			t.Parallel()
