@@ -63,7 +63,7 @@ func hostsBlock(address string, hosts []string) string {
 }
 
 // writeHosts makes the CA's container find the proxy under the names for which
-// it shall sign, and nobody else at the addresses of proxy and gateway; it
+// it signs, and nobody else at the addresses of proxy and gateway; it
 // reports whether that has changed anything. What has been written is
 // recorded, where looking costs no call.
 //
