@@ -248,7 +248,7 @@ func cloneOf(from *pct.Snapshot, c *config.Container) *pct.Conf {
 	return conf
 }
 
-// prepareMounts makes the directories of the host that the container shall
+// prepareMounts makes the directories of the host that the container is to
 // see, and gives them to their owners. A container does not start without.
 func (j *job) prepareMounts(context.Context) error {
 	if err := j.makeHostPaths(); err != nil {

@@ -55,7 +55,7 @@ func hostsBlock(address string, hosts []string) string {
 }
 
 // writeHosts makes the CA's container find the proxy under the names for which
-// it shall sign, and nobody else at the addresses of proxy and gateway, unless
+// it signs, and nobody else at the addresses of proxy and gateway, unless
 // it has been seen to do so. It reports whether that has changed anything.
 func writeHosts(ctx context.Context, t *join.Target, p proxy) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {

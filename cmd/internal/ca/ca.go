@@ -92,12 +92,3 @@ func (s Settings) URL() string {
 func (s Settings) serverNames() []string {
 	return []string{s.Name + "." + s.Domain, s.Addr.String(), "127.0.0.1"}
 }
-
-// Pins returns the fingerprints of roots that are in force, that of the CA
-// first.
-func (p Pin) Pins() []string {
-	if p.Also == "" {
-		return []string{p.Primary}
-	}
-	return []string{p.Primary, p.Also}
-}

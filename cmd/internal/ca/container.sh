@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # The half of phx-ca-export that runs as root in the CA's container. It reads
 # commands from stdin, one a line, and answers each with one line: "ok …" or
 # "error …". Files travel in base64. What to do is decided on the host; here

@@ -33,9 +33,9 @@ type Options struct {
 	// else the one with this fingerprint.
 	Accept string
 
-	// Rotate is the step of a rotation of the root to take, "" for none. Taken
-	// returns an error unless everything that trusts the CA has taken the roots
-	// with these fingerprints.
+	// Rotate is the step of a rotation of the root to take, "" for none; it
+	// needs Settings. Taken returns an error unless everything that trusts the
+	// CA has taken the roots with these fingerprints.
 	Rotate string
 	Taken  func(pins []string) error
 
@@ -346,9 +346,7 @@ func (w *work) rotate() (changed bool, err error) {
 		w.Log("rotation of the root: %s is dropped", next.Dropped)
 	case w.Rotate == StepTrust:
 		return false, errors.New("certificates come from the new root already: the next step is drop")
-	case w.Rotate == StepCertificates && at == "":
-		return false, errors.New("no rotation is under way: its first step is trust")
-	case w.Rotate == StepDrop && at == "":
+	case at == "" && (w.Rotate == StepCertificates || w.Rotate == StepDrop):
 		return false, errors.New("no rotation is under way: its first step is trust")
 	case w.Rotate == StepDrop:
 		return false, errors.New("certificates still come from the old root: the next step is certificates")
@@ -359,9 +357,6 @@ func (w *work) rotate() (changed bool, err error) {
 		if err := w.Taken(w.pin.Pins()); err != nil {
 			return false, err
 		}
-	}
-	if w.Rotate == StepTrust && w.Settings == nil {
-		return false, errors.New("it needs the plan")
 	}
 	w.pin = &next
 	return true, w.store.SetPin(next)

@@ -29,7 +29,15 @@ import (
 //
 // The cluster file system of Proxmox VE keeps it: plain files, replaced by
 // rename, nothing else.
-type Store struct{ Dir string }
+type Store struct {
+	Dir string
+
+	// keys are those that have been decrypted, by what their files hold:
+	// decrypting is made slow, and a run may need the same key several times.
+	keys map[encryptedKey]crypto.Signer
+}
+
+type encryptedKey struct{ pem, password string }
 
 // Pin is which root is trusted.
 type Pin struct {
@@ -37,6 +45,15 @@ type Pin struct {
 	Also    string `json:"also,omitempty"`    // of a second one that is trusted while a rotation is under way
 	Step    string `json:"step,omitempty"`    // of the rotation under way: trust, certificates; "" when there is none
 	Dropped string `json:"dropped,omitempty"` // the root that the last rotation has replaced
+}
+
+// Pins returns the fingerprints of the roots that are trusted, that of the CA
+// first.
+func (p Pin) Pins() []string {
+	if p.Also == "" {
+		return []string{p.Primary}
+	}
+	return []string{p.Primary, p.Also}
 }
 
 // Steps of a rotation.
@@ -58,7 +75,7 @@ func OpenStore(ctx context.Context, dir string) (store *Store, done func(), err 
 	if done, err = flock.AcquireDirectory(ctx, dir, time.Minute); err != nil {
 		return nil, nil, err
 	}
-	return &Store{dir}, done, nil
+	return &Store{dir, map[encryptedKey]crypto.Signer{}}, done, nil
 }
 
 // Pin returns what is pinned, nil when nothing is yet.
@@ -150,9 +167,11 @@ func (s *Store) NewRoot() (*x509.Certificate, error) {
 	if err := s.write(sum+".password", []byte(password+"\n")); err != nil {
 		return nil, err
 	}
-	if err := s.write(sum+".key", pem.EncodeToMemory(block)); err != nil {
+	text := pem.EncodeToMemory(block)
+	if err := s.write(sum+".key", text); err != nil {
 		return nil, err
 	}
+	s.keys[encryptedKey{string(text), password}] = key
 	return root, s.Keep(root)
 }
 
@@ -185,11 +204,17 @@ func (s *Store) Signer(sum string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := pemutil.Parse(data, pemutil.WithPassword([]byte(strings.TrimSpace(string(password)))))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	encrypted := encryptedKey{string(data), strings.TrimSpace(string(password))}
+	signer, ok := s.keys[encrypted]
+	if !ok {
+		key, err := pemutil.Parse(data, pemutil.WithPassword([]byte(encrypted.password)))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if signer, ok = key.(crypto.Signer); ok {
+			s.keys[encrypted] = signer
+		}
 	}
-	signer, ok := key.(crypto.Signer)
 	public, comparable := root.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !comparable || !public.Equal(signer.Public()) {
 		return nil, fmt.Errorf("%s: not the key of its certificate", path)

@@ -153,6 +153,10 @@ func CheckOwner(dir string, guarded []Guarded) error {
 	if why == "" {
 		return nil
 	}
+	return ownerError(why)
+}
+
+func ownerError(why string) error {
 	return fmt.Errorf("%s: all in it would change its owner: make a directory of its own for the container's data, or leave owner_uid and owner_gid out", why)
 }
 
@@ -196,7 +200,7 @@ func (p *parser) packaged() error {
 	return err
 }
 
-// PackagedError is that for a directory of a package.
+// PackagedError is the error of [CheckOwner] for a directory of a package.
 func PackagedError(dir, owner string) error {
-	return fmt.Errorf("%s belongs to the package %s: all in it would change its owner: make a directory of its own for the container's data, or leave owner_uid and owner_gid out", dir, owner)
+	return ownerError(dir + " belongs to the package " + owner)
 }

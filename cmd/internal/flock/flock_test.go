@@ -52,6 +52,33 @@ func TestHeldByAnotherProcess(t *testing.T) {
 	release()
 }
 
+func TestDirectory(t *testing.T) {
+	dir := t.TempDir()
+	release, err := AcquireDirectory(t.Context(), dir, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AcquireDirectory(t.Context(), dir, 50*time.Millisecond); !errors.Is(err, ErrHeld) {
+		t.Errorf("held: %v", err)
+	}
+	release()
+	again, err := AcquireDirectory(t.Context(), dir, time.Second)
+	if err != nil {
+		t.Fatalf("after the lock was released: %v", err)
+	}
+	again()
+	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+		t.Errorf("the lock has made %v", entries)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AcquireDirectory(t.Context(), link, time.Second); err == nil {
+		t.Error("a symbolic link was followed")
+	}
+}
+
 // Only root may hold the lock of a file that phx has made.
 func TestModeOfANewFile(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))

@@ -30,7 +30,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
-// Target is a ready container, and the CA that it shall trust.
+// Target is a ready container, and the CA that it is to trust.
 type Target struct {
 	Host      *pct.Host
 	CTID      int
