@@ -216,6 +216,9 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 	}
 	if string(last) != started {
 		verb = "restart"
+		if err := os.Remove(startedFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile, texts, g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
 	if err != nil {

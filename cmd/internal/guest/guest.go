@@ -347,6 +347,12 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configu
 		return nil, err
 	}
 	isTaken := string(last) == present
+	if !isTaken && last != nil {
+		// What it has from here on is neither the former nor, until taken, this.
+		if err := os.Remove(stateFile); err != nil {
+			return nil, err
+		}
+	}
 	if !isTaken && starting(ctx, unit) {
 		// It may be coming up with what it had before.
 		if err := s.Restart(ctx, unit); err != nil {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestWriteFile(t *testing.T) {
@@ -84,6 +86,60 @@ func TestLockLasts(t *testing.T) {
 	defer f.Close()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != syscall.EWOULDBLOCK {
 		t.Errorf("a second lock: %v", err)
+	}
+}
+
+// fakeSystemctl lets this test's systemctl be one by which every unit is
+// active, and returns the file in which it notes what it is told to change.
+func fakeSystemctl(t *testing.T) (told string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for a mount namespace")
+	}
+	told = filepath.Join(t.TempDir(), "told")
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	for _, err := range []error{
+		unix.Unshare(unix.CLONE_NEWNS),
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		unix.Mount("tmpfs", "/usr/local/sbin", "tmpfs", 0, ""),
+		os.WriteFile("/usr/local/sbin/systemctl", []byte(`#!/bin/sh
+case $1 in
+is-active | is-enabled) ;;
+show) [ "$2" != --property=ActiveState ] || echo active ;;
+*) echo "$1" >>`+told+` ;;
+esac
+`), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return told
+}
+
+// A service that has been given another configuration, and was not seen to
+// serve with it, takes the former one again when that is back.
+func TestServeTakesTheFormerAgain(t *testing.T) {
+	told := fakeSystemctl(t)
+	state := filepath.Join(t.TempDir(), "taken")
+	serve := func(configuration string, good bool) {
+		t.Helper()
+		taken, err := new(Setup).Serve(context.Background(), "x.service", "reload", state, []byte(configuration))
+		if err == nil && good {
+			err = taken()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	serve("good", true)
+	serve("good", true)
+	serve("bad", false)
+	serve("good", true)
+	serve("good", true)
+	verbs, err := os.ReadFile(told)
+	if err != nil || string(verbs) != "reload\nreload\nreload\n" {
+		t.Errorf("%q, %v: want a reload for good, for bad, and for good again", verbs, err)
 	}
 }
 
