@@ -99,6 +99,14 @@ can_sandbox() {
   systemd-run --quiet --wait --collect --property User=step "${options[@]}" /bin/true 2>/dev/null </dev/null
 }
 
+# The CA's user owns its home, and may have put a link there.
+make_db() {
+  local user group
+  user=$(stat -c %u "$home") group=$(stat -c %g "$home")
+  (cd "$home" && setpriv --reuid "$user" --regid "$group" --clear-groups -- mkdir -p -m 0700 db)
+  chown -h -- "$user:$group" "$home/db"
+}
+
 # Waits until the CA answers and proves itself with its own root, for 60 s at most.
 healthy() {
   local end=$((SECONDS + 60))
@@ -138,7 +146,7 @@ else
   for file in /usr/local/bin/step-ca "$home"/config/ca.json "$home"/secrets/{ca_password,provisioner_password}; do
     [[ -s $file ]] || die "$file: missing or empty, while $root is there: bring it back from a snapshot"
   done
-  install -d -o step -g step -m 0700 "$home/db"
+  make_db
   sandbox=1
   can_sandbox || {
     sandbox=0
