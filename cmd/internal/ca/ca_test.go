@@ -409,11 +409,18 @@ func TestNameConstraints(t *testing.T) {
 		})
 		verify(t, []*x509.Certificate{root}, string(cert.Encode(c, intermediate)), name, good)
 	}
+	// Whatever it signs is for TLS alone.
+	c, _ := leaf(intermediate, key, func(c *x509.Certificate) {
+		c.DNSNames, c.ExtKeyUsage = []string{"a." + domain}, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	})
+	if _, err := c.Verify(x509.VerifyOptions{Roots: cert.Pool(root), Intermediates: cert.Pool(intermediate), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}); err == nil {
+		t.Error("a certificate to sign code counts")
+	}
 	// It signs no further CA.
 	below, belowKey := leaf(intermediate, key, func(c *x509.Certificate) {
 		c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
 	})
-	c, _ := leaf(below, belowKey, func(c *x509.Certificate) { c.DNSNames = []string{"a." + domain} })
+	c, _ = leaf(below, belowKey, func(c *x509.Certificate) { c.DNSNames = []string{"a." + domain} })
 	verify(t, []*x509.Certificate{root}, string(cert.Encode(c, below, intermediate)), "a."+domain, false)
 
 	for what, request := range map[string][]byte{
@@ -686,6 +693,14 @@ func TestRotation(t *testing.T) {
 	checkStore(t, s, now)
 	s.do(t, "systemctl", "restart")
 	s.healthy(t, settings)
+
+	// What a drop that was killed has left goes before the next rotation.
+	left := filepath.Join(StoreDir(s.host), old+".key")
+	write(t, left, "a key", 0o600)
+	rotate(StepTrust)
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the key of a root that was dropped: %v", err)
+	}
 }
 
 // A step of a rotation that breaks off anywhere is completed by the next run,

@@ -332,6 +332,11 @@ func (w *work) rotate() (changed bool, err error) {
 	case w.Rotate == at, w.Rotate == StepDrop && at == "" && w.pin.Dropped != "":
 		return false, nil
 	case w.Rotate == StepTrust && at == "":
+		if w.pin.Dropped != "" { // a run that was killed may have left its key
+			if err := w.store.Remove(w.pin.Dropped); err != nil {
+				return false, err
+			}
+		}
 		root, err := w.store.NewRoot()
 		if err != nil {
 			return false, fmt.Errorf("make a root: %w", err)

@@ -89,6 +89,7 @@ func intermediateTemplate(s Settings) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "Phoenix CA Intermediate"},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		MaxPathLenZero:        true,
@@ -124,6 +125,8 @@ func misfit(c *x509.Certificate, s Settings, root *x509.Certificate, now time.Ti
 		return "it is about to expire"
 	case !c.IsCA || c.MaxPathLen != 0 || !c.MaxPathLenZero:
 		return "its path length is not 0"
+	case !slices.Equal(c.ExtKeyUsage, want.ExtKeyUsage):
+		return "it is for other purposes than TLS"
 	case !c.PermittedDNSDomainsCritical || !slices.Equal(c.PermittedDNSDomains, want.PermittedDNSDomains) ||
 		!slices.Equal(ips(c.PermittedIPRanges), ips(want.PermittedIPRanges)) ||
 		!slices.Equal(c.PermittedEmailAddresses, want.PermittedEmailAddresses) ||

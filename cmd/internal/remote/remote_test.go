@@ -173,7 +173,7 @@ func TestHostileContainer(t *testing.T) {
 		"a line without an end":         {`exec tr '\0' x </dev/zero`, "sends a line longer than 1 MiB", ""},
 		"100 MB of a line":              {`printf '{"need":"'; head -c 100000000 /dev/zero | tr '\0' x; echo '"}'; ` + answer, "sends a line longer than 1 MiB", ""},
 		"needs without end":             {`i=0; while :; do i=$((i+1)); echo '{"need":"n'$i'"}'; done`, "asks for more than 16 things", "n1 n2 n3 n4 n5 n6 n7 n8 n9 n10 n11 n12 n13 n14 n15 n16"},
-		"many tokens":                   {`for i in 1 2 3; do echo '{"need":"token"}'; done; ` + answer, "asks for the token a second time", "token"},
+		"many tokens":                   {`for i in 1 2 3; do echo '{"need":"token"}'; done; read -r reply; ` + answer, "asks for the token a second time", "token"},
 		"the program, and never reads":  {`echo '{"need":"program"}'; sleep 0.5; echo '{"need":"token"}'; exit 3`, "exit status 3", ""},
 		"a need that is no word":        {`printf '{"need":"token\\n\\u001b[2J"}\n'`, "not a need: ", ""},
 		"an empty object":               {`echo '{}'`, "not a need: ", ""},
