@@ -697,6 +697,7 @@ func TestRotation(t *testing.T) {
 	// What a drop that was killed has left goes before the next rotation.
 	left := filepath.Join(StoreDir(s.host), old+".key")
 	write(t, left, "a key", 0o600)
+	write(t, filepath.Join(StoreDir(s.host), old+".crt"), "its certificate", 0o600)
 	rotate(StepTrust)
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the key of a root that was dropped: %v", err)
