@@ -82,7 +82,7 @@ phoenix_asset() {
   local kept=$phoenix_cache/$sum
   (umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
   exec {phoenix_lock}<"$phoenix_cache"
-  flock "$phoenix_lock"
+  flock -w 600 "$phoenix_lock" || phoenix_die "$phoenix_cache: another download has held its lock for 10 minutes: find it with: fuser -v $phoenix_cache"
   if [[ ! -d $kept ]]; then
     phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
   fi

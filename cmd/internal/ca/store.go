@@ -90,7 +90,7 @@ func (s *Store) Pin() (*Pin, error) {
 	}
 	var p Pin
 	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: damaged: %w: bring the file back, or remove it to pin the CA's root anew", path, err)
 	}
 	for _, sum := range []string{p.Primary, p.Also, p.Dropped} {
 		if sum != "" && !cert.IsFingerprint(sum) || p.Primary == "" {
