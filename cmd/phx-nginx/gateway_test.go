@@ -31,6 +31,7 @@ var testGateway = gateway{
 	Domain:     "internal.example",
 	Proxy:      "10.0.0.12",
 	StatusPort: 8080,
+	StatusHost: "gateway.internal.example",
 }
 
 func TestGatewayIsChecked(t *testing.T) {
@@ -45,6 +46,7 @@ func TestGatewayIsChecked(t *testing.T) {
 		"root":        func(g *gateway) { g.Root = "/etc/ssl/x; y" },
 		"relative":    func(g *gateway) { g.Root = "x.crt" },
 		"status":      func(g *gateway) { g.StatusPort = 443 },
+		"status host": func(g *gateway) { g.StatusHost = "gateway.example" },
 		"fingerprint": func(g *gateway) { g.Fingerprint = "abc" },
 		"URL":         func(g *gateway) { g.CAURL = "http://10.0.0.10:9000" },
 		"URL path":    func(g *gateway) { g.CAURL = "https://10.0.0.10:9000/x" },
@@ -68,6 +70,7 @@ func TestSite(t *testing.T) {
 		"ssl_certificate_key /etc/phx/nginx/tls/gateway.key;",
 		"proxy_set_header Upgrade           $phoenix_upgrade;",
 		"listen 8080;",
+		"server_name gateway.internal.example;",
 	} {
 		if !strings.Contains(site, line) {
 			t.Errorf("the site lacks %q", line)

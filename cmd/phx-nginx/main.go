@@ -105,10 +105,10 @@ func filter(c *cli.Context) error {
 			Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
 		}
 		if s := t.Container.TraefikService; s != nil {
-			g.StatusPort = s.Port
+			g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
 			if s.Port == 80 || s.Port == 443 {
 				t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
-				g.StatusPort = 0
+				g.StatusPort, g.StatusHost = 0, ""
 			}
 		}
 		if err := g.check(); err != nil {

@@ -20,6 +20,7 @@ type gateway struct {
 	Domain     string            `json:"domain"`      // served as itself and as *.Domain
 	Proxy      string            `json:"proxy"`       // IP address of the proxy, which serves HTTPS at port 443
 	StatusPort int               `json:"status_port"` // of the status page; 0 for none
+	StatusHost string            `json:"status_host"` // by which the page is served as well; "" for none
 	Interface  string            `json:"interface"`   // through which its neighbours are reached
 	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
 }
@@ -34,6 +35,8 @@ func (g gateway) check() error {
 		return fmt.Errorf("domain %q: not a host name in lower case", g.Domain)
 	case g.StatusPort < 0 || g.StatusPort > 65535 || g.StatusPort == 80 || g.StatusPort == 443:
 		return fmt.Errorf("status port %d: not a free TCP port", g.StatusPort)
+	case g.StatusHost != "" && (!domainForm.MatchString(g.StatusHost) || !strings.HasSuffix(g.StatusHost, "."+g.Domain)):
+		return fmt.Errorf("status host %q: not a host name below %s", g.StatusHost, g.Domain)
 	case g.Root == "":
 		return errors.New("root certificate: no place is given")
 	}
@@ -75,7 +78,7 @@ func (g gateway) site() []byte {
 	}
 	var b bytes.Buffer
 	err := siteTemplate.Execute(&b, map[string]any{
-		"Names": strings.Join(g.names(), " "), "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root, "StatusPort": g.StatusPort,
+		"Names": strings.Join(g.names(), " "), "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root, "StatusPort": g.StatusPort, "StatusHost": g.StatusHost,
 		"Certificate": certificateFile, "Key": keyFile,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -382,7 +383,9 @@ func get(ctx context.Context, address, url string, roots []*x509.Certificate) (i
 // checkGateway goes the way of the clients: to the gateway, and through it.
 // Firewalls are between the containers; from inside of each all looks well.
 func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask func(need string, value any) error) error {
-	if p.Gateway == "" || len(p.Services) == 0 {
+	// The gateway answers for itself.
+	behind := slices.DeleteFunc(slices.Clone(p.Services), func(s service) bool { return s.address() == p.Gateway })
+	if p.Gateway == "" || len(behind) == 0 {
 		return nil
 	}
 	var ready bool
@@ -392,8 +395,8 @@ func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask f
 	address := net.JoinHostPort(p.Gateway, "443")
 	err := guest.Until(ctx, 10*time.Second, func() error {
 		var all []error
-		for _, host := range p.hosts() {
-			if err := passes(ctx, address, host, roots); err != nil {
+		for _, s := range behind {
+			if err := passes(ctx, address, s.Host, roots); err != nil {
 				all = append(all, err)
 				continue
 			}

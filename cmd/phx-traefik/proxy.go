@@ -178,10 +178,8 @@ func (p proxy) dynamic() []byte {
 		}
 		if s.CA {
 			rule += caRequests
-		}
-		if s.CA || s.address() == p.Gateway {
 			router["middlewares"] = []string{patiently}
-			// Tried again for some 5 s, while the CA or the gateway restarts.
+			// Tried again for some 5 s, while the CA restarts.
 			middlewares[patiently] = map[string]any{"retry": map[string]any{"attempts": 12, "initialInterval": "300ms"}}
 		}
 		router["rule"] = rule

@@ -141,6 +141,7 @@ func (l lab) testHealing(t *testing.T) {
 			t.Errorf("status %d, want 1\n%s", r.status, r.stderr)
 		}
 		l.answers(t, others...) // by certificates that are still good
+		l.served(t, proxyIP)
 	})
 	if r := l.try(t, "scripts/lab", "run", "phoenix"); r.status != 0 {
 		t.Errorf("with the CA again: status %d\n%s", r.status, r.stderr)
