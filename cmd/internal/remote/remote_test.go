@@ -189,7 +189,7 @@ func TestHostileContainer(t *testing.T) {
 		"half a line":                   {`printf '{"answer":{}}'`, "ended without an answer", ""},
 		"an answer and then no end":     {answer + `; exec sleep 300`, "", ""},
 		"an answer and then a flood":    {answer + `; exec yes`, "", ""},
-		"leaves a process behind":       {`sleep 300 & exit 4`, "exit status 4", ""},
+		"leaves a process behind":       {`sleep 60 & exit 4`, "exit status 4", ""},
 		"messages without end":          {`exec yes >&2`, "printed more than 16 MiB on stdout and stderr", ""},
 		"control characters everywhere": {`printf '{"answer":{"stage":"check","error":"\\u001b[2J","changes":["\\u001b"],"changed":true}}\n'`, "", ""},
 	} {
@@ -226,7 +226,7 @@ func TestSilentContainer(t *testing.T) {
 	for name, script := range map[string]string{
 		"silent":                   `exec sleep 300`,
 		"closes its side":          `exec >&-; exec sleep 300`,
-		"asks and does not listen": `echo '{"need":"program"}'; setsid sleep 300 & wait`,
+		"asks and does not listen": `echo '{"need":"program"}'; setsid sleep 60 & wait`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
