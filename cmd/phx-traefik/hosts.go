@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/guest"
@@ -45,15 +43,6 @@ systemctl daemon-reload
 systemctl enable --quiet "$3"
 systemctl restart "$3"`
 
-// hostsBlock leads every name of the proxy to its address.
-func hostsBlock(address string, hosts []string) string {
-	lines := []string{ca.HostsBegin}
-	for _, h := range slices.Sorted(slices.Values(hosts)) {
-		lines = append(lines, address+" "+h)
-	}
-	return strings.Join(append(lines, ca.HostsEnd), "\n") + "\n"
-}
-
 // writeHosts makes the CA's container find the proxy under the names for which
 // it signs, and nobody else at the addresses of proxy and gateway, unless
 // it has been seen to do so. It reports whether that has changed anything.
@@ -61,18 +50,18 @@ func writeHosts(ctx context.Context, t *join.Target, p proxy) (changed bool, err
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
-	block := hostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
+	block := ca.HostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
 	name, unit, err := neighbourUnit(t.CA.Interface, t.NeighboursOf(t.CA.CTID))
 	if err != nil {
 		return false, err
 	}
-	if t.CAHosts == pct.Hash([]byte(block)) && (name == "" || t.CANeighbours == pct.Hash(unit)) {
+	if t.CAHosts == pct.Hash(block) && (name == "" || t.CANeighbours == pct.Hash(unit)) {
 		return false, nil
 	}
 	last := bytes.TrimSpace(unit[bytes.LastIndexByte(bytes.TrimSpace(unit), '\n')+1:])
 	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", hostsScript, "sh", ca.HostsBegin, ca.HostsEnd, name, string(last))
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
-	cmd.Stdin = io.MultiReader(strings.NewReader(block), bytes.NewReader(unit))
+	cmd.Stdin = bytes.NewReader(slices.Concat(block, unit))
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}

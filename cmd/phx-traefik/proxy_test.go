@@ -178,11 +178,11 @@ func TestWriteHosts(t *testing.T) {
 		}
 		return string(text)
 	}
-	first := hostsBlock("10.0.0.12", []string{"b.example", "a.example"})
+	first := string(ca.HostsBlock("10.0.0.12", []string{"b.example", "a.example"}))
 	if got, want := write("", first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END PHX ---\n"; got != want {
 		t.Errorf("hosts\n%s\nwant\n%s", got, want)
 	}
-	second := hostsBlock("10.0.0.13", []string{"c.example"})
+	second := string(ca.HostsBlock("10.0.0.13", []string{"c.example"}))
 	name, unit, err := neighbourUnit("eth0", []guest.Neighbour{{IP: "10.0.0.12", MAC: "52:54:00:67:89:C2"}})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Names and places of a CA that phx makes.
@@ -63,9 +64,18 @@ const (
 	HostsEnd   = "# --- END PHX ---"
 )
 
-// hostsBlock returns the lines of a file from [HostsBegin] to [HostsEnd],
-// nothing when one of these is missing.
-func hostsBlock(text []byte) []byte {
+// HostsBlock returns the lines that lead every name of the proxy to its
+// address.
+func HostsBlock(address string, names []string) []byte {
+	lines := []string{HostsBegin}
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		lines = append(lines, address+" "+name)
+	}
+	return []byte(strings.Join(append(lines, HostsEnd), "\n") + "\n")
+}
+
+// hostsBlockOf returns the block that is in a file, nothing when there is none.
+func hostsBlockOf(text []byte) []byte {
 	_, after, ok1 := bytes.Cut(text, []byte(HostsBegin+"\n"))
 	block, _, ok2 := bytes.Cut(after, []byte(HostsEnd+"\n"))
 	if !ok1 || !ok2 {

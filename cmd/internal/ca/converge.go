@@ -143,7 +143,7 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	result = &Result{Pin: *w.pin, Changes: w.changes, Rotated: rotated, Refused: refused}
 	// What cannot be read is as good as missing: it is written anew.
 	if hosts, err := c.read("/etc/hosts"); err == nil {
-		result.Hosts = hostsBlock(hosts)
+		result.Hosts = hostsBlockOf(hosts)
 	}
 	if unit, err := c.read(guest.NeighbourFile); err == nil {
 		result.Neighbours = unit
