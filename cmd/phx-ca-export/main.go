@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -228,9 +227,8 @@ func settingsOf(p *config.Plan) ca.Settings {
 	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
 	for _, service := range p.Services {
 		if service.CTID == p.CA.CTID {
-			s.Name = service.Name
-			_, at, _ := strings.Cut(service.URL, "://")
-			s.Port = int(netip.MustParseAddrPort(at).Port())
+			_, at, _ := config.ParseServiceURL(service.URL) // the plan is checked
+			s.Name, s.Port = service.Name, int(at.Port())
 		}
 		s.Names = append(s.Names, service.Host)
 	}
@@ -377,8 +375,7 @@ func (e *exporter) taken(p *config.Plan, pins []string) error {
 		if place == nil {
 			continue
 		}
-		note, err := cert.ReadFile(filepath.Join(e.host.StateDir(), "taken-"+name))
-		if err != nil || strings.TrimSpace(string(note)) != strings.Join(pins, " ") {
+		if !ca.Taken(e.host, name, pins) {
 			return fmt.Errorf("phx-%s has not taken the step before yet: run phoenix without a step until all is well", name)
 		}
 	}

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -116,8 +114,8 @@ func flowsOf(p config.Plan) []flow {
 	}
 	caPort := 9000
 	for _, s := range p.Services {
-		if u, err := url.Parse(s.URL); err == nil && p.CA != nil && s.CTID == p.CA.CTID {
-			caPort, _ = strconv.Atoi(u.Port())
+		if _, at, err := config.ParseServiceURL(s.URL); err == nil && p.CA != nil && s.CTID == p.CA.CTID {
+			caPort = int(at.Port())
 		}
 	}
 	if p.Gateway != nil {
@@ -134,12 +132,11 @@ func flowsOf(p config.Plan) []flow {
 		add("CA", "proxy", p.CA, p.Proxy, 443)
 	}
 	for _, s := range p.Services {
-		u, err := url.Parse(s.URL)
+		_, at, err := config.ParseServiceURL(s.URL)
 		if err != nil || p.Proxy == nil || p.CA != nil && s.CTID == p.CA.CTID {
 			continue
 		}
-		port, _ := strconv.Atoi(u.Port())
-		add("proxy", "service "+s.Name, p.Proxy, &config.Place{CTID: s.CTID, IP: u.Hostname()}, port)
+		add("proxy", "service "+s.Name, p.Proxy, &config.Place{CTID: s.CTID, IP: at.Addr().String()}, int(at.Port()))
 	}
 	return all
 }

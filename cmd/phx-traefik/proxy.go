@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -31,8 +32,7 @@ type service struct {
 
 // address returns the IP address where the container answers.
 func (s service) address() string {
-	_, host, _ := strings.Cut(s.URL, "://")
-	at, _ := netip.ParseAddrPort(host)
+	_, at, _ := config.ParseServiceURL(s.URL)
 	return at.Addr().String()
 }
 
@@ -52,10 +52,8 @@ func (p proxy) check() error {
 		if !hostForm.MatchString(s.Host) {
 			return fmt.Errorf("service %s: host %q: not a host name in lower case", s.Name, s.Host)
 		}
-		scheme, rest, _ := strings.Cut(s.URL, "://")
-		at, err := netip.ParseAddrPort(rest)
-		if err != nil || at.Addr().Zone() != "" || scheme != "http" && scheme != "https" {
-			return fmt.Errorf("service %s: url %q: not http:// or https:// with an address and a port", s.Name, s.URL)
+		if _, _, err := config.ParseServiceURL(s.URL); err != nil {
+			return fmt.Errorf("service %s: %w", s.Name, err)
 		}
 	}
 	if p.CAURL == "" {

@@ -96,12 +96,21 @@ func (s Service) Check(domain string) error {
 	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
 		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
 	}
-	scheme, host, _ := strings.Cut(s.URL, "://")
-	at, err := netip.ParseAddrPort(host)
-	if err != nil || at.Addr().Zone() != "" || scheme != "http" && scheme != "https" {
-		return fmt.Errorf("service %q: url %q: not http:// or https:// with an address and a port", s.Name, s.URL)
+	if _, _, err := ParseServiceURL(s.URL); err != nil {
+		return fmt.Errorf("service %q: %w", s.Name, err)
 	}
 	return nil
+}
+
+// ParseServiceURL splits the URL of a service: http or https, and the address
+// and port where its container answers. It refuses anything beside these.
+func ParseServiceURL(s string) (scheme string, at netip.AddrPort, err error) {
+	scheme, host, _ := strings.Cut(s, "://")
+	at, err = netip.ParseAddrPort(host)
+	if err != nil || at.Addr().Zone() != "" || scheme != "http" && scheme != "https" {
+		return "", netip.AddrPort{}, fmt.Errorf("url %q: not http:// or https:// with an address and a port", s)
+	}
+	return scheme, at, nil
 }
 
 // Plan returns what a plan says of the file. domain is that of the services.

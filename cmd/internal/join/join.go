@@ -5,7 +5,6 @@
 package join
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -315,7 +313,7 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			err = fmt.Errorf("not done in the container:\n%s", cmdline.Quoted(answer.Error))
 		}
 		if err == nil {
-			err = f.keepTaken(target.Trust)
+			err = ca.WriteTaken(f.host, f.event, target.Trust.Pins())
 		}
 		if err != nil {
 			stage := "apply"
@@ -367,20 +365,6 @@ func (t *Target) checkPin() error {
 			strings.Join(have, " and "), strings.Join(want, " and "))
 	}
 	return nil
-}
-
-// keepTaken notes which roots the service trusts now, so that a rotation of
-// the root can go on. A note that is right already is left alone.
-func (f *filter) keepTaken(trust guest.Trust) error {
-	path := filepath.Join(f.host.StateDir(), "taken-"+f.event)
-	note := []byte(strings.Join(trust.Pins(), " ") + "\n")
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, note) {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	return atomicfile.Write(path, note, 0o600)
 }
 
 // missing says at the end of a plan what the planned container was waiting
