@@ -165,9 +165,9 @@ type FirewallRule struct {
 // HealthCheck is a command that exits 0 in a container that is well. It is
 // tried Retries times, Interval seconds apart.
 type HealthCheck struct {
-	Command  string
-	Retries  int // 3 unless given
-	Interval int // seconds, 5 unless given
+	Command  string // words joined by blanks, without quotes: no shell reads it
+	Retries  int    // 3 unless given
+	Interval int    // seconds, 5 unless given
 }
 
 // HealthProbe is a script on the host that exits 0 when the container is well.

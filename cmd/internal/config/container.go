@@ -118,6 +118,13 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 			})
 		})
 	}
+	if script := c.ApplicationScript; c.Network.DHCP && c.TraefikService == nil && (script == CAScript || script == ProxyScript) {
+		p.at("network_config", func() {
+			p.at("ip", func() {
+				p.failAt(e.address, "must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
+			})
+		})
+	}
 	if s := c.TraefikService; s != nil {
 		if c.Network.DHCP {
 			p.at("traefik_service", func() {
@@ -656,7 +663,7 @@ func healthCheck(p *parser, e *entry, v gjson.Result) {
 	p.object(v, []need{{"command", "what to run in the container"}}, func(key string, v gjson.Result) {
 		switch key {
 		case "command":
-			h.Command, _ = p.str(v)
+			h.Command = p.command(v)
 		case "retries":
 			h.Retries = p.integer(v, 1, 1000)
 		case "interval":
@@ -667,6 +674,29 @@ func healthCheck(p *parser, e *entry, v gjson.Result) {
 		}
 	})
 	e.HealthCheck = h
+}
+
+// command reads a command without a shell: its words are what stands between
+// blanks. What a shell would not take as it is, is refused: a command that
+// needs it would fail only when all is done. An "&" in a word is that of a URL.
+func (p *parser) command(v gjson.Result) string {
+	s, ok := p.str(v)
+	if !ok {
+		return ""
+	}
+	words := strings.Fields(s)
+	shell := strings.ContainsAny(s, "\"'`$\\;|<>()") || slices.ContainsFunc(words, func(word string) bool {
+		return strings.Contains(word, "&&") || strings.Trim(word, "&") != word
+	})
+	switch {
+	case len(words) == 0:
+		p.fail(v, "must not be blank")
+	case shell:
+		p.fail(v, "no shell reads this, its words are what stands between blanks: put the command into a script, in the container to be named here, or on the host as one of health_checks")
+	default:
+		return s
+	}
+	return ""
 }
 
 func healthChecks(p *parser, e *entry, v gjson.Result) {
@@ -680,7 +710,10 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 			case "script":
 				h.Script = p.matched(v, isFileName, fileNameRule)
 			case "args":
-				h.Args = p.args(v)
+				if h.Args = p.args(v); len(h.Args) > maxArgs {
+					p.fail(v, "has %d arguments; at most %d are allowed", len(h.Args), maxArgs)
+					h.Args = nil
+				}
 			default:
 				p.foreign(v)
 				p.warn(v, "unknown key, ignored")
@@ -694,6 +727,9 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 		}
 	})
 }
+
+// maxArgs is more than any health check has.
+const maxArgs = 100
 
 // args reads the arguments of a script: a list, or a string of words without
 // any quoting, since no shell will read it.
