@@ -84,7 +84,7 @@ func TestSite(t *testing.T) {
 }
 
 // ott makes a one-time token as step-ca's provisioner does; change spoils it.
-func ott(t *testing.T, change func(*token.Claims)) string {
+func ott(t testing.TB, change func(*token.Claims)) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
