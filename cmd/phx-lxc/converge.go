@@ -128,7 +128,7 @@ func (j *job) define(ctx context.Context) error {
 	if err := j.reread(func(*pct.Conf) {}); err != nil {
 		return err
 	}
-	return refusals(j.c, j.conf)
+	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
 }
 
 // create makes the container from a template, with all its settings.
@@ -201,7 +201,7 @@ func (j *job) clone(ctx context.Context) error {
 		"--snapname", from.Name, "--full", "1", // the boolean last: pct takes a word after it for its value
 	}
 	expected := cloneOf(from, j.c)
-	if err := refusals(j.c, expected); err != nil {
+	if err := refusals(j.c, expected, nil); err != nil {
 		return fmt.Errorf("as a clone of %d: %w", source, err)
 	}
 	records, err := j.records()
@@ -213,6 +213,7 @@ func (j *job) clone(ctx context.Context) error {
 		j.logf("snapshot %s of %d: %v", from.Name, source, err)
 	}
 	delete(j.record, restartWord)
+	delete(j.record, volumesWord)
 	j.written = maps.Clone(j.record)
 	j.created = true
 	line, err := j.firstRecord()
