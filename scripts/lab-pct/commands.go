@@ -191,14 +191,28 @@ func (c *call) unlock() error {
 	})
 }
 
+// setLock marks a container that nothing is at work on.
+func (l *lab) setLock(vmid int, lock string) error {
+	return l.edit(vmid, func(conf *config) error {
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		conf.values["lock"] = lock
+		return nil
+	})
+}
+
 // removeLock takes a lock off again after work; another lock stays.
 func (l *lab) removeLock(vmid int, lock string) error {
 	return l.edit(vmid, func(conf *config) error {
-		if conf.values["lock"] != lock {
+		switch conf.values["lock"] {
+		case lock:
+			delete(conf.values, "lock")
+			return nil
+		case "":
 			return die(255, "no lock found trying to remove '%s' lock", lock)
 		}
-		delete(conf.values, "lock")
-		return nil
+		return die(255, "found lock '%s' trying to remove '%s' lock", conf.values["lock"], lock)
 	})
 }
 

@@ -532,17 +532,18 @@ func (c *config) inUse(volume string) bool {
 }
 
 // addUnused keeps a volume that nothing refers to any more as unusedN.
-func (c *config) addUnused(volume string) {
-	for i := range 256 {
+func (s *section) addUnused(volume string) {
+	free := ""
+	for i := 255; i >= 0; i-- {
 		key := "unused" + strconv.Itoa(i)
-		switch c.values[key] {
+		switch s.values[key] {
 		case volume:
 			return
 		case "":
-			c.values[key] = volume
-			return
+			free = key
 		}
 	}
+	s.values[free] = volume
 }
 
 func (c *config) isTemplate() bool { return c.values["template"] == "1" }

@@ -122,6 +122,20 @@ func (c *call) createLocked(vmid int) error {
 	})
 }
 
+// saveCreated saves the configuration of a container that is still being created.
+func (c *call) saveCreated(conf *config) error {
+	return c.locked(conf.vmid, func() error {
+		have, err := c.lab.load(conf.vmid)
+		if err != nil {
+			return err
+		}
+		if have.values["lock"] != "create" {
+			return die(255, "Lost 'create' config lock, aborting.")
+		}
+		return c.save(conf)
+	})
+}
+
 // fill makes a new container's disks and unpacks the template.
 func (c *call) fill(conf *config, mounts params, made *[]volume) error {
 	for _, k := range slices.Sorted(maps.Keys(mounts)) {
@@ -247,15 +261,10 @@ func (c *call) clone() error {
 			return die(255, "storage '%s' does not support content-type 'rootdir'", target)
 		}
 	}
-	var src *config
-	err := c.edit(c.vmid, func(conf *config) error {
-		if err := conf.checkLock(); err != nil {
-			return err
-		}
-		conf.values["lock"] = "disk"
-		src = conf
-		return nil
-	})
+	if err := c.setLock(c.vmid, "disk"); err != nil {
+		return err
+	}
+	src, err := c.load()
 	if err != nil {
 		return err
 	}
@@ -274,7 +283,7 @@ func (c *call) clone() error {
 	}
 	conf, disks, full, err := c.cloneConfig(src, newid, snap)
 	if err == nil {
-		err = c.locked(newid, func() error { return c.save(conf) })
+		err = c.saveCreated(conf)
 	}
 	if err != nil {
 		unlock()
@@ -335,6 +344,13 @@ func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, d
 		if full && snap == "" && c.running() {
 			return nil, nil, full, die(2, "Full clone of a running container is only possible from a snapshot")
 		}
+		v, err := c.volume(m.volume())
+		if err != nil {
+			return nil, nil, full, err
+		}
+		if !full && !v.clones(src.isTemplate(), snap != "") {
+			return nil, nil, full, die(2, "Linked clone feature for '%s' is not available", v)
+		}
 		disks = append(disks, m)
 		delete(conf.values, m.key)
 	}
@@ -360,9 +376,7 @@ func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, d
 // cloneDisks is the long part of a clone. The source is locked only by its configuration's lock
 // key, the target by its own, so that other calls see what is going on.
 func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, made *[]volume) error {
-	if full {
-		fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
-	}
+	fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
 	for _, m := range disks {
 		v, err := c.volume(m.volume())
 		if err != nil {
@@ -370,6 +384,9 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 		}
 		from := v.dir()
 		if snap != "" {
+			if !v.snapshots() {
+				return workerDie("can't snapshot this image format")
+			}
 			from = v.snapshotDir(snap)
 		}
 		s := v.storage
@@ -388,23 +405,54 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 			return err
 		}
 		*made = append(*made, to)
+		if err := c.fault(); err != nil {
+			return err
+		}
 		if err := c.copyTree(from, to.dir()); err != nil {
 			return err
 		}
+		if full {
+			if err := c.printStatistics(to.dir()); err != nil {
+				return err
+			}
+		}
 		m.values["volume"] = to.String()
 		conf.values[m.key] = m.String()
-		if err := c.locked(conf.vmid, func() error { return c.save(conf) }); err != nil {
+		if err := c.saveCreated(conf); err != nil {
 			return err
 		}
-	}
-	if err := c.fault(); err != nil {
-		return err
 	}
 	root, err := c.rootfs(conf)
 	if err != nil {
 		return err
 	}
 	return clearIdentity(root)
+}
+
+// printStatistics prints what rsync does at the end of a copy.
+func (c *call) printStatistics(dir string) error {
+	var files, regular, size int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		files++
+		if d.Type().IsRegular() {
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			regular++
+			size += fi.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		return workerDie("%v", err)
+	}
+	fmt.Fprintf(c.stdout, "\nNumber of files: %d (reg: %d)\nNumber of created files: %d\nTotal file size: %d bytes\n", files, regular, files, size)
+	fmt.Fprintf(c.stdout, "\nsent %d bytes  received %d bytes\ntotal size is %d  speedup is 1.00\n", size, 19*regular, size)
+	return nil
 }
 
 func copyFile(from, to string) error {

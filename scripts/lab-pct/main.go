@@ -21,7 +21,8 @@
 //	PHX_LAB_EXEC      fake only: the program that stands for the inside of every container; exec
 //	                  runs it as PROGRAM CTID COMMAND ARG…, with PHX_LAB_KEEP_ENV=0 or 1 added
 //	PHX_LAB_DELAY     seconds that every call sleeps first
-//	PHX_LAB_FAIL      "start 103;exec 101": these calls fail as if their worker had failed
+//	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
+//	                  work as if a tool had failed, hang there until a signal comes, or are killed there
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
 package main
 
@@ -279,8 +280,20 @@ var handlers = map[string]func(*call) error{
 func (c *call) fault() error {
 	for entry := range strings.SplitSeq(os.Getenv("PHX_LAB_FAIL"), ";") {
 		f := strings.Fields(entry)
-		if len(f) == 2 && f[0] == c.cmd.name && (f[1] == c.p["vmid"] || f[1] == c.p["newid"]) {
+		if len(f) < 2 || f[0] != c.cmd.name || f[1] != c.p["vmid"] && f[1] != c.p["newid"] {
+			continue
+		}
+		switch strings.Join(f[2:], " ") {
+		case "":
 			return workerDie("PHX_LAB_FAIL asks for this failure")
+		case "kill":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		case "hang":
+			<-c.ctx.Done()
+			return errInterrupted
+		default:
+			return workerDie("pct: PHX_LAB_FAIL=%s: want COMMAND CTID [kill|hang]", entry)
 		}
 	}
 	return nil

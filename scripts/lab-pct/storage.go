@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,7 @@ func (l *lab) storages() (map[string]*storage, error) {
 				return nil, die(255, "%s: bad line: %s", f.Name(), line)
 			}
 			cur = &storage{id: strings.TrimSpace(id), kind: kind}
+			cur.path = filepath.Join(l.dir, "storage", cur.id) // a type without a path has its volumes here, too
 			all[cur.id] = cur
 		case cur != nil && fields[0] == "path" && len(fields) == 2:
 			cur.path = fields[1]
@@ -72,14 +74,43 @@ func (l *lab) storage(id string) (*storage, error) {
 
 func (s *storage) holds(content string) bool { return slices.Contains(s.content, content) }
 
-// volume is a volume of a storage, named STORAGE:OWNER/vm-OWNER-disk-N.raw.
+// snapshots reports whether a storage of this type takes snapshots of containers' volumes. One of
+// files does not: a container's disk is a raw file.
+func (s *storage) snapshots() bool {
+	return slices.Contains([]string{"btrfs", "lvmthin", "rbd", "zfspool"}, s.kind)
+}
+
+// clones reports whether a volume of this storage can be cloned without being copied.
+func (s *storage) clones(template, fromSnapshot bool) bool {
+	switch s.kind {
+	case "btrfs":
+		return true
+	case "lvmthin", "rbd":
+		return template || fromSnapshot
+	case "zfspool":
+		return template && !fromSnapshot
+	}
+	return false
+}
+
+// volume is a volume of a storage. A storage of files names it STORAGE:OWNER/vm-OWNER-disk-N.raw,
+// one of block devices STORAGE:vm-OWNER-disk-N, and ZFS STORAGE:subvol-OWNER-disk-N.
 type volume struct {
 	*storage
 	owner int
 	name  string // without .raw
 }
 
-func (v volume) String() string { return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name) }
+func (s *storage) files() bool {
+	return !slices.Contains([]string{"lvm", "lvmthin", "rbd", "zfspool"}, s.kind)
+}
+
+func (v volume) String() string {
+	if v.files() {
+		return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name)
+	}
+	return v.id + ":" + v.name
+}
 
 // dir is the directory that is the volume.
 func (v volume) dir() string {
@@ -91,6 +122,11 @@ func (v volume) snapshotDir(snap string) string {
 	return filepath.Join(v.path, "snapshots", strconv.Itoa(v.owner), snap, v.name)
 }
 
+var (
+	fileVolumeRE  = regexp.MustCompile(`^(\d+)/([a-z0-9-]+)\.raw$`)
+	blockVolumeRE = regexp.MustCompile(`^((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
+)
+
 // volume finds the volume of a name such as lab:103/vm-103-disk-0.raw.
 func (l *lab) volume(id string) (volume, error) {
 	sid, name, _ := strings.Cut(id, ":")
@@ -98,18 +134,26 @@ func (l *lab) volume(id string) (volume, error) {
 	if err != nil {
 		return volume{}, err
 	}
-	m := compiled(`^(\d+)/([a-z0-9-]+)\.raw$`).FindStringSubmatch(name)
-	if m == nil {
+	var number string
+	if m := fileVolumeRE.FindStringSubmatch(name); m != nil && s.files() {
+		number, name = m[1], m[2]
+	} else if m := blockVolumeRE.FindStringSubmatch(name); m != nil && !s.files() {
+		name, number = m[1], m[2]
+	} else {
 		return volume{}, die(255, "unable to parse volume filename '%s'", name)
 	}
-	owner, _ := strconv.Atoi(m[1])
-	return volume{s, owner, m[2]}, nil
+	owner, _ := strconv.Atoi(number)
+	return volume{s, owner, name}, nil
 }
 
 // newVolume makes the directory of the next free volume of a container.
 func (s *storage) newVolume(owner int) (volume, error) {
+	kind := "vm"
+	if s.kind == "zfspool" {
+		kind = "subvol"
+	}
 	for i := 0; ; i++ {
-		v := volume{s, owner, fmt.Sprintf("vm-%d-disk-%d", owner, i)}
+		v := volume{s, owner, fmt.Sprintf("%s-%d-disk-%d", kind, owner, i)}
 		if err := os.MkdirAll(filepath.Dir(v.dir()), 0o755); err != nil {
 			return v, workerDie("%v", err)
 		}
