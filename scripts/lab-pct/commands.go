@@ -27,6 +27,9 @@ func (c *call) status() error {
 	if err != nil {
 		return err
 	}
+	if err := c.manage(); err != nil {
+		return err
+	}
 	if err := c.fault(); err != nil {
 		return die(255, "%v", err)
 	}
@@ -77,6 +80,9 @@ func (c *call) status() error {
 }
 
 func (c *call) list() error {
+	if err := c.manage(); err != nil {
+		return err
+	}
 	files, err := filepath.Glob(filepath.Join(c.dir, "pve", "lxc", "*.conf"))
 	if err != nil {
 		return die(255, "%v", err)
@@ -220,6 +226,11 @@ func (c *call) start() error {
 	if c.running() {
 		return die(255, "CT %d already running", c.vmid)
 	}
+	if managed, err := c.managed(); err != nil {
+		return err
+	} else if managed {
+		return inWorker(c.requestStart())
+	}
 	return inWorker(c.locked(c.vmid, func() error { return c.startLocked(c.p.bool("skiplock")) }))
 }
 
@@ -229,13 +240,13 @@ func (c *call) startLocked(skiplock bool) error {
 	if err != nil {
 		return err
 	}
-	if !skiplock {
-		if err := conf.checkLock(); err != nil {
-			return err
-		}
-	}
 	if conf.isTemplate() {
 		return die(255, "you can't start a CT if it's a template")
+	}
+	if !skiplock {
+		if err := conf.checkLockBut("mounted"); err != nil {
+			return err
+		}
 	}
 	if len(conf.pending.values) > 0 {
 		c.apply(conf, false, func(string) bool { return true })
@@ -284,10 +295,29 @@ func (c *call) stop() error {
 	if !c.running() {
 		return die(255, "CT %d not running", c.vmid)
 	}
-	if err := c.fault(); err != nil {
+	if managed, err := c.managed(); err != nil {
 		return err
+	} else if managed {
+		if c.p.bool("overrule-shutdown") {
+			return c.cmd.invalid(map[string]string{"overrule-shutdown": "Not applicable for HA resources."})
+		}
+		return inWorker(c.requestStop(0))
 	}
-	return inWorker(c.locked(c.vmid, func() error { return c.backend.stop(c.vmid) }))
+	return inWorker(c.locked(c.vmid, func() error {
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if !c.p.bool("skiplock") {
+			if err := conf.checkLockBut("mounted"); err != nil {
+				return err
+			}
+		}
+		if err := c.fault(); err != nil {
+			return err
+		}
+		return c.backend.stop(c.vmid)
+	}))
 }
 
 func (c *call) shutdown() error {
@@ -298,11 +328,22 @@ func (c *call) shutdown() error {
 	if c.p.has("timeout") {
 		timeout, _ = strconv.Atoi(c.p["timeout"])
 	}
-	if err := c.fault(); err != nil {
-		return workerDie("container did not stop")
+	if managed, err := c.managed(); err != nil {
+		return err
+	} else if managed {
+		return inWorker(c.requestStop(timeout))
 	}
 	return inWorker(c.locked(c.vmid, func() error {
-		err := c.backend.shutdown(c.vmid, timeout)
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		if err = c.fault(); err == nil {
+			err = c.backend.shutdown(c.vmid, timeout)
+		}
 		if err == nil || errors.Is(err, errInterrupted) {
 			return err
 		}

@@ -95,7 +95,17 @@ func (c *call) create() error {
 	}
 	warned := c.warnNesting(conf)
 	if c.p.bool("start") {
-		if err := c.locked(c.vmid, func() error { return c.startLocked(false) }); err != nil {
+		if err := c.nested((*call).start); err != nil {
+			return err
+		}
+	}
+	if c.p.bool("ha-managed") {
+		fmt.Fprintln(c.stdout, "Add as HA resource")
+		state := "stopped"
+		if c.p.bool("start") {
+			state = "started"
+		}
+		if err := c.setResource(c.vmid, state); err != nil {
 			return inWorker(err)
 		}
 	}
@@ -463,16 +473,32 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o640)
 }
 
+// destroyable refuses what destroy does not touch, and reports whether HA leads the container.
+func (c *call) destroyable(conf *config) (configured bool, err error) {
+	if conf.values["protection"] == "1" {
+		return false, die(255, "can't remove CT %d - protection mode enabled", c.vmid)
+	}
+	if err := conf.checkLock(); err != nil {
+		return false, err
+	}
+	all, err := c.resources()
+	if err != nil {
+		return false, err
+	}
+	_, configured = all[c.vmid]
+	if configured && !c.p.bool("purge") {
+		return true, die(255, "unable to remove CT %d - used in HA resources and purge parameter not set.", c.vmid)
+	}
+	return configured, nil
+}
+
 func (c *call) destroy() error {
 	conf, err := c.load()
 	if err != nil {
 		return err
 	}
-	if err := conf.checkLock(); err != nil {
+	if _, err := c.destroyable(conf); err != nil {
 		return err
-	}
-	if conf.values["protection"] == "1" {
-		return die(255, "can't remove CT %d - protection mode enabled", c.vmid)
 	}
 	if c.running() && !c.p.bool("force") {
 		return die(255, "unable to destroy CT %d - container is running", c.vmid)
@@ -482,8 +508,12 @@ func (c *call) destroy() error {
 		if err != nil {
 			return err
 		}
-		if err := conf.checkLock(); err != nil {
+		configured, err := c.destroyable(conf)
+		if err != nil {
 			return err
+		}
+		if c.running() && !c.p.bool("force") {
+			return die(255, "unable to destroy CT %d - container is running", c.vmid)
 		}
 		if err := c.fault(); err != nil {
 			return err
@@ -522,6 +552,12 @@ func (c *call) destroy() error {
 		}
 		if c.p.bool("purge") {
 			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
+			if configured {
+				if err := c.setResource(c.vmid, ""); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stdout, "NOTE: removed CT %d from HA resource configuration.\n", c.vmid)
+			}
 		}
 		if err := os.RemoveAll(c.backend.dir(c.vmid)); err != nil {
 			return workerDie("%v", err)

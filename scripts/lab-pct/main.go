@@ -7,6 +7,7 @@
 //	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
+//	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
 //	storage/lab/images/ID/   volumes, plain directories
 //	storage/lab/snapshots/ID/SNAPSHOT/  their copies
 //	lxc/ID/                  LXC's own directory of the container
@@ -23,6 +24,8 @@
 //	PHX_LAB_DELAY     seconds that every call sleeps first
 //	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
 //	                  work as if a tool had failed, hang there until a signal comes, or are killed there
+//	PHX_LAB_HA        which pct status or list that finds an HA-managed container in another state than
+//	                  it should have changes it first: 2 if unset, 0 for none
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
 package main
 
@@ -89,6 +92,20 @@ func inWorker(err error) error {
 		return &workerError{f.msg}
 	}
 	return err
+}
+
+// nested runs another task from within one. Its output is this task's; its failure is only
+// printed, and this task goes on.
+func (c *call) nested(task func(*call) error) error {
+	inner := *c
+	inner.lab = &lab{dir: c.dir, node: c.node, backend: c.backend, ctx: c.ctx, stdout: c.stdout, stderr: c.stdout, warned: c.warned}
+	err := task(&inner)
+	var w *workerError
+	if errors.As(err, &w) {
+		fmt.Fprintln(c.stdout, w.msg)
+		return nil
+	}
+	return inWorker(err)
 }
 
 // innerStatus is the status of a command run inside the container. By signal, it is that of the
@@ -195,13 +212,8 @@ func (l *lab) run(args []string) error {
 			return err
 		}
 	}
-	switch b := os.Getenv("PHX_LAB_BACKEND"); b {
-	case "", "lxc":
-		l.backend = &lxcBackend{l}
-	case "fake":
-		l.backend = &fakeBackend{l}
-	default:
-		return die(255, "pct: PHX_LAB_BACKEND=%s: want lxc or fake", b)
+	if err := l.setBackend(); err != nil {
+		return err
 	}
 	if len(args) == 0 {
 		return die(255, "%s", usageAll("no command specified"))
@@ -239,6 +251,18 @@ func (l *lab) run(args []string) error {
 		return die(0, "%s", w.msg)
 	}
 	return err
+}
+
+func (l *lab) setBackend() error {
+	switch b := os.Getenv("PHX_LAB_BACKEND"); b {
+	case "", "lxc":
+		l.backend = &lxcBackend{l}
+	case "fake":
+		l.backend = &fakeBackend{l}
+	default:
+		return die(255, "pct: PHX_LAB_BACKEND=%s: want lxc or fake", b)
+	}
+	return nil
 }
 
 // absent are the sub-commands of the real pct that the lab has no use for.

@@ -280,7 +280,7 @@ func (c *call) deleteSnapshot(name, lock string, force bool, disks []volume) err
 func (c *call) rollback() error {
 	err := c.rollBack(c.p["snapname"])
 	if err == nil && c.p.bool("start") {
-		err = c.start()
+		err = c.nested((*call).start)
 	}
 	return inWorker(err)
 }
