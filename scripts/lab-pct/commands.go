@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -234,7 +235,7 @@ func (c *call) start() error {
 	return inWorker(c.locked(c.vmid, func() error { return c.startLocked(c.p.bool("skiplock")) }))
 }
 
-// startLocked starts the container, pending changes first.
+// startLocked starts the container, if nothing is at work on it.
 func (c *call) startLocked(skiplock bool) error {
 	conf, err := c.load()
 	if err != nil {
@@ -248,13 +249,18 @@ func (c *call) startLocked(skiplock bool) error {
 			return err
 		}
 	}
+	return c.boot(conf, skiplock)
+}
+
+// boot starts the container, pending changes first.
+func (c *call) boot(conf *config, skiplock bool) error {
 	if len(conf.pending.values) > 0 {
 		c.apply(conf, false, func(string) bool { return true })
 		if err := c.save(conf); err != nil {
 			return err
 		}
 	}
-	if err := c.backend.writeConfig(conf); err != nil {
+	if err := c.writeConfig(conf, c.stdout); err != nil {
 		return err
 	}
 	if h := conf.values["hookscript"]; h != "" {
@@ -262,20 +268,41 @@ func (c *call) startLocked(skiplock bool) error {
 			return err
 		}
 	}
-	warned := c.warnNesting(conf)
-	err = c.fault()
+	// The hook that LXC runs before the start.
+	if err := conf.checkLockBut("mounted"); err != nil && !skiplock {
+		fmt.Fprintf(c.stdout, "run_buffer: 571 Script exited with status 255\nlxc_init: 845 Failed to run lxc.hook.pre-start for container \"%d\"\n", c.vmid)
+		return die(255, "startup for container '%d' failed", c.vmid)
+	}
+	err := c.fault()
 	if err == nil {
 		err = c.backend.start(conf)
 	}
 	if errors.Is(err, errInterrupted) {
 		return err
 	}
+	warned := c.warnNesting(conf)
 	if err != nil {
 		fmt.Fprintf(c.stdout, "lxc-start: %d: %v\n", c.vmid, err)
 		return die(255, "startup for container '%d' failed", c.vmid)
 	}
 	c.taskWarnings(warned)
 	return nil
+}
+
+// writeConfig writes LXC's own configuration, and a warning about what the raw lines override.
+func (c *call) writeConfig(conf *config, warnings io.Writer) error {
+	features, _ := parseProperties("features", "features", conf.values["features"])
+	var overridden []string
+	for _, f := range []string{"fuse", "nesting", "mount"} {
+		if v := features[f]; v != "" && v != "0" {
+			overridden = append(overridden, "features:"+f)
+		}
+	}
+	own := slices.ContainsFunc(conf.raw, func(r rawLine) bool { return r.key == "lxc.apparmor.profile" })
+	if own && len(overridden) > 0 {
+		fmt.Fprintf(warnings, "explicitly configured lxc.apparmor.profile overrides the following settings: %s\n", strings.Join(overridden, ", "))
+	}
+	return c.backend.writeConfig(conf)
 }
 
 func (c *call) hook(id, phase string) error {
@@ -364,6 +391,9 @@ func (c *call) reboot() error {
 		timeout, _ = strconv.Atoi(c.p["timeout"])
 	}
 	return inWorker(c.locked(c.vmid, func() error {
+		if !c.running() {
+			return nil
+		}
 		if err := c.backend.shutdown(c.vmid, timeout); err != nil {
 			if errors.Is(err, errInterrupted) {
 				return err
@@ -372,11 +402,12 @@ func (c *call) reboot() error {
 				return err
 			}
 		}
-		// The start that follows is another worker's: all that is told of its failure is this.
-		if err := c.startLocked(false); err != nil {
-			return workerDie("startup for container '%d' failed", c.vmid)
+		// Whether the container is locked is found out by the start.
+		conf, err := c.load()
+		if err != nil {
+			return err
 		}
-		return nil
+		return c.boot(conf, false)
 	}))
 }
 

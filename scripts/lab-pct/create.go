@@ -13,8 +13,8 @@ import (
 )
 
 func (c *call) create() error {
-	if _, err := os.Stat(c.confPath(c.vmid)); err == nil {
-		return die(255, "CT %d already exists on node '%s'", c.vmid, c.node)
+	if err := c.unused(c.vmid); err != nil {
+		return err
 	}
 	if c.p.bool("restore") {
 		return die(255, "ERROR: 'pct create --restore' is not part of the lab")
@@ -120,11 +120,28 @@ func (c *call) storageID() string {
 	return "local"
 }
 
+// unused refuses an ID that a guest of the cluster has.
+func (l *lab) unused(vmid int) error {
+	if _, err := os.Stat(l.confPath(vmid)); err == nil {
+		return die(255, "CT %d already exists on node '%s'", vmid, l.node)
+	}
+	for dir, kind := range map[string]string{"qemu-server": "VM", "lxc": "CT"} {
+		found, err := filepath.Glob(filepath.Join(l.dir, "pve", "nodes", "*", dir, strconv.Itoa(vmid)+".conf"))
+		if err != nil {
+			return die(255, "%v", err)
+		}
+		for _, f := range found {
+			return die(255, "%s %d already exists on node '%s'", kind, vmid, filepath.Base(filepath.Dir(filepath.Dir(f))))
+		}
+	}
+	return nil
+}
+
 // createLocked reserves an ID with a configuration that holds nothing but the lock.
 func (c *call) createLocked(vmid int) error {
 	return c.locked(vmid, func() error {
-		if _, err := os.Stat(c.confPath(vmid)); err == nil {
-			return die(255, "CT %d already exists on node '%s'", vmid, c.node)
+		if err := c.unused(vmid); err != nil {
+			return err
 		}
 		conf := newConfig(vmid)
 		conf.values["lock"] = "create"

@@ -6,6 +6,8 @@
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
 //	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
+//	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
+//	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
 //	storage/lab/images/ID/   volumes, plain directories
@@ -234,6 +236,7 @@ func (l *lab) run(args []string) error {
 	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
 		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
 	}
+	l.freeClusterLocks(120 * time.Second)
 	if err := l.applyFirewall(); err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (c *call) set() error {
 		if err := c.fault(); err != nil {
 			return die(2, "bridge 'vmbr0' does not exist")
 		}
-		if err := c.backend.writeConfig(conf); err != nil {
+		if err := c.writeConfig(conf, c.stderr); err != nil {
 			return err
 		}
 		if len(failed) > 0 {
