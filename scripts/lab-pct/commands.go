@@ -280,12 +280,11 @@ func (c *call) boot(conf *config, skiplock bool) error {
 	if errors.Is(err, errInterrupted) {
 		return err
 	}
-	warned := c.warnNesting(conf)
+	c.warnNesting(conf)
 	if err != nil {
 		fmt.Fprintf(c.stdout, "lxc-start: %d: %v\n", c.vmid, err)
 		return die(255, "startup for container '%d' failed", c.vmid)
 	}
-	c.taskWarnings(warned)
 	return nil
 }
 

@@ -93,7 +93,6 @@ func (c *call) create() error {
 		os.RemoveAll(c.backend.dir(c.vmid))
 		return workerDie("unable to create CT %d - %v", c.vmid, err)
 	}
-	warned := c.warnNesting(conf)
 	if c.p.bool("start") {
 		if err := c.nested((*call).start); err != nil {
 			return err
@@ -109,7 +108,6 @@ func (c *call) create() error {
 			return inWorker(err)
 		}
 	}
-	c.taskWarnings(warned)
 	return nil
 }
 
@@ -206,7 +204,11 @@ func (c *call) fill(conf *config, mounts params, made *[]volume) error {
 	if err := clearIdentity(root); err != nil {
 		return err
 	}
-	return c.backend.credentials(root, c.p["password"], c.p["ssh-public-keys"])
+	if err := c.backend.credentials(root, c.p["password"], c.p["ssh-public-keys"]); err != nil {
+		return err
+	}
+	c.warnNesting(conf)
+	return nil
 }
 
 // findTemplate finds the archive of a volume such as local:vztmpl/NAME, or of a path.
@@ -249,24 +251,29 @@ func (l *lab) rootfs(conf *config) (string, error) {
 	return v.dir(), nil
 }
 
-// warnNesting prints the warning about guests that want nesting.
-func (c *call) warnNesting(conf *config) bool {
+// warn prints a warning that the end of the task counts.
+func (l *lab) warn(format string, a ...any) {
+	l.warnings++
+	fmt.Fprintf(l.stdout, "WARN: "+format+"\n", a...)
+}
+
+// finish prints how many warnings a task has given.
+func (l *lab) finish() {
+	if l.warnings > 0 {
+		fmt.Fprintf(l.stderr, "Task finished with %d warning(s)!\n", l.warnings)
+	}
+}
+
+// warnNesting warns of a guest that wants nesting.
+func (c *call) warnNesting(conf *config) {
 	root, err := c.rootfs(conf)
 	if err != nil {
-		return false
+		return
 	}
 	v := systemdVersion(root)
 	f, err := parseProperties("features", "features", conf.values["features"])
-	if v < 232 || err != nil || f["nesting"] == "1" {
-		return false
-	}
-	fmt.Fprintf(c.stdout, "WARN: Systemd %d detected. You may need to enable nesting.\n", v)
-	return true
-}
-
-func (c *call) taskWarnings(warned bool) {
-	if warned {
-		fmt.Fprintln(c.stderr, "Task finished with 1 warning(s)!")
+	if v > 241 && err == nil && f["nesting"] != "1" {
+		c.warn("Systemd %d detected. You may need to enable nesting.", v)
 	}
 }
 
@@ -332,11 +339,7 @@ func (c *call) clone() error {
 		}
 		return workerDie("clone failed: %v", err)
 	}
-	if err := c.removeLock(newid, "create"); err != nil {
-		return inWorker(err)
-	}
-	c.taskWarnings(c.warnNesting(conf))
-	return nil
+	return inWorker(c.removeLock(newid, "create"))
 }
 
 // cloneConfig makes the configuration of a clone, disks still to be copied.
@@ -453,7 +456,11 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 	if err != nil {
 		return err
 	}
-	return clearIdentity(root)
+	if err := clearIdentity(root); err != nil {
+		return err
+	}
+	c.warnNesting(conf)
+	return nil
 }
 
 // printStatistics prints what rsync does at the end of a copy.

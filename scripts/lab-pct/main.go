@@ -55,6 +55,8 @@ type lab struct {
 	stdout  io.Writer
 	stderr  io.Writer
 	warned  map[int][]byte // configurations whose bad lines were reported
+
+	warnings int // that the task has given
 }
 
 // call is one run of a sub-command.
@@ -102,6 +104,9 @@ func (c *call) nested(task func(*call) error) error {
 	inner := *c
 	inner.lab = &lab{dir: c.dir, node: c.node, backend: c.backend, ctx: c.ctx, stdout: c.stdout, stderr: c.stdout, warned: c.warned}
 	err := task(&inner)
+	if err == nil {
+		inner.finish()
+	}
 	var w *workerError
 	if errors.As(err, &w) {
 		fmt.Fprintln(c.stdout, w.msg)
@@ -245,6 +250,9 @@ func (l *lab) run(args []string) error {
 		if loadErr := l.applyFirewall(); err == nil {
 			err = loadErr
 		}
+	}
+	if err == nil {
+		l.finish()
 	}
 	var w *workerError
 	switch {
