@@ -570,6 +570,13 @@ func (c *call) resize() error {
 		}
 		m.values["size"] = formatSize(size)
 		conf.values[key] = m.String()
+		v, err := c.volume(m.volume())
+		if err != nil {
+			return err
+		}
+		if err := v.setSize(m.values["size"]); err != nil {
+			return err
+		}
 		return inWorker(c.save(conf))
 	})
 }

@@ -448,6 +448,9 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 		}
 		m.values["volume"] = to.String()
 		conf.values[m.key] = m.String()
+		if err := to.setSize(m.values["size"]); err != nil {
+			return err
+		}
 		if err := c.saveCreated(conf); err != nil {
 			return err
 		}

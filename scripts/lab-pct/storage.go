@@ -168,8 +168,30 @@ func (s *storage) newVolume(owner int) (volume, error) {
 	}
 }
 
+// sizeFile holds the size of a volume, which the directory that stands for it does not have.
+func (v volume) sizeFile() string { return v.dir() + ".size" }
+
+// size is that of a volume as a configuration writes it, or "" if it is not known.
+func (v volume) size() (string, error) {
+	if _, err := os.Stat(v.dir()); err != nil {
+		return "", workerDie("volume '%s' does not exist", v)
+	}
+	data, err := os.ReadFile(v.sizeFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", workerDie("%v", err)
+	}
+	return string(data), nil
+}
+
+func (v volume) setSize(size string) error {
+	if err := os.WriteFile(v.sizeFile(), []byte(size), 0o644); err != nil {
+		return workerDie("%v", err)
+	}
+	return nil
+}
+
 func (v volume) remove() error {
-	err := os.RemoveAll(v.dir())
+	err := errors.Join(os.RemoveAll(v.dir()), os.RemoveAll(v.sizeFile()))
 	os.Remove(filepath.Dir(v.dir())) // once empty
 	return err
 }
@@ -186,10 +208,13 @@ func (l *lab) copyTree(from, to string) error {
 }
 
 // allocate makes the volume that a new disk such as "lab:8" asks for and completes the mount. A
-// mount that names an existing volume or a host path stays as it is.
+// mount that names an existing volume gets its size, one of a host path stays as it is.
 func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
 	ask := compiled(`^([^:\s]+):(\d+(?:\.\d+)?)$`).FindStringSubmatch(m.volume())
 	if ask == nil {
+		if m.kind() == "volume" {
+			l.rescan(m)
+		}
 		return volume{}, false, nil
 	}
 	s, err := l.storage(ask[1])
@@ -202,7 +227,20 @@ func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
 	}
 	m.values["volume"] = v.String()
 	m.values["size"] = formatSize(int64(math.Round(gib*1048576)) << 10)
-	return v, true, nil
+	return v, true, v.setSize(m.values["size"])
+}
+
+func (l *lab) rescan(m mount) {
+	v, err := l.volume(m.volume())
+	size := ""
+	if err == nil {
+		size, err = v.size()
+	}
+	if err != nil {
+		fmt.Fprintf(l.stderr, "Could not rescan volume size - %v\n", err)
+	} else if size != "" {
+		m.values["size"] = size
+	}
 }
 
 var sizeUnits = []struct {
