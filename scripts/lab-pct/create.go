@@ -551,12 +551,13 @@ func (c *call) destroy() error {
 				return err
 			}
 		}
-		for _, id := range c.containerVolumes(conf) {
+		for _, id := range conf.ownVolumes() {
 			v, err := c.volume(id)
 			if err != nil {
 				return err
 			}
 			if v.owner != c.vmid {
+				fmt.Fprintf(c.stdout, "ignore deletion of '%s', CT %d isn't the owner!\n", v, c.vmid)
 				continue
 			}
 			if err := v.remove(); err != nil {
@@ -577,6 +578,16 @@ func (c *call) destroy() error {
 				}
 			}
 		}
+		if err := os.RemoveAll(c.backend.dir(c.vmid)); err != nil {
+			return workerDie("%v", err)
+		}
+		// Until the end the ID stays taken.
+		zombie := newConfig(c.vmid)
+		zombie.values["lock"] = "destroyed"
+		if err := c.save(zombie); err != nil {
+			return err
+		}
+		os.Remove(c.firewallPath(c.vmid))
 		if c.p.bool("purge") {
 			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
 			if configured {
@@ -586,10 +597,6 @@ func (c *call) destroy() error {
 				fmt.Fprintf(c.stdout, "NOTE: removed CT %d from HA resource configuration.\n", c.vmid)
 			}
 		}
-		if err := os.RemoveAll(c.backend.dir(c.vmid)); err != nil {
-			return workerDie("%v", err)
-		}
-		os.Remove(c.firewallPath(c.vmid))
 		if err := os.Remove(c.confPath(c.vmid)); err != nil {
 			return workerDie("%v", err)
 		}

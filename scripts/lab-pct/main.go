@@ -174,7 +174,13 @@ func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, handled...)
-	go func() { cancel(signalled{(<-signals).(syscall.Signal)}) }()
+	go func() {
+		cancel(signalled{(<-signals).(syscall.Signal)})
+		for range 3 { // then pct loses its patience with its worker
+			<-signals
+		}
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}()
 
 	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, warned: make(map[int][]byte)}
 	status := 255

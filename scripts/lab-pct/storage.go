@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -269,22 +268,15 @@ func formatSize(n int64) string {
 	return "0"
 }
 
-// containerVolumes are all volumes that belong to a container, in use or not.
-func (l *lab) containerVolumes(c *config) []string {
-	ids := make(map[string]bool)
-	add := func(s *section) {
-		for _, v := range s.volumes() {
-			ids[v] = true
-		}
-		for k, v := range s.values {
-			if strings.HasPrefix(k, "unused") {
-				ids[v] = true
-			}
+// ownVolumes are the volumes that a container has, in use or not, and those that it will have. What
+// only a snapshot has is not among them.
+func (c *config) ownVolumes() []string {
+	ids := append(c.volumes(), c.pending.volumes()...)
+	for k, v := range c.values {
+		if strings.HasPrefix(k, "unused") {
+			ids = append(ids, v)
 		}
 	}
-	add(&c.section)
-	for _, s := range c.snapshots {
-		add(s)
-	}
-	return slices.Sorted(maps.Keys(ids))
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
