@@ -263,6 +263,15 @@ func (c *call) boot(conf *config, skiplock bool) error {
 	if err := c.writeConfig(conf, c.stdout); err != nil {
 		return err
 	}
+	for _, id := range conf.volumes() {
+		v, err := c.volume(id)
+		if err == nil {
+			err = v.activate("")
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if h := conf.values["hookscript"]; h != "" {
 		if err := c.hook(h, "pre-start"); err != nil {
 			return err

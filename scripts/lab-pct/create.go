@@ -409,14 +409,20 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 	fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
 	for _, m := range disks {
 		v, err := c.volume(m.volume())
+		if err == nil {
+			err = v.activate(snap)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, m := range disks {
+		v, err := c.volume(m.volume())
 		if err != nil {
 			return err
 		}
 		from := v.dir()
 		if snap != "" {
-			if !v.snapshots() {
-				return workerDie("can't snapshot this image format")
-			}
 			from = v.snapshotDir(snap)
 		}
 		s := v.storage

@@ -66,15 +66,6 @@ func (b *fakeBackend) start(conf *config) error {
 				return fmt.Errorf("mount: %s: special device %s does not exist", m.target(), m.volume())
 			}
 		}
-		if m.kind() == "volume" {
-			v, err := b.volume(m.volume())
-			if err != nil {
-				return err
-			}
-			if _, err := v.size(); err != nil {
-				return err
-			}
-		}
 	}
 	root, err := b.rootfs(conf)
 	if err != nil {

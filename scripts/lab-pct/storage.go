@@ -170,10 +170,25 @@ func (s *storage) newVolume(owner int) (volume, error) {
 // sizeFile holds the size of a volume, which the directory that stands for it does not have.
 func (v volume) sizeFile() string { return v.dir() + ".size" }
 
+// activate makes sure that a volume is there, or its copy in a snapshot.
+func (v volume) activate(snap string) error {
+	dir := v.dir()
+	if snap != "" {
+		if !v.snapshots() {
+			return workerDie("can't snapshot this image format")
+		}
+		dir = v.snapshotDir(snap)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return workerDie("volume '%s' does not exist", v)
+	}
+	return nil
+}
+
 // size is that of a volume as a configuration writes it, or "" if it is not known.
 func (v volume) size() (string, error) {
-	if _, err := os.Stat(v.dir()); err != nil {
-		return "", workerDie("volume '%s' does not exist", v)
+	if err := v.activate(""); err != nil {
+		return "", err
 	}
 	data, err := os.ReadFile(v.sizeFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
