@@ -161,7 +161,7 @@ func (e *CommandError) Error() string {
 		reason, rest = e.Err.Error(), nonEmpty(output)
 	}
 	text := append([]string{e.Label + ": " + reason}, rest...)
-	if hint := hint(output); hint != "" {
+	if hint := hint(e.Label, output); hint != "" {
 		text = append(text, "hint: "+hint)
 	}
 	return strings.Join(text, "\n")

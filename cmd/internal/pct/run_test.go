@@ -213,7 +213,7 @@ func TestList(t *testing.T) {
 
 func TestErrorHasAWayOut(t *testing.T) {
 	for said, want := range map[string]string{
-		"CT is locked (backup)": "pct unlock",
+		"CT is locked (backup)": "run this again",
 		"unable to create CT 701 - volume 'local:vztmpl/debian-12.tar.zst' does not exist": "pveam download local debian-12.tar.zst",
 		"storage 'nosto' does not exist":                "pvesm status",
 		"snapshot feature is not available":             "bind mount",
@@ -234,7 +234,7 @@ func TestReasonOfARefusal(t *testing.T) {
 		"400 Parameter verification failed.\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]\n":       "pct x: memory: type check ('integer') failed - got 'abc'\n400 Parameter verification failed.",
 		"Unknown option: foo\n400 unable to parse option\npct status <vmid> [OPTIONS]\n":                                          "pct x: Unknown option: foo\n400 unable to parse option",
 		"400 not enough arguments\npct create <vmid> <ostemplate> [OPTIONS]\n":                                                    "pct x: 400 not enough arguments",
-		"400 Parameter verification failed.\nmemory: not this\ncores: not that\npct set <vmid> [OPTIONS]\nUSAGE: pct x [OPTIONS]": "pct x: cores: not that\n400 Parameter verification failed.\nmemory: not this",
+		"400 Parameter verification failed.\nmemory: not this\ncores: not that\npct set <vmid> [OPTIONS]\nUSAGE: pct x [OPTIONS]": "pct x: memory: not this; cores: not that\n400 Parameter verification failed.",
 		"": "pct x: exit status 255",
 	} {
 		_, err := (&Host{}).Run(context.Background(), Command{Argv: []string{"/bin/sh", "-c", `printf %s "$0" >&2; exit 255`, said}, Label: "pct x"})
@@ -260,11 +260,11 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 		"can't lock file '$(reboot)' - got timeout",
 		"unable to create CT 701 - volume 'local:vztmpl/x; reboot' does not exist",
 	} {
-		if h := hint("lxc: first\n" + said + "\nlast"); h != "" {
+		if h := hint("pct x", "lxc: first\n"+said+"\nlast"); h != "" {
 			t.Errorf("%s: %s", said, h)
 		}
 	}
-	if h := hint("trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
+	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
 		t.Errorf("hint %q", h)
 	}
 }
