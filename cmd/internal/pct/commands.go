@@ -41,7 +41,7 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 		text := h.commandOn(dir, strconv.Itoa(ctid))
 		// A container's processes are seen here as well, and call themselves
 		// what they like.
-		if text == "" || !oursOnHost(dir) {
+		if text == "" || !oursOnHost(dir) || rootOf(dir) != filepath.Clean(h.PVERoot) {
 			continue
 		}
 		c := RunningCommand{PID: pid, Text: text}
@@ -72,6 +72,18 @@ func (h *Host) commandOn(dir, ctid string) string {
 		}
 	}
 	return ""
+}
+
+// rootOf returns the configuration directory that a command works with: the
+// containers of labs and tests have ids of their own.
+func rootOf(dir string) string {
+	environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
+	for variable := range strings.SplitSeq(string(environ), "\x00") {
+		if root, ok := strings.CutPrefix(variable, "PHX_PVE_ROOT="); ok && root != "" {
+			return filepath.Clean(root)
+		}
+	}
+	return "/etc/pve"
 }
 
 func oursOnHost(dir string) bool {
