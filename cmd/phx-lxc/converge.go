@@ -38,7 +38,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
-		{"restart", j.clearRestartIfDone}, // which looks at the time of the last change
+		{"restart", j.clearRestartIfDone},
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
 		{"firewall", j.judgeFirewall},
@@ -212,7 +212,6 @@ func (j *job) clone(ctx context.Context) error {
 	if j.record, err = records.Read(source, from.Description); err != nil {
 		j.logf("snapshot %s of %d: %v", from.Name, source, err)
 	}
-	delete(j.record, restartWord)
 	delete(j.record, volumesWord)
 	j.written = maps.Clone(j.record)
 	j.created = true
@@ -465,17 +464,21 @@ func (j *job) writeConf(ctx context.Context) error {
 	// what is removed from them is forgotten afterwards.
 	for _, word := range []string{firewallWord, mountsWord} {
 		if !j.dryRun {
-			unite(after, word, j.written[word])
+			after.Unite(word, j.written[word])
 		}
 	}
 	rawChanged := false
 	changed, err := j.editConf(ctx, func(text []byte) []byte {
 		edited := editRaw(text, wanted, written)
 		rawChanged = !bytes.Equal(edited, text)
-		if rawChanged && j.running {
-			after[restartWord] = "lxc"
+		edited = records.Rewrite(j.ctid, edited, j.merge(after))
+		switch {
+		case !j.running: // as may be the clone of one that ran
+			return pct.SetMark(edited, pct.RestartMark, "")
+		case rawChanged || j.record[formerRestartWord] != "":
+			return pct.SetMark(edited, pct.RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
 		}
-		return records.Rewrite(j.ctid, edited, j.merge(after))
+		return edited
 	})
 	if err != nil {
 		return err
@@ -541,7 +544,7 @@ func (j *job) firstRecord() (line string, err error) {
 	}
 	after := j.wantedRecord()
 	for _, word := range []string{rawWord, firewallWord, mountsWord} {
-		unite(after, word, j.written[word])
+		after.Unite(word, j.written[word])
 	}
 	j.record = after
 	return records.Line(j.ctid, after), nil
@@ -714,34 +717,33 @@ func (j *job) reboot(ctx context.Context) error {
 	return j.forgetRestart(ctx)
 }
 
-// forgetRestart takes out of the record that a restart is needed.
+// forgetRestart forgets that a restart is needed.
 func (j *job) forgetRestart(ctx context.Context) error {
-	if j.record[restartWord] == "" {
+	if j.conf.Mark(pct.RestartMark) == "" {
 		return nil
 	}
-	after := maps.Clone(j.record)
-	delete(after, restartWord)
-	return j.writeRecord(ctx, after)
+	changed, err := j.editConf(ctx, func(text []byte) []byte { return pct.SetMark(text, pct.RestartMark, "") })
+	j.noted = j.noted || changed
+	return err
 }
 
 // clearRestartIfDone forgets that a restart is needed if somebody has restarted
-// the container since: if it was started after the last change of its file.
+// the container since.
 func (j *job) clearRestartIfDone(ctx context.Context) error {
-	if !j.running || j.record[restartWord] == "" {
+	since, err := strconv.ParseInt(j.conf.Mark(pct.RestartMark), 10, 64)
+	if err != nil || !j.running {
 		return nil
-	}
-	info, err := os.Stat(j.host.ConfPath(j.ctid))
-	if err != nil {
-		return err
 	}
 	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
 	if err != nil {
 		return err
 	}
+	now := time.Now().Unix()
 	for line := range strings.Lines(string(out)) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
-		uptime, err := strconv.Atoi(text)
-		if ok && err == nil && uptime > 0 && time.Now().Add(-time.Duration(uptime)*time.Second).After(info.ModTime()) {
+		uptime, err := strconv.ParseInt(text, 10, 64)
+		// It is rounded down: the start may be a second earlier.
+		if ok && err == nil && uptime > 0 && now-uptime-1 >= since {
 			return j.forgetRestart(ctx)
 		}
 	}
@@ -784,8 +786,8 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if word := j.record[restartWord]; word != "" {
-		waiting = append(waiting, word)
+	if j.conf.Mark(pct.RestartMark) != "" {
+		waiting = append(waiting, "lxc")
 	}
 	slices.Sort(waiting)
 	return waiting

@@ -374,7 +374,7 @@ func (h *host) record(conf string) string {
 		if len(mac) != 32 {
 			h.t.Errorf("the record has no signature: %s", line)
 		}
-		return strings.TrimSuffix(words, " +restart=lxc")
+		return strings.Replace(words, " +applied=1", "", 1)
 	}
 	return ""
 }

@@ -1,10 +1,12 @@
 package pipetest
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 var withVolume = map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}}
@@ -121,4 +123,140 @@ func TestVolumeOfAnUnfinishedRun(t *testing.T) {
 	}
 	h.bash("$PHX_PCT stop 500; $PHX_PCT set 500 --delete mp1; $PHX_PCT set 500 --delete unused0")
 	h.wantRefusal("the volume at /more is not mounted any more")
+}
+
+// features is a container with these features, and the snapshots of its life.
+func features(names ...string) map[string]any {
+	return map[string]any{"features": names, "enable_lifecycle_snapshots": true}
+}
+
+// wantApplied checks which features a run installs, and says that it does so
+// because of a rollback.
+func (h *host) wantApplied(rolledBack bool, names ...string) {
+	h.t.Helper()
+	_, _, status, stderr := h.run("--dry-run")
+	if status != 3 || strings.Contains(stderr, "has been rolled back") != rolledBack {
+		h.t.Errorf("dry run: status %d\n%s", status, stderr)
+	}
+	_, calls, status, stderr := h.run()
+	var applied []string
+	for _, c := range calls {
+		if name, ok := strings.CutPrefix(strings.Join(c, " "), "exec --keep-env 0 500 -- feature "); ok {
+			applied = append(applied, name)
+		}
+	}
+	if status != 0 || strings.Join(applied, " ") != strings.Join(names, " ") || strings.Contains(stderr, "has been rolled back") != rolledBack {
+		h.t.Errorf("status %d, applied %q, want %q\n%s", status, applied, names, stderr)
+	}
+	h.wantUnchanged()
+}
+
+// What a rollback has taken away is applied again, and nothing else.
+func TestRollback(t *testing.T) {
+	rollback := func(h *host, to string) {
+		t.Helper()
+		if out, status := h.bash("$PHX_PCT rollback 500 " + to + " --start 1"); status != 0 {
+			t.Fatalf("status %d\n%s", status, out)
+		}
+	}
+	t.Run("to the snapshot that is the last", func(t *testing.T) {
+		h := converged(t, features("base_setup"))
+		h.configure(features("base_setup", "step_cli"))
+		h.wantApplied(false, "step_cli")
+		rollback(h, "final-form")
+		h.wantApplied(true, "step_cli")
+		rollback(h, "pre-configured")
+		h.wantApplied(true, "base_setup", "step_cli")
+		// And to what is newer than the record.
+		h.configure(features("base_setup", "step_cli", "traefik"))
+		h.bash("$PHX_PCT snapshot 500 two")
+		h.wantApplied(false, "traefik")
+		h.bash("$PHX_PCT snapshot 500 three")
+		rollback(h, "two")
+		h.wantApplied(true, "traefik")
+		rollback(h, "three")
+		h.wantUnchanged()
+	})
+	t.Run("to a snapshot that was made by hand", func(t *testing.T) {
+		h := converged(t, map[string]any{"features": []string{"base_setup"}})
+		h.bash("$PHX_PCT snapshot 500 mine --description mine")
+		h.wantUnchanged() // that is no rollback
+		h.configure(map[string]any{"features": []string{"base_setup", "step_cli"}})
+		h.wantApplied(false, "step_cli")
+		h.bash("$PHX_PCT snapshot 500 later; $PHX_PCT delsnapshot 500 later")
+		h.wantUnchanged() // nor is that
+		rollback(h, "mine")
+		// What is done to snapshots before phx comes does not matter.
+		h.bash("$PHX_PCT snapshot 500 after; $PHX_PCT delsnapshot 500 mine")
+		h.wantApplied(true, "step_cli")
+	})
+	t.Run("raw lines", func(t *testing.T) {
+		keys := features("base_setup")
+		keys["lxc_options"] = []string{"lxc.environment=A=1"}
+		h := converged(t, keys)
+		h.configure(features("base_setup", "step_cli"))
+		h.wantApplied(false, "step_cli")
+		if head, _, _ := strings.Cut(h.read(conf500), "\n["); strings.Contains(head, "A=1") {
+			t.Fatalf("%s", head)
+		}
+		rollback(h, "final-form")
+		h.wantApplied(true, "step_cli")
+		if head, _, _ := strings.Cut(h.read(conf500), "\n["); strings.Contains(head, "A=1") {
+			t.Errorf("a line that phx had written, and has removed, is back:\n%s", head)
+		}
+	})
+	t.Run("by somebody who takes old notes again", func(t *testing.T) {
+		h := converged(t, features("base_setup"))
+		old := h.recordLine()
+		h.configure(features("base_setup", "step_cli"))
+		h.wantApplied(false, "step_cli")
+		h.write(conf500, strings.Replace(h.read(conf500), h.recordLine(), old, 1))
+		if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 {
+			t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+		}
+	})
+}
+
+// A needed restart is due until the container has been restarted, by whomever,
+// and whatever is written into its notes or its configuration meanwhile.
+func TestRestartThatIsDue(t *testing.T) {
+	due := func(h *host, want string) {
+		t.Helper()
+		events, _, status, stderr := h.run()
+		for _, ev := range events {
+			if ev["event"] == "ct.ready" {
+				if got := strings.Trim(fmt.Sprint(ev["restart_required"]), "[]"); status != 0 || got != want {
+					t.Errorf("status %d, restart_required %q, want %q\n%s", status, got, want, stderr)
+				}
+			}
+		}
+	}
+	h := converged(t, nil)
+	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}})
+	due(h, "lxc")
+	h.bash("$PHX_PCT set 500 --description mine")
+	due(h, "lxc")
+	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}, "memory_mb": 600})
+	due(h, "lxc")
+	time.Sleep(2100 * time.Millisecond) // Proxmox tells when it was started to the second
+	h.bash("$PHX_PCT reboot 500")
+	h.bash("$PHX_PCT set 500 --memory 512")
+	time.Sleep(time.Second)
+	_, calls, status, stderr := h.run("--restart")
+	if status != 0 || join(calls) != "set 500 --memory 600" {
+		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+	}
+	due(h, "")
+	if strings.Contains(h.read(conf500), "phx-restart") {
+		t.Errorf("%s", h.read(conf500))
+	}
+	// One that was stopped has seen all when it starts, and so has a clone.
+	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=2"}, "memory_mb": 600})
+	due(h, "lxc")
+	h.bash("$PHX_PCT stop 500")
+	if _, calls, _, _ := h.run("--restart"); join(calls) != "start 500" {
+		t.Errorf("calls\n%s", join(calls))
+	}
+	due(h, "")
+	h.wantUnchanged()
 }
