@@ -34,6 +34,7 @@ func (j *job) converge(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"scripts", j.checkScripts},
+		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"define", j.define},
@@ -258,10 +259,7 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		c := *j.c
-		unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
-		c.Unprivileged = &unprivileged
-		uid, gid, err := mappedOwner(&c, number(m.OwnerUID), number(m.OwnerGID))
+		uid, gid, err := mappedOwner(j.asMade(), number(m.OwnerUID), number(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
@@ -290,6 +288,18 @@ func (j *job) prepareMounts(context.Context) error {
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
 	}
 	return nil
+}
+
+// asMade is the configuration with the privileges that the container has, if it
+// is there.
+func (j *job) asMade() *config.Container {
+	if j.conf == nil {
+		return j.c
+	}
+	c := *j.c
+	unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
+	c.Unprivileged = &unprivileged
+	return &c
 }
 
 // checkOwners refuses to give away what holds more than the container's data.
@@ -327,8 +337,25 @@ func number(n *int) int {
 	return *n
 }
 
+// checkHostPaths refuses to guess whether what is not there is to be a file or
+// a directory, where its name is like that of a file.
+func (j *job) checkHostPaths(context.Context) error {
+	var all []error
+	for _, m := range j.c.MountPoints {
+		_, err := os.Stat(m.HostPath)
+		switch {
+		case err == nil:
+		case !errors.Is(err, fs.ErrNotExist):
+			all = append(all, err)
+		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
+			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // makeHostPaths makes the directories of the host that are to be mounted and
-// are not there. Of what looks like a file, only the directory is made.
+// are not there.
 func (j *job) makeHostPaths() error {
 	for _, m := range j.c.MountPoints {
 		path := m.HostPath
@@ -336,12 +363,6 @@ func (j *job) makeHostPaths() error {
 			continue
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
-		}
-		if strings.Contains(filepath.Base(path), ".") {
-			path = filepath.Dir(path)
-			if _, err := os.Stat(path); err == nil {
-				continue
-			}
 		}
 		start := time.Now()
 		if j.dryRun {
@@ -458,7 +479,7 @@ func (j *job) writeConf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
+	wanted, written := wantedRaw(j.asMade()), parseHashes(j.written[rawWord])
 	after := j.wantedRecord()
 	// What goes into other files is recorded before it is written there, and
 	// what is removed from them is forgotten afterwards.

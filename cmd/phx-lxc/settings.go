@@ -136,7 +136,7 @@ func (j *job) wantedRecord() pct.Record {
 		}
 	}
 	for _, w := range []struct{ name, hashes string }{
-		{rawWord, rawHashes(wantedRaw(j.c))},
+		{rawWord, rawHashes(wantedRaw(j.asMade()))},
 		{firewallWord, rules},
 		{mountsWord, mountHashes(j.c)},
 		{profileWord, j.profileHash},

@@ -260,3 +260,38 @@ func TestRestartThatIsDue(t *testing.T) {
 	due(h, "")
 	h.wantUnchanged()
 }
+
+// Whether a mount point that is not there is a file or a directory is not
+// guessed by halves.
+func TestHostPathWithADot(t *testing.T) {
+	h := converged(t, nil)
+	mount := func(path string) {
+		h.configure(map[string]any{"memory_mb": 600, "mount_points": []any{map[string]any{"host_path": "$WORK/" + path, "container_path": "/mnt/x"}}})
+	}
+	mount("etc/conf.d")
+	for _, args := range [][]string{{"--dry-run"}, {}} {
+		before := h.read(conf500)
+		_, calls, status, stderr := h.run(args...)
+		if status != 1 || len(calls) > 0 || h.read(conf500) != before || !strings.Contains(stderr, "with a slash at its end: "+h.path("etc/conf.d")+"/") {
+			t.Errorf("%v: status %d, calls\n%s\n%s", args, status, join(calls), stderr)
+		}
+	}
+	if _, err := os.Stat(h.path("etc")); !os.IsNotExist(err) {
+		t.Errorf("something was made: %v", err)
+	}
+	// The ways out.
+	mount("etc/conf.d/")
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+	if info, err := os.Stat(h.path("etc/conf.d")); err != nil || !info.IsDir() {
+		t.Errorf("%v", err)
+	}
+	h.wantUnchanged()
+	mount("a.file")
+	h.write("a.file", "")
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+	h.wantUnchanged()
+}
