@@ -351,6 +351,9 @@ func TestKeys(t *testing.T) {
 					if got := strings.Trim(fmt.Sprint(ev["restart_required"]), "[]"); got != tt.restart {
 						t.Errorf("restart_required: %q, want %q", got, tt.restart)
 					}
+					if ev["changed"] == tt.nothing {
+						t.Errorf("the dry run ended with %d, and the run reports changed %v", wantStatus, ev["changed"])
+					}
 				}
 			}
 
@@ -359,7 +362,8 @@ func TestKeys(t *testing.T) {
 				if mode != "" {
 					args = append(args, mode)
 				}
-				if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || h.read(path) != after {
+				events, calls, status, stderr := h.run(args...)
+				if status != 0 || len(calls) > 0 || h.read(path) != after || slices.ContainsFunc(events, func(ev map[string]any) bool { return ev["changed"] == true }) {
 					t.Errorf("second run %s: status %d, calls\n%s\n%s", mode, status, join(calls), stderr)
 				}
 			}
