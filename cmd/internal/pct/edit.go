@@ -58,6 +58,7 @@ func editFile(path string, edit func([]byte) []byte, read func(string) ([]byte, 
 		return false, fmt.Errorf("edit a configuration file: %w", err)
 	}
 	if bytes.Equal(edit(old), old) {
+		atomicfile.RemoveLeftovers(path)
 		return false, nil
 	}
 	release, err := acquire()
