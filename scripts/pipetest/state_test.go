@@ -295,3 +295,58 @@ func TestHostPathWithADot(t *testing.T) {
 	}
 	h.wantUnchanged()
 }
+
+// A file system that takes no write is an error that says so: the files stay
+// as they were, nothing is left beside them, and the next run does it all.
+func TestFileSystemThatTakesNoWrite(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount")
+	}
+	h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{}}})
+	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}, "firewall": map[string]any{"enabled": true, "rules": []any{
+		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+	out, _ := h.bash(`unshare -m bash -c '
+		for dir in lxc firewall; do
+			at=host/pve/$dir
+			mkdir kept; cp $at/500.* kept/
+			mount -t tmpfs -o size=32k tmpfs $at || exit
+			cp kept/500.* $at/
+			for why in full readonly; do
+				if [ $why = full ]; then cat /dev/zero >$at/fill 2>/dev/null; else mount -o remount,ro $at; fi
+				phx-plan | phx-lxc >events; echo "$dir $why: ${PIPESTATUS[1]}"
+				cmp kept/500.* $at/500.* && echo "$dir $why: as it was"
+				[ "$(ls -A $at | grep -vc -e "^500" -e fill)" = 0 ] || ls -A $at
+				if [ $why = full ]; then rm $at/fill; else mount -o remount,rw $at; fi
+			done
+			cp $at/500.* kept/; umount $at; cp kept/500.* $at/; rm -r kept
+		done
+		phx-plan | phx-lxc >events; echo "then: ${PIPESTATUS[1]}"; grep -o -e "-dport 22" host/pve/firewall/500.fw; grep -o A=1 host/pve/lxc/500.conf'`)
+	want := []string{
+		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "no space left on device", "lxc full: 1", "lxc full: as it was",
+		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "read-only file system", "lxc readonly: 1", "lxc readonly: as it was",
+		"500 Box: firewall: replace " + h.path(fw500) + ": ", "no space left on device", "firewall full: 1", "firewall full: as it was",
+		"500 Box: firewall: replace " + h.path(fw500) + ": ", "read-only file system", "firewall readonly: 1", "firewall readonly: as it was",
+		"then: 0\n-dport 22\nA=1\n",
+	}
+	rest := out
+	for _, w := range want {
+		_, after, ok := strings.Cut(rest, w)
+		if !ok {
+			t.Fatalf("no %q, in its place, in\n%s", w, out)
+		}
+		rest = after
+	}
+	h.wantUnchanged()
+}
+
+// An unchanged run waits for nobody: neither for a task of Proxmox that holds
+// the lock of the configuration, nor for whoever edits the firewall.
+func TestUnchangedRunTakesNoLock(t *testing.T) {
+	h := converged(t, map[string]any{"features": []string{"base_setup"}, "lxc_options": []string{"lxc.environment=A=1"},
+		"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+	out, status := h.bash(`mkdir -p host/pve/priv/lock/firewall-vm-500 host/pve/priv/lock/phx-record
+		flock --exclusive host/lock/pve-config-500.lock sh -c 'phx-plan | timeout 60 phx-lxc >events; grep -o "\"changed\":[a-z]*" events'`)
+	if status != 0 || !strings.Contains(out, "500 Box: unchanged") || strings.Contains(out, "waiting") || !strings.Contains(out, `"changed":false`) {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}
