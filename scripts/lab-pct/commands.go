@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,9 +62,7 @@ func (c *call) status() error {
 	}
 	if pid != 0 {
 		stat["pid"] = strconv.Itoa(pid)
-		if fi, err := os.Stat("/proc/" + stat["pid"]); err == nil {
-			stat["uptime"] = strconv.Itoa(int(time.Since(fi.ModTime()).Seconds()))
-		}
+		stat["uptime"] = strconv.Itoa(int(c.backend.uptime(c.vmid).Seconds()))
 	}
 	for _, k := range []string{"lock", "tags"} {
 		if v := conf.values[k]; v != "" {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // fakeBackend has no containers: one "runs" while a file says so.
@@ -30,6 +31,14 @@ func (b *fakeBackend) pid(vmid int) int {
 		return 1
 	}
 	return 0
+}
+
+func (b *fakeBackend) uptime(vmid int) time.Duration {
+	info, err := os.Stat(b.state(vmid))
+	if err != nil {
+		return 0
+	}
+	return time.Since(info.ModTime())
 }
 
 func (b *fakeBackend) writeConfig(*config) error                { return nil }
