@@ -45,8 +45,8 @@ func (j *job) haRefusal(wanted string) error {
 	}
 	set := fmt.Sprintf("ha-manager set ct:%d --state ", j.ctid)
 	if state != wanted {
-		return fmt.Errorf("HA, which manages the container, was asked to have it %s and wants it %s: run: %s%s", wanted, state, set, wanted)
+		return fmt.Errorf("HA, which manages the container, was asked to have it %s, and its configuration has it %s: run: %s%s", wanted, state, set, wanted)
 	}
-	return fmt.Errorf("HA, which manages the container, was asked to have it %s, and has not in %s: see: ha-manager status; if that says error, run: %sdisabled, and then: %s%s",
+	return fmt.Errorf("HA, which manages the container, was asked to have it %s, and has not in %s: see why with: ha-manager status; from an error it comes back with %sdisabled, and, once it is disabled, %s%s",
 		wanted, haPatience, set, set, wanted)
 }

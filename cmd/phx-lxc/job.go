@@ -165,16 +165,18 @@ func (j *job) elsewhere() error {
 			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: give the container another CTID in the configuration", j.ctid, paths[0])
 		}
 		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
-		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s", node, node, j.ctid, hostname())
+		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s --restart 1", node, node, j.ctid, hostname())
 	}
 	return nil
 }
 
+// hostname is this host's name as a node of the cluster.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {
 		return "THIS-NODE"
 	}
+	name, _, _ = strings.Cut(name, ".")
 	return name
 }
 
