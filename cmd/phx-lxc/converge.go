@@ -121,7 +121,7 @@ func (j *job) define(ctx context.Context) error {
 	case j.conf == nil:
 		return j.create(ctx)
 	}
-	return refusals(j.c, j.conf)
+	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
 }
 
 // awaitDefined waits for what makes the container, or another one of it, at
@@ -228,7 +228,7 @@ func (j *job) clone(ctx context.Context) error {
 	}
 	args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
 	expected := cloneOf(from, j.c)
-	if err := refusals(j.c, expected); err != nil {
+	if err := refusals(j.c, expected, nil); err != nil {
 		return fmt.Errorf("as a clone of %d: %w", source, err)
 	}
 	// What the source's record says has come along, signed for the source.
@@ -236,6 +236,7 @@ func (j *job) clone(ctx context.Context) error {
 		j.logf("%s: %v", origin, err)
 	}
 	delete(j.record, restartWord)
+	delete(j.record, volumesWord)
 	delete(j.record, snapshotsWord)
 	j.written = maps.Clone(j.record)
 	j.created = true
@@ -416,7 +417,7 @@ func (j *job) configure(ctx context.Context) error {
 	if err := j.awaitUnlocked(ctx); err != nil {
 		return err
 	}
-	if err := refusals(j.c, j.conf); err != nil { // of what others have made of it meanwhile
+	if err := refusals(j.c, j.conf, parseHashes(j.record[volumesWord])); err != nil { // of what others have made of it meanwhile
 		return err
 	}
 	start := time.Now()

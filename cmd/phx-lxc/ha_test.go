@@ -26,7 +26,7 @@ func TestHARefusal(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := &job{ctid: 500, host: &pct.Host{PVERoot: dir}}
-		if err := j.haRefusal(wants[0]); err == nil || !strings.Contains(err.Error(), wants[1]) {
+		if err := j.haRefusal(wants[0], haPatience); err == nil || !strings.Contains(err.Error(), wants[1]) {
 			t.Errorf("%s\n%v\nwant %s", text, err, wants[1])
 		}
 	}

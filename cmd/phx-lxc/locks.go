@@ -30,6 +30,9 @@ func (j *job) awaitUnlocked(ctx context.Context) error {
 		}
 		j.alone = err == nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("others have destroyed the container meanwhile: %w", err)
+	}
 	if err != nil {
 		return err
 	}

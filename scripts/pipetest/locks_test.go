@@ -1,6 +1,7 @@
 package pipetest
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"strings"
@@ -384,20 +385,17 @@ func TestBindMountForbidsSnapshots(t *testing.T) {
 	}
 }
 
-// ha answers as the pct of a container that HA manages: a request, which HA
-// carries out a little later, unless the file lazy is there.
-const ha = `
-case "$1 $2" in
-"start 500") echo "Requesting HA start for CT 500"; [ -e $PHX_WORK/lazy ] || (sleep 0.5; exec $PHX_REAL start 500) >/dev/null 2>&1 & exit 0 ;;
-"shutdown 500") echo "Requesting HA stop for CT 500"; [ -e $PHX_WORK/lazy ] || (sleep 0.5; exec $PHX_REAL stop 500) >/dev/null 2>&1 & exit 0 ;;
-"destroy 500") ! grep -q "^ct: 500$" $PHX_PVE_ROOT/ha/resources.cfg || { echo "unable to remove CT 500 - used in HA resources and purge parameter not set." >&2; exit 255; } ;;
-esac`
-
 // Under HA a start and a stop are requests: what was asked for is awaited.
 func TestContainerOfHA(t *testing.T) {
-	h := converged(t, nil).stub(ha)
-	h.bash("mkdir -p host/pve/ha; printf 'vm: 100\\n\\tstate stopped\\n\\nct: 500\\n\\tgroup a\\n' >host/pve/ha/resources.cfg")
-	h.write("bin/ha-manager", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/manager\n[ \"$1\" != remove ] || : >$PHX_PVE_ROOT/ha/resources.cfg\n")
+	h := converged(t, nil)
+	h.bash("mkdir -p host/pve/ha; printf 'vm: 100\n\tstate stopped\n\nct: 500\n\tgroup a\n' >host/pve/ha/resources.cfg")
+	h.write("bin/ha-manager", `#!/bin/sh
+case "$1 $2 $3" in
+"remove ct:500 ") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg ;;
+"set ct:500 --state") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg; printf 'ct: 500\n\tstate %s\n' $4 >>$PHX_PVE_ROOT/ha/resources.cfg ;;
+*) exit 1 ;;
+esac
+`)
 	h.bash("chmod +x bin/ha-manager")
 	for _, action := range []string{"stop", "create", "stop", "start"} {
 		state := "running"
@@ -409,6 +407,27 @@ func TestContainerOfHA(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", action, status, said)
 		}
 		h.wantState(state)
+	}
+	h.wantUnchanged()
+	// HA has not done it: that is an error, with what its configuration wants.
+	idle := h.with("PHX_LAB_HA=0").with("PHX_TIMEOUT=10s")
+	said, _, status := idle.phx("stop")
+	if status != 1 || !strings.Contains(said, "500 Box: stop: HA, which manages the container, was asked to have it stopped, and its configuration has it started: ") {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	idle.wantState("running")
+	if command := h.wayOut(said); command != "ha-manager set ct:500 --state stopped" {
+		t.Errorf("advised: %s", command)
+	}
+	for range 3 {
+		h.bash("$PHX_PCT status 500") // HA's turn
+	}
+	h.wantState("stopped")
+	if said, _, status := idle.phx("create"); status != 1 || !strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, and has not in 10s: see why with: ha-manager status; ") {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	if said, _, status := h.phx("start"); status != 0 {
+		t.Errorf("status %d\n%s", status, said)
 	}
 	// Proxmox destroys none that stands there: that is said before it is down.
 	said, calls, status := h.phx("delete")
@@ -577,4 +596,19 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 			t.Errorf("status %d\n%s", status, said)
 		}
 	})
+}
+
+// Warnings of Proxmox's commands that ended well are passed on, once.
+func TestWarningsArePassedOn(t *testing.T) {
+	h := converged(t, nil).stub(`case "$1" in start|reboot) echo "WARN: Systemd 252 detected. You may need to enable nesting."; echo "Task finished with 1 warning(s)!" >&2 ;; esac`)
+	h.bash("$PHX_PCT stop 500")
+	said, _, status := h.phx("create")
+	if status != 0 || strings.Count(said, "500 Box: WARN: Systemd 252 detected. You may need to enable nesting.\n") != 1 {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	for line := range strings.Lines(h.read("events")) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("%q", line)
+		}
+	}
 }
