@@ -124,12 +124,15 @@ func releaseLock(ctid int, conf *pct.Conf) string {
 	case "rollback": // its disks may be rolled back in part
 		var names []string
 		for _, s := range conf.Snapshots {
-			names = append(names, s.Name)
+			if !s.Unfinished() {
+				names = append(names, s.Name)
+			}
 		}
+		rollback := fmt.Sprintf("%s && pct rollback %d ", unlock, ctid)
 		if len(names) == 1 {
-			return fmt.Sprintf("%s && pct rollback %d %s", unlock, ctid, names[0])
+			return rollback + names[0]
 		}
-		return fmt.Sprintf("%s && pct rollback %d SNAPSHOT, with the snapshot (%s) that it was to become", unlock, ctid, strings.Join(names, ", "))
+		return rollback + "SNAPSHOT, with the one that it was to become again: " + strings.Join(names, ", ")
 	}
 	for _, s := range conf.Snapshots {
 		if s.Unfinished() {
