@@ -216,7 +216,6 @@ func TestErrorHasAWayOut(t *testing.T) {
 		"CT is locked (backup)": "run this again",
 		"unable to create CT 701 - volume 'local:vztmpl/debian-12.tar.zst' does not exist": "pveam download local debian-12.tar.zst",
 		"storage 'nosto' does not exist":                "pvesm status",
-		"snapshot feature is not available":             "bind mount",
 		"startup for container '741' failed":            "pct start 741 --debug 1",
 		"can't remove CT 710 - protection mode enabled": "--protection 0",
 	} {
