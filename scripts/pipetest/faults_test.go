@@ -48,6 +48,10 @@ var kinds = []kind{
 	{name: "works-terminated", status: 143},
 }
 
+// killedAt is the kind for which the call is a program and the number of its
+// system call at which it is killed.
+var killedAt = kind{name: "killed-at", status: 137}
+
 // faultyPCT is a pct with the fault $PHX_FAULT at the call $PHX_FAULT_AT, and
 // which notes all calls in $PHX_FAULT_CALLS. Calls are named by what they do,
 // because those of several containers come in any order, and are numbered.
@@ -194,9 +198,11 @@ func withMore(dir string, containers map[string]object) {
 func withChanges(dir string, containers map[string]object) {
 	containers["900"]["memory_mb"] = 3072
 	containers["101"]["storage_size_gb"] = 17
-	containers["101"]["apparmor_profile"] = "lxc-phoenix"
+	delete(containers["101"], "lxc_options")
 	containers["102"]["lxc_options"] = []string{"lxc.environment=NEW=1"}
 	containers["102"]["cores"] = 3
+	gone := containers["102"]["firewall"].(object)
+	gone["rules"] = gone["rules"].([]any)[:len(gone["rules"].([]any))-1]
 	containers["102"]["mount_points"] = append(containers["102"]["mount_points"].([]any),
 		object{"host_path": dir + "/data", "container_path": "/mnt/data", "owner_uid": 33})
 	containers["103"]["volumes"] = []any{object{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}
@@ -368,13 +374,24 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	if err := os.Mkdir(calls, 0o755); err != nil {
 		return r, err
 	}
+	path := p.dir + "/bin:" + p.programs + ":" + repo + "/scripts:" + os.Getenv("PATH")
+	if program, n, ok := strings.Cut(at, " "); ok && fault == killedAt.name {
+		shim := fmt.Sprintf("#!/bin/sh\nexec killat %s %q %q \"$@\"\n", n, p.aside+"/faulty", p.programs+"/"+program)
+		if err := os.WriteFile(filepath.Join(p.aside, program), []byte(shim), 0o755); err != nil {
+			return r, err
+		}
+		defer os.Remove(filepath.Join(p.aside, program))
+		path = p.aside + ":" + path
+	}
+	stop := p.freeStaleLocks()
+	defer func() { stop(fault == "") }()
 	cmd := exec.Command("bash", append([]string{"-c", `echo $$ >"$0"; exec phoenix "$@"`, filepath.Join(p.aside, "driver")}, s.args...)...)
 	cmd.Dir = p.dir
 	cmd.Env = os.Environ()
 	for name, value := range environment(p.dir) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
-	cmd.Env = append(cmd.Env, p.mark, "PATH="+p.dir+"/bin:"+p.programs+":"+repo+"/scripts:"+os.Getenv("PATH"),
+	cmd.Env = append(cmd.Env, p.mark, "PATH="+path,
 		"PHX_APPARMOR="+p.dir+"/apparmor", "PHX_APPARMOR_D="+p.dir+"/apparmor.d",
 		"PHX_PCT="+p.aside+"/pct", "PHX_REAL_PCT="+p.programs+"/pct",
 		"PHX_FAULT_CALLS="+calls, "PHX_FAULT="+fault, "PHX_FAULT_AT="+at, "PHX_LOCK_WAIT=10s")
@@ -427,6 +444,55 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 		}
 	}
 	return r, err
+}
+
+// freeStaleLocks does, until stop is called, what the cluster file system does
+// with a lock whose holder has died: it frees it for whoever asks, by setting
+// its time to 0, when it is two minutes old. Here it is a second. If told
+// to, stop asks for those that are left: one that is given nobody holds.
+func (p *place) freeStaleLocks() (stop func(ask bool)) {
+	stopping := make(chan bool)
+	var work sync.WaitGroup
+	work.Go(func() {
+		ended := stopping
+		since := map[string]time.Time{}
+		for stopped := false; ; {
+			locks, _ := filepath.Glob(filepath.Join(p.dir, "host/pve/priv/lock/*"))
+			if stopped && len(locks) == 0 {
+				return
+			}
+			select {
+			case ask := <-ended:
+				if !ask {
+					return
+				}
+				stopped, ended = true, nil
+				continue
+			case <-time.After(50 * time.Millisecond):
+			}
+			for _, lock := range locks {
+				if stopped {
+					os.Chtimes(lock, time.Unix(0, 0), time.Unix(0, 0))
+				}
+				info, err := os.Stat(lock)
+				if err != nil {
+					continue
+				}
+				made := info.Sys().(*syscall.Stat_t)
+				id := fmt.Sprint(lock, made.Ino)
+				switch {
+				case since[id].IsZero():
+					since[id] = time.Now()
+				case info.ModTime().Unix() == 0 && time.Since(since[id]) > time.Second:
+					os.Remove(lock)
+				}
+			}
+		}
+	})
+	return func(ask bool) {
+		stopping <- ask
+		work.Wait()
+	}
 }
 
 func (p *place) calls() (calls []string) {
@@ -644,10 +710,14 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 		return say("%v", err)
 	}
 	text, err := os.ReadFile(filepath.Join(p.aside, "faulty"))
-	if err != nil {
+	if err != nil && f.kind != killedAt { // of which there are not always as many
 		return say("the call was not made: %v", err)
 	}
 	faulty, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	if f.kind == killedAt {
+		faulty = -1
+		r.stderr += string(text)
+	}
 	for _, process := range disturbed {
 		// Proxmox's own tasks are not killed, but named; all else is.
 		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") && !strings.HasPrefix(f.call, "status ")
@@ -736,7 +806,7 @@ func TestFaults(t *testing.T) {
 	}
 	dir := t.TempDir()
 	programs := filepath.Join(dir, "bin")
-	for _, args := range [][]string{{"build", "-tags", "urfave_cli_no_docs", "-o", programs + "/", "./cmd/..."}, {"build", "-o", programs + "/pct", "./scripts/lab-pct"}} {
+	for _, args := range [][]string{{"build", "-tags", "urfave_cli_no_docs", "-o", programs + "/", "./cmd/..."}, {"build", "-o", programs + "/pct", "./scripts/lab-pct"}, {"build", "-o", programs + "/", "./scripts/pipetest/killat"}} {
 		cmd := exec.Command("go", args...)
 		cmd.Dir = repo
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -754,6 +824,7 @@ func TestFaults(t *testing.T) {
 		if s.name == "first run" && len(end.calls) > 30 {
 			t.Errorf("%d calls of pct: %q", len(end.calls), end.calls)
 		}
+		t.Logf("%s: %d calls: %q", s.name, len(end.calls), end.calls)
 		if s.name == "converged" {
 			continue // what another scenario begins with
 		}
@@ -765,6 +836,29 @@ func TestFaults(t *testing.T) {
 				case kind.hangs:
 					slow = append(slow, f)
 				default:
+					quick = append(quick, f)
+				}
+			}
+		}
+	}
+	for _, name := range []string{"first run", "changes"} {
+		s := &scenarios[slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })]
+		for _, program := range []string{"phx-lxc", "phx-ca-export", "phx-nginx", "phx-traefik"} {
+			if err := first.begin(s); err != nil {
+				t.Fatal(err)
+			}
+			r, err := first.run(s, killedAt.name, program+" 0")
+			if err != nil || r.status != 0 {
+				t.Fatalf("status %d: %v\n%s", r.status, err, r.stderr)
+			}
+			text, err := os.ReadFile(filepath.Join(first.aside, "faulty"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := bytes.Count(text, []byte("\n"))
+			t.Logf("%s: %d system calls of %s", name, n, program)
+			for i := range n {
+				if f := (fault{s, fmt.Sprintf("%s %d", program, i+1), killedAt}); only.MatchString(f.String()) {
 					quick = append(quick, f)
 				}
 			}
