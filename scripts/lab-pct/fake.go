@@ -39,7 +39,27 @@ func (b *fakeBackend) extract(string, string) error             { return nil }
 func (b *fakeBackend) credentials(string, string, string) error { return nil }
 func (b *fakeBackend) filter(string) error                      { return nil }
 
+// checkCapabilities refuses what LXC refuses. A privileged container drops some by default.
+func checkCapabilities(conf *config) error {
+	drop, keep := conf.values["unprivileged"] != "1", false
+	for _, r := range conf.raw {
+		switch r.key {
+		case "lxc.cap.drop":
+			drop = r.value != ""
+		case "lxc.cap.keep":
+			keep = r.value != ""
+		}
+		if drop && keep {
+			return fmt.Errorf("Keeping and dropping capabilities are mutually exclusive")
+		}
+	}
+	return nil
+}
+
 func (b *fakeBackend) start(conf *config) error {
+	if err := checkCapabilities(conf); err != nil {
+		return err
+	}
 	for _, m := range conf.mounts() {
 		if m.kind() == "bind" {
 			if _, err := os.Stat(m.volume()); err != nil {

@@ -205,10 +205,10 @@ var keyCases = []keyCase{
 	{name: "pct_options keep what was added by hand", byHand: [2]string{"hostname:", "features: fuse=1\nhostname:"},
 		keys: map[string]any{"pct_options": []string{"nesting=1"}}, calls: "set 500 --features fuse=1,nesting=1", restart: "features"},
 	{name: "zfs_volumes are allocated once", keys: map[string]any{"zfs_volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
-		calls: "set 500 --mp0 lab:2,mp=/data", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
+		calls: "set 500 --mp0 lab:2,mp=/data", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
 	{name: "volumes grow", before: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
 		keys:  map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}},
-		calls: "resize 500 mp0 3G", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
+		calls: "resize 500 mp0 3G", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
 	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir", "container_path": "/mnt/shared", "read_only": true}}},
 		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
 	{name: "mount_points known by their path and not by their number", byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
@@ -384,7 +384,7 @@ func (h *host) record(conf string) string {
 func (h *host) normalise(s string) string {
 	var lines []string
 	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
-		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts="} {
+		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts=", "+volumes="} {
 			if before, after, ok := strings.Cut(line, " "+name); ok {
 				_, rest, more := strings.Cut(after, " ")
 				line = before + " " + name + "HASHES"

@@ -990,7 +990,7 @@ func TestStore(t *testing.T) {
 	}
 	// What a killed run has left is removed.
 	write(t, filepath.Join(dir, strings.Repeat("a", 64)+".key"), "x", 0o600)
-	write(t, filepath.Join(dir, "pin.json.new"), "x", 0o600)
+	write(t, filepath.Join(dir, ".pin.json123"), "x", 0o600)
 	root, err := store.NewRoot()
 	if err != nil {
 		t.Fatal(err)

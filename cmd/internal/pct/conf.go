@@ -33,6 +33,10 @@ type Snapshot struct {
 	Section
 }
 
+// Unfinished reports whether a task that takes or deletes the snapshot is at
+// work, or was killed in the middle: the volumes may be missing in it.
+func (s *Snapshot) Unfinished() bool { return s.Values["snapstate"] != "" }
+
 // RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
 type RawLine struct{ Key, Value string }
 
@@ -157,11 +161,12 @@ func (c *Conf) Next() map[string]string {
 	return next
 }
 
-// Snapshot returns the snapshot of a name, nil when there is none.
+// Snapshot returns the snapshot of a name, nil when there is none, and also
+// when it is unfinished.
 func (c *Conf) Snapshot(name string) *Snapshot {
 	for i := range c.Snapshots {
-		if c.Snapshots[i].Name == name {
-			return &c.Snapshots[i]
+		if s := &c.Snapshots[i]; s.Name == name && !s.Unfinished() {
+			return s
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/flock"
 )
 
@@ -87,26 +88,46 @@ func readIfThere(path string) ([]byte, error) {
 	return text, err
 }
 
+// staleAfter is when a lock of the cluster file system is nobody's any more.
+// Proxmox VE's own file system frees one after two minutes, and its commands
+// give up theirs after one.
+var staleAfter = 130 * time.Second
+
 // lockCluster takes a lock of the cluster file system: a directory that only
-// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9).
+// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9). It waits for longer
+// than the lock of somebody who was killed stays.
 func (h *Host) lockCluster(ctx context.Context, name string) (release func(), err error) {
 	path := filepath.Join(h.PVERoot, "priv/lock", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(lockTimeout); ; {
+	start := time.Now()
+	var holder fs.FileInfo // the lock that is in the way, and since when
+	var since time.Time
+	for said := false; ; {
 		err := os.Mkdir(path, 0o755)
-		switch {
-		case err == nil:
+		if err == nil {
 			return func() { os.Remove(path) }, nil
-		case !errors.Is(err, fs.ErrExist):
+		}
+		if !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
-		case time.Now().After(deadline):
-			return nil, fmt.Errorf("lock %s: still held after %v by the web interface or another phx: wait until it has finished; the lock of one that was killed is free after two minutes", path, lockTimeout)
 		}
 		// The cluster file system takes this for the wish to have the lock, and
-		// frees one that has timed out.
+		// frees one that has timed out. Another file system does not.
 		os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0))
+		if now, err := os.Lstat(path); err == nil && (holder == nil || !os.SameFile(holder, now)) {
+			holder, since = now, time.Now()
+		}
+		switch {
+		case holder != nil && time.Since(since) > staleAfter:
+			os.Remove(path)
+			holder = nil
+		case time.Since(start) > staleAfter+lockTimeout:
+			return nil, fmt.Errorf("lock %s: held by others for %v, one after the other: wait until they have finished", path, staleAfter+lockTimeout)
+		case !said && time.Since(start) > 2*time.Second:
+			cmdline.Logf("waiting for %s: the web interface or another phx holds it; the lock of one that was killed is free after two minutes", path)
+			said = true
+		}
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
