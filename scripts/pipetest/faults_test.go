@@ -366,11 +366,8 @@ const patience = 2 * time.Minute
 func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	p.runs++
 	p.mark = fmt.Sprintf("PHX_MARK=%s.%d", p.dir, p.runs)
-	calls := filepath.Join(p.aside, "calls")
+	calls := p.called() // not where what the last run has left may note calls
 	os.Remove(filepath.Join(p.aside, "faulty"))
-	if err := os.RemoveAll(calls); err != nil {
-		return r, err
-	}
 	if err := os.Mkdir(calls, 0o755); err != nil {
 		return r, err
 	}
@@ -438,10 +435,13 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	if err == nil {
 		err = readErr
 	}
-	for _, process := range still {
-		if err == nil && strings.HasPrefix(process.name, "phx-") {
-			err = fmt.Errorf("the driver has ended, and this goes on:\n%s", still)
-		}
+	// What one that was killed was about to start has its name for a moment.
+	for try := 0; try < 20 && still.ours() && strings.Contains(fault, "killed"); try++ {
+		time.Sleep(50 * time.Millisecond)
+		still = p.processes()
+	}
+	if err == nil && still.ours() {
+		err = fmt.Errorf("the driver has ended, and this goes on:\n%s", still)
 	}
 	return r, err
 }
@@ -495,8 +495,11 @@ func (p *place) freeStaleLocks() (stop func(ask bool)) {
 	}
 }
 
+// called is where the calls of the last run are noted.
+func (p *place) called() string { return filepath.Join(p.aside, fmt.Sprintf("calls.%d", p.runs)) }
+
 func (p *place) calls() (calls []string) {
-	entries, err := os.ReadDir(filepath.Join(p.aside, "calls"))
+	entries, err := os.ReadDir(p.called())
 	if err != nil {
 		p.t.Error(err)
 	}
@@ -548,6 +551,11 @@ func (ps processes) String() string {
 		fmt.Fprintf(&b, "%d %s\n", p.pid, p.line)
 	}
 	return b.String()
+}
+
+// ours reports whether there is a program of phx among them.
+func (ps processes) ours() bool {
+	return slices.ContainsFunc(ps, func(p process) bool { return strings.HasPrefix(p.name, "phx-") })
 }
 
 func (ps processes) kill() {
