@@ -70,6 +70,8 @@ name() {
 }
 work() { "$PHX_REAL_PCT" "$@"; }
 fault() { echo "$$" >"$PHX_FAULT_CALLS/../faulty"; }
+# Its process stays what it is, a pct, while it hangs.
+hang() { while :; do sleep 60; done; }
 # The program of phx for which this call is.
 program() {
 	pid=$PPID
@@ -95,7 +97,7 @@ case $PHX_FAULT in
 esac
 case $PHX_FAULT in
 *fails) echo "the fault that was asked for" >&2; exit 255 ;;
-*hangs*) exec sleep 600 ;;
+*hangs*) hang ;;
 *caller-killed) kill -KILL "$PPID" ;;
 *program-killed) kill -KILL "$(program)" ;;
 *terminated) kill -TERM "$(cat "$PHX_FAULT_CALLS/../driver")" ;;
@@ -218,6 +220,7 @@ type place struct {
 	dir      string // of the host
 	aside    string
 	programs string
+	pct      string // its name: other hosts have others
 	mark     string // in the environment of all that a run has started
 	runs     int
 	ends     map[string]*end
@@ -250,7 +253,14 @@ func newPlace(t *testing.T, dir, programs string) *place {
 	p.write("bin/apparmor_parser", "#!/bin/sh\n", 0o755)
 	p.write("apparmor/lxc-phoenix", "profile lxc-phoenix {}\n", 0o644)
 	p.write("inside", insideFaults, 0o755)
-	p.write("../aside/pct", faultyPCT, 0o755)
+	p.pct = fmt.Sprintf("pct-%d-%s", os.Getpid(), filepath.Base(dir))
+	p.write("../aside/"+p.pct, faultyPCT, 0o755)
+	if err := os.Mkdir(p.aside+"/real", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(programs+"/pct", p.aside+"/real/"+p.pct); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"base_setup", "step_cli", "step_ca", "traefik"} {
 		p.feature(name, "1")
 	}
@@ -390,7 +400,7 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	}
 	cmd.Env = append(cmd.Env, p.mark, "PATH="+path,
 		"PHX_APPARMOR="+p.dir+"/apparmor", "PHX_APPARMOR_D="+p.dir+"/apparmor.d",
-		"PHX_PCT="+p.aside+"/pct", "PHX_REAL_PCT="+p.programs+"/pct",
+		"PHX_PCT="+p.aside+"/"+p.pct, "PHX_REAL_PCT="+p.aside+"/real/"+p.pct,
 		"PHX_FAULT_CALLS="+calls, "PHX_FAULT="+fault, "PHX_FAULT_AT="+at, "PHX_LOCK_WAIT=10s")
 	if strings.Contains(fault, "hangs") {
 		cmd.Env = append(cmd.Env, "PHX_TIMEOUT=3s")
@@ -733,6 +743,9 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 			return say("what hung was left:\n%s", disturbed)
 		}
 	}
+	if f.kind.deaf {
+		syscall.Kill(-faulty, syscall.SIGKILL) // until its end no run works on the container
+	}
 	if !slices.Contains([]int{0, 1, f.kind.status}, r.status) || r.status != 0 && strings.TrimSpace(r.stderr) == "" {
 		return say("a wrong status, or no word")
 	}
@@ -749,7 +762,7 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 	case strings.Contains(again.stderr, "not phx's own"):
 		err = errors.New("a record is not believed")
 	default:
-		err = p.compare(want, again, slices.Concat(disturbed, p.processes()), faulty)
+		err = p.compare(want, again, slices.Concat(disturbed, p.processes()))
 	}
 	if err != nil {
 		return say("the next run: %v\n%s\n", err, again.stderr)
@@ -759,7 +772,7 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 
 // compare compares what two runs, the first one disturbed, have left with what
 // an undisturbed one leaves.
-func (p *place) compare(want *end, last result, started processes, faulty int) error {
+func (p *place) compare(want *end, last result, started processes) error {
 	var all []error
 	if diff := want.state.diff(p.state()); diff != "" {
 		all = append(all, errors.New(diff))
@@ -782,9 +795,6 @@ func (p *place) compare(want *end, last result, started processes, faulty int) e
 		all = append(all, fmt.Errorf("held: %q", held))
 	}
 	for _, process := range started {
-		if process.pid == faulty {
-			continue // see above
-		}
 		for range 100 { // what has been orphaned ends by itself
 			if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", process.pid)); err != nil {
 				break
