@@ -105,10 +105,7 @@ func printAll(names []string) error {
 	if failed != nil {
 		return cmdline.Status(1)
 	}
-	if _, err := io.WriteString(os.Stdout, out.String()); err != nil {
-		return fmt.Errorf("write the fingerprints: %w", err)
-	}
-	return nil
+	return cmdline.Print(out.String())
 }
 
 // read returns the root certificate in a file, - being stdin.

@@ -190,8 +190,7 @@ func renderCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic())
-	return nil
+	return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic()))
 }
 
 func applyCommand(c *cli.Context) error {

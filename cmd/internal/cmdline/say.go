@@ -19,6 +19,14 @@ func Logf(format string, args ...any) {
 	Say(Name() + ": " + strings.ReplaceAll(msg, "\n", "\n"+Name()+":   "))
 }
 
+// Print writes a result to stdout.
+func Print(text string) error {
+	if _, err := os.Stdout.WriteString(text); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
 // Say writes text to stderr as it is, but escaped, and ends it with a newline.
 func Say(text string) {
 	text = Escape(text) + "\n"
