@@ -155,7 +155,7 @@ func renderCommand(c *cli.Context) error {
 	if err := g.check(); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	return cmdline.Print(string(g.site()))
+	return cmdline.ReadOnly(c.Context, func() error { return cmdline.Print(string(g.site())) })
 }
 
 func applyCommand(c *cli.Context) error {

@@ -179,6 +179,19 @@ func unsetEmpty() {
 	}
 }
 
+// ReadOnly runs f, which changes nothing and may block in a read or a write. It
+// is abandoned when ctx is done, whose cause is then the error.
+func ReadOnly(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case err := <-done:
+		return err
+	}
+}
+
 // Filter reports whether the program runs as a filter: without arguments and
 // with a stdin that is no terminal. Without arguments at a terminal it
 // returns a usage error.

@@ -67,17 +67,60 @@ type Stream struct {
 
 	mu  sync.Mutex
 	out *bufio.Writer
+
+	stop  sync.Once
+	given *giving
+}
+
+// patience is how long a reader of the events may take to read the last ones
+// after the program was told to end.
+const patience = 5 * time.Second
+
+// giving writes to w until it gives up: a write that blocks then fails.
+type giving struct {
+	w        io.Writer
+	patience time.Duration
+	up       chan struct{}
+}
+
+var errNotRead = errors.New("they are not read, and the program was told to end")
+
+func (g *giving) Write(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := g.w.Write(p)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-g.up: // p is not used again: the error stays in the buffer before this
+		return 0, errNotRead
+	}
+}
+
+// giveUpAfter makes g give up some time after ctx is done.
+func (g *giving) giveUpAfter(ctx context.Context) {
+	context.AfterFunc(ctx, func() {
+		time.AfterFunc(g.patience, func() { close(g.up) })
+	})
 }
 
 // NewStream returns a stream that reads events from in and writes them to
 // out. Lines that are no events are neither returned nor forwarded; bad is
 // told of each, with its number.
 func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
+	given := &giving{out, patience, make(chan struct{})}
 	return &Stream{
-		in:   bufio.NewReaderSize(in, MaxLine),
-		open: true,
-		bad:  bad,
-		out:  bufio.NewWriterSize(out, 64<<10),
+		in:    bufio.NewReaderSize(in, MaxLine),
+		open:  true,
+		bad:   bad,
+		out:   bufio.NewWriterSize(given, 64<<10),
+		given: given,
 	}
 }
 
@@ -90,8 +133,10 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // it did not, a [cmdline.Status] when it had no line at all, the cause of ctx
 // when that is done, what is wrong with a plan.started, without which nothing
 // of a plan may be done, or what reading or writing said; nothing can be read
-// afterwards.
+// afterwards. The ctx of the first call limits all writing: what nobody reads
+// fails some seconds after it is done.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
+	s.stop.Do(func() { s.given.giveUpAfter(ctx) })
 	type result struct {
 		ev  Event
 		err error
