@@ -78,8 +78,9 @@ func Main(app *cli.App) {
 func run(app *cli.App) int {
 	// Whoever reads our stdout may die before us: that has to be an error from
 	// write, not the end of a program with work in flight.
+	// The same holds for a file that may not grow any more.
 	// Not ignored: programs that we start would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ)
 	closeOnExec()
 	unsetEmpty()
 	unix.Umask(0o022) // what is secret is made so where it is made
@@ -102,7 +103,12 @@ func run(app *cli.App) int {
 		c.HideHelpCommand = true
 		c.OnUsageError = usage
 	}
+	help := &result{}
+	app.Writer = help
 	err := app.RunContext(ctx, os.Args)
+	if err == nil {
+		err = help.err
+	}
 
 	var stopped signalError
 	if errors.As(context.Cause(ctx), &stopped) {

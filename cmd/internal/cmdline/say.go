@@ -27,6 +27,17 @@ func Print(text string) error {
 	return nil
 }
 
+// result writes to stdout and keeps the first error: whoever prints help does
+// not look at it.
+type result struct{ err error }
+
+func (r *result) Write(p []byte) (int, error) {
+	if r.err == nil {
+		r.err = Print(string(p))
+	}
+	return len(p), nil
+}
+
 // Say writes text to stderr as it is, but escaped, and ends it with a newline.
 func Say(text string) {
 	text = Escape(text) + "\n"

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,8 @@ type Stream struct {
 	line int
 	open bool // no plan.done since the start or since the last plan.started
 	bad  func(error)
+
+	piped bool // another program writes what is read
 
 	mu  sync.Mutex
 	out *bufio.Writer
@@ -114,10 +117,16 @@ func (g *giving) giveUpAfter(ctx context.Context) {
 // out. Lines that are no events are neither returned nor forwarded; bad is
 // told of each, with its number.
 func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
+	piped := true
+	if f, ok := in.(*os.File); ok {
+		info, err := f.Stat()
+		piped = err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
+	}
 	given := &giving{out, patience, make(chan struct{})}
 	return &Stream{
 		in:    bufio.NewReaderSize(in, MaxLine),
 		open:  true,
+		piped: piped,
 		bad:   bad,
 		out:   bufio.NewWriterSize(given, 64<<10),
 		given: given,
@@ -130,7 +139,7 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // ids are none is forwarded, reported and not returned.
 //
 // The error is io.EOF when the stream ended as it should, [ErrTruncated] when
-// it did not, a [cmdline.Status] when it had no line at all, the cause of ctx
+// it did not, a [cmdline.Status] when a pipe had no line at all, the cause of ctx
 // when that is done, what is wrong with a plan.started, without which nothing
 // of a plan may be done, or what reading or writing said; nothing can be read
 // afterwards. The ctx of the first call limits all writing: what nobody reads
@@ -229,14 +238,16 @@ func (s *Stream) readLine() ([]byte, error) {
 	return line, nil
 }
 
-// end returns what the end of the stream means. A stream without any line is
+// end returns what the end of the stream means. A pipe without any line is
 // that of a phx-plan which has refused its configuration, and has said why.
 func (s *Stream) end(err error) error {
 	switch {
 	case !errors.Is(err, io.EOF) || !s.open:
 		return err
-	case s.line == 0:
+	case s.line == 0 && s.piped:
 		return cmdline.Status(1)
+	case s.line == 0:
+		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + cmdline.Name())
 	}
 	return ErrTruncated
 }
