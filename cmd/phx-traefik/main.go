@@ -190,7 +190,9 @@ func renderCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return cmdline.ReadOnly(c.Context, func() error { return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic())) })
+	return cmdline.ReadOnly(c.Context, func() error {
+		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic()))
+	})
 }
 
 func applyCommand(c *cli.Context) error {
