@@ -29,11 +29,12 @@ func (j *job) converge(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"scripts", j.checkScripts},
+		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
-		{"restart", j.clearRestartIfDone}, // which looks at the time of the last change
+		{"restart", j.clearRestartIfDone},
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
 		{"firewall", j.judgeFirewall},
@@ -235,7 +236,6 @@ func (j *job) clone(ctx context.Context) error {
 	if j.record, err = records.Read(source, from.Description); err != nil {
 		j.logf("%s: %v", origin, err)
 	}
-	delete(j.record, restartWord)
 	delete(j.record, volumesWord)
 	delete(j.record, snapshotsWord)
 	j.written = maps.Clone(j.record)
@@ -303,10 +303,7 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		c := *j.c
-		unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
-		c.Unprivileged = &unprivileged
-		uid, gid, err := mappedOwner(&c, number(m.OwnerUID), number(m.OwnerGID))
+		uid, gid, err := mappedOwner(j.asMade(), number(m.OwnerUID), number(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
@@ -335,6 +332,18 @@ func (j *job) prepareMounts(context.Context) error {
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
 	}
 	return nil
+}
+
+// asMade is the configuration with the privileges that the container has, if it
+// is there.
+func (j *job) asMade() *config.Container {
+	if j.conf == nil {
+		return j.c
+	}
+	c := *j.c
+	unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
+	c.Unprivileged = &unprivileged
+	return &c
 }
 
 // checkOwners refuses to give away what holds more than the container's data.
@@ -372,8 +381,25 @@ func number(n *int) int {
 	return *n
 }
 
+// checkHostPaths refuses to guess whether what is not there is to be a file or
+// a directory, where its name is like that of a file.
+func (j *job) checkHostPaths(context.Context) error {
+	var all []error
+	for _, m := range j.c.MountPoints {
+		_, err := os.Stat(m.HostPath)
+		switch {
+		case err == nil:
+		case !errors.Is(err, fs.ErrNotExist):
+			all = append(all, err)
+		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
+			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // makeHostPaths makes the directories of the host that are to be mounted and
-// are not there. Of what looks like a file, only the directory is made.
+// are not there.
 func (j *job) makeHostPaths() error {
 	for _, m := range j.c.MountPoints {
 		path := m.HostPath
@@ -381,12 +407,6 @@ func (j *job) makeHostPaths() error {
 			continue
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
-		}
-		if strings.Contains(filepath.Base(path), ".") {
-			path = filepath.Dir(path)
-			if _, err := os.Stat(path); err == nil {
-				continue
-			}
 		}
 		start := time.Now()
 		if j.dryRun {
@@ -512,13 +532,13 @@ func (j *job) writeConf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
+	wanted, written := wantedRaw(j.asMade()), parseHashes(j.written[rawWord])
 	after := j.wantedRecord()
 	// What goes into other files is recorded before it is written there, and
 	// what is removed from them is forgotten afterwards.
 	for _, word := range []string{firewallWord, mountsWord} {
 		if !j.dryRun {
-			unite(after, word, j.written[word])
+			after.Unite(word, j.written[word])
 		}
 	}
 	if err := j.awaitEdit(ctx, j.host.ConfPath(j.ctid), func(text []byte) []byte { return editRaw(text, wanted, written) }); err != nil {
@@ -528,10 +548,14 @@ func (j *job) writeConf(ctx context.Context) error {
 	changed, err := j.editConf(ctx, func(text []byte) []byte {
 		edited := editRaw(text, wanted, written)
 		rawChanged = !bytes.Equal(edited, text)
-		if rawChanged && j.running {
-			after[restartWord] = "lxc"
+		edited = records.Rewrite(j.ctid, edited, j.merge(after))
+		switch {
+		case !j.running: // as may be the clone of one that ran
+			return pct.SetMark(edited, pct.RestartMark, "")
+		case rawChanged || j.record[formerRestartWord] != "":
+			return pct.SetMark(edited, pct.RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
 		}
-		return records.Rewrite(j.ctid, edited, j.merge(after))
+		return edited
 	})
 	if err != nil {
 		return err
@@ -597,7 +621,7 @@ func (j *job) firstRecord() (line string, err error) {
 	}
 	after := j.wantedRecord()
 	for _, word := range []string{rawWord, firewallWord, mountsWord} {
-		unite(after, word, j.written[word])
+		after.Unite(word, j.written[word])
 	}
 	j.record = after
 	return records.Line(j.ctid, after), nil
@@ -681,7 +705,7 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
-	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}}
+	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}, Timeout: time.Minute}
 	if _, err := j.host.Run(ctx, load); err != nil {
 		return err
 	}
@@ -791,34 +815,33 @@ func (j *job) reboot(ctx context.Context) error {
 	return j.forgetRestart(ctx)
 }
 
-// forgetRestart takes out of the record that a restart is needed.
+// forgetRestart forgets that a restart is needed.
 func (j *job) forgetRestart(ctx context.Context) error {
-	if j.record[restartWord] == "" {
+	if j.conf.Mark(pct.RestartMark) == "" {
 		return nil
 	}
-	after := maps.Clone(j.record)
-	delete(after, restartWord)
-	return j.writeRecord(ctx, after)
+	changed, err := j.editConf(ctx, func(text []byte) []byte { return pct.SetMark(text, pct.RestartMark, "") })
+	j.noted = j.noted || changed
+	return err
 }
 
 // clearRestartIfDone forgets that a restart is needed if somebody has restarted
-// the container since: if it was started after the last change of its file.
+// the container since.
 func (j *job) clearRestartIfDone(ctx context.Context) error {
-	if !j.running || j.record[restartWord] == "" {
+	since, err := strconv.ParseInt(j.conf.Mark(pct.RestartMark), 10, 64)
+	if err != nil || !j.running {
 		return nil
-	}
-	info, err := os.Stat(j.host.ConfPath(j.ctid))
-	if err != nil {
-		return err
 	}
 	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
 	if err != nil {
 		return err
 	}
+	now := time.Now().Unix()
 	for line := range strings.Lines(string(out)) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
-		uptime, err := strconv.Atoi(text)
-		if ok && err == nil && uptime > 0 && time.Now().Add(-time.Duration(uptime)*time.Second).After(info.ModTime()) {
+		uptime, err := strconv.ParseInt(text, 10, 64)
+		// It is rounded down: the start may be a second earlier.
+		if ok && err == nil && uptime > 0 && now-uptime-1 >= since {
 			return j.forgetRestart(ctx)
 		}
 	}
@@ -864,8 +887,8 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if word := j.record[restartWord]; word != "" {
-		waiting = append(waiting, word)
+	if j.conf.Mark(pct.RestartMark) != "" {
+		waiting = append(waiting, "lxc")
 	}
 	slices.Sort(waiting)
 	return waiting

@@ -151,7 +151,7 @@ func (j *job) take(conf *pct.Conf) error {
 	if err != nil {
 		return err
 	}
-	if j.record, err = records.Read(j.ctid, conf.Description); err != nil {
+	if j.record, err = records.ReadConf(j.ctid, conf); err != nil {
 		j.logf("%v", err)
 	}
 	j.written = maps.Clone(j.record)

@@ -105,7 +105,8 @@ const (
 	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
 	volumesWord  = "+volumes"  // hashes of the paths of volumes that have been there
 	profileWord  = "+apparmor" // hash of the AppArmor profile's file, as it was written
-	restartWord  = "+restart"  // what a running container has not seen
+
+	formerRestartWord = "+restart" // what is a mark now
 )
 
 // wantedFirewall is the firewall that a container should have, nil if phx does
@@ -135,7 +136,7 @@ func (j *job) wantedRecord() pct.Record {
 		}
 	}
 	for _, w := range []struct{ name, hashes string }{
-		{rawWord, rawHashes(wantedRaw(j.c))},
+		{rawWord, rawHashes(wantedRaw(j.asMade()))},
 		{firewallWord, rules},
 		{mountsWord, mountHashes(j.c)},
 		{profileWord, j.profileHash},
@@ -146,23 +147,10 @@ func (j *job) wantedRecord() pct.Record {
 			after[w.name] = w.hashes
 		}
 	}
+	delete(after, formerRestartWord)
 	// Once it has been there, a volume is never allocated again.
-	unite(after, volumesWord, volumeHashes(j.c, j.conf))
+	after.Unite(volumesWord, volumeHashes(j.c, j.conf))
 	return after
-}
-
-// unite adds the hashes of a list to a word of the record.
-func unite(record pct.Record, word, list string) {
-	have := parseHashes(record[word])
-	for h := range strings.SplitSeq(list, ",") {
-		if h == "" || have[h] {
-			continue
-		}
-		if record[word] != "" {
-			h = record[word] + "," + h
-		}
-		record[word] = h
-	}
 }
 
 // differences returns the settings of a container that differ from what conf

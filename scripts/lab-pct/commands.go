@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +31,7 @@ func (c *call) status() error {
 		return err
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	status := "stopped"
 	pid := c.backend.pid(c.vmid)
@@ -63,9 +62,7 @@ func (c *call) status() error {
 	}
 	if pid != 0 {
 		stat["pid"] = strconv.Itoa(pid)
-		if fi, err := os.Stat("/proc/" + stat["pid"]); err == nil {
-			stat["uptime"] = strconv.Itoa(int(time.Since(fi.ModTime()).Seconds()))
-		}
+		stat["uptime"] = strconv.Itoa(int(c.backend.uptime(c.vmid).Seconds()))
 	}
 	for _, k := range []string{"lock", "tags"} {
 		if v := conf.values[k]; v != "" {
@@ -122,7 +119,7 @@ func (c *call) config() error {
 		return err
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	s := conf.section
 	if name := c.p["snapshot"]; name != "" {
@@ -430,7 +427,7 @@ func (c *call) exec() error {
 		return die(255, "missing command at /usr/share/perl5/PVE/CLI/pct.pm line 246.")
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	return c.backend.exec(c.vmid, !c.p.has("keep-env") || c.p.bool("keep-env"), c.extra)
 }

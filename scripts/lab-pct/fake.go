@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // fakeBackend has no containers: one "runs" while a file says so.
@@ -32,6 +34,14 @@ func (b *fakeBackend) pid(vmid int) int {
 	return 0
 }
 
+func (b *fakeBackend) uptime(vmid int) time.Duration {
+	info, err := os.Stat(b.state(vmid))
+	if err != nil {
+		return 0
+	}
+	return time.Since(info.ModTime())
+}
+
 func (b *fakeBackend) writeConfig(*config) error                { return nil }
 func (b *fakeBackend) freeze(int, bool) error                   { return nil }
 func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
@@ -50,7 +60,7 @@ func checkCapabilities(conf *config) error {
 			keep = r.value != ""
 		}
 		if drop && keep {
-			return fmt.Errorf("Keeping and dropping capabilities are mutually exclusive")
+			return errors.New("confile.c: Keeping and dropping capabilities are mutually exclusive")
 		}
 	}
 	return nil

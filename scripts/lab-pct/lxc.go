@@ -47,6 +47,24 @@ func (b *lxcBackend) pid(vmid int) int {
 	return max(pid, 0)
 }
 
+// uptime is how long the container's init has been running. The times of /proc/PID are those of
+// the first look at it.
+func (b *lxcBackend) uptime(vmid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid(vmid)))
+	if err != nil {
+		return 0
+	}
+	now, _ := os.ReadFile("/proc/uptime")
+	// The name, which may hold blanks, ends with the last ")".
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	start, _ := strconv.ParseFloat(fields[19], 64) // in ticks, of which a second has 100
+	total, _ := strconv.ParseFloat(strings.Fields(string(now) + " 0")[0], 64)
+	return time.Duration((total - start/100) * float64(time.Second))
+}
+
 const idBase = 100000 // of unprivileged containers, as on Proxmox
 
 // cgroupKey is the name under which LXC sets a limit here: in a hybrid hierarchy a controller

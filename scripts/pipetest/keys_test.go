@@ -256,6 +256,11 @@ var keyCases = []keyCase{
 		keys:  map[string]any{"features": []string{"base_setup"}, "bootstrap_ca_url": "https://10.0.0.10:9000"},
 		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true}, calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
+	{name: "capabilities of a privileged container", before: map[string]any{"unprivileged": false}, keys: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}},
+		record: " +lxc=HASHES", conf: []string{"lxc.cap.drop: ", "lxc.cap.keep: chown"}, restart: "lxc",
+		check: "grep -A1 '^lxc.cap.drop: $' host/pve/lxc/500.conf | grep -q '^lxc.cap.keep: chown$'"},
+	{name: "capabilities that are kept no more", before: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}}, keys: map[string]any{"unprivileged": false},
+		without: []string{"lxc.cap"}, restart: "lxc"},
 	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"}, calls: "snapshot 500 golden", conf: []string{"[golden]"}},
 	{name: "keys of others", nothing: true, keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
 }
@@ -346,6 +351,9 @@ func TestKeys(t *testing.T) {
 					if got := strings.Trim(fmt.Sprint(ev["restart_required"]), "[]"); got != tt.restart {
 						t.Errorf("restart_required: %q, want %q", got, tt.restart)
 					}
+					if ev["changed"] == tt.nothing {
+						t.Errorf("the dry run ended with %d, and the run reports changed %v", wantStatus, ev["changed"])
+					}
 				}
 			}
 
@@ -354,7 +362,8 @@ func TestKeys(t *testing.T) {
 				if mode != "" {
 					args = append(args, mode)
 				}
-				if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || h.read(path) != after {
+				events, calls, status, stderr := h.run(args...)
+				if status != 0 || len(calls) > 0 || h.read(path) != after || slices.ContainsFunc(events, func(ev map[string]any) bool { return ev["changed"] == true }) {
 					t.Errorf("second run %s: status %d, calls\n%s\n%s", mode, status, join(calls), stderr)
 				}
 			}
@@ -374,7 +383,7 @@ func (h *host) record(conf string) string {
 		if len(mac) != 32 {
 			h.t.Errorf("the record has no signature: %s", line)
 		}
-		return strings.TrimSuffix(words, " +restart=lxc")
+		return strings.Replace(words, " +applied=1", "", 1)
 	}
 	return ""
 }

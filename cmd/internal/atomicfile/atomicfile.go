@@ -33,7 +33,7 @@ func WriteOwned(path string, content []byte, mode fs.FileMode, uid, gid int) err
 }
 
 func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File) error) error {
-	removeLeftovers(path)
+	RemoveLeftovers(path)
 	f, lock, err := pending(path, mode)
 	if err != nil {
 		return err
@@ -82,9 +82,10 @@ func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, 
 	}
 }
 
-// removeLeftovers removes the temporary files of writers that are no more.
-// What cannot be removed is left to the next one.
-func removeLeftovers(path string) {
+// RemoveLeftovers removes the temporary files of writers of path that are no
+// more, as [Write] does: for where there is nothing to write. What cannot be
+// removed stays.
+func RemoveLeftovers(path string) {
 	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {

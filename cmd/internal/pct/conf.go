@@ -108,21 +108,23 @@ func ParseConf(data []byte) *Conf {
 // FirstSection splits the text of a configuration file before its first
 // section header: what is pending and the snapshots come after it.
 func FirstSection(text []byte) (head, rest []byte) {
-	if bytes.HasPrefix(text, []byte("[")) {
-		return nil, text
-	}
-	if i := bytes.Index(text, []byte("\n[")); i >= 0 {
-		return text[:i+1], text[i+1:]
+	at := 0
+	for line := range bytes.Lines(text) {
+		if section.Match(bytes.TrimRight(line, "\r\n")) {
+			return text[:at], text[at:]
+		}
+		at += len(line)
 	}
 	return text, nil
 }
 
-// decode undoes the percent-encoding of a description line.
+// decode undoes the percent-encoding of a description line, but for control
+// characters: a line of the file is one line of the notes.
 func decode(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] == '%' && i+2 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil && n >= 0x20 {
 				b.WriteByte(byte(n))
 				i += 2
 				continue

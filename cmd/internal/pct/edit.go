@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
@@ -56,6 +58,7 @@ func editFile(path string, edit func([]byte) []byte, read func(string) ([]byte, 
 		return false, fmt.Errorf("edit a configuration file: %w", err)
 	}
 	if bytes.Equal(edit(old), old) {
+		atomicfile.RemoveLeftovers(path)
 		return false, nil
 	}
 	release, err := acquire()
@@ -134,4 +137,57 @@ func (h *Host) lockCluster(ctx context.Context, name string) (release func(), er
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// Marks are raw lines in which phx keeps what has to change with the
+// configuration alone. A rollback and a clone take them along, as they do not
+// with notes, and only root can write them. They are made of lxc.group, which
+// Proxmox VE and LXC use for nothing here.
+const (
+	// AppliedMark is what scripts have left on the container's disks: the
+	// words of the record.
+	AppliedMark = "applied"
+	// RestartMark is since when the container has to be restarted: seconds
+	// since 1970.
+	RestartMark = "restart"
+)
+
+func markPrefix(name string) string { return "phx-" + name + " " }
+
+// Mark returns the value of a mark, "" when there is none.
+func (s *Section) Mark(name string) string {
+	for _, l := range s.Raw {
+		if value, ok := strings.CutPrefix(l.Value, markPrefix(name)); ok && l.Key == "lxc.group" {
+			return value
+		}
+	}
+	return ""
+}
+
+// SetMark returns the text of a configuration file with the value of a mark; ""
+// removes it. All else stays byte for byte.
+func SetMark(text []byte, name, value string) []byte {
+	head, rest := FirstSection(text)
+	var lines []string
+	for l := range strings.Lines(string(head)) {
+		m := rawLine.FindStringSubmatch(strings.TrimRight(l, "\r\n"))
+		if m != nil && m[1] == "lxc.group" && strings.HasPrefix(m[2], markPrefix(name)) {
+			if value == "" || m[2] != markPrefix(name)+value {
+				continue
+			}
+			value = "" // it stands there
+		}
+		lines = append(lines, l)
+	}
+	if value != "" {
+		end := len(lines) // of what stands before the next section
+		for end > 0 && strings.TrimSpace(lines[end-1]) == "" {
+			end--
+		}
+		if end > 0 && !strings.HasSuffix(lines[end-1], "\n") {
+			lines[end-1] += "\n"
+		}
+		lines = slices.Insert(lines, end, "lxc.group: "+markPrefix(name)+value+"\n")
+	}
+	return append([]byte(strings.Join(lines, "")), rest...)
 }
