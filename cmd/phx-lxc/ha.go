@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/process"
 )
 
 // haPatience is how long HA may take to do what it was asked for: its manager
@@ -17,6 +20,9 @@ func (j *job) bring(ctx context.Context, running bool, args ...string) error {
 	out, err := j.host.Pct(ctx, args...)
 	switch {
 	case err != nil && j.hasState(ctx, running): // others have brought it there
+		if stillRuns := (*process.StillRuns)(nil); errors.As(err, &stillRuns) {
+			j.logf("%v", err) // no run can work on the container before its end
+		}
 		return nil
 	case err != nil, !bytes.Contains(out, []byte("Requesting HA ")):
 		return err
