@@ -147,11 +147,15 @@ func (j *job) deleteAction(ctx context.Context) error {
 	case managed: // Proxmox would refuse it, but only once it is down
 		return fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d", j.ctid)
 	}
+	ran := j.running
 	if err := j.shutdown(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
 	if err := j.pct(ctx, "destroy", j.id()); err != nil {
+		if ran {
+			err = fmt.Errorf("%w\nit was shut down for it, and is down now: to have it back, run: phoenix --action start %d", err, j.ctid)
+		}
 		return err
 	}
 	j.changed(start, "destroyed")

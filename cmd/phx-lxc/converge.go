@@ -705,7 +705,7 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
-	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}}
+	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}, Timeout: time.Minute}
 	if _, err := j.host.Run(ctx, load); err != nil {
 		return err
 	}

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/process"
 )
 
 // haPatience is how long HA may take to do what it was asked for: its manager
@@ -17,6 +20,9 @@ func (j *job) bring(ctx context.Context, running bool, args ...string) error {
 	out, err := j.host.Pct(ctx, args...)
 	switch {
 	case err != nil && j.hasState(ctx, running): // others have brought it there
+		if stillRuns := (*process.StillRuns)(nil); errors.As(err, &stillRuns) {
+			j.logf("%v", err) // no run can work on the container before its end
+		}
 		return nil
 	case err != nil, !bytes.Contains(out, []byte("Requesting HA ")):
 		return err
@@ -26,9 +32,13 @@ func (j *job) bring(ctx context.Context, running bool, args ...string) error {
 		wanted = "started"
 	}
 	j.logf("HA manages the container and was asked for it: waiting until it is %s", wanted)
-	for deadline := time.Now().Add(haPatience); !j.hasState(ctx, running); {
+	patience := haPatience
+	if limit := j.host.Timeout; limit > 0 {
+		patience = min(patience, limit)
+	}
+	for deadline := time.Now().Add(patience); !j.hasState(ctx, running); {
 		if time.Now().After(deadline) {
-			return j.haRefusal(wanted)
+			return j.haRefusal(wanted, patience)
 		}
 		if err := sleep(ctx, 2*time.Second); err != nil {
 			return err
@@ -38,15 +48,15 @@ func (j *job) bring(ctx context.Context, running bool, args ...string) error {
 }
 
 // haRefusal says what to do when HA has not done what it was asked for.
-func (j *job) haRefusal(wanted string) error {
+func (j *job) haRefusal(wanted string, patience time.Duration) error {
 	state, _, err := j.host.HAState(j.ctid)
 	if err != nil {
 		return err
 	}
 	set := fmt.Sprintf("ha-manager set ct:%d --state ", j.ctid)
 	if state != wanted {
-		return fmt.Errorf("HA, which manages the container, was asked to have it %s and wants it %s: run: %s%s", wanted, state, set, wanted)
+		return fmt.Errorf("HA, which manages the container, was asked to have it %s, and its configuration has it %s: run: %s%s", wanted, state, set, wanted)
 	}
-	return fmt.Errorf("HA, which manages the container, was asked to have it %s, and has not in %s: see: ha-manager status; if that says error, run: %sdisabled, and then: %s%s",
-		wanted, haPatience, set, set, wanted)
+	return fmt.Errorf("HA, which manages the container, was asked to have it %s, and has not in %s: see why with: ha-manager status; from an error it comes back with %sdisabled, and, once it is disabled, %s%s",
+		wanted, patience, set, set, wanted)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type job struct {
 	c        *config.Container
 	external []int     // guests outside of the file that it depends on
 	host     *pct.Host // in a dry run: one that only previews
+
+	warnings []string // of Proxmox's commands, each once
 
 	stage   string    // what is being done, for errors
 	conf    *pct.Conf // as last read; in a dry run as it would be; nil: no such container
@@ -62,11 +65,16 @@ type fileChange struct {
 // is as others need it.
 func (j *job) do(act action) bool {
 	start := time.Now()
-	j.host = j.round.provisioner.host
+	host := *j.round.provisioner.host
+	j.host = &host
+	host.Warn = func(line string) {
+		if !slices.Contains(j.warnings, line) {
+			j.warnings = append(j.warnings, line)
+			j.logf("%s", line)
+		}
+	}
 	if j.dryRun {
-		host := *j.host
 		host.Preview = func(c pct.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
-		j.host = &host
 		j.preview = preview{Commands: [][]string{}, Files: []fileChange{}}
 	}
 	err := j.look()
@@ -165,16 +173,18 @@ func (j *job) elsewhere() error {
 			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: give the container another CTID in the configuration", j.ctid, paths[0])
 		}
 		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
-		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s", node, node, j.ctid, hostname())
+		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s --restart 1", node, node, j.ctid, hostname())
 	}
 	return nil
 }
 
+// hostname is this host's name as a node of the cluster.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {
 		return "THIS-NODE"
 	}
+	name, _, _ = strings.Cut(name, ".")
 	return name
 }
 

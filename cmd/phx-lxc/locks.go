@@ -30,6 +30,9 @@ func (j *job) awaitUnlocked(ctx context.Context) error {
 		}
 		j.alone = err == nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("others have destroyed the container meanwhile: %w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -63,8 +66,8 @@ func (j *job) unlocked(ctx context.Context, ctid int) (conf *pct.Conf, waited bo
 	}
 }
 
-// awaitCommands waits for the commands of Proxmox that were at work on the
-// container before this job: a start, say, of a run that was killed.
+// awaitCommands waits for commands that phx has started and that were at work
+// on the container before this job: a start, say, of a run that was killed.
 func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 	commands, err := j.host.Commands(j.ctid)
 	if err != nil {
@@ -121,12 +124,15 @@ func releaseLock(ctid int, conf *pct.Conf) string {
 	case "rollback": // its disks may be rolled back in part
 		var names []string
 		for _, s := range conf.Snapshots {
-			names = append(names, s.Name)
+			if !s.Unfinished() {
+				names = append(names, s.Name)
+			}
 		}
+		rollback := fmt.Sprintf("%s && pct rollback %d ", unlock, ctid)
 		if len(names) == 1 {
-			return fmt.Sprintf("%s && pct rollback %d %s", unlock, ctid, names[0])
+			return rollback + names[0]
 		}
-		return fmt.Sprintf("%s && pct rollback %d SNAPSHOT, with the snapshot (%s) that it was to become", unlock, ctid, strings.Join(names, ", "))
+		return rollback + "SNAPSHOT, with the one that it was to become again: " + strings.Join(names, ", ")
 	}
 	for _, s := range conf.Snapshots {
 		if s.Unfinished() {

@@ -45,8 +45,9 @@ Options:
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
-    --lock-wait DURATION  How long to wait for a container that Proxmox has
-                          locked. Default 1m. (PHX_LOCK_WAIT)
+    --lock-wait DURATION  How long to wait for a container that has to be changed
+                          or cloned and that Proxmox has locked, as for a backup.
+                          Default 1m. (PHX_LOCK_WAIT)
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.

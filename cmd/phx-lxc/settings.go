@@ -500,7 +500,7 @@ func refusals(c *config.Container, conf *pct.Conf, allocated map[string]bool) er
 	}
 	next := conf.Next()
 	if storage, _, ok := strings.Cut(next["rootfs"], ":"); ok && storage != c.StoragePool {
-		refuse("rootfs is on the storage %s and should be on %s: move it with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
+		refuse("rootfs is on the storage %s and should be on %s: move it, while the container is stopped, with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
 	}
 	byPath := map[string]string{}
 	for _, option := range mountOptions(next) {
@@ -524,7 +524,7 @@ func refusals(c *config.Container, conf *pct.Conf, allocated map[string]bool) er
 		case isBind(next[option]):
 			refuse("%s is a bind mount (%s) and should be a volume: remove one of them", v.MountPoint, option)
 		case storage != v.Pool:
-			refuse("%s (%s) is on the storage %s and should be on %s: move it with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
+			refuse("%s (%s) is on the storage %s and should be on %s: move it, while the container is stopped, with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
 		}
 	}
 	for _, m := range c.MountPoints {

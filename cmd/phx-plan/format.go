@@ -133,9 +133,14 @@ func ids(list []int) string {
 	if len(list) == 0 {
 		return "-"
 	}
+	// A table is as wide as its longest line, in every line.
+	const shown = 16
 	var s []string
-	for _, id := range list {
+	for _, id := range list[:min(len(list), shown)] {
 		s = append(s, strconv.Itoa(id))
+	}
+	if n := len(list) - shown; n > 0 {
+		s = append(s, fmt.Sprintf("and %d more", n))
 	}
 	return strings.Join(s, ",")
 }

@@ -23,6 +23,8 @@ const usage = `Usage:
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
 reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
+Of many mistakes the first 100 are shown. The file may have up to 64 MiB, and
+be a pipe.
 
 Options:
     --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
@@ -68,7 +70,6 @@ Example:
 `
 
 func main() {
-	debug.SetGCPercent(400) // it ends within a second or two: better more memory than more work
 	cmdline.Main(&cli.App{
 		Name:                  "phx-plan",
 		CustomAppHelpTemplate: usage,
@@ -143,14 +144,21 @@ func ctids(args []string) ([]int, error) {
 
 // load reads the configuration and reports whatever is wrong with it.
 func load(path string, guarded []config.Guarded) (*config.File, error) {
+	// It ends within a second or two: better more memory than more work, but for
+	// a file that is longer than that of ten thousand containers.
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
+		debug.SetGCPercent(400)
+	} else {
+		debug.SetGCPercent(40)
+	}
 	file, err := config.LoadOn(path, guarded)
 	var wrong *config.Error
 	switch {
 	case errors.As(err, &wrong):
-		warn(path, wrong.Warnings)
+		warn(path, wrong.Warnings, wrong.MoreWarnings)
 		cmdline.Say(wrong.Error())
 		mistakes := "1 mistake"
-		if n := len(wrong.Mistakes); n > 1 {
+		if n := len(wrong.Mistakes) + wrong.More; n > 1 {
 			mistakes = fmt.Sprintf("%d mistakes", n)
 		}
 		cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
@@ -158,13 +166,16 @@ func load(path string, guarded []config.Guarded) (*config.File, error) {
 	case err != nil:
 		return nil, cmdline.Usagef("%v", err)
 	}
-	warn(path, file.Warnings)
+	warn(path, file.Warnings, file.More)
 	return file, nil
 }
 
-func warn(path string, warnings []config.Mistake) {
+func warn(path string, warnings []config.Mistake, more int) {
 	for _, w := range warnings {
 		cmdline.Say(fmt.Sprintf("%s:%d:%d: warning: %s: %s", path, w.Line, w.Col, w.Path, w.Msg))
+	}
+	if more > 0 {
+		cmdline.Say(fmt.Sprintf("%s: warning: and %d more", path, more))
 	}
 }
 

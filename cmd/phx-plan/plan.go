@@ -143,6 +143,10 @@ func (p *plan) inUse() error {
 		return nil
 	}
 	slices.Sort(uses)
+	const shown = 16
+	if n := len(uses) - shown; n > 0 {
+		uses = append(uses[:shown], fmt.Sprintf("and %d more", n))
+	}
 	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
 }
 

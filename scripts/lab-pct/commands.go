@@ -31,7 +31,7 @@ func (c *call) status() error {
 		return err
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	status := "stopped"
 	pid := c.backend.pid(c.vmid)
@@ -119,7 +119,7 @@ func (c *call) config() error {
 		return err
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	s := conf.section
 	if name := c.p["snapshot"]; name != "" {
@@ -427,7 +427,7 @@ func (c *call) exec() error {
 		return die(255, "missing command at /usr/share/perl5/PVE/CLI/pct.pm line 246.")
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	return c.backend.exec(c.vmid, !c.p.has("keep-env") || c.p.bool("keep-env"), c.extra)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -59,7 +60,7 @@ func checkCapabilities(conf *config) error {
 			keep = r.value != ""
 		}
 		if drop && keep {
-			return fmt.Errorf("Keeping and dropping capabilities are mutually exclusive")
+			return errors.New("confile.c: Keeping and dropping capabilities are mutually exclusive")
 		}
 	}
 	return nil

@@ -98,6 +98,15 @@ func inWorker(err error) error {
 	return err
 }
 
+// outside turns an error of a worker into one of a call that has none.
+func outside(err error) error {
+	var w *workerError
+	if errors.As(err, &w) {
+		return die(255, "%s", w.msg)
+	}
+	return err
+}
+
 // nested runs another task from within one. Its output is this task's; its failure is only
 // printed, and this task goes on.
 func (c *call) nested(task func(*call) error) error {

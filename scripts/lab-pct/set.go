@@ -49,7 +49,9 @@ func (c *call) set() error {
 			return err
 		}
 		// From here on the change is stored, whatever happens.
-		if err := c.fault(); err != nil {
+		if err := c.fault(); errors.Is(err, errInterrupted) {
+			return err
+		} else if err != nil {
 			return die(2, "bridge 'vmbr0' does not exist")
 		}
 		if err := c.writeConfig(conf, c.stderr); err != nil {

@@ -1,6 +1,7 @@
 package pipetest
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"strings"
@@ -11,8 +12,18 @@ import (
 // left out, the changing calls of pct, and the exit status.
 func (h *host) phx(action string, args ...string) (said, calls string, status int) {
 	h.t.Helper()
+	return h.phxAwaiting("true", action, args...)
+}
+
+// phxAwaiting is phx with a command of the host that runs when phx says that it
+// waits for something.
+func (h *host) phxAwaiting(release, action string, args ...string) (said, calls string, status int) {
+	h.t.Helper()
 	os.Remove(h.path("host/log/pct.log"))
-	said, status = h.bash("set -o pipefail; phx-plan --action " + action + " 500 | phx-lxc " + strings.Join(args, " ") + " 2>&1 >events")
+	said, status = h.bash(`rm -f done; : >said
+		(until grep -q ": waiting for " said; do [ ! -e done ] || exit; sleep 0.05; done; ` + release + `) >/dev/null 2>&1 &
+		set -o pipefail; phx-plan --action ` + action + ` 500 | phx-lxc ` + strings.Join(args, " ") + ` 2>said >events; status=$?
+		touch done; wait; cat said; exit $status`)
 	for line := range strings.Lines(h.read("host/log/pct.log")) {
 		if call := strings.SplitN(strings.TrimSpace(line), "\t", 4)[3]; call != "list" && !strings.HasPrefix(call, "status ") {
 			calls += call + "\n"
@@ -126,8 +137,7 @@ func TestChangesWaitForTheLock(t *testing.T) {
 				tt.action = "create"
 			}
 			h.bash(tt.byHand + "\n$PHX_PCT set 500 --lock backup")
-			h.bash("(sleep 0.5; exec $PHX_PCT unlock 500) >/dev/null 2>&1 &")
-			said, _, status := h.phx(tt.action, tt.args)
+			said, _, status := h.phxAwaiting("$PHX_PCT unlock 500", tt.action, tt.args)
 			if status != 0 || strings.Count(said, "waiting for container 500, which is locked (backup)") != 1 {
 				t.Errorf("status %d\n%s", status, said)
 			}
@@ -140,8 +150,8 @@ func TestChangedWhileWaiting(t *testing.T) {
 	h := converged(t, nil)
 	h.configure(map[string]any{"memory_mb": 640})
 	h.bash("$PHX_PCT set 500 --lock backup")
-	h.bash("(sleep 0.5; sed -i 's/^memory: .*/memory: 640/; /^lock: /d' " + conf500 + "; rm host/lxc/500/running) >/dev/null 2>&1 &")
-	if said, calls, status := h.phx("create"); status != 0 || calls != "start 500\n" {
+	release := "rm host/lxc/500/running; sed -i 's/^memory: .*/memory: 640/; /^lock: /d' " + conf500
+	if said, calls, status := h.phxAwaiting(release, "create"); status != 0 || calls != "start 500\n" {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 }
@@ -247,9 +257,8 @@ func TestContainerThatVanishesWhileItIsAwaited(t *testing.T) {
 	h := newHost(t)
 	h.configure(nil)
 	h.write(conf500, "hostname: Box\nlock: create\nmemory: 512\n")
-	h.bash("(sleep 0.5; rm " + conf500 + ") >/dev/null 2>&1 &")
-	if _, calls, status, stderr := h.run(); status != 0 || !strings.HasPrefix(join(calls), "create 500") {
-		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+	if said, calls, status := h.phxAwaiting("rm "+conf500, "create"); status != 0 || !strings.HasPrefix(calls, "create 500") {
+		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 	h.wantUnchanged()
 }
@@ -258,9 +267,8 @@ func TestContainerThatVanishesWhileItIsAwaited(t *testing.T) {
 func TestContainerThatIsFinishedWhileItIsAwaited(t *testing.T) {
 	h := converged(t, nil)
 	h.setHead("lock: create\n", "")
-	h.bash("(sleep 0.5; sed -i '/^lock: /d' " + conf500 + ") >/dev/null 2>&1 &")
-	if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 {
-		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+	if said, calls, status := h.phxAwaiting("sed -i '/^lock: /d' "+conf500, "create"); status != 0 || calls != "" || !strings.Contains(said, "waiting") {
+		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 }
 
@@ -377,20 +385,17 @@ func TestBindMountForbidsSnapshots(t *testing.T) {
 	}
 }
 
-// ha answers as the pct of a container that HA manages: a request, which HA
-// carries out a little later, unless the file lazy is there.
-const ha = `
-case "$1 $2" in
-"start 500") echo "Requesting HA start for CT 500"; [ -e $PHX_WORK/lazy ] || (sleep 0.5; exec $PHX_REAL start 500) >/dev/null 2>&1 & exit 0 ;;
-"shutdown 500") echo "Requesting HA stop for CT 500"; [ -e $PHX_WORK/lazy ] || (sleep 0.5; exec $PHX_REAL stop 500) >/dev/null 2>&1 & exit 0 ;;
-"destroy 500") ! grep -q "^ct: 500$" $PHX_PVE_ROOT/ha/resources.cfg || { echo "unable to remove CT 500 - used in HA resources and purge parameter not set." >&2; exit 255; } ;;
-esac`
-
 // Under HA a start and a stop are requests: what was asked for is awaited.
 func TestContainerOfHA(t *testing.T) {
-	h := converged(t, nil).stub(ha)
-	h.bash("mkdir -p host/pve/ha; printf 'vm: 100\\n\\tstate stopped\\n\\nct: 500\\n\\tgroup a\\n' >host/pve/ha/resources.cfg")
-	h.write("bin/ha-manager", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/manager\n[ \"$1\" != remove ] || : >$PHX_PVE_ROOT/ha/resources.cfg\n")
+	h := converged(t, nil)
+	h.bash("mkdir -p host/pve/ha; printf 'vm: 100\n\tstate stopped\n\nct: 500\n\tgroup a\n' >host/pve/ha/resources.cfg")
+	h.write("bin/ha-manager", `#!/bin/sh
+case "$1 $2 $3" in
+"remove ct:500 ") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg ;;
+"set ct:500 --state") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg; printf 'ct: 500\n\tstate %s\n' $4 >>$PHX_PVE_ROOT/ha/resources.cfg ;;
+*) exit 1 ;;
+esac
+`)
 	h.bash("chmod +x bin/ha-manager")
 	for _, action := range []string{"stop", "create", "stop", "start"} {
 		state := "running"
@@ -402,6 +407,27 @@ func TestContainerOfHA(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", action, status, said)
 		}
 		h.wantState(state)
+	}
+	h.wantUnchanged()
+	// HA has not done it: that is an error, with what its configuration wants.
+	idle := h.with("PHX_LAB_HA=0").with("PHX_TIMEOUT=10s")
+	said, _, status := idle.phx("stop")
+	if status != 1 || !strings.Contains(said, "500 Box: stop: HA, which manages the container, was asked to have it stopped, and its configuration has it started: ") {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	idle.wantState("running")
+	if command := h.wayOut(said); command != "ha-manager set ct:500 --state stopped" {
+		t.Errorf("advised: %s", command)
+	}
+	for range 3 {
+		h.bash("$PHX_PCT status 500") // HA's turn
+	}
+	h.wantState("stopped")
+	if said, _, status := idle.phx("create"); status != 1 || !strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, and has not in 10s: see why with: ha-manager status; ") {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	if said, _, status := h.phx("start"); status != 0 {
+		t.Errorf("status %d\n%s", status, said)
 	}
 	// Proxmox destroys none that stands there: that is said before it is down.
 	said, calls, status := h.phx("delete")
@@ -427,26 +453,26 @@ func TestCommandLeftBehind(t *testing.T) {
 	if _, _, status, stderr := h.with("PHX_LAB_FAIL=start 500").run(); status != 1 {
 		t.Fatalf("status %d\n%s", status, stderr)
 	}
-	h = h.stub(`if [ -n "$LATE" ]; then sleep 3; fi`)
+	h = h.stub(`if [ -n "$LATE" ]; then until [ -e $PHX_WORK/go ]; do sleep 0.05; done; fi`)
 	h.bash("LATE=1 bin/pct start 500 >/dev/null 2>&1 & echo $! >late")
-	_, _, status, stderr := h.run()
-	if status != 0 || !strings.Contains(stderr, "500 Box: waiting for the end of: pct start 500 (process "+strings.TrimSpace(h.read("late"))+")") {
-		t.Errorf("status %d\n%s", status, stderr)
+	said, _, status := h.phxAwaiting("touch go", "create")
+	if status != 0 || !strings.Contains(said, "500 Box: waiting for the end of: pct start 500 (process "+strings.TrimSpace(h.read("late"))+")") {
+		t.Errorf("status %d\n%s", status, said)
 	}
-	h.bash("while kill -0 $(cat late); do sleep 0.1; done")
+	h.bash("touch go; while kill -0 $(cat late); do sleep 0.1; done")
 	h.wantState("stopped")
 	h.wantUnchanged()
 	// One that does not end is named, with the way out.
 	keys["memory_mb"] = 640
 	h.configure(keys)
-	h.bash("LATE=1 bin/pct set 500 --cores 1 >/dev/null 2>&1 &")
-	_, calls, status, stderr := h.with("PHX_LOCK_WAIT=300ms").run()
-	if status != 1 || len(calls) > 0 || !strings.Contains(stderr, "configure: pct set 500 --cores 1 still runs (process ") {
-		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+	h.bash("rm go; LATE=1 bin/pct set 500 --cores 1 >/dev/null 2>&1 & echo $! >late")
+	said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx("create")
+	if status != 1 || calls != "" || !strings.Contains(said, "configure: pct set 500 --cores 1 still runs (process "+strings.TrimSpace(h.read("late"))+")") {
+		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
-	h.wayOut(stderr)
-	if _, _, status, stderr := h.run(); status != 0 {
-		t.Errorf("status %d\n%s", status, stderr)
+	h.wayOut(said)
+	if said, _, status := h.phx("create"); status != 0 {
+		t.Errorf("status %d\n%s", status, said)
 	}
 }
 
@@ -487,5 +513,102 @@ func TestProtectedContainer(t *testing.T) {
 	}
 	if said, _, status := h.phx("start"); status != 0 {
 		t.Errorf("status %d\n%s", status, said)
+	}
+}
+
+// What a lock of a task that changes no configuration leaves is released.
+func TestLockThatIsOnlyReleased(t *testing.T) {
+	for lock, advised := range map[string]string{
+		"backup": "pct unlock 500", "disk": "pct unlock 500", "migrate": "pct unlock 500", "fstrim": "pct unlock 500", "mounted": "pct unmount 500",
+	} {
+		t.Run(lock, func(t *testing.T) {
+			h := converged(t, nil).stub(`if [ "$1" = unmount ]; then shift; exec $PHX_REAL unlock "$@"; fi`)
+			h.bash("$PHX_PCT set 500 --lock " + lock)
+			h.configure(map[string]any{"memory_mb": 640})
+			said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx("create")
+			if status != 1 || calls != "" {
+				t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
+			}
+			if command := h.wayOut(said); command != advised {
+				t.Errorf("advised: %s, want: %s", command, advised)
+			}
+			if said, calls, status := h.phx("create"); status != 0 || calls != "set 500 --memory 640\n" {
+				t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
+			}
+		})
+	}
+}
+
+// A container that could not be destroyed is down, which is said.
+func TestDeleteThatFails(t *testing.T) {
+	h := converged(t, nil)
+	said, _, status := h.with("PHX_LAB_FAIL=destroy 500").phx("delete")
+	if status != 1 || !strings.Contains(said, "500 Box: delete: pct destroy 500: PHX_LAB_FAIL") {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	h.wantState("stopped")
+	if command := h.wayOut(said); command != "phoenix --action start 500" {
+		t.Errorf("advised: %s", command)
+	}
+	h.wantState("running")
+	h.wantUnchanged()
+}
+
+// The ways out that need programs of Proxmox beside pct.
+func TestWaysOutWithOtherPrograms(t *testing.T) {
+	t.Run("a template that is missing", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		h.write("bin/pveam", "#!/bin/sh\ncase $1 in update) ;; download) [ \"$2\" = local ] && : >$PHX_WORK/host/storage/local/template/cache/$3 ;; esac\n")
+		h.bash("chmod +x bin/pveam")
+		h.configure(map[string]any{"template": "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"})
+		_, _, status, stderr := h.run()
+		if command := h.wayOut(stderr); status != 1 || command != "pveam update && pveam download local debian-13-standard_13.1-2_amd64.tar.zst" {
+			t.Errorf("status %d, advised: %s\n%s", status, command, stderr)
+		}
+		if _, _, status, stderr := h.run(); status != 0 {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+	})
+	t.Run("a container on another node", func(t *testing.T) {
+		h := converged(t, nil)
+		// pct migrate stops and starts a running container only when it is told to.
+		h.write("bin/ssh", "#!/bin/sh\n[ \"$1 $2 $3 $4 $6 $7\" = 'pve2 pct migrate 500 --restart 1' ] && [ \"$5\" = \"$(hostname -s)\" ] && mv $PHX_PVE_ROOT/nodes/pve2/lxc/500.conf $PHX_PVE_ROOT/lxc/\n")
+		h.bash("chmod +x bin/ssh; mkdir -p host/pve/nodes/pve2/lxc; mv " + conf500 + " host/pve/nodes/pve2/lxc/")
+		said, calls, status := h.phx("create")
+		if status != 1 || calls != "" || !strings.Contains(said, "500 Box: define: the container is on the node pve2: ") {
+			t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
+		}
+		h.wayOut(said)
+		h.wantUnchanged()
+	})
+	t.Run("a lock file that somebody holds", func(t *testing.T) {
+		h := converged(t, map[string]any{"memory_mb": 640})
+		h.configure(nil)
+		h.bash("(exec 9>>host/lock/pve-config-500.lock; flock 9; exec sleep 60) >/dev/null 2>&1 & echo $! >holder; while flock -n host/lock/pve-config-500.lock true; do sleep 0.05; done")
+		said, _, status := h.phx("create")
+		if status != 1 || !strings.Contains(said, "hint: another command holds "+h.path("host/lock/pve-config-500.lock")+": see which with: fuser -v ") {
+			t.Errorf("status %d\n%s", status, said)
+		}
+		h.wayOut(said)
+		h.bash("kill $(cat holder)")
+		if said, _, status := h.phx("create"); status != 0 {
+			t.Errorf("status %d\n%s", status, said)
+		}
+	})
+}
+
+// Warnings of Proxmox's commands that ended well are passed on, once.
+func TestWarningsArePassedOn(t *testing.T) {
+	h := converged(t, nil).stub(`case "$1" in start|reboot) echo "WARN: Systemd 252 detected. You may need to enable nesting."; echo "Task finished with 1 warning(s)!" >&2 ;; esac`)
+	h.bash("$PHX_PCT stop 500")
+	said, _, status := h.phx("create")
+	if status != 0 || strings.Count(said, "500 Box: WARN: Systemd 252 detected. You may need to enable nesting.\n") != 1 {
+		t.Errorf("status %d\n%s", status, said)
+	}
+	for line := range strings.Lines(h.read("events")) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("%q", line)
+		}
 	}
 }

@@ -17,12 +17,16 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // The application scripts whose containers have a part of their own in phx.
@@ -33,15 +37,30 @@ const (
 	CAScript      = "phoenix_hypervisor_lxc_103.sh"
 )
 
-// MaxContainer is the greatest length of a container's object in bytes, blanks
-// between tokens not counted: it has to fit in one event.
-const MaxContainer = 1<<20 - 64<<10
+// Limits of the file. It is read in a time and a memory that grow with its
+// length, whatever it holds.
+const (
+	// MaxFile is the greatest length of the file in bytes.
+	MaxFile = 64 << 20
+
+	// MaxContainer is the greatest length of a container's object in bytes,
+	// together with the ids of what it needs and of what needs it: they have to
+	// fit in one event. Blanks between tokens do not count, and characters that
+	// an event has to escape count as that. The same holds for the ids and the
+	// services of all containers.
+	MaxContainer = 1<<20 - 64<<10
+
+	// MaxMistakes is how many mistakes and warnings are kept: the first by
+	// position. The others are counted.
+	MaxMistakes = 100
+)
 
 // File is a configuration without mistakes.
 type File struct {
 	Path       string
 	Containers map[int]*Container // by container id
 	Warnings   []Mistake          // by position
+	More       int                // warnings beside these
 }
 
 // Container is what the file says about one container. Pointers are nil, and
@@ -148,9 +167,9 @@ type FirewallRule struct {
 // HealthCheck is a command that exits 0 in a container that is well. It is
 // tried Retries times, Interval seconds apart.
 type HealthCheck struct {
-	Command  string
-	Retries  int // 3 unless given
-	Interval int // seconds, 5 unless given
+	Command  string // words joined by blanks, without quotes: no shell reads it
+	Retries  int    // 3 unless given
+	Interval int    // seconds, 5 unless given
 }
 
 // HealthProbe is a script on the host that exits 0 when the container is well.
@@ -186,12 +205,15 @@ func (m Mistake) String() string {
 // Error is all that is wrong in a file, by position. The warnings are not
 // part of the text: a misspelt key is one, and says why another is missing.
 type Error struct {
-	File     string
-	Mistakes []Mistake
-	Warnings []Mistake
+	File         string
+	Mistakes     []Mistake
+	More         int // mistakes beside these
+	Warnings     []Mistake
+	MoreWarnings int // warnings beside these
 }
 
-// Error has a line "file:line:column: path: message" for each mistake.
+// Error has a line "file:line:column: path: message" for each mistake, and one
+// for those that are not kept.
 func (e *Error) Error() string {
 	var b strings.Builder
 	for i, m := range e.Mistakes {
@@ -199,6 +221,9 @@ func (e *Error) Error() string {
 			b.WriteByte('\n')
 		}
 		fmt.Fprintf(&b, "%s:%v", e.File, m)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(&b, "\n%s: and %d more", e.File, e.More)
 	}
 	return b.String()
 }
@@ -217,20 +242,38 @@ func LoadOn(path string, guarded []Guarded) (*File, error) {
 	return (&parser{text: text, guarded: guarded}).file(path)
 }
 
-// readFile reads a file into a string without a second copy of it.
+// readFile reads a file or a pipe into a string without a second copy of it.
+// Of one that is longer than MaxFile it reads little more than that.
 func readFile(path string) (string, error) {
-	f, err := os.Open(path)
+	// Nobody may ever write to a named pipe: with O_NONBLOCK opening it does not
+	// wait, and reading can have a limit.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	var b strings.Builder
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		b.Grow(int(info.Size()))
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
 	}
-	_, err = io.Copy(&b, f)
+	var b strings.Builder
+	switch kind := info.Mode().Type(); kind {
+	case 0:
+		b.Grow(int(min(info.Size(), MaxFile+1)))
+	case fs.ModeNamedPipe:
+		f.SetReadDeadline(time.Now().Add(pipePatience))
+	default:
+		return "", fmt.Errorf("%s: neither a file nor a pipe", path)
+	}
+	_, err = io.Copy(&b, io.LimitReader(f, MaxFile+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%s: the pipe had no end after %v", path, pipePatience)
+	}
 	return b.String(), err
 }
+
+// pipePatience is how long a pipe may take until its end.
+var pipePatience = 30 * time.Second
 
 // Parse checks a file's content; name stands for the file in errors, which
 // are an [*Error].
@@ -241,19 +284,20 @@ func Parse(name string, data []byte) (*File, error) {
 func (p *parser) file(name string) (*File, error) {
 	var found []*entry
 	if root, ok := p.document(); ok {
-		found = p.root(root)
-		p.relations(found)
+		if found = p.root(root); !p.hopeless() {
+			p.relations(found)
+		}
 	}
-	if p.guarded != nil {
+	if p.guarded != nil && !p.hopeless() {
 		if err := p.packaged(); err != nil {
 			return nil, err
 		}
 	}
 	warnings := p.report(p.warnings)
-	if len(p.mistakes) > 0 {
-		return nil, &Error{name, p.report(p.mistakes), warnings}
+	if p.mistakes.count > 0 {
+		return nil, &Error{name, p.report(p.mistakes), p.mistakes.more(), warnings, p.warnings.more()}
 	}
-	f := &File{Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings}
+	f := &File{Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings, More: p.warnings.more()}
 	for _, e := range found {
 		f.Containers[e.CTID] = e.Container
 	}
@@ -269,8 +313,8 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	if root, ok := p.document(); ok {
 		e = p.container(ctid, root)
 	}
-	if len(p.mistakes) > 0 {
-		return nil, &Error{fmt.Sprintf("container %d", ctid), p.report(p.mistakes), nil}
+	if p.mistakes.count > 0 {
+		return nil, &Error{File: fmt.Sprintf("container %d", ctid), Mistakes: p.report(p.mistakes), More: p.mistakes.more()}
 	}
 	return e.Container, nil
 }

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -239,6 +237,22 @@ func TestMistakes(t *testing.T) {
 		{extra, `"bootstrap_ca_url": ¦"http://10.0.0.10"`, ca + "bootstrap_ca_url: "},
 		{extra, `"health_check": ¦{"retries": 1}`, ca + "health_check.command: missing"},
 		{extra, `"health_check": {"command": "true", "retries": ¦0}`, ca + "health_check.retries: must be from 1 to 1000"},
+		{extra, `"health_check": {"command": ¦"sh -c 'curl localhost'"}`, ca + "health_check.command: no shell reads this"},
+		{extra, `"health_check": {"command": ¦"curl \"localhost\""}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a\\ b"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"echo $HOME"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a;b"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a | b"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a && b"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a &"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"a >/dev/null"}`, "no shell reads this"},
+		{extra, `"health_check": {"command": ¦"  "}`, "must not be blank"},
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`, `"ip": ¦"dhcp"}, "application_script": "phoenix_hypervisor_lxc_102.sh",`, "lxc_configs.102.network_config.ip: must be a fixed address, not dhcp"},
+		{`"name": "Traefik-Internal"`, `"name": ¦"` + strings.Repeat("a", maxString+1) + `"`, "is 65537 bytes long; at most 65536 are allowed"},
+		{extra, `"lxc_options": ["lxc.cap.drop=a", ¦"lxc.cap.keep=` + strings.Repeat("a,", 64) + `a"]`, "Linux has no more than 64 capabilities"},
+		{extra, `"mount_points": [` + numbered(256, `{"host_path": "/a", "container_path": "/%d"}`) + `, {"host_path": "/a", "container_path": ¦"/x"}]`, "pct has no more than 256 mount points"},
+		{extra, `"features": [` + numbered(100, `"a%d"`) + `, ¦"a99"]`, "a99 is named twice"},
+		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"` + strings.Repeat("a ", 101) + `"}]`, "has 101 arguments; at most 100"},
 		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`, ca + "health_checks.0.args: no shell reads this"},
 
 		// Firewall.
@@ -309,6 +323,18 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("%q: want only %q, found\n%v", tt.new, tt.want, err)
 		}
 	}
+}
+
+// numbered returns n elements of a list, made from a format with their index.
+func numbered(n int, format string) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
 }
 
 func parse(t *testing.T, text string) *File {
@@ -506,6 +532,12 @@ func TestContainerTooLong(t *testing.T) {
 		return strings.Replace(base, `"extra": 0`, strings.Repeat(" ", 1<<20)+`"tests": "`+strings.Repeat("x", n)+`"`, 1)
 	}
 	parse(t, text(MaxContainer-1000))
+
+	// What an event has to escape is longer there.
+	escaped := strings.Replace(base, `"extra": 0`, `"tests": "`+strings.Repeat("\x7f", MaxContainer/6)+`"`, 1)
+	if got := mistakes(t, escaped); len(got) != 1 || !strings.Contains(got[0], "f.json:16:12: lxc_configs.103: is ") {
+		t.Errorf("got %.200q", got)
+	}
 	if got := mistakes(t, text(MaxContainer)); len(got) != 1 || !strings.Contains(got[0], "f.json:16:12: lxc_configs.103: is ") {
 		t.Errorf("got %.200q", got)
 	}
@@ -548,44 +580,6 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%d would have to be resized after it was cloned", id)
 		}
 	}
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte(base))
-	f.Add([]byte(`{"lxc_configs": {"100": {"network_config": {"ip": 1, "ip": 2}}}}`))
-	f.Add([]byte("{\"lxc_configs\": {}, \"a\": \"\\ud800\"}"))
-	f.Add([]byte("\ufeff{}"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := Parse("f", data)
-		var wrong *Error
-		switch {
-		case err == nil:
-			if !json.Valid(data) {
-				t.Fatal("accepted what is not JSON")
-			}
-			for id, c := range file.Containers {
-				again, err := ParseContainer(id, []byte(c.Raw))
-				if err != nil {
-					t.Fatalf("%d by itself: %v", id, err)
-				}
-				if !reflect.DeepEqual(c, again) {
-					t.Fatalf("%d by itself is another: %+v, %+v", id, c, again)
-				}
-			}
-		case !errors.As(err, &wrong) || len(wrong.Mistakes) == 0:
-			t.Fatalf("no mistakes in %v", err)
-		default:
-			lines := bytes.Split(data, []byte("\n"))
-			for i, m := range wrong.Mistakes {
-				if m.Line < 1 || m.Line > len(lines) || m.Col < 1 || m.Col > len(lines[m.Line-1])+1 {
-					t.Fatalf("%v is outside of the file", m)
-				}
-				if i > 0 && (m.Line < wrong.Mistakes[i-1].Line || m.Line == wrong.Mistakes[i-1].Line && m.Col < wrong.Mistakes[i-1].Col) {
-					t.Fatal("not by position")
-				}
-			}
-		}
-	})
 }
 
 // A place comes from a stream that anybody may have written.

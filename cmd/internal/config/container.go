@@ -18,6 +18,8 @@ import (
 // An entry is a container with what the checks across containers need.
 type entry struct {
 	*Container
+	at       int    // the offset of its object
+	length   int    // of its object in an event
 	edges    []edge // its clone source and its dependencies
 	address  int    // offsets of what no two containers may share
 	mac      int
@@ -33,7 +35,7 @@ type entry struct {
 // An edge is the need for another container, with the offset at which the
 // file names it: in dependencies at index, or in clone_from_ctid when index
 // is -1.
-type edge struct{ to, at, index int }
+type edge struct{ to, at, index int32 }
 
 func (e edge) path() string {
 	if e.index < 0 {
@@ -65,7 +67,7 @@ func (p *parser) root(v gjson.Result) []*entry {
 			if err != nil {
 				p.fail(v, "%v", err)
 			}
-			if e := p.container(id, v); e != nil && err == nil {
+			if e := p.container(id, v); e != nil && err == nil && !p.hopeless() {
 				found = append(found, e)
 			}
 		})
@@ -76,12 +78,11 @@ func (p *parser) root(v gjson.Result) []*entry {
 // container reads a container's object. It returns what could be read, nil
 // when v is no object.
 func (p *parser) container(ctid int, v gjson.Result) *entry {
-	e := &entry{Container: &Container{CTID: ctid, Raw: v.Raw}}
+	e := &entry{Container: &Container{CTID: ctid, Raw: v.Raw}, at: v.Index}
 	c := e.Container
-	if len(v.Raw) > MaxContainer {
-		if n := len(gjson.Get(v.Raw, "@ugly").Raw); n > MaxContainer {
-			p.fail(v, "is %d bytes long; at most %d fit in an event", n, MaxContainer)
-		}
+	if e.length = eventLength(v.Raw); e.length > MaxContainer {
+		p.fail(v, "is %d bytes long; at most %d fit in an event", e.length, MaxContainer)
+		return nil
 	}
 	template, source := -1, -1
 	p.object(v, needed, func(key string, v gjson.Result) {
@@ -117,6 +118,13 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 			})
 		})
 	}
+	if script := c.ApplicationScript; c.Network.DHCP && c.TraefikService == nil && (script == CAScript || script == ProxyScript) {
+		p.at("network_config", func() {
+			p.at("ip", func() {
+				p.failAt(e.address, "must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
+			})
+		})
+	}
 	if s := c.TraefikService; s != nil {
 		if c.Network.DHCP {
 			p.at("traefik_service", func() {
@@ -131,6 +139,38 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 		}
 	}
 	return e
+}
+
+// eventLength returns how long valid JSON is in an event at most: without the
+// blanks between its tokens, and with what can act on a terminal escaped.
+func eventLength(raw string) int {
+	if 6*len(raw) <= MaxContainer {
+		return len(raw)
+	}
+	n, quoted := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; c {
+		case '\\':
+			n += 2
+			i++
+		case '"':
+			quoted = !quoted
+			n++
+		case ' ', '\t', '\r', '\n':
+			if quoted {
+				n++
+			}
+		case 0x7f:
+			n += 6
+		case 0xc2, 0xd8: // the lead bytes of two, and of three, that may become 6
+			n += 5
+		case 0xe2:
+			n += 4
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 // isForeign reports whether other programs than phx read a container's key.
@@ -247,10 +287,12 @@ func isSnapshot(s string) bool {
 	return 2 <= len(s) && len(s) <= 40 && madeOf(s, "_-") && isLetter(s[0]) && !strings.EqualFold(s, "current")
 }
 
+const maxHostName = 253
+
 // IsHostName reports whether s is a host name as pct takes it, and no label of it
 // is longer than DNS allows.
 func IsHostName(s string) bool {
-	if len(s) > 253 {
+	if len(s) > maxHostName {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {
@@ -277,23 +319,24 @@ func isHTTPS(s string) bool {
 
 func cloneFrom(p *parser, e *entry, v gjson.Result) {
 	if e.CloneFrom = p.ctid(v); e.CloneFrom != 0 {
-		e.edges = append(e.edges, edge{e.CloneFrom, v.Index, -1})
+		e.edges = append(e.edges, edge{int32(e.CloneFrom), int32(v.Index), -1})
 	}
 }
 
 func dependencies(p *parser, e *entry, v gjson.Result) {
 	e.Dependencies = []int{}
-	index := -1
+	index := int32(-1)
+	var seen seen[int]
 	p.list(v, func(v gjson.Result) {
 		index++
 		id := p.ctid(v)
 		switch {
 		case id == 0:
-		case slices.Contains(e.Dependencies, id):
+		case seen.in(e.Dependencies, id):
 			p.warn(v, "%d is named twice", id)
 		default:
 			e.Dependencies = append(e.Dependencies, id)
-			e.edges = append(e.edges, edge{id, v.Index, index})
+			e.edges = append(e.edges, edge{int32(id), int32(v.Index), index})
 		}
 	})
 }
@@ -506,7 +549,9 @@ func volumes(p *parser, e *entry, v gjson.Result) {
 				p.fail(v, "unknown key")
 			}
 		})
-		e.Volumes = append(e.Volumes, vol)
+		if !p.hopeless() {
+			e.Volumes = append(e.Volumes, vol)
+		}
 	})
 }
 
@@ -537,16 +582,24 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 		})
 		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
 			p.at("host_path", func() {
-				if err := CheckOwner(m.HostPath, p.guarded); err != nil {
+				if p.system == nil {
+					p.system = systemPlaces()
+				}
+				if err := checkOwner(m.HostPath, p.guarded, p.system); err != nil {
 					p.fail(host, "%v", err)
-				} else {
-					p.owned = append(p.owned, note{host.Index, p.pathText(), m.HostPath})
+				} else if !p.hopeless() {
+					p.owned = append(p.owned, ownedPath{host.Index, p.pathText(), m.HostPath})
 				}
 			})
 		}
-		e.MountPoints = append(e.MountPoints, m)
+		if !p.hopeless() {
+			e.MountPoints = append(e.MountPoints, m)
+		}
 	})
 }
+
+// maxMounts is the number of pct's options mp0 to mp255.
+const maxMounts = 256
 
 func (p *parser) hostPath(v gjson.Result) string {
 	// pct would take what stands before a "=" for the name of a sub-key.
@@ -557,6 +610,8 @@ func (p *parser) containerPath(v gjson.Result, e *entry) string {
 	s := p.dirPath(v, ",")
 	switch {
 	case s == "":
+	case len(e.mounts) == maxMounts:
+		p.fail(v, "pct has no more than %d mount points, volumes included", maxMounts)
 	case slices.Contains(e.mounts, s):
 		p.fail(v, "something else is mounted at %s already", s)
 	default:
@@ -591,11 +646,12 @@ func (p *parser) dirPath(v gjson.Result, refused string) string {
 
 func features(p *parser, e *entry, v gjson.Result) {
 	e.Features = []string{}
+	var seen seen[string]
 	p.list(v, func(v gjson.Result) {
 		name := p.matched(v, isFileName, fileNameRule)
 		switch {
 		case name == "":
-		case slices.Contains(e.Features, name):
+		case seen.in(e.Features, name):
 			p.fail(v, "%s is named twice", name)
 		default:
 			e.Features = append(e.Features, name)
@@ -608,7 +664,7 @@ func healthCheck(p *parser, e *entry, v gjson.Result) {
 	p.object(v, []need{{"command", "what to run in the container"}}, func(key string, v gjson.Result) {
 		switch key {
 		case "command":
-			h.Command, _ = p.str(v)
+			h.Command = p.command(v)
 		case "retries":
 			h.Retries = p.integer(v, 1, 1000)
 		case "interval":
@@ -619,6 +675,29 @@ func healthCheck(p *parser, e *entry, v gjson.Result) {
 		}
 	})
 	e.HealthCheck = h
+}
+
+// command reads a command without a shell: its words are what stands between
+// blanks. What a shell would not take as it is, is refused: a command that
+// needs it would fail only when all is done. An "&" in a word is that of a URL.
+func (p *parser) command(v gjson.Result) string {
+	s, ok := p.str(v)
+	if !ok {
+		return ""
+	}
+	words := strings.Fields(s)
+	shell := strings.ContainsAny(s, "\"'`$\\;|<>()") || slices.ContainsFunc(words, func(word string) bool {
+		return strings.Contains(word, "&&") || strings.Trim(word, "&") != word
+	})
+	switch {
+	case len(words) == 0:
+		p.fail(v, "must not be blank")
+	case shell:
+		p.fail(v, "no shell reads this, its words are what stands between blanks: put the command into a script, in the container to be named here, or on the host as one of health_checks")
+	default:
+		return s
+	}
+	return ""
 }
 
 func healthChecks(p *parser, e *entry, v gjson.Result) {
@@ -632,7 +711,10 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 			case "script":
 				h.Script = p.matched(v, isFileName, fileNameRule)
 			case "args":
-				h.Args = p.args(v)
+				if h.Args = p.args(v); len(h.Args) > maxArgs {
+					p.fail(v, "has %d arguments; at most %d are allowed", len(h.Args), maxArgs)
+					h.Args = nil
+				}
 			default:
 				p.foreign(v)
 				p.warn(v, "unknown key, ignored")
@@ -641,9 +723,14 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 		if h.Name == "" {
 			h.Name = h.Script
 		}
-		e.HealthChecks = append(e.HealthChecks, h)
+		if !p.hopeless() {
+			e.HealthChecks = append(e.HealthChecks, h)
+		}
 	})
 }
+
+// maxArgs is more than any health check has.
+const maxArgs = 100
 
 // args reads the arguments of a script: a list, or a string of words without
 // any quoting, since no shell will read it.

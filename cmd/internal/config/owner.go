@@ -2,6 +2,7 @@ package config
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"path"
@@ -127,9 +128,30 @@ func storages(file string) []Guarded {
 	return all
 }
 
+// A place is a directory that is there.
+type place struct {
+	path string
+	info os.FileInfo
+}
+
+// systemPlaces returns the directories of the system that this host has.
+func systemPlaces() []place {
+	places := []place{}
+	for _, dir := range append(slices.Clone(systemTops), systemTrees...) {
+		if info, err := os.Stat(dir); err == nil {
+			places = append(places, place{dir, info})
+		}
+	}
+	return places
+}
+
 // CheckOwner returns an error unless the directory at a clean path may be
 // given to an owner, with all that is in it.
 func CheckOwner(dir string, guarded []Guarded) error {
+	return checkOwner(dir, guarded, systemPlaces())
+}
+
+func checkOwner(dir string, guarded []Guarded, system []place) error {
 	why := systemDirectory(dir)
 	for _, g := range guarded {
 		switch {
@@ -144,9 +166,9 @@ func CheckOwner(dir string, guarded []Guarded) error {
 	}
 	if info, err := os.Stat(dir); err == nil && why == "" {
 		// Also by another name.
-		for _, other := range append(slices.Clone(systemTops), systemTrees...) {
-			if top, err := os.Stat(other); err == nil && os.SameFile(info, top) {
-				why = dir + " is " + other
+		for _, other := range system {
+			if os.SameFile(info, other.info) {
+				why = dir + " is " + other.path
 			}
 		}
 	}
@@ -169,32 +191,41 @@ func Packaged(dirs []string) (map[string]string, error) {
 	if err != nil || len(dirs) == 0 {
 		return nil, err
 	}
+	wanted := make(map[string]bool, len(dirs))
+	for _, dir := range dirs {
+		wanted[dir] = true
+	}
 	owners := map[string]string{}
 	for _, list := range lists {
 		text, err := os.ReadFile(list)
 		if err != nil {
 			return nil, fmt.Errorf("look for the package of a directory: %w", err)
 		}
-		for _, dir := range dirs {
-			if strings.HasPrefix(string(text), dir+"\n") || strings.Contains(string(text), "\n"+dir+"\n") {
-				owners[dir] = strings.TrimSuffix(filepath.Base(list), ".list")
+		for line := range bytes.Lines(text) {
+			if dir := bytes.TrimSuffix(line, []byte("\n")); wanted[string(dir)] {
+				owners[string(dir)] = strings.TrimSuffix(filepath.Base(list), ".list")
 			}
 		}
 	}
 	return owners, nil
 }
 
+// An ownedPath is a host_path that gets an owner, with its place in the file.
+type ownedPath struct {
+	at        int
+	path, dir string
+}
+
 // packaged refuses to give directories of packages away.
 func (p *parser) packaged() error {
 	dirs := make([]string, len(p.owned))
-	for i, n := range p.owned {
-		dirs[i] = n.msg
+	for i, o := range p.owned {
+		dirs[i] = o.dir
 	}
 	owners, err := Packaged(dirs)
-	for _, n := range p.owned {
-		if owner := owners[n.msg]; owner != "" {
-			n.msg = PackagedError(n.msg, owner).Error()
-			p.mistakes = append(p.mistakes, n)
+	for _, o := range p.owned {
+		if owner := owners[o.dir]; owner != "" {
+			p.mistakes.add(o.at, func() note { return note{o.at, o.path, PackagedError(o.dir, owner).Error(), -1} })
 		}
 	}
 	return err

@@ -23,14 +23,14 @@ const maxDepth = 100
 // minds keys that are given twice, nor types. Every value carries its offset.
 type parser struct {
 	text     string
-	path     []string
+	path     []step
 	keys     []keyAt // of the objects around the current value
-	lines    []int   // the offsets at which lines begin, once they are needed
-	mistakes []note
-	warnings []note
+	mistakes notes
+	warnings notes
 
-	guarded []Guarded // what no container may own
-	owned   []note    // the paths that get an owner
+	guarded []Guarded   // what no container may own
+	system  []place     // the directories of the system, once they are needed
+	owned   []ownedPath // the paths that get an owner
 }
 
 type keyAt struct {
@@ -38,14 +38,43 @@ type keyAt struct {
 	at   int
 }
 
+// A step of a path is a key, or an index of a list where key is "".
+type step struct {
+	key   string
+	index int // -1 for a key
+}
+
 // A note is a Mistake whose place is still an offset.
 type note struct {
 	at        int
 	path, msg string
+	first     int // an offset whose line ends the message; -1 for none
+}
+
+// notes are the first [MaxMistakes] notes by position, and the number of all.
+type notes struct {
+	first []note
+	count int
+}
+
+// more returns how many notes there are beside the first.
+func (n *notes) more() int { return n.count - len(n.first) }
+
+// add counts a note, and has make write it when it is among the first.
+func (n *notes) add(at int, write func() note) {
+	n.count++
+	i := sort.Search(len(n.first), func(i int) bool { return n.first[i].at > at })
+	if i == MaxMistakes {
+		return
+	}
+	if len(n.first) == MaxMistakes {
+		n.first = n.first[:MaxMistakes-1]
+	}
+	n.first = slices.Insert(n.first, i, write())
 }
 
 func (p *parser) failAt(at int, format string, args ...any) {
-	p.mistakes = append(p.mistakes, note{at, p.pathText(), fmt.Sprintf(format, args...)})
+	p.mistakes.add(at, func() note { return note{at, p.pathText(), message(format, args), -1} })
 }
 
 func (p *parser) fail(v gjson.Result, format string, args ...any) {
@@ -53,25 +82,56 @@ func (p *parser) fail(v gjson.Result, format string, args ...any) {
 }
 
 func (p *parser) warn(v gjson.Result, format string, args ...any) {
-	p.warnings = append(p.warnings, note{v.Index, p.pathText(), fmt.Sprintf(format, args...)})
+	p.warnings.add(v.Index, func() note { return note{v.Index, p.pathText(), message(format, args), -1} })
+}
+
+// hopeless reports whether there are more mistakes than are shown. What is
+// read then is only counted.
+func (p *parser) hopeless() bool { return p.mistakes.count > MaxMistakes }
+
+// maxShown is how much of a value a message shows, in bytes.
+const maxShown = 200
+
+func message(format string, args []any) string {
+	for i, arg := range args {
+		if s, ok := arg.(string); ok {
+			args[i] = clip(s, maxShown)
+		}
+	}
+	return clip(fmt.Sprintf(format, args...), 10*maxShown)
+}
+
+// clip returns s, or if that is longer than n bytes its beginning and "…".
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }
 
 // at runs f with key at the end of the path.
 func (p *parser) at(key string, f func()) {
-	p.path = append(p.path, key)
+	p.path = append(p.path, step{key, -1})
 	f()
 	p.path = p.path[:len(p.path)-1]
 }
 
 func (p *parser) pathText() string {
 	var b strings.Builder
-	for i, key := range p.path {
+	for i, s := range p.path {
 		if i > 0 {
 			b.WriteByte('.')
 		}
-		if plain(key) {
+		key := clip(s.key, maxShown)
+		switch {
+		case s.index >= 0:
+			b.WriteString(strconv.Itoa(s.index))
+		case plain(s.key):
 			b.WriteString(key)
-		} else {
+		default:
 			b.WriteString(strconv.Quote(key))
 		}
 	}
@@ -87,31 +147,26 @@ func plain(key string) bool {
 	return key != ""
 }
 
-// report turns notes into mistakes with lines and columns, by position.
-func (p *parser) report(notes []note) []Mistake {
-	if len(notes) == 0 {
+// report turns notes into mistakes with lines and columns.
+func (p *parser) report(notes notes) []Mistake {
+	if notes.count == 0 {
 		return nil
 	}
-	sort.SliceStable(notes, func(i, j int) bool { return notes[i].at < notes[j].at })
-	mistakes := make([]Mistake, len(notes))
-	for i, n := range notes {
-		line := p.line(n.at)
-		mistakes[i] = Mistake{line, n.at - p.lines[line-1] + 1, n.path, n.msg}
-	}
-	return mistakes
-}
-
-// line returns the number of the line that has the byte at an offset.
-func (p *parser) line(at int) int {
-	if p.lines == nil {
-		p.lines = []int{0}
-		for i := range len(p.text) {
-			if p.text[i] == '\n' {
-				p.lines = append(p.lines, i+1)
-			}
+	mistakes := make([]Mistake, len(notes.first))
+	line, start, end := 1, 0, 0 // the line that has the byte before end
+	for i, n := range notes.first {
+		between := p.text[end:n.at]
+		line += strings.Count(between, "\n")
+		if last := strings.LastIndexByte(between, '\n'); last >= 0 {
+			start = end + last + 1
+		}
+		end = n.at
+		mistakes[i] = Mistake{line, n.at - start + 1, n.path, n.msg}
+		if n.first >= 0 {
+			mistakes[i].Msg += strconv.Itoa(line - strings.Count(p.text[n.first:n.at], "\n"))
 		}
 	}
-	return sort.SearchInts(p.lines, at+1)
+	return mistakes
 }
 
 // document checks the syntax and returns the outermost value.
@@ -128,6 +183,8 @@ func (p *parser) document() (gjson.Result, bool) {
 // or "".
 func syntax(text string) (int, string) {
 	switch {
+	case len(text) > MaxFile:
+		return 0, fmt.Sprintf("the file is longer than %d MiB", MaxFile>>20)
 	case strings.TrimSpace(text) == "":
 		return 0, "the file is empty"
 	case strings.HasPrefix(text, "\ufeff"):
@@ -220,7 +277,7 @@ func (p *parser) object(v gjson.Result, needs []need, each func(key string, v gj
 	var many map[string]int // for objects with too many keys to look through
 	v.ForEach(func(k, v gjson.Result) bool {
 		key := k.String()
-		p.path = append(p.path, key)
+		p.path = append(p.path, step{key, -1})
 		first, twice := -1, false
 		if many == nil {
 			for _, old := range p.keys[base:] {
@@ -238,7 +295,7 @@ func (p *parser) object(v gjson.Result, needs []need, each func(key string, v gj
 			first, twice = many[key]
 		}
 		if twice {
-			p.failAt(k.Index, "key given twice, first on line %d", p.line(first))
+			p.mistakes.add(k.Index, func() note { return note{k.Index, p.pathText(), "key given twice, first on line ", first} })
 		} else {
 			if many == nil {
 				p.keys = append(p.keys, keyAt{key, k.Index})
@@ -267,7 +324,9 @@ func (p *parser) list(v gjson.Result, each func(v gjson.Result)) {
 	}
 	i := 0
 	v.ForEach(func(_, v gjson.Result) bool {
-		p.at(strconv.Itoa(i), func() { each(v) })
+		p.path = append(p.path, step{"", i})
+		each(v)
+		p.path = p.path[:len(p.path)-1]
 		i++
 		return true
 	})
@@ -284,7 +343,12 @@ func (p *parser) foreign(v gjson.Result) {
 	}
 }
 
-// str returns a string that is not empty and has no control characters.
+// maxString is the greatest length of a string in bytes. Most end up in the
+// arguments of a program, where Linux has a limit of 128 KiB for each.
+const maxString = 64 << 10
+
+// str returns a string that is not empty, not longer than maxString, and has
+// no control characters.
 func (p *parser) str(v gjson.Result) (string, bool) {
 	if v.Type != gjson.String {
 		p.fail(v, "must be a string, not %s", kind(v))
@@ -292,6 +356,10 @@ func (p *parser) str(v gjson.Result) (string, bool) {
 	}
 	if v.Str == "" {
 		p.fail(v, "must not be empty")
+		return "", false
+	}
+	if len(v.Str) > maxString {
+		p.fail(v, "is %d bytes long; at most %d are allowed", len(v.Str), maxString)
 		return "", false
 	}
 	if i := strings.IndexFunc(v.Str, unicode.IsControl); i >= 0 {
@@ -364,11 +432,31 @@ func (p *parser) ctid(v gjson.Result) int {
 func ParseCTID(s string) (int, error) {
 	for _, c := range []byte(s) {
 		if c < '0' || c > '9' {
-			return 0, fmt.Errorf("%q is not a container id: a number from 100 to 999999999", s)
+			return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999", s)
 		}
 	}
 	if len(s) < 3 || len(s) > 9 || s[0] == '0' {
-		return 0, fmt.Errorf("%q is not a container id: a number from 100 to 999999999, without leading zeros", s)
+		return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999, without leading zeros", s)
 	}
 	return strconv.Atoi(s)
+}
+
+// A seen finds what a list names twice, by looking through it while it is
+// short.
+type seen[K comparable] struct{ long map[K]struct{} }
+
+// in reports whether k is in list. If it is not, it must be appended.
+func (s *seen[K]) in(list []K, k K) bool {
+	if s.long == nil {
+		if len(list) < 32 {
+			return slices.Contains(list, k)
+		}
+		s.long = make(map[K]struct{}, 2*len(list))
+		for _, old := range list {
+			s.long[old] = struct{}{}
+		}
+	}
+	_, twice := s.long[k]
+	s.long[k] = struct{}{}
+	return twice
 }

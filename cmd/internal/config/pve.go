@@ -99,10 +99,14 @@ var rawHints = map[string]string{
 	"lxc.id_map":              "it is called lxc.idmap now",
 }
 
+// maxCapabilities is the number of bits in a set of capabilities.
+const maxCapabilities = 64
+
 var rawRE = regexp.MustCompile(`^(lxc\.[a-z0-9_.-]+)\s*[:=]\s*(.*?)\s*$`)
 
 func lxcOptions(p *parser, e *entry, v gjson.Result) {
 	e.LXCOptions = []RawOption{}
+	named := map[string]int{} // capabilities, by key
 	p.list(v, func(v gjson.Result) {
 		s, ok := p.str(v)
 		if !ok {
@@ -129,6 +133,10 @@ func lxcOptions(p *parser, e *entry, v gjson.Result) {
 			return
 		}
 		if key == "lxc.cap.keep" || key == "lxc.cap.drop" {
+			if named[key] += strings.Count(value, ",") + 1; named[key] > maxCapabilities {
+				p.fail(v, "%s: Linux has no more than %d capabilities", key, maxCapabilities)
+				return
+			}
 			for capability := range strings.SplitSeq(value, ",") {
 				e.LXCOptions = append(e.LXCOptions, RawOption{key, strings.TrimSpace(capability)})
 			}
@@ -158,7 +166,11 @@ func firewall(p *parser, e *entry, v gjson.Result) {
 			f.PolicyOut = p.matched(v, isVerdict, verdictRule)
 		case "rules":
 			f.Rules = []FirewallRule{}
-			p.list(v, func(v gjson.Result) { f.Rules = append(f.Rules, p.firewallRule(v)) })
+			p.list(v, func(v gjson.Result) {
+				if rule := p.firewallRule(v); !p.hopeless() {
+					f.Rules = append(f.Rules, rule)
+				}
+			})
 		default:
 			p.fail(v, "unknown key")
 		}

@@ -14,8 +14,9 @@ func (p *parser) relations(found []*entry) {
 		byID[e.CTID] = e
 	}
 	fail := func(e *entry, at int, path, format string, args ...any) {
-		path = fmt.Sprintf("lxc_configs.%d.%s", e.CTID, path)
-		p.mistakes = append(p.mistakes, note{at, path, fmt.Sprintf(format, args...)})
+		p.mistakes.add(at, func() note {
+			return note{at, fmt.Sprintf("lxc_configs.%d.%s", e.CTID, path), message(format, args), -1}
+		})
 	}
 
 	addresses := make(map[[4]byte]int, len(found)) // a netip.Addr takes longer to hash
@@ -51,15 +52,16 @@ func (p *parser) relations(found []*entry) {
 			if edge.index >= 0 {
 				continue
 			}
-			switch source := byID[edge.to]; {
+			at := int(edge.at)
+			switch source := byID[int(edge.to)]; {
 			case source == nil:
-				fail(e, edge.at, edge.path(), "there is no container %d in the file to clone", edge.to)
+				fail(e, at, edge.path(), "there is no container %d in the file to clone", edge.to)
 			case source == e:
 				// A cycle, and reported as one.
 			case !source.snapshot:
-				fail(e, edge.at, edge.path(), "container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
+				fail(e, at, edge.path(), "container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
 			case len(source.MountPoints) > 0:
-				fail(e, edge.at, edge.path(), "container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
+				fail(e, at, edge.path(), "container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
 			default:
 				p.cloneWarnings(e, source, edge)
 			}
@@ -67,6 +69,38 @@ func (p *parser) relations(found []*entry) {
 	}
 
 	p.cycles(found, byID, fail)
+	p.lengths(found, byID)
+}
+
+// lengths reports what would not fit in an event: a container with the ids of
+// what it needs and of what needs it, and the plan of all containers.
+func (p *parser) lengths(found []*entry, byID map[int]*entry) {
+	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
+	plan := 0
+	for _, e := range found {
+		plan += digits(e.CTID)
+		if s := e.TraefikService; s != nil {
+			plan += 2*len(s.Name) + maxHostName + len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+		}
+		for _, edge := range e.edges {
+			e.length += digits(int(edge.to))
+			if to := byID[int(edge.to)]; to != nil {
+				to.length += digits(e.CTID)
+			}
+		}
+	}
+	for _, e := range found {
+		if e.length > MaxContainer {
+			p.mistakes.add(e.at, func() note {
+				return note{e.at, fmt.Sprintf("lxc_configs.%d", e.CTID), message("is %d bytes long together with the ids of what it needs and of what needs it; at most %d fit in an event", []any{e.length, MaxContainer}), -1}
+			})
+		}
+	}
+	if plan > MaxContainer {
+		p.mistakes.add(found[0].at, func() note {
+			return note{found[0].at, "lxc_configs", message("the ids and services of %d containers take %d bytes; at most %d fit in an event", []any{len(found), plan, MaxContainer}), -1}
+		})
+	}
 }
 
 // take remembers id as the owner of key, unless key has one.
@@ -82,8 +116,9 @@ func take[K comparable](owners map[K]int, key K, id int) (owner int, ok bool) {
 // does not matter where they have been made by other means.
 func (p *parser) cloneWarnings(e, source *entry, edge edge) {
 	warn := func(format string, args ...any) {
-		path := fmt.Sprintf("lxc_configs.%d.%s", e.CTID, edge.path())
-		p.warnings = append(p.warnings, note{edge.at, path, fmt.Sprintf(format, args...)})
+		p.warnings.add(int(edge.at), func() note {
+			return note{int(edge.at), fmt.Sprintf("lxc_configs.%d.%s", e.CTID, edge.path()), message(format, args), -1}
+		})
 	}
 	if e.Unprivileged != nil && source.Unprivileged != nil && *e.Unprivileged != *source.Unprivileged {
 		warn("a clone keeps its source's unprivileged, and %d has %t", edge.to, *source.Unprivileged)
@@ -115,17 +150,28 @@ func (p *parser) cycles(found []*entry, byID map[int]*entry, fail func(*entry, i
 			}
 			edge := last.e.edges[last.next]
 			last.next++
-			to := byID[edge.to]
+			to := byID[int(edge.to)]
 			if to == nil || to.visited {
 				continue
 			}
 			if to.depth > 0 {
+				cycle := way[to.depth-1:]
 				var ids []string
-				for _, s := range way[to.depth-1:] {
-					ids = append(ids, strconv.Itoa(s.e.CTID))
+				add := func(way []step) {
+					for _, s := range way {
+						ids = append(ids, strconv.Itoa(s.e.CTID))
+					}
+				}
+				const ends = 5 // so many containers of a long cycle are shown at each
+				if n := len(cycle); n <= 2*ends+1 {
+					add(cycle)
+				} else {
+					add(cycle[:ends])
+					ids = append(ids, fmt.Sprintf("(%d more)", n-2*ends))
+					add(cycle[n-ends:])
 				}
 				ids = append(ids, strconv.Itoa(to.CTID))
-				fail(last.e, edge.at, edge.path(), "cycle: %s", strings.Join(ids, " -> "))
+				fail(last.e, int(edge.at), edge.path(), "cycle: %s", strings.Join(ids, " -> "))
 				continue
 			}
 			way = append(way, step{e: to})

@@ -19,14 +19,19 @@ type RunningCommand struct {
 	start string // when the process has begun
 }
 
-// lasting are the sub-commands of pct that change nothing and may last.
-var lasting = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
+// passive are the sub-commands of pct that change nothing in the container's
+// state or configuration. Some of them last until a person ends them.
+var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
 
 // taskRE matches the name that a task of Proxmox gives its process.
 var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(vz[a-z]+):([0-9]+):`)
 
-// Commands returns the commands of this user, on this host and not in a
-// container, that are at work on container ctid: pct itself, and tasks.
+// mark is in the environment of pct and of its tasks when phx has started it
+// for this host.
+func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
+
+// Commands returns the commands that phx has started and that are at work on
+// container ctid: pct itself, and its tasks.
 func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -39,9 +44,7 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 			continue
 		}
 		text := h.commandOn(dir, strconv.Itoa(ctid))
-		// A container's processes are seen here as well, and call themselves
-		// what they like.
-		if text == "" || !oursOnHost(dir) {
+		if text == "" || !h.started(dir) {
 			continue
 		}
 		c := RunningCommand{PID: pid, Text: text}
@@ -67,14 +70,17 @@ func (h *Host) commandOn(dir, ctid string) string {
 		if i > 2 || filepath.Base(w) != filepath.Base(h.PCT) || len(words) < i+3 {
 			continue
 		}
-		if args := words[i+1:]; !slices.Contains(lasting, args[0]) && (args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid) {
+		if args := words[i+1:]; !slices.Contains(passive, args[0]) && (args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid) {
 			return Quote(append([]string{filepath.Base(w)}, args...))
 		}
 	}
 	return ""
 }
 
-func oursOnHost(dir string) bool {
+// started reports whether phx has started the process in dir, for this host. A
+// container's processes are seen in /proc as well, and call themselves what
+// they like.
+func (h *Host) started(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return false
@@ -87,8 +93,11 @@ func oursOnHost(dir string) bool {
 	if err != nil {
 		return false
 	}
-	ours, err := os.Readlink("/proc/self/ns/pid")
-	return err == nil && theirs == ours
+	if ours, err := os.Readlink("/proc/self/ns/pid"); err != nil || theirs != ours {
+		return false
+	}
+	environ, err := os.ReadFile(filepath.Join(dir, "environ"))
+	return err == nil && slices.Contains(strings.Split(string(environ), "\x00"), h.mark())
 }
 
 // Runs reports whether the command is still at work.

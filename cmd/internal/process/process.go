@@ -98,7 +98,7 @@ func (e *StillRuns) Error() string {
 	if !e.Alive {
 		why = "cannot be killed while it waits in the kernel, mostly for a storage that does not answer"
 	}
-	return fmt.Sprintf("%v, and process %d goes on: it %s: see what it is at with: ps -o pid,stat,wchan:20,args -s %d", e.Cause, e.PID, why, e.PID)
+	return fmt.Sprintf("%v, and process %d goes on: it %s: run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[2]d --ppid %[2]d", e.Cause, e.PID, why)
 }
 
 func (e *StillRuns) Unwrap() error { return e.Cause }
@@ -149,9 +149,12 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 		close(ended)
 	}()
 
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	var patience <-chan time.Time
+	var tick, patience <-chan time.Time
+	if s.files != nil {
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	isKilled := false
 	for running, open, told := ended, copied, ctx.Done(); running != nil || open != nil; {
 		select {
@@ -167,7 +170,7 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 			syscall.Kill(-pid, syscall.SIGTERM)
 			syscall.Kill(-pid, syscall.SIGCONT) // it may have been stopped
 			patience = time.After(c.Patience)
-		case <-tick.C:
+		case <-tick:
 			s.measure()
 		case <-patience:
 			switch {
@@ -343,7 +346,11 @@ type file struct {
 }
 
 func newFile(limit *TooMuch, cancel func(error)) (file, error) {
-	fd, err := unix.MemfdCreate("phx", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("phx", flags|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // before Linux 6.3
+		fd, err = unix.MemfdCreate("phx", flags)
+	}
 	if err != nil {
 		return file{}, os.NewSyscallError("memfd_create", err)
 	}

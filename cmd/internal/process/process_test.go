@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -429,6 +430,60 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("%d file descriptors and %d goroutines have become %d and %d", fds, goroutines, fdsAfter, goroutinesAfter)
+		}
+	}
+}
+
+// A program that waits in the kernel cannot even be killed: Run returns, and
+// the program is reaped when it has ended.
+func TestNotEvenKilled(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can freeze a file system")
+	}
+	dir := t.TempDir()
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `cd "$1"
+truncate -s 8M image
+mkfs.ext4 -q image
+mkdir frozen
+mount -o loop image frozen
+fsfreeze --freeze frozen
+echo frozen
+read -r line || :
+fsfreeze --unfreeze frozen`, "sh", dir)
+	holder.Stderr = os.Stderr
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := out.Read(make([]byte, 7)); n != 7 {
+		t.Skipf("no file system can be frozen here: %v", holder.Wait())
+	}
+	thaw := sync.OnceFunc(func() {
+		in.Close()
+		if err := holder.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	defer thaw()
+	c := shell(`exec nsenter --mount="/proc/$HOLDER/ns/mnt" touch "$DIR/frozen/file"`)
+	c.Env = append(c.Env, fmt.Sprintf("HOLDER=%d", holder.Process.Pid), "DIR="+dir)
+	c.Timeout, c.Patience = 2*time.Second, 100*time.Millisecond
+	_, _, err = Run(context.Background(), c)
+	var still *StillRuns
+	if !errors.As(err, &still) || !strings.Contains(err.Error(), "cannot be killed") || still.PID < 2 || syscall.Kill(still.PID, 0) != nil {
+		t.Fatalf("error %v", err)
+	}
+	thaw()
+	for deadline := time.Now().Add(time.Minute); syscall.Kill(still.PID, 0) == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not reaped")
 		}
 	}
 }
