@@ -9,6 +9,7 @@
 # Environment:
 #   PHX_PCT      the pct to run; default pct
 #   PHX_ASSETS   directory that holds programs and their SHA256SUMS, or pinned release archives; unset: the releases of phoenix_assets.tsv
+#   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
 #   PHX_CACHE    where downloaded releases are kept, for root alone; default /var/cache/phx
 
 shopt -s inherit_errexit # set -e counts in $(…) too
@@ -141,7 +142,7 @@ until state=$(timeout 60 systemctl is-system-running --wait 2>/dev/null) || [ "$
 done
 add_user() {
   if id "$1" >/dev/null 2>&1; then say "user $1: already there"
-  else useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"; say "added user $1"; fi
+  else timeout 60 useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"; say "added user $1"; fi
 }
 '
 
@@ -253,9 +254,12 @@ exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 '
 
 phoenix_exec() {
-  local script=$1
+  local script=$1 limit=${PHX_SCRIPT_TIMEOUT:-1500} status=0
   shift
-  phoenix_border "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@"
+  phoenix_border timeout -k 10 "$limit" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" ||
+    status=$?
+  [[ $status != 124 ]] || phoenix_die "not done after $limit s: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
+  return "$status"
 }
 
 # Reads the programs one after the other from stdin, but nothing at all when each of them is there already.

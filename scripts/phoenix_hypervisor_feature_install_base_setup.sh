@@ -18,13 +18,13 @@ if [ -z "$missing" ]; then
   exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
-dpkg --configure -a >/dev/null || die "dpkg cannot finish what was interrupted: run dpkg --configure -a in the container"
+timeout -k 10 300 dpkg --configure -a >/dev/null || die "dpkg cannot finish what was interrupted: run dpkg --configure -a in the container"
 end=$(($(date +%s) + 60))
-until out=$(apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update 2>&1); do
+until out=$(timeout -k 10 120 apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update 2>&1); do
   [ "$(date +%s)" -lt "$end" ] || die "no package lists after 60 s, missing are:$missing: $out"
   sleep 2
 done
 # shellcheck disable=SC2086
-out=$(apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install $missing 2>&1) || die "cannot install$missing: $out"
+out=$(timeout -k 10 600 apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install $missing 2>&1) || die "cannot install$missing: $out"
 say "installed$missing"
 ' ca-certificates curl iproute2 netbase openssl procps </dev/null

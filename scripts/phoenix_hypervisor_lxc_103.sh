@@ -22,6 +22,9 @@ die() {
   exit 1
 }
 
+# systemd has limits of its own for each unit; this one is for systemd itself.
+systemctl() { timeout -k 10 180 systemctl "$@"; }
+
 # step takes every flag from STEP_* variables too, so it starts with these alone.
 clean() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root STEPPATH=$home "$@"; }
 
@@ -96,7 +99,7 @@ UNIT
 can_sandbox() {
   local options=() line
   while read -r line; do options+=(--property "$line"); done < <(sandbox_options)
-  systemd-run --quiet --wait --collect --property User=step "${options[@]}" /bin/true 2>/dev/null </dev/null
+  timeout -k 10 60 systemd-run --quiet --wait --collect --property User=step "${options[@]}" /bin/true 2>/dev/null </dev/null
 }
 
 # The CA's user owns its home, and may have put a link there.
@@ -176,7 +179,7 @@ fi
 
 if ! healthy; then
   # step-ca logs the one-time tokens that it was shown.
-  journalctl -u step-ca -n 20 --no-pager -o cat | sed 's/ott=[^ ]*/ott=…/' >&2 || :
+  timeout 30 journalctl -u step-ca -n 20 --no-pager -o cat | sed 's/ott=[^ ]*/ott=…/' >&2 || :
   die "step-ca did not get healthy at $url: its last messages stand above"
 fi
 rm -f -- "$restart"

@@ -60,6 +60,8 @@ Options:
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Where Proxmox VE keeps its files.
                           Default /etc/pve. (PHX_PVE_ROOT)
+    --timeout DURATION    How long a command may take, such as a clone; what has a
+                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
 
 Options of init:
@@ -88,6 +90,7 @@ func main() {
 		&cli.IntFlag{Name: "ctid"},
 		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+		&cli.DurationFlag{Name: "timeout", Value: pct.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		&cli.StringFlag{Name: "accept-new-root", EnvVars: []string{"PHX_ACCEPT_NEW_ROOT"}},
 	}
 	cmdline.Main(&cli.App{
@@ -115,7 +118,7 @@ func main() {
 // newExporter reads the options that all forms have.
 func newExporter(c *cli.Context) (*exporter, error) {
 	e := &exporter{
-		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
 		path:   c.String("output"),
 		accept: c.String("accept-new-root"),
 		rotate: c.String("rotate-root"),
@@ -126,6 +129,9 @@ func newExporter(c *cli.Context) (*exporter, error) {
 			return nil, cmdline.Usagef("--accept-new-root: %v, or 1 for any root", err)
 		}
 		e.accept = sum
+	}
+	if c.Duration("timeout") <= 0 {
+		return nil, cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	switch e.rotate {
 	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/pct"
@@ -52,10 +55,11 @@ func (j *job) statusFields(time.Duration) any {
 	fields := struct {
 		Name            string     `json:"name"`
 		State           string     `json:"state"`
+		Lock            string     `json:"lock,omitempty"`
 		IP              string     `json:"ip"`
 		Applied         pct.Record `json:"applied"`
 		RestartRequired []string   `json:"restart_required"`
-	}{j.c.Name, j.state(), address(j.c), pct.Record{}, []string{}}
+	}{j.c.Name, j.state(), j.lock(), address(j.c), pct.Record{}, []string{}}
 	if j.conf != nil {
 		fields.Applied, fields.RestartRequired = j.record, j.restartRequired()
 	}
@@ -73,8 +77,20 @@ func (j *job) state() string {
 	return "stopped"
 }
 
+// lock is what Proxmox has locked the container for, "" when it has not.
+func (j *job) lock() string {
+	if j.conf == nil {
+		return ""
+	}
+	return j.conf.Values["lock"]
+}
+
 func (j *job) statusAction(context.Context) error {
-	j.logf("%s", j.state())
+	if lock := j.lock(); lock != "" {
+		j.logf("%s, locked (%s)", j.state(), lock)
+	} else {
+		j.logf("%s", j.state())
+	}
 	return nil
 }
 
@@ -82,7 +98,7 @@ func (j *job) statusAction(context.Context) error {
 func (j *job) mustExist(what string) error {
 	j.stage = what
 	if j.conf == nil {
-		return errMissing
+		return fmt.Errorf("the container does not exist: create it with: phoenix %d", j.ctid)
 	}
 	return nil
 }
@@ -98,9 +114,6 @@ func (j *job) startAction(ctx context.Context) error {
 func (j *job) restartAction(ctx context.Context) error {
 	if err := j.mustExist("restart"); err != nil {
 		return err
-	}
-	if !j.running {
-		return j.start(ctx)
 	}
 	return j.reboot(ctx)
 }
@@ -118,14 +131,31 @@ func (j *job) deleteAction(ctx context.Context) error {
 	if j.conf == nil {
 		return nil
 	}
-	if pct.ParseBool(j.conf.Values["protection"]) {
-		return errProtected
+	switch err := j.awaitUnlocked(ctx); {
+	case errors.Is(err, fs.ErrNotExist): // others have destroyed it
+		j.conf = nil
+		return nil
+	case err != nil:
+		return err
 	}
+	if pct.ParseBool(j.conf.Values["protection"]) {
+		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", j.ctid)
+	}
+	switch _, managed, err := j.host.HAState(j.ctid); {
+	case err != nil:
+		return err
+	case managed: // Proxmox would refuse it, but only once it is down
+		return fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d", j.ctid)
+	}
+	ran := j.running
 	if err := j.shutdown(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
 	if err := j.pct(ctx, "destroy", j.id()); err != nil {
+		if ran {
+			err = fmt.Errorf("%w\nit was shut down for it, and is down now: to have it back, run: phoenix --action start %d", err, j.ctid)
+		}
 		return err
 	}
 	j.changed(start, "destroyed")

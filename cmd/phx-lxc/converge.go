@@ -21,11 +21,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/pct"
 )
 
-var (
-	errMissing   = errors.New("the container does not exist: create it with: phoenix CTID")
-	errProtected = errors.New("the container is protected: to delete it anyway, run: pct set CTID --protection 0")
-)
-
 // converge brings the container into the desired state, stage by stage. After
 // an error, j.stage is the stage that failed.
 func (j *job) converge(ctx context.Context) error {
@@ -34,11 +29,12 @@ func (j *job) converge(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"scripts", j.checkScripts},
+		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"define", j.define},
 		{"scripts", j.findScripts},
-		{"restart", j.clearRestartIfDone}, // which looks at the time of the last change
+		{"restart", j.clearRestartIfDone},
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
 		{"firewall", j.judgeFirewall},
@@ -50,6 +46,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"start", j.startUnlessTemplate},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.preConfigured},
+		{"features", j.awaitScripts},
 		{"features", j.runScripts},
 		{"health check", j.checkHealth},
 		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
@@ -116,19 +113,44 @@ func (r *round) checkGuest(id int) error {
 // define makes sure that the container exists, and that it can be brought
 // into the desired state.
 func (j *job) define(ctx context.Context) error {
+	if err := j.awaitDefined(ctx); err != nil {
+		return err
+	}
 	switch {
 	case j.conf == nil && j.c.CloneFrom != 0:
 		return j.clone(ctx)
 	case j.conf == nil:
 		return j.create(ctx)
 	}
-	if err := j.awaitUnlocked(ctx, j.ctid); err != nil {
+	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
+}
+
+// awaitDefined waits for what makes the container, or another one of it, at
+// this moment. Other locks are waited for where something has to be changed.
+func (j *job) awaitDefined(ctx context.Context) error {
+	if j.conf != nil && !becomesAnother(j.lock()) {
+		return nil
+	}
+	waited := true
+	if j.conf == nil {
+		var err error
+		if waited, err = j.awaitCommands(ctx); err != nil || !waited {
+			return err
+		}
+	}
+	conf, _, err := j.unlocked(ctx, j.ctid)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // it was not finished, or destroyed
+		j.conf, j.running = nil, false
+		j.record, j.written = pct.Record{}, pct.Record{}
+		return nil
+	case err != nil:
 		return err
 	}
-	if err := j.reread(func(*pct.Conf) {}); err != nil {
+	if err := j.take(conf); err != nil {
 		return err
 	}
-	return refusals(j.c, j.conf)
+	return j.askState(ctx)
 }
 
 // create makes the container from a template, with all its settings.
@@ -177,42 +199,45 @@ func (j *job) clone(ctx context.Context) error {
 	n := j.round.node(source)
 	conf := n.conf // in a dry run the source may not exist yet
 	if !j.dryRun {
-		if err := j.awaitUnlocked(ctx, source); err != nil {
-			return fmt.Errorf("clone source %d: %w", source, err)
-		}
 		var err error
-		if conf, err = j.host.ReadConf(source); err != nil {
+		if conf, _, err = j.unlocked(ctx, source); err != nil {
 			return fmt.Errorf("clone source %d: %w", source, err)
 		}
 	}
 	if n.container == nil || conf == nil {
 		return fmt.Errorf("clone source %d is not in the plan", source)
 	}
-	from := conf.Snapshot(n.container.TemplateSnapshot)
-	if from == nil {
-		return fmt.Errorf("clone source %d has no snapshot %s: run: pct listsnapshot %d", source, n.container.TemplateSnapshot, source)
+	records, err := j.records()
+	if err != nil {
+		return err
+	}
+	from, err := cloneSource(records, source, conf, n.container.TemplateSnapshot)
+	if err != nil {
+		return fmt.Errorf("clone source %d: %w", source, err)
 	}
 	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
 		return fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: a clone keeps its source's value, which is fixed when a container is created: clone from another container, or create this one from a template",
 			source, boolean(have), j.ctid, boolean(!have))
 	}
-	args := []string{
-		"clone", strconv.Itoa(source), j.id(), "--hostname", j.c.Name, "--storage", j.c.StoragePool,
-		"--snapname", from.Name, "--full", "1", // the boolean last: pct takes a word after it for its value
+	args := []string{"clone", strconv.Itoa(source), j.id(), "--hostname", j.c.Name, "--storage", j.c.StoragePool}
+	origin := strconv.Itoa(source)
+	if from.Name != "" {
+		args = append(args, "--snapname", from.Name)
+		origin += "@" + from.Name
+	} else {
+		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned", source, n.container.TemplateSnapshot)
 	}
+	args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
 	expected := cloneOf(from, j.c)
-	if err := refusals(j.c, expected); err != nil {
+	if err := refusals(j.c, expected, nil); err != nil {
 		return fmt.Errorf("as a clone of %d: %w", source, err)
-	}
-	records, err := j.records()
-	if err != nil {
-		return err
 	}
 	// What the source's record says has come along, signed for the source.
 	if j.record, err = records.Read(source, from.Description); err != nil {
-		j.logf("snapshot %s of %d: %v", from.Name, source, err)
+		j.logf("%s: %v", origin, err)
 	}
-	delete(j.record, restartWord)
+	delete(j.record, volumesWord)
+	delete(j.record, snapshotsWord)
 	j.written = maps.Clone(j.record)
 	j.created = true
 	line, err := j.firstRecord()
@@ -227,8 +252,25 @@ func (j *job) clone(ctx context.Context) error {
 	if err := j.pct(ctx, args...); err != nil {
 		return err
 	}
-	j.changed(start, "cloned from %d@%s", source, from.Name)
+	j.changed(start, "cloned from %s", origin)
 	return j.reread(func(*pct.Conf) { j.conf = expected })
+}
+
+// cloneSource returns the snapshot of a source that is cloned: one without a
+// name, which is the container itself, where phx has seen that Proxmox makes
+// none of it.
+func cloneSource(records *pct.Records, source int, conf *pct.Conf, name string) (*pct.Snapshot, error) {
+	if s := conf.Snapshot(name); s != nil {
+		return s, nil
+	}
+	record, err := records.Read(source, conf.Description)
+	if err != nil || record[snapshotsWord] != snapshotBasis(conf) {
+		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, source))
+	}
+	if mount := bindMount(conf); mount != "" {
+		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: take its mount_points out of the configuration, or create the container from a template", mount)
+	}
+	return &pct.Snapshot{Section: conf.Section}, nil
 }
 
 // cloneOf is what Proxmox makes of a snapshot: all of its configuration, with
@@ -236,6 +278,9 @@ func (j *job) clone(ctx context.Context) error {
 func cloneOf(from *pct.Snapshot, c *config.Container) *pct.Conf {
 	conf := &pct.Conf{Section: from.Section}
 	conf.Values = maps.Clone(from.Values)
+	maps.DeleteFunc(conf.Values, func(option, _ string) bool {
+		return option == "parent" || option == "snaptime" || option == "lock" || strings.HasPrefix(option, "unused")
+	})
 	conf.Values["hostname"] = c.Name
 	for _, option := range append(mountOptions(conf.Values), "rootfs") {
 		if _, volume, ok := strings.Cut(conf.Values[option], ":"); ok && !isBind(conf.Values[option]) {
@@ -258,10 +303,7 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		c := *j.c
-		unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
-		c.Unprivileged = &unprivileged
-		uid, gid, err := mappedOwner(&c, number(m.OwnerUID), number(m.OwnerGID))
+		uid, gid, err := mappedOwner(j.asMade(), number(m.OwnerUID), number(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
@@ -290,6 +332,18 @@ func (j *job) prepareMounts(context.Context) error {
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
 	}
 	return nil
+}
+
+// asMade is the configuration with the privileges that the container has, if it
+// is there.
+func (j *job) asMade() *config.Container {
+	if j.conf == nil {
+		return j.c
+	}
+	c := *j.c
+	unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
+	c.Unprivileged = &unprivileged
+	return &c
 }
 
 // checkOwners refuses to give away what holds more than the container's data.
@@ -327,8 +381,25 @@ func number(n *int) int {
 	return *n
 }
 
+// checkHostPaths refuses to guess whether what is not there is to be a file or
+// a directory, where its name is like that of a file.
+func (j *job) checkHostPaths(context.Context) error {
+	var all []error
+	for _, m := range j.c.MountPoints {
+		_, err := os.Stat(m.HostPath)
+		switch {
+		case err == nil:
+		case !errors.Is(err, fs.ErrNotExist):
+			all = append(all, err)
+		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
+			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // makeHostPaths makes the directories of the host that are to be mounted and
-// are not there. Of what looks like a file, only the directory is made.
+// are not there.
 func (j *job) makeHostPaths() error {
 	for _, m := range j.c.MountPoints {
 		path := m.HostPath
@@ -336,12 +407,6 @@ func (j *job) makeHostPaths() error {
 			continue
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
-		}
-		if strings.Contains(filepath.Base(path), ".") {
-			path = filepath.Dir(path)
-			if _, err := os.Stat(path); err == nil {
-				continue
-			}
 		}
 		start := time.Now()
 		if j.dryRun {
@@ -366,6 +431,15 @@ func (j *job) wouldRun(argv ...string) {
 
 // configure applies every setting that differs, in one call.
 func (j *job) configure(ctx context.Context) error {
+	if len(j.wanted(j.conf).args()) == 0 {
+		return nil
+	}
+	if err := j.awaitUnlocked(ctx); err != nil {
+		return err
+	}
+	if err := refusals(j.c, j.conf, parseHashes(j.record[volumesWord])); err != nil { // of what others have made of it meanwhile
+		return err
+	}
 	start := time.Now()
 	differing := j.wanted(j.conf)
 	if len(differing.args()) == 0 {
@@ -458,23 +532,30 @@ func (j *job) writeConf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wanted, written := wantedRaw(j.c), parseHashes(j.written[rawWord])
+	wanted, written := wantedRaw(j.asMade()), parseHashes(j.written[rawWord])
 	after := j.wantedRecord()
 	// What goes into other files is recorded before it is written there, and
 	// what is removed from them is forgotten afterwards.
 	for _, word := range []string{firewallWord, mountsWord} {
 		if !j.dryRun {
-			unite(after, word, j.written[word])
+			after.Unite(word, j.written[word])
 		}
+	}
+	if err := j.awaitEdit(ctx, j.host.ConfPath(j.ctid), func(text []byte) []byte { return editRaw(text, wanted, written) }); err != nil {
+		return err
 	}
 	rawChanged := false
 	changed, err := j.editConf(ctx, func(text []byte) []byte {
 		edited := editRaw(text, wanted, written)
 		rawChanged = !bytes.Equal(edited, text)
-		if rawChanged && j.running {
-			after[restartWord] = "lxc"
+		edited = records.Rewrite(j.ctid, edited, j.merge(after))
+		switch {
+		case !j.running: // as may be the clone of one that ran
+			return pct.SetMark(edited, pct.RestartMark, "")
+		case rawChanged || j.record[formerRestartWord] != "":
+			return pct.SetMark(edited, pct.RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
 		}
-		return records.Rewrite(j.ctid, edited, j.merge(after))
+		return edited
 	})
 	if err != nil {
 		return err
@@ -540,7 +621,7 @@ func (j *job) firstRecord() (line string, err error) {
 	}
 	after := j.wantedRecord()
 	for _, word := range []string{rawWord, firewallWord, mountsWord} {
-		unite(after, word, j.written[word])
+		after.Unite(word, j.written[word])
 	}
 	j.record = after
 	return records.Line(j.ctid, after), nil
@@ -564,6 +645,9 @@ func (j *job) writeFirewall(ctx context.Context) error {
 	if j.dryRun {
 		changed, err = j.previewEdit(j.host.FirewallPath(j.ctid), j.clonedFirewall(), edit)
 	} else {
+		if err := j.awaitEdit(ctx, j.host.FirewallPath(j.ctid), edit); err != nil {
+			return err
+		}
 		changed, err = j.host.EditFirewall(ctx, j.ctid, edit)
 	}
 	if err != nil {
@@ -616,18 +700,27 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && j.written[profileWord] != pct.Hash(have) {
+	if have != nil && !parseHashes(j.written[profileWord])[pct.Hash(have)] {
 		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: copy it to %s to keep it, or move it away to have that one in its place", path, filepath.Join(j.profiles, name))
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
-	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}}
+	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}, Timeout: time.Minute}
 	if _, err := j.host.Run(ctx, load); err != nil {
 		return err
 	}
 	if j.dryRun {
 		j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, want)})
-	} else if err := atomicfile.Write(path, want, 0o644); err != nil {
+		j.changed(start, "AppArmor profile %s", name)
+		return nil
+	}
+	// Recorded first: what this run writes is phx's own, wherever it ends.
+	after := maps.Clone(j.record)
+	after.Unite(profileWord, j.profileHash)
+	if err := j.writeRecord(ctx, after); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(path, want, 0o644); err != nil {
 		return err
 	}
 	j.changed(start, "AppArmor profile %s", name)
@@ -681,8 +774,11 @@ func (j *job) start(ctx context.Context) error {
 	if j.running {
 		return nil
 	}
+	if err := j.awaitUnlocked(ctx); err != nil || j.running {
+		return err
+	}
 	start := time.Now()
-	if err := j.pct(ctx, "start", j.id()); err != nil && !j.hasState(ctx, true) {
+	if err := j.bring(ctx, true, "start", j.id()); err != nil {
 		return err
 	}
 	j.running, j.started = true, true
@@ -699,11 +795,26 @@ func applyPending(c *pct.Conf) {
 	c.Pending, c.Deleted = nil, nil
 }
 
-// reboot restarts the running container.
+// reboot restarts the container, or starts it when it does not run.
 func (j *job) reboot(ctx context.Context) error {
+	// pct reboot does not look at the lock: it shuts the container down, and
+	// only the start is refused then.
+	if err := j.awaitUnlocked(ctx); err != nil {
+		return err
+	}
+	if !j.running {
+		return j.start(ctx)
+	}
 	start := time.Now()
 	if err := j.pct(ctx, "reboot", j.id(), "--timeout", "60"); err != nil {
-		return err
+		if ctx.Err() != nil || j.askState(ctx) != nil || j.running {
+			return err
+		}
+		j.logf("%v\nand it is down now: it is started again", err)
+		if err := j.start(ctx); err != nil {
+			return fmt.Errorf("it was shut down for the restart and is down now: %w", err)
+		}
+		return nil
 	}
 	j.started = true
 	j.changed(start, "restarted")
@@ -713,34 +824,33 @@ func (j *job) reboot(ctx context.Context) error {
 	return j.forgetRestart(ctx)
 }
 
-// forgetRestart takes out of the record that a restart is needed.
+// forgetRestart forgets that a restart is needed.
 func (j *job) forgetRestart(ctx context.Context) error {
-	if j.record[restartWord] == "" {
+	if j.conf.Mark(pct.RestartMark) == "" {
 		return nil
 	}
-	after := maps.Clone(j.record)
-	delete(after, restartWord)
-	return j.writeRecord(ctx, after)
+	changed, err := j.editConf(ctx, func(text []byte) []byte { return pct.SetMark(text, pct.RestartMark, "") })
+	j.noted = j.noted || changed
+	return err
 }
 
 // clearRestartIfDone forgets that a restart is needed if somebody has restarted
-// the container since: if it was started after the last change of its file.
+// the container since.
 func (j *job) clearRestartIfDone(ctx context.Context) error {
-	if !j.running || j.record[restartWord] == "" {
+	since, err := strconv.ParseInt(j.conf.Mark(pct.RestartMark), 10, 64)
+	if err != nil || !j.running {
 		return nil
-	}
-	info, err := os.Stat(j.host.ConfPath(j.ctid))
-	if err != nil {
-		return err
 	}
 	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
 	if err != nil {
 		return err
 	}
+	now := time.Now().Unix()
 	for line := range strings.Lines(string(out)) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
-		uptime, err := strconv.Atoi(text)
-		if ok && err == nil && uptime > 0 && time.Now().Add(-time.Duration(uptime)*time.Second).After(info.ModTime()) {
+		uptime, err := strconv.ParseInt(text, 10, 64)
+		// It is rounded down: the start may be a second earlier.
+		if ok && err == nil && uptime > 0 && now-uptime-1 >= since {
 			return j.forgetRestart(ctx)
 		}
 	}
@@ -752,8 +862,11 @@ func (j *job) shutdown(ctx context.Context) error {
 	if !j.running {
 		return nil
 	}
+	if err := j.awaitUnlocked(ctx); err != nil || !j.running {
+		return err
+	}
 	start := time.Now()
-	if err := j.pct(ctx, "shutdown", j.id(), "--timeout", "60", "--forceStop", "1"); err != nil && !j.hasState(ctx, false) {
+	if err := j.bring(ctx, false, "shutdown", j.id(), "--timeout", "60", "--forceStop", "1"); err != nil {
 		return err
 	}
 	j.running = false
@@ -783,8 +896,8 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if word := j.record[restartWord]; word != "" {
-		waiting = append(waiting, word)
+	if j.conf.Mark(pct.RestartMark) != "" {
+		waiting = append(waiting, "lxc")
 	}
 	slices.Sort(waiting)
 	return waiting
@@ -792,11 +905,31 @@ func (j *job) restartRequired() []string {
 
 // stopTemplate shuts down a template that this run, or one before it that did
 // not come to its end, has started.
+//
+// One that somebody else has started is not cut off.
 func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.c.IsTemplate() || !j.started && len(j.due) == 0 {
+	if !j.c.IsTemplate() {
+		return nil
+	}
+	if !j.started && len(j.due) == 0 {
+		if j.running {
+			j.logf("it is a template and runs, though not because of phx: when nobody needs it, run: pct shutdown %d", j.ctid)
+		}
 		return nil
 	}
 	return j.shutdown(ctx)
+}
+
+// awaitScripts makes sure, before scripts run, that nobody else is at work on
+// the container, and that it still runs then.
+func (j *job) awaitScripts(ctx context.Context) error {
+	if len(j.due) == 0 {
+		return nil
+	}
+	if err := j.awaitUnlocked(ctx); err != nil {
+		return err
+	}
+	return j.start(ctx)
 }
 
 // preConfigured takes the snapshot of a container in which nothing has been
@@ -825,18 +958,55 @@ func (j *job) finalSnapshots(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if word := j.record[snapshotsWord]; word == "" || word == snapshotBasis(j.conf) {
+		return nil
+	}
+	after := maps.Clone(j.record) // its volumes are others now
+	delete(after, snapshotsWord)
+	return j.writeRecord(ctx, after)
+}
+
+// snapshotsWord of the record says that Proxmox makes no snapshot of the
+// container while it has these volumes.
+const snapshotsWord = "+snapshots"
+
+// snapshotBasis is the hash of what decides whether Proxmox makes snapshots.
+func snapshotBasis(conf *pct.Conf) string {
+	var sources []string
+	for _, option := range append(mountOptions(conf.Values), "rootfs") {
+		sources = append(sources, source(conf.Values[option]))
+	}
+	slices.Sort(sources)
+	return shortHash(strings.Join(sources, "\n"))
+}
+
+// bindMount returns the first mount point that mounts a path of the host.
+func bindMount(conf *pct.Conf) string {
+	for _, option := range mountOptions(conf.Values) {
+		if isBind(conf.Values[option]) {
+			return option
+		}
+	}
+	return ""
 }
 
 // snapshot takes a snapshot unless there is one of that name. Proxmox makes
-// none of a container with a bind mount: that is said, and is no error.
+// none of a container with a bind mount, or on some storages: that is no error,
+// and said once.
 func (j *job) snapshot(ctx context.Context, name string) error {
-	if j.conf.Snapshot(name) != nil {
+	if j.conf.Snapshot(name) != nil || j.record[snapshotsWord] == snapshotBasis(j.conf) {
 		return nil
 	}
-	for option, value := range j.conf.Values {
-		if isMountPoint(option) && isBind(value) {
-			j.logf("snapshot %s skipped: Proxmox makes no snapshot of a container with a bind mount (%s)", name, option)
+	if mount := bindMount(j.conf); mount != "" {
+		return j.noSnapshots(ctx, fmt.Sprintf("Proxmox makes no snapshot of a container with a bind mount (%s)", mount))
+	}
+	if err := j.awaitUnlocked(ctx); err != nil {
+		return err
+	}
+	for _, s := range j.conf.Snapshots { // others may have taken it meanwhile
+		if s.Name == name && s.Unfinished() {
+			return fmt.Errorf("the snapshot %s is unfinished, and of no use (snapstate %s): remove it with: %s", name, s.Values["snapstate"], removeSnapshot(j.ctid, name))
+		} else if s.Name == name {
 			return nil
 		}
 	}
@@ -848,11 +1018,18 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	description := records.Line(j.ctid, j.record)
+	applied := maps.Clone(j.record)
+	delete(applied, snapshotsWord) // of other volumes
+	description := records.Line(j.ctid, applied)
 	if description != "" {
 		args = append(args, "--description", description)
 	}
-	if err := j.pct(ctx, args...); err != nil {
+	err = j.pct(ctx, args...)
+	var failed *pct.CommandError
+	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
+		return j.noSnapshots(ctx, fmt.Sprintf("pct snapshot %d %s: snapshot feature is not available: its storage takes none", j.ctid, name))
+	}
+	if err != nil {
 		return err
 	}
 	j.changed(start, "snapshot %s", name)
@@ -861,6 +1038,15 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 		s.Values, s.Description = maps.Clone(c.Values), description
 		c.Snapshots = append(c.Snapshots, s)
 	})
+}
+
+// noSnapshots says why the container gets no snapshots, and records it, so
+// that the next run neither tries nor says it again.
+func (j *job) noSnapshots(ctx context.Context, reason string) error {
+	j.logf("it gets no snapshots: %s", reason)
+	after := maps.Clone(j.record)
+	after[snapshotsWord] = snapshotBasis(j.conf)
+	return j.writeRecord(ctx, after)
 }
 
 // address is the container's address without its prefix length, "" when it

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,10 +27,13 @@ type job struct {
 	external []int     // guests outside of the file that it depends on
 	host     *pct.Host // in a dry run: one that only previews
 
+	warnings []string // of Proxmox's commands, each once
+
 	stage   string    // what is being done, for errors
 	conf    *pct.Conf // as last read; in a dry run as it would be; nil: no such container
 	running bool
 	created bool // by this run
+	alone   bool // nobody else's command is at work on it any more
 	started bool // or restarted, by this run
 	changes []string
 
@@ -61,11 +65,16 @@ type fileChange struct {
 // is as others need it.
 func (j *job) do(act action) bool {
 	start := time.Now()
-	j.host = j.round.provisioner.host
+	host := *j.round.provisioner.host
+	j.host = &host
+	host.Warn = func(line string) {
+		if !slices.Contains(j.warnings, line) {
+			j.warnings = append(j.warnings, line)
+			j.logf("%s", line)
+		}
+	}
 	if j.dryRun {
-		host := *j.host
 		host.Preview = func(c pct.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
-		j.host = &host
 		j.preview = preview{Commands: [][]string{}, Files: []fileChange{}}
 	}
 	err := j.look()
@@ -132,12 +141,17 @@ func (j *job) look() error {
 	case err != nil:
 		return err
 	}
+	return j.take(conf)
+}
+
+// take makes conf the container's configuration, and reads its record.
+func (j *job) take(conf *pct.Conf) error {
 	j.conf = conf
 	records, err := j.records()
 	if err != nil {
 		return err
 	}
-	if j.record, err = records.Read(j.ctid, conf.Description); err != nil {
+	if j.record, err = records.ReadConf(j.ctid, conf); err != nil {
 		j.logf("%v", err)
 	}
 	j.written = maps.Clone(j.record)
@@ -145,21 +159,32 @@ func (j *job) look() error {
 }
 
 // elsewhere returns an error when the container is on another node of the
-// cluster: it can only be worked on there.
+// cluster, as it can only be worked on there, and when it is none.
 func (j *job) elsewhere() error {
-	nodes, err := filepath.Glob(filepath.Join(j.host.PVERoot, "nodes/*/lxc", strconv.Itoa(j.ctid)+".conf"))
-	if err != nil || len(nodes) == 0 {
-		return err
+	for _, place := range []string{"nodes/*/lxc", "nodes/*/qemu-server", "qemu-server"} {
+		paths, err := filepath.Glob(filepath.Join(j.host.PVERoot, place, j.id()+".conf"))
+		if err != nil {
+			return err
+		}
+		if len(paths) == 0 {
+			continue
+		}
+		if filepath.Base(place) == "qemu-server" {
+			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: give the container another CTID in the configuration", j.ctid, paths[0])
+		}
+		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
+		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s --restart 1", node, node, j.ctid, hostname())
 	}
-	node := filepath.Base(filepath.Dir(filepath.Dir(nodes[0])))
-	return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: ssh %s pct migrate %d %s", node, node, j.ctid, hostname())
+	return nil
 }
 
+// hostname is this host's name as a node of the cluster.
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil {
 		return "THIS-NODE"
 	}
+	name, _, _ = strings.Cut(name, ".")
 	return name
 }
 
@@ -176,7 +201,12 @@ func (j *job) changed(since time.Time, format string, args ...any) {
 	}
 }
 
+// pct runs a command of pct that changes the container, once nobody else is
+// at work on it.
 func (j *job) pct(ctx context.Context, args ...string) error {
+	if err := j.awaitUnlocked(ctx); err != nil {
+		return err
+	}
 	_, err := j.host.Pct(ctx, args...)
 	return err
 }
@@ -198,44 +228,6 @@ func (j *job) reread(expect func(*pct.Conf)) error {
 
 // id is the CTID as an argument.
 func (j *job) id() string { return strconv.Itoa(j.ctid) }
-
-// awaitUnlocked waits until Proxmox has no lock on a container: a command of
-// somebody else, or of a run that was killed, may still be at work.
-//
-// Whoever held the lock may have started or stopped the container.
-func (j *job) awaitUnlocked(ctx context.Context, ctid int) (err error) {
-	waited := false
-	defer func() {
-		if waited && err == nil && ctid == j.ctid {
-			err = j.askState(ctx)
-		}
-	}()
-	deadline := time.Now().Add(j.lockWait)
-	for said := false; ; said = true {
-		conf, err := j.host.ReadConf(ctid)
-		if err != nil {
-			return err
-		}
-		lock := conf.Values["lock"]
-		if lock == "" {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			wayOut := fmt.Sprintf("pct unlock %d", ctid)
-			if lock == "create" { // it was never finished
-				wayOut += fmt.Sprintf(" && pct destroy %d", ctid)
-			}
-			return fmt.Errorf("container %d is locked (%s): wait for the task that holds the lock, or, if there is none any more, run: %s", ctid, lock, wayOut)
-		}
-		if !said {
-			waited = true
-			j.logf("waiting for container %d, which is locked (%s)", ctid, lock)
-		}
-		if err := sleep(ctx, 200*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
 
 // askState asks pct whether the container runs.
 func (j *job) askState(ctx context.Context) error {

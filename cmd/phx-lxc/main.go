@@ -45,8 +45,11 @@ Options:
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
-    --lock-wait DURATION  How long to wait for a container that Proxmox has
-                          locked. Default 1m. (PHX_LOCK_WAIT)
+    --lock-wait DURATION  How long to wait for a container that has to be changed
+                          or cloned and that Proxmox has locked, as for a backup.
+                          Default 1m. (PHX_LOCK_WAIT)
+    --timeout DURATION    How long a command may take, such as a clone; what has a
+                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
 
 Events read: plan.started, ct.planned, plan.done.
@@ -82,6 +85,7 @@ func main() {
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
+			&cli.DurationFlag{Name: "timeout", Value: pct.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
 		Action: run,
 	})
@@ -96,9 +100,11 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("unexpected argument %q: containers are named to phx-plan", c.Args().First())
 	case c.Int("jobs") < 1:
 		return cmdline.Usagef("--jobs %d: must be at least 1", c.Int("jobs"))
+	case c.Duration("timeout") <= 0:
+		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	p := &provisioner{
-		host:           &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock")},
+		host:           &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout")},
 		qm:             c.String("qm"),
 		scripts:        c.String("scripts"),
 		profiles:       c.String("apparmor"),

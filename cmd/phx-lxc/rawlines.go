@@ -16,6 +16,7 @@ import (
 const (
 	profileKey = "lxc.apparmor.profile"
 	idMapKey   = "lxc.idmap"
+	capKeepKey = "lxc.cap.keep"
 )
 
 // generated asks for what Proxmox VE does when there is no such line: LXC
@@ -51,6 +52,12 @@ func wantedRaw(c *config.Container) []pct.RawLine {
 	if c.AppArmorManagesNesting && customProfile(c) != "" {
 		add("lxc.apparmor.allow_nesting", "1")
 		add("lxc.include", "/usr/share/lxc/config/nesting.conf")
+	}
+	keeps := func(o config.RawOption) bool { return o.Key == capKeepKey }
+	if slices.ContainsFunc(c.LXCOptions, keeps) && c.Unprivileged != nil && !*c.Unprivileged {
+		// LXC's own configuration of a privileged container drops some, and
+		// either of the two excludes the other: the empty line ends that.
+		add("lxc.cap.drop", "")
 	}
 	for _, o := range c.LXCOptions {
 		add(o.Key, o.Value)

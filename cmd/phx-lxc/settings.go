@@ -103,8 +103,10 @@ const (
 	rawWord      = "+lxc"      // hashes of raw lines
 	firewallWord = "+firewall" // hashes of rules, "none" for a file without: phx leads the firewall
 	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
-	profileWord  = "+apparmor" // hash of the AppArmor profile's file, as it was written
-	restartWord  = "+restart"  // what a running container has not seen
+	volumesWord  = "+volumes"  // hashes of the paths of volumes that have been there
+	profileWord  = "+apparmor" // hash of the AppArmor profile's file; of two, one is about to be written
+
+	formerRestartWord = "+restart" // what is a mark now
 )
 
 // wantedFirewall is the firewall that a container should have, nil if phx does
@@ -134,7 +136,7 @@ func (j *job) wantedRecord() pct.Record {
 		}
 	}
 	for _, w := range []struct{ name, hashes string }{
-		{rawWord, rawHashes(wantedRaw(j.c))},
+		{rawWord, rawHashes(wantedRaw(j.asMade()))},
 		{firewallWord, rules},
 		{mountsWord, mountHashes(j.c)},
 		{profileWord, j.profileHash},
@@ -145,21 +147,10 @@ func (j *job) wantedRecord() pct.Record {
 			after[w.name] = w.hashes
 		}
 	}
+	delete(after, formerRestartWord)
+	// Once it has been there, a volume is never allocated again.
+	after.Unite(volumesWord, volumeHashes(j.c, j.conf))
 	return after
-}
-
-// unite adds the hashes of a list to a word of the record.
-func unite(record pct.Record, word, list string) {
-	have := parseHashes(record[word])
-	for h := range strings.SplitSeq(list, ",") {
-		if h == "" || have[h] {
-			continue
-		}
-		if record[word] != "" {
-			h = record[word] + "," + h
-		}
-		record[word] = h
-	}
 }
 
 // differences returns the settings of a container that differ from what conf
@@ -286,6 +277,8 @@ func network(c *config.Container, fw *config.Firewall) pct.Properties {
 
 var mountPointOption = regexp.MustCompile(`^mp\d+$`)
 
+var unusedOption = regexp.MustCompile(`^unused\d+$`)
+
 func isMountPoint(option string) bool { return mountPointOption.MatchString(option) }
 
 // mountPoints adds the mount points that differ. They are known by their path
@@ -384,6 +377,32 @@ func mountHashes(c *config.Container) string {
 	return shortHashes(paths)
 }
 
+// volumeHashes are the hashes of the paths of all configured volumes that are
+// there.
+func volumeHashes(c *config.Container, conf *pct.Conf) string {
+	if conf == nil {
+		return ""
+	}
+	var paths []string
+	for _, v := range c.Volumes {
+		if option := mountedAt(conf.Next(), v.MountPoint); option != "" {
+			paths = append(paths, v.MountPoint)
+		}
+	}
+	return shortHashes(paths)
+}
+
+// mountedAt returns the option of what is mounted at a path of the container,
+// "" when nothing is.
+func mountedAt(values map[string]string, path string) string {
+	for _, option := range mountOptions(values) {
+		if pct.ParseProperties(values[option]).Get("mp") == path {
+			return option
+		}
+	}
+	return ""
+}
+
 // wrongPrivilege returns whether a configuration is unprivileged, and whether
 // that is not what the container should be.
 func wrongPrivilege(c *config.Container, conf *pct.Section) (have, differs bool) {
@@ -411,19 +430,62 @@ func disks(c *config.Container, conf *pct.Conf) []disk {
 	}
 	add("rootfs", c.StorageSizeGB)
 	for _, v := range c.Volumes {
-		for _, option := range mountOptions(next) {
-			if pct.ParseProperties(next[option]).Get("mp") == v.MountPoint {
-				add(option, v.SizeGB)
-				break
-			}
+		if option := mountedAt(next, v.MountPoint); option != "" {
+			add(option, v.SizeGB)
 		}
 	}
 	return all
 }
 
+// lostVolume returns the reason why a volume that is not mounted is not
+// allocated: it has been there, or may have been, and its data would seem to
+// be lost. "" when it is new. allocated are the hashes of the paths of volumes
+// that have been there.
+func lostVolume(c *config.Container, conf *pct.Conf, v config.Volume, allocated map[string]bool) string {
+	if option := mountedAt(conf.Values, v.MountPoint); option != "" && !isBind(conf.Values[option]) {
+		return fmt.Sprintf("the volume at %s (%s) is removed at the next start, and a new one would be empty: keep it with: pct set %d --revert %[2]s",
+			v.MountPoint, option, c.CTID)
+	}
+	var unused []string
+	for option := range conf.Values {
+		if unusedOption.MatchString(option) {
+			unused = append(unused, option)
+		}
+	}
+	if !allocated[shortHash(v.MountPoint)] && len(unused) == 0 {
+		return ""
+	}
+	free := ""
+	for i := 0; free == ""; i++ {
+		option := fmt.Sprintf("mp%d", i)
+		if conf.Values[option] == "" && conf.Pending[option] == "" {
+			free = option
+		}
+	}
+	attach := func(volume string) string {
+		return pct.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
+	}
+	reason := fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty: ", v.MountPoint)
+	if !allocated[shortHash(v.MountPoint)] {
+		reason = fmt.Sprintf("%s may be the place of a volume that is not mounted any more, and a new one would be empty: ", v.MountPoint)
+	}
+	if len(unused) == 0 {
+		reason += fmt.Sprintf("if pvesm list %s --vmid %d still shows it, mount it with: %s", v.Pool, c.CTID, attach("VOLUME"))
+	} else {
+		slices.Sort(unused)
+		var ways []string
+		for _, option := range unused {
+			ways = append(ways, fmt.Sprintf("%s (%s)", attach(source(conf.Values[option])), option))
+		}
+		reason += "mount it again with: " + strings.Join(ways, " or: ")
+	}
+	return reason + "; for a new, empty one run: " + attach(fmt.Sprintf("%s:%d", v.Pool, v.SizeGB))
+}
+
 // refusals returns what the configuration asks for and only a new container
-// could be. Nothing is changed then, and nothing destroyed for it.
-func refusals(c *config.Container, conf *pct.Conf) error {
+// could be. Nothing is changed then, and nothing destroyed for it. allocated
+// are the hashes of the paths of volumes that have been there.
+func refusals(c *config.Container, conf *pct.Conf, allocated map[string]bool) error {
 	var all []error
 	refuse := func(format string, args ...any) {
 		all = append(all, fmt.Errorf(format+"; nothing was changed", args...))
@@ -438,7 +500,7 @@ func refusals(c *config.Container, conf *pct.Conf) error {
 	}
 	next := conf.Next()
 	if storage, _, ok := strings.Cut(next["rootfs"], ":"); ok && storage != c.StoragePool {
-		refuse("rootfs is on the storage %s and should be on %s: move it with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
+		refuse("rootfs is on the storage %s and should be on %s: move it, while the container is stopped, with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
 	}
 	byPath := map[string]string{}
 	for _, option := range mountOptions(next) {
@@ -456,10 +518,13 @@ func refusals(c *config.Container, conf *pct.Conf) error {
 		storage, _, _ := strings.Cut(strings.TrimPrefix(next[option], "volume="), ":")
 		switch {
 		case option == "":
+			if reason := lostVolume(c, conf, v, allocated); reason != "" {
+				refuse("%s", reason)
+			}
 		case isBind(next[option]):
 			refuse("%s is a bind mount (%s) and should be a volume: remove one of them", v.MountPoint, option)
 		case storage != v.Pool:
-			refuse("%s (%s) is on the storage %s and should be on %s: move it with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
+			refuse("%s (%s) is on the storage %s and should be on %s: move it, while the container is stopped, with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
 		}
 	}
 	for _, m := range c.MountPoints {

@@ -8,11 +8,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,7 +86,7 @@ func TestSite(t *testing.T) {
 }
 
 // ott makes a one-time token as step-ca's provisioner does; change spoils it.
-func ott(t *testing.T, change func(*token.Claims)) string {
+func ott(t testing.TB, change func(*token.Claims)) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -152,6 +154,28 @@ func TestTokenIsInNoError(t *testing.T) {
 	_, err := fetchToken(t.Context(), &pct.Host{PCT: path}, 103, testGateway)
 	if err == nil || !strings.Contains(err.Error(), "lost connection") || strings.Contains(err.Error(), secret) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A container that does not give a token, and takes no notice of SIGTERM, is not
+// waited for.
+func TestTokenThatDoesNotCome(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "pct")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >"+dir+"/pid; while :; do sleep 0.1; done\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := fetchToken(t.Context(), &pct.Host{PCT: path, Timeout: 2 * time.Second}, 103, testGateway)
+	if err == nil || !strings.Contains(err.Error(), "not done after 2s") {
+		t.Errorf("error %v", err)
+	}
+	text, err := os.ReadFile(dir + "/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left int
+	if fmt.Sscan(string(text), &left); left > 1 {
+		syscall.Kill(left, syscall.SIGKILL)
 	}
 }
 

@@ -33,6 +33,8 @@ nginx up in the container as the TLS gateway of *.DOMAIN.
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --timeout DURATION    How long a command may take, such as a clone; what has a
+                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
 
 apply sets nginx up in the container where it runs; a second run changes
@@ -153,8 +155,7 @@ func renderCommand(c *cli.Context) error {
 	if err := g.check(); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	os.Stdout.Write(g.site())
-	return nil
+	return cmdline.ReadOnly(c.Context, func() error { return cmdline.Print(string(g.site())) })
 }
 
 func applyCommand(c *cli.Context) error {

@@ -51,11 +51,11 @@ func checkToken(s string, g gateway, now time.Time) error {
 	slices.Sort(sans)
 	switch {
 	case !strings.EqualFold(p.SHA, g.Fingerprint):
-		return fmt.Errorf("it is for the root certificate %q, not %s", p.SHA, g.Fingerprint)
+		return fmt.Errorf("it is for the root certificate %s, not %s", quoted(p.SHA), g.Fingerprint)
 	case !slices.ContainsFunc(p.Audience, func(aud string) bool { return isSignURL(aud, g.CAURL) }):
-		return fmt.Errorf("its audience is %q, not to sign at %s", p.Audience, g.CAURL)
+		return fmt.Errorf("its audience is %s, not to sign at %s", quoted(p.Audience), g.CAURL)
 	case p.Subject != g.Domain || !slices.Equal(sans, names):
-		return fmt.Errorf("it is for %q with the names %q, not for %q", p.Subject, sans, names)
+		return fmt.Errorf("it is for %s with the names %s, not for %q", quoted(p.Subject), quoted(sans), names)
 	case p.Expiry == nil || !p.Expiry.Time().After(now):
 		return errors.New("it has expired")
 	case p.Expiry.Time().After(now.Add(tokenLife + time.Minute)):
@@ -64,6 +64,15 @@ func checkToken(s string, g gateway, now time.Time) error {
 		return errors.New("it is not valid yet: compare the clocks of host and container")
 	}
 	return nil
+}
+
+// quoted returns what a token says as it can be shown: it may say much.
+func quoted(v any) string {
+	text := fmt.Sprintf("%+q", v) // ASCII, which can be cut anywhere
+	if len(text) > 200 {
+		text = text[:200] + "… (cut)"
+	}
+	return text
 }
 
 // isSignURL reports whether an audience is the place where the CA at caURL

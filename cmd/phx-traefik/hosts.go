@@ -20,6 +20,7 @@ import (
 // the unit after it.
 const hostsScript = `set -eu
 umask 022
+systemctl() { timeout -k 10 180 systemctl "$@"; }
 hosts=$(mktemp /etc/.hosts.XXXXXX)
 unit=$(mktemp /etc/systemd/system/.phx.XXXXXX)
 trap 'rm -f "$hosts" "$unit"' EXIT

@@ -37,6 +37,8 @@ set up, a request has to come through it and the proxy.
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the feature scripts.
                           Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --timeout DURATION    How long a command may take, such as a clone; what has a
+                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
 
 apply sets Traefik up in the container where it runs; a second run changes
@@ -188,8 +190,9 @@ func renderCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic())
-	return nil
+	return cmdline.ReadOnly(c.Context, func() error {
+		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic()))
+	})
 }
 
 func applyCommand(c *cli.Context) error {

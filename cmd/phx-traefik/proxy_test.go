@@ -155,8 +155,13 @@ func TestWriteHosts(t *testing.T) {
 	dir := t.TempDir()
 	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
 	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(hostsScript)
-	script = `systemctl() { echo "systemctl $*"; }` + "\n" + script
-	if err := os.Mkdir(units, 0o755); err != nil {
+	bin := filepath.Join(dir, "bin")
+	for _, d := range []string{units, bin} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"systemctl $*\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	const own = "127.0.0.1 localhost\n# --- BEGIN PVE ---\n10.0.0.10 Step-CA\n# --- END PVE ---\n"
@@ -167,6 +172,7 @@ func TestWriteHosts(t *testing.T) {
 	write := func(unit, stdin string) string {
 		last := "WantedBy=multi-user.target"
 		cmd := exec.Command("/bin/sh", "-c", script, "sh", ca.HostsBegin, ca.HostsEnd, unit, last)
+		cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err := cmd.CombinedOutput()
 		if said = string(out); err != nil {

@@ -15,8 +15,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -115,7 +115,7 @@ func mendStorage(s *guest.Setup, path, other string, uid, gid int) error {
 		}
 		if err == nil {
 			s.Changed("carried the certificates in %s over to %s", other, path)
-			return writeOwned(path, data, uid, gid)
+			return atomicfile.WriteOwned(path, data, 0o600, uid, gid)
 		}
 	}
 	if !have {
@@ -170,22 +170,6 @@ func readPlain(path string) ([]byte, error) {
 		err = fmt.Errorf("%s is larger than %d MiB", path, storageLimit>>20)
 	}
 	return bytes.TrimSpace(data), err
-}
-
-// writeOwned writes a file of mode 0600 that is another user's from the start.
-func writeOwned(path string, data []byte, uid, gid int) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if err := f.Chown(uid, gid); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
 }
 
 // dropStorages removes what phx-traefik has left of roots that are no longer

@@ -9,12 +9,14 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // backend is what holds the containers: LXC, or nothing but files for tests.
 type backend interface {
 	running(vmid int) bool
-	pid(vmid int) int    // of the container's init, 0 if it does not run
+	pid(vmid int) int // of the container's init, 0 if it does not run
+	uptime(vmid int) time.Duration
 	dir(vmid int) string // what belongs to the container beside its volumes
 	writeConfig(conf *config) error
 	start(conf *config) error

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +27,11 @@ func (c *call) status() error {
 	if err != nil {
 		return err
 	}
+	if err := c.manage(); err != nil {
+		return err
+	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	status := "stopped"
 	pid := c.backend.pid(c.vmid)
@@ -59,9 +62,7 @@ func (c *call) status() error {
 	}
 	if pid != 0 {
 		stat["pid"] = strconv.Itoa(pid)
-		if fi, err := os.Stat("/proc/" + stat["pid"]); err == nil {
-			stat["uptime"] = strconv.Itoa(int(time.Since(fi.ModTime()).Seconds()))
-		}
+		stat["uptime"] = strconv.Itoa(int(c.backend.uptime(c.vmid).Seconds()))
 	}
 	for _, k := range []string{"lock", "tags"} {
 		if v := conf.values[k]; v != "" {
@@ -77,6 +78,9 @@ func (c *call) status() error {
 }
 
 func (c *call) list() error {
+	if err := c.manage(); err != nil {
+		return err
+	}
 	files, err := filepath.Glob(filepath.Join(c.dir, "pve", "lxc", "*.conf"))
 	if err != nil {
 		return die(255, "%v", err)
@@ -115,7 +119,7 @@ func (c *call) config() error {
 		return err
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	s := conf.section
 	if name := c.p["snapshot"]; name != "" {
@@ -191,14 +195,28 @@ func (c *call) unlock() error {
 	})
 }
 
+// setLock marks a container that nothing is at work on.
+func (l *lab) setLock(vmid int, lock string) error {
+	return l.edit(vmid, func(conf *config) error {
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		conf.values["lock"] = lock
+		return nil
+	})
+}
+
 // removeLock takes a lock off again after work; another lock stays.
 func (l *lab) removeLock(vmid int, lock string) error {
 	return l.edit(vmid, func(conf *config) error {
-		if conf.values["lock"] != lock {
+		switch conf.values["lock"] {
+		case lock:
+			delete(conf.values, "lock")
+			return nil
+		case "":
 			return die(255, "no lock found trying to remove '%s' lock", lock)
 		}
-		delete(conf.values, "lock")
-		return nil
+		return die(255, "found lock '%s' trying to remove '%s' lock", conf.values["lock"], lock)
 	})
 }
 
@@ -206,51 +224,90 @@ func (c *call) start() error {
 	if c.running() {
 		return die(255, "CT %d already running", c.vmid)
 	}
+	if managed, err := c.managed(); err != nil {
+		return err
+	} else if managed {
+		return inWorker(c.requestStart())
+	}
 	return inWorker(c.locked(c.vmid, func() error { return c.startLocked(c.p.bool("skiplock")) }))
 }
 
-// startLocked starts the container, pending changes first.
+// startLocked starts the container, if nothing is at work on it.
 func (c *call) startLocked(skiplock bool) error {
 	conf, err := c.load()
 	if err != nil {
 		return err
 	}
-	if !skiplock {
-		if err := conf.checkLock(); err != nil {
-			return err
-		}
-	}
 	if conf.isTemplate() {
 		return die(255, "you can't start a CT if it's a template")
 	}
+	if !skiplock {
+		if err := conf.checkLockBut("mounted"); err != nil {
+			return err
+		}
+	}
+	return c.boot(conf, skiplock)
+}
+
+// boot starts the container, pending changes first.
+func (c *call) boot(conf *config, skiplock bool) error {
 	if len(conf.pending.values) > 0 {
 		c.apply(conf, false, func(string) bool { return true })
 		if err := c.save(conf); err != nil {
 			return err
 		}
 	}
-	if err := c.backend.writeConfig(conf); err != nil {
+	if err := c.writeConfig(conf, c.stdout); err != nil {
 		return err
+	}
+	for _, id := range conf.volumes() {
+		v, err := c.volume(id)
+		if err == nil {
+			err = v.activate("")
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if h := conf.values["hookscript"]; h != "" {
 		if err := c.hook(h, "pre-start"); err != nil {
 			return err
 		}
 	}
-	warned := c.warnNesting(conf)
-	err = c.fault()
+	// The hook that LXC runs before the start.
+	if err := conf.checkLockBut("mounted"); err != nil && !skiplock {
+		fmt.Fprintf(c.stdout, "run_buffer: 571 Script exited with status 255\nlxc_init: 845 Failed to run lxc.hook.pre-start for container \"%d\"\n", c.vmid)
+		return die(255, "startup for container '%d' failed", c.vmid)
+	}
+	err := c.fault()
 	if err == nil {
 		err = c.backend.start(conf)
 	}
 	if errors.Is(err, errInterrupted) {
 		return err
 	}
+	c.warnNesting(conf)
 	if err != nil {
 		fmt.Fprintf(c.stdout, "lxc-start: %d: %v\n", c.vmid, err)
 		return die(255, "startup for container '%d' failed", c.vmid)
 	}
-	c.taskWarnings(warned)
 	return nil
+}
+
+// writeConfig writes LXC's own configuration, and a warning about what the raw lines override.
+func (c *call) writeConfig(conf *config, warnings io.Writer) error {
+	features, _ := parseProperties("features", "features", conf.values["features"])
+	var overridden []string
+	for _, f := range []string{"fuse", "nesting", "mount"} {
+		if v := features[f]; v != "" && v != "0" {
+			overridden = append(overridden, "features:"+f)
+		}
+	}
+	own := slices.ContainsFunc(conf.raw, func(r rawLine) bool { return r.key == "lxc.apparmor.profile" })
+	if own && len(overridden) > 0 {
+		fmt.Fprintf(warnings, "explicitly configured lxc.apparmor.profile overrides the following settings: %s\n", strings.Join(overridden, ", "))
+	}
+	return c.backend.writeConfig(conf)
 }
 
 func (c *call) hook(id, phase string) error {
@@ -270,10 +327,29 @@ func (c *call) stop() error {
 	if !c.running() {
 		return die(255, "CT %d not running", c.vmid)
 	}
-	if err := c.fault(); err != nil {
+	if managed, err := c.managed(); err != nil {
 		return err
+	} else if managed {
+		if c.p.bool("overrule-shutdown") {
+			return c.cmd.invalid(map[string]string{"overrule-shutdown": "Not applicable for HA resources."})
+		}
+		return inWorker(c.requestStop(0))
 	}
-	return inWorker(c.locked(c.vmid, func() error { return c.backend.stop(c.vmid) }))
+	return inWorker(c.locked(c.vmid, func() error {
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if !c.p.bool("skiplock") {
+			if err := conf.checkLockBut("mounted"); err != nil {
+				return err
+			}
+		}
+		if err := c.fault(); err != nil {
+			return err
+		}
+		return c.backend.stop(c.vmid)
+	}))
 }
 
 func (c *call) shutdown() error {
@@ -284,11 +360,22 @@ func (c *call) shutdown() error {
 	if c.p.has("timeout") {
 		timeout, _ = strconv.Atoi(c.p["timeout"])
 	}
-	if err := c.fault(); err != nil {
-		return workerDie("container did not stop")
+	if managed, err := c.managed(); err != nil {
+		return err
+	} else if managed {
+		return inWorker(c.requestStop(timeout))
 	}
 	return inWorker(c.locked(c.vmid, func() error {
-		err := c.backend.shutdown(c.vmid, timeout)
+		conf, err := c.load()
+		if err != nil {
+			return err
+		}
+		if err := conf.checkLock(); err != nil {
+			return err
+		}
+		if err = c.fault(); err == nil {
+			err = c.backend.shutdown(c.vmid, timeout)
+		}
 		if err == nil || errors.Is(err, errInterrupted) {
 			return err
 		}
@@ -309,6 +396,9 @@ func (c *call) reboot() error {
 		timeout, _ = strconv.Atoi(c.p["timeout"])
 	}
 	return inWorker(c.locked(c.vmid, func() error {
+		if !c.running() {
+			return nil
+		}
 		if err := c.backend.shutdown(c.vmid, timeout); err != nil {
 			if errors.Is(err, errInterrupted) {
 				return err
@@ -317,11 +407,12 @@ func (c *call) reboot() error {
 				return err
 			}
 		}
-		// The start that follows is another worker's: all that is told of its failure is this.
-		if err := c.startLocked(false); err != nil {
-			return workerDie("startup for container '%d' failed", c.vmid)
+		// Whether the container is locked is found out by the start.
+		conf, err := c.load()
+		if err != nil {
+			return err
 		}
-		return nil
+		return c.boot(conf, false)
 	}))
 }
 
@@ -336,7 +427,7 @@ func (c *call) exec() error {
 		return die(255, "missing command at /usr/share/perl5/PVE/CLI/pct.pm line 246.")
 	}
 	if err := c.fault(); err != nil {
-		return die(255, "%v", err)
+		return outside(err)
 	}
 	return c.backend.exec(c.vmid, !c.p.has("keep-env") || c.p.bool("keep-env"), c.extra)
 }
@@ -485,6 +576,13 @@ func (c *call) resize() error {
 		}
 		m.values["size"] = formatSize(size)
 		conf.values[key] = m.String()
+		v, err := c.volume(m.volume())
+		if err != nil {
+			return err
+		}
+		if err := v.setSize(m.values["size"]); err != nil {
+			return err
+		}
 		return inWorker(c.save(conf))
 	})
 }

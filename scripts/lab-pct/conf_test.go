@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const sample = `#line one
@@ -145,5 +148,26 @@ func TestGuestBlock(t *testing.T) {
 		if got := string(withBlock([]byte(in), "10.0.0.2 a\n")); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
+	}
+}
+
+// A waiting program sets a lock's times to 1970: that must not make it old.
+func TestClusterLocks(t *testing.T) {
+	l := &lab{dir: t.TempDir()}
+	lock := filepath.Join(l.dir, "pve", "priv", "lock", "file-x")
+	if err := os.MkdirAll(lock, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(lock, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	l.freeClusterLocks(time.Hour)
+	if _, err := os.Stat(lock); err != nil {
+		t.Errorf("a new lock is gone: %v", err)
+	}
+	time.Sleep(2 * time.Millisecond)
+	l.freeClusterLocks(time.Millisecond)
+	if _, err := os.Stat(lock); err == nil {
+		t.Error("an old lock is still there")
 	}
 }

@@ -13,8 +13,8 @@ import (
 )
 
 func (c *call) create() error {
-	if _, err := os.Stat(c.confPath(c.vmid)); err == nil {
-		return die(255, "CT %d already exists on node '%s'", c.vmid, c.node)
+	if err := c.unused(c.vmid); err != nil {
+		return err
 	}
 	if c.p.bool("restore") {
 		return die(255, "ERROR: 'pct create --restore' is not part of the lab")
@@ -93,13 +93,21 @@ func (c *call) create() error {
 		os.RemoveAll(c.backend.dir(c.vmid))
 		return workerDie("unable to create CT %d - %v", c.vmid, err)
 	}
-	warned := c.warnNesting(conf)
 	if c.p.bool("start") {
-		if err := c.locked(c.vmid, func() error { return c.startLocked(false) }); err != nil {
+		if err := c.nested((*call).start); err != nil {
+			return err
+		}
+	}
+	if c.p.bool("ha-managed") {
+		fmt.Fprintln(c.stdout, "Add as HA resource")
+		state := "stopped"
+		if c.p.bool("start") {
+			state = "started"
+		}
+		if err := c.setResource(c.vmid, state); err != nil {
 			return inWorker(err)
 		}
 	}
-	c.taskWarnings(warned)
 	return nil
 }
 
@@ -110,14 +118,45 @@ func (c *call) storageID() string {
 	return "local"
 }
 
+// unused refuses an ID that a guest of the cluster has.
+func (l *lab) unused(vmid int) error {
+	if _, err := os.Stat(l.confPath(vmid)); err == nil {
+		return die(255, "CT %d already exists on node '%s'", vmid, l.node)
+	}
+	for dir, kind := range map[string]string{"qemu-server": "VM", "lxc": "CT"} {
+		found, err := filepath.Glob(filepath.Join(l.dir, "pve", "nodes", "*", dir, strconv.Itoa(vmid)+".conf"))
+		if err != nil {
+			return die(255, "%v", err)
+		}
+		for _, f := range found {
+			return die(255, "%s %d already exists on node '%s'", kind, vmid, filepath.Base(filepath.Dir(filepath.Dir(f))))
+		}
+	}
+	return nil
+}
+
 // createLocked reserves an ID with a configuration that holds nothing but the lock.
 func (c *call) createLocked(vmid int) error {
 	return c.locked(vmid, func() error {
-		if _, err := os.Stat(c.confPath(vmid)); err == nil {
-			return die(255, "CT %d already exists on node '%s'", vmid, c.node)
+		if err := c.unused(vmid); err != nil {
+			return err
 		}
 		conf := newConfig(vmid)
 		conf.values["lock"] = "create"
+		return c.save(conf)
+	})
+}
+
+// saveCreated saves the configuration of a container that is still being created.
+func (c *call) saveCreated(conf *config) error {
+	return c.locked(conf.vmid, func() error {
+		have, err := c.lab.load(conf.vmid)
+		if err != nil {
+			return err
+		}
+		if have.values["lock"] != "create" {
+			return die(255, "Lost 'create' config lock, aborting.")
+		}
 		return c.save(conf)
 	})
 }
@@ -165,7 +204,11 @@ func (c *call) fill(conf *config, mounts params, made *[]volume) error {
 	if err := clearIdentity(root); err != nil {
 		return err
 	}
-	return c.backend.credentials(root, c.p["password"], c.p["ssh-public-keys"])
+	if err := c.backend.credentials(root, c.p["password"], c.p["ssh-public-keys"]); err != nil {
+		return err
+	}
+	c.warnNesting(conf)
+	return nil
 }
 
 // findTemplate finds the archive of a volume such as local:vztmpl/NAME, or of a path.
@@ -208,24 +251,29 @@ func (l *lab) rootfs(conf *config) (string, error) {
 	return v.dir(), nil
 }
 
-// warnNesting prints the warning about guests that want nesting.
-func (c *call) warnNesting(conf *config) bool {
+// warn prints a warning that the end of the task counts.
+func (l *lab) warn(format string, a ...any) {
+	l.warnings++
+	fmt.Fprintf(l.stdout, "WARN: "+format+"\n", a...)
+}
+
+// finish prints how many warnings a task has given.
+func (l *lab) finish() {
+	if l.warnings > 0 {
+		fmt.Fprintf(l.stderr, "Task finished with %d warning(s)!\n", l.warnings)
+	}
+}
+
+// warnNesting warns of a guest that wants nesting.
+func (c *call) warnNesting(conf *config) {
 	root, err := c.rootfs(conf)
 	if err != nil {
-		return false
+		return
 	}
 	v := systemdVersion(root)
 	f, err := parseProperties("features", "features", conf.values["features"])
-	if v < 232 || err != nil || f["nesting"] == "1" {
-		return false
-	}
-	fmt.Fprintf(c.stdout, "WARN: Systemd %d detected. You may need to enable nesting.\n", v)
-	return true
-}
-
-func (c *call) taskWarnings(warned bool) {
-	if warned {
-		fmt.Fprintln(c.stderr, "Task finished with 1 warning(s)!")
+	if v > 241 && err == nil && f["nesting"] != "1" {
+		c.warn("Systemd %d detected. You may need to enable nesting.", v)
 	}
 }
 
@@ -247,15 +295,10 @@ func (c *call) clone() error {
 			return die(255, "storage '%s' does not support content-type 'rootdir'", target)
 		}
 	}
-	var src *config
-	err := c.edit(c.vmid, func(conf *config) error {
-		if err := conf.checkLock(); err != nil {
-			return err
-		}
-		conf.values["lock"] = "disk"
-		src = conf
-		return nil
-	})
+	if err := c.setLock(c.vmid, "disk"); err != nil {
+		return err
+	}
+	src, err := c.load()
 	if err != nil {
 		return err
 	}
@@ -274,7 +317,7 @@ func (c *call) clone() error {
 	}
 	conf, disks, full, err := c.cloneConfig(src, newid, snap)
 	if err == nil {
-		err = c.locked(newid, func() error { return c.save(conf) })
+		err = c.saveCreated(conf)
 	}
 	if err != nil {
 		unlock()
@@ -296,11 +339,7 @@ func (c *call) clone() error {
 		}
 		return workerDie("clone failed: %v", err)
 	}
-	if err := c.removeLock(newid, "create"); err != nil {
-		return inWorker(err)
-	}
-	c.taskWarnings(c.warnNesting(conf))
-	return nil
+	return inWorker(c.removeLock(newid, "create"))
 }
 
 // cloneConfig makes the configuration of a clone, disks still to be copied.
@@ -335,6 +374,13 @@ func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, d
 		if full && snap == "" && c.running() {
 			return nil, nil, full, die(2, "Full clone of a running container is only possible from a snapshot")
 		}
+		v, err := c.volume(m.volume())
+		if err != nil {
+			return nil, nil, full, err
+		}
+		if !full && !v.clones(src.isTemplate(), snap != "") {
+			return nil, nil, full, die(2, "Linked clone feature for '%s' is not available", v)
+		}
 		disks = append(disks, m)
 		delete(conf.values, m.key)
 	}
@@ -360,8 +406,15 @@ func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, d
 // cloneDisks is the long part of a clone. The source is locked only by its configuration's lock
 // key, the target by its own, so that other calls see what is going on.
 func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, made *[]volume) error {
-	if full {
-		fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
+	fmt.Fprintf(c.stdout, "creating a clone of container %d with ID %d\n", c.vmid, conf.vmid)
+	for _, m := range disks {
+		v, err := c.volume(m.volume())
+		if err == nil {
+			err = v.activate(snap)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for _, m := range disks {
 		v, err := c.volume(m.volume())
@@ -388,23 +441,61 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 			return err
 		}
 		*made = append(*made, to)
+		if err := c.fault(); err != nil {
+			return err
+		}
 		if err := c.copyTree(from, to.dir()); err != nil {
 			return err
 		}
+		if full {
+			if err := c.printStatistics(to.dir()); err != nil {
+				return err
+			}
+		}
 		m.values["volume"] = to.String()
 		conf.values[m.key] = m.String()
-		if err := c.locked(conf.vmid, func() error { return c.save(conf) }); err != nil {
+		if err := to.setSize(m.values["size"]); err != nil {
 			return err
 		}
-	}
-	if err := c.fault(); err != nil {
-		return err
+		if err := c.saveCreated(conf); err != nil {
+			return err
+		}
 	}
 	root, err := c.rootfs(conf)
 	if err != nil {
 		return err
 	}
-	return clearIdentity(root)
+	if err := clearIdentity(root); err != nil {
+		return err
+	}
+	c.warnNesting(conf)
+	return nil
+}
+
+// printStatistics prints what rsync does at the end of a copy.
+func (c *call) printStatistics(dir string) error {
+	var files, regular, size int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		files++
+		if d.Type().IsRegular() {
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			regular++
+			size += fi.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		return workerDie("%v", err)
+	}
+	fmt.Fprintf(c.stdout, "\nNumber of files: %d (reg: %d)\nNumber of created files: %d\nTotal file size: %d bytes\n", files, regular, files, size)
+	fmt.Fprintf(c.stdout, "\nsent %d bytes  received %d bytes\ntotal size is %d  speedup is 1.00\n", size, 19*regular, size)
+	return nil
 }
 
 func copyFile(from, to string) error {
@@ -415,16 +506,32 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o640)
 }
 
+// destroyable refuses what destroy does not touch, and reports whether HA leads the container.
+func (c *call) destroyable(conf *config) (configured bool, err error) {
+	if conf.values["protection"] == "1" {
+		return false, die(255, "can't remove CT %d - protection mode enabled", c.vmid)
+	}
+	if err := conf.checkLock(); err != nil {
+		return false, err
+	}
+	all, err := c.resources()
+	if err != nil {
+		return false, err
+	}
+	_, configured = all[c.vmid]
+	if configured && !c.p.bool("purge") {
+		return true, die(255, "unable to remove CT %d - used in HA resources and purge parameter not set.", c.vmid)
+	}
+	return configured, nil
+}
+
 func (c *call) destroy() error {
 	conf, err := c.load()
 	if err != nil {
 		return err
 	}
-	if err := conf.checkLock(); err != nil {
+	if _, err := c.destroyable(conf); err != nil {
 		return err
-	}
-	if conf.values["protection"] == "1" {
-		return die(255, "can't remove CT %d - protection mode enabled", c.vmid)
 	}
 	if c.running() && !c.p.bool("force") {
 		return die(255, "unable to destroy CT %d - container is running", c.vmid)
@@ -434,8 +541,12 @@ func (c *call) destroy() error {
 		if err != nil {
 			return err
 		}
-		if err := conf.checkLock(); err != nil {
+		configured, err := c.destroyable(conf)
+		if err != nil {
 			return err
+		}
+		if c.running() && !c.p.bool("force") {
+			return die(255, "unable to destroy CT %d - container is running", c.vmid)
 		}
 		if err := c.fault(); err != nil {
 			return err
@@ -446,12 +557,13 @@ func (c *call) destroy() error {
 				return err
 			}
 		}
-		for _, id := range c.containerVolumes(conf) {
+		for _, id := range conf.ownVolumes() {
 			v, err := c.volume(id)
 			if err != nil {
 				return err
 			}
 			if v.owner != c.vmid {
+				fmt.Fprintf(c.stdout, "ignore deletion of '%s', CT %d isn't the owner!\n", v, c.vmid)
 				continue
 			}
 			if err := v.remove(); err != nil {
@@ -472,13 +584,25 @@ func (c *call) destroy() error {
 				}
 			}
 		}
-		if c.p.bool("purge") {
-			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
-		}
 		if err := os.RemoveAll(c.backend.dir(c.vmid)); err != nil {
 			return workerDie("%v", err)
 		}
+		// Until the end the ID stays taken.
+		zombie := newConfig(c.vmid)
+		zombie.values["lock"] = "destroyed"
+		if err := c.save(zombie); err != nil {
+			return err
+		}
 		os.Remove(c.firewallPath(c.vmid))
+		if c.p.bool("purge") {
+			fmt.Fprintf(c.stdout, "purging CT %d from related configurations..\n", c.vmid)
+			if configured {
+				if err := c.setResource(c.vmid, ""); err != nil {
+					return err
+				}
+				fmt.Fprintf(c.stdout, "NOTE: removed CT %d from HA resource configuration.\n", c.vmid)
+			}
+		}
 		if err := os.Remove(c.confPath(c.vmid)); err != nil {
 			return workerDie("%v", err)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // fakeBackend has no containers: one "runs" while a file says so.
@@ -32,6 +34,14 @@ func (b *fakeBackend) pid(vmid int) int {
 	return 0
 }
 
+func (b *fakeBackend) uptime(vmid int) time.Duration {
+	info, err := os.Stat(b.state(vmid))
+	if err != nil {
+		return 0
+	}
+	return time.Since(info.ModTime())
+}
+
 func (b *fakeBackend) writeConfig(*config) error                { return nil }
 func (b *fakeBackend) freeze(int, bool) error                   { return nil }
 func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
@@ -39,7 +49,27 @@ func (b *fakeBackend) extract(string, string) error             { return nil }
 func (b *fakeBackend) credentials(string, string, string) error { return nil }
 func (b *fakeBackend) filter(string) error                      { return nil }
 
+// checkCapabilities refuses what LXC refuses. A privileged container drops some by default.
+func checkCapabilities(conf *config) error {
+	drop, keep := conf.values["unprivileged"] != "1", false
+	for _, r := range conf.raw {
+		switch r.key {
+		case "lxc.cap.drop":
+			drop = r.value != ""
+		case "lxc.cap.keep":
+			keep = r.value != ""
+		}
+		if drop && keep {
+			return errors.New("confile.c: Keeping and dropping capabilities are mutually exclusive")
+		}
+	}
+	return nil
+}
+
 func (b *fakeBackend) start(conf *config) error {
+	if err := checkCapabilities(conf); err != nil {
+		return err
+	}
 	for _, m := range conf.mounts() {
 		if m.kind() == "bind" {
 			if _, err := os.Stat(m.volume()); err != nil {

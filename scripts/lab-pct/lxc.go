@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,24 @@ func (b *lxcBackend) pid(vmid int) int {
 	}
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(out)))
 	return max(pid, 0)
+}
+
+// uptime is how long the container's init has been running. The times of /proc/PID are those of
+// the first look at it.
+func (b *lxcBackend) uptime(vmid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid(vmid)))
+	if err != nil {
+		return 0
+	}
+	now, _ := os.ReadFile("/proc/uptime")
+	// The name, which may hold blanks, ends with the last ")".
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return 0
+	}
+	start, _ := strconv.ParseFloat(fields[19], 64) // in ticks, of which a second has 100
+	total, _ := strconv.ParseFloat(strings.Fields(string(now) + " 0")[0], 64)
+	return time.Duration((total - start/100) * float64(time.Second))
 }
 
 const idBase = 100000 // of unprivileged containers, as on Proxmox
@@ -248,20 +267,54 @@ func (b *lxcBackend) start(conf *config) error {
 	// closes whatever else was open. PATH hides newuidmap: without it LXC, being root, writes
 	// the ID map itself and needs no entry for it in /etc/subuid.
 	argv := b.lxc("lxc-start", conf.vmid, "-d", "-C", "-o", logfile, "-l", level)
-	cmd := exec.CommandContext(b.ctx, argv[0], argv[1:]...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = []string{"PATH=/"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Run()
-	if b.ctx.Err() != nil {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	started := make(chan error, 1)
+	go func() { started <- cmd.Wait() }()
+	select {
+	case err = <-started:
+	case <-b.ctx.Done(): // as with Proxmox, where systemd starts it, it goes on
 		return errInterrupted
 	}
 	if err == nil {
-		return nil
+		return b.awaitInit(conf.vmid)
 	}
 	if text, err := os.ReadFile(logfile); err == nil {
 		b.stdout.Write(text)
 	}
 	return err
+}
+
+// awaitInit waits until a container's init is at work. To LXC a container runs as soon as its
+// init is executed, which systemd may end at once: without a free inotify instance, say.
+func (b *lxcBackend) awaitInit(vmid int) error {
+	pid := b.pid(vmid)
+	for deadline := time.Now().Add(lockTimeout); time.Now().Before(deadline); {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil || !b.running(vmid) {
+			if fd, err := unix.InotifyInit(); err != nil {
+				return errors.New("its init ended: no inotify instance is left: raise the sysctl fs.inotify.max_user_instances")
+			} else {
+				unix.Close(fd)
+			}
+			return errors.New("its init ended")
+		}
+		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		switch {
+		case string(comm) == "lxc-start\n": // not yet executed
+		case filepath.Base(exe) != "systemd", bytes.Contains(cgroup, []byte("/init.scope\n")):
+			return nil // systemd moves itself there when it has all that it cannot do without
+		}
+		if err := b.sleep(10 * time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *lxcBackend) stop(vmid int) error {

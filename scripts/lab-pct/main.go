@@ -6,7 +6,10 @@
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
 //	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
+//	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
+//	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
+//	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
 //	storage/lab/images/ID/   volumes, plain directories
 //	storage/lab/snapshots/ID/SNAPSHOT/  their copies
 //	lxc/ID/                  LXC's own directory of the container
@@ -21,7 +24,10 @@
 //	PHX_LAB_EXEC      fake only: the program that stands for the inside of every container; exec
 //	                  runs it as PROGRAM CTID COMMAND ARG…, with PHX_LAB_KEEP_ENV=0 or 1 added
 //	PHX_LAB_DELAY     seconds that every call sleeps first
-//	PHX_LAB_FAIL      "start 103;exec 101": these calls fail as if their worker had failed
+//	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
+//	                  work as if a tool had failed, hang there until a signal comes, or are killed there
+//	PHX_LAB_HA        which pct status or list that finds an HA-managed container in another state than
+//	                  it should have changes it first: 2 if unset, 0 for none
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
 package main
 
@@ -49,6 +55,8 @@ type lab struct {
 	stdout  io.Writer
 	stderr  io.Writer
 	warned  map[int][]byte // configurations whose bad lines were reported
+
+	warnings int // that the task has given
 }
 
 // call is one run of a sub-command.
@@ -88,6 +96,32 @@ func inWorker(err error) error {
 		return &workerError{f.msg}
 	}
 	return err
+}
+
+// outside turns an error of a worker into one of a call that has none.
+func outside(err error) error {
+	var w *workerError
+	if errors.As(err, &w) {
+		return die(255, "%s", w.msg)
+	}
+	return err
+}
+
+// nested runs another task from within one. Its output is this task's; its failure is only
+// printed, and this task goes on.
+func (c *call) nested(task func(*call) error) error {
+	inner := *c
+	inner.lab = &lab{dir: c.dir, node: c.node, backend: c.backend, ctx: c.ctx, stdout: c.stdout, stderr: c.stdout, warned: c.warned}
+	err := task(&inner)
+	if err == nil {
+		inner.finish()
+	}
+	var w *workerError
+	if errors.As(err, &w) {
+		fmt.Fprintln(c.stdout, w.msg)
+		return nil
+	}
+	return inWorker(err)
 }
 
 // innerStatus is the status of a command run inside the container. By signal, it is that of the
@@ -149,7 +183,13 @@ func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, handled...)
-	go func() { cancel(signalled{(<-signals).(syscall.Signal)}) }()
+	go func() {
+		cancel(signalled{(<-signals).(syscall.Signal)})
+		for range 3 { // then pct loses its patience with its worker
+			<-signals
+		}
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}()
 
 	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, warned: make(map[int][]byte)}
 	status := 255
@@ -194,13 +234,8 @@ func (l *lab) run(args []string) error {
 			return err
 		}
 	}
-	switch b := os.Getenv("PHX_LAB_BACKEND"); b {
-	case "", "lxc":
-		l.backend = &lxcBackend{l}
-	case "fake":
-		l.backend = &fakeBackend{l}
-	default:
-		return die(255, "pct: PHX_LAB_BACKEND=%s: want lxc or fake", b)
+	if err := l.setBackend(); err != nil {
+		return err
 	}
 	if len(args) == 0 {
 		return die(255, "%s", usageAll("no command specified"))
@@ -221,6 +256,7 @@ func (l *lab) run(args []string) error {
 	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
 		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
 	}
+	l.freeClusterLocks(120 * time.Second)
 	if err := l.applyFirewall(); err != nil {
 		return err
 	}
@@ -230,6 +266,9 @@ func (l *lab) run(args []string) error {
 			err = loadErr
 		}
 	}
+	if err == nil {
+		l.finish()
+	}
 	var w *workerError
 	switch {
 	case errors.Is(err, errInterrupted) && cmd.Task:
@@ -238,6 +277,18 @@ func (l *lab) run(args []string) error {
 		return die(0, "%s", w.msg)
 	}
 	return err
+}
+
+func (l *lab) setBackend() error {
+	switch b := os.Getenv("PHX_LAB_BACKEND"); b {
+	case "", "lxc":
+		l.backend = &lxcBackend{l}
+	case "fake":
+		l.backend = &fakeBackend{l}
+	default:
+		return die(255, "pct: PHX_LAB_BACKEND=%s: want lxc or fake", b)
+	}
+	return nil
 }
 
 // absent are the sub-commands of the real pct that the lab has no use for.
@@ -279,8 +330,20 @@ var handlers = map[string]func(*call) error{
 func (c *call) fault() error {
 	for entry := range strings.SplitSeq(os.Getenv("PHX_LAB_FAIL"), ";") {
 		f := strings.Fields(entry)
-		if len(f) == 2 && f[0] == c.cmd.name && (f[1] == c.p["vmid"] || f[1] == c.p["newid"]) {
+		if len(f) < 2 || f[0] != c.cmd.name || f[1] != c.p["vmid"] && f[1] != c.p["newid"] {
+			continue
+		}
+		switch strings.Join(f[2:], " ") {
+		case "":
 			return workerDie("PHX_LAB_FAIL asks for this failure")
+		case "kill":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		case "hang":
+			<-c.ctx.Done()
+			return errInterrupted
+		default:
+			return workerDie("pct: PHX_LAB_FAIL=%s: want COMMAND CTID [kill|hang]", entry)
 		}
 	}
 	return nil

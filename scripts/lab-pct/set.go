@@ -49,10 +49,12 @@ func (c *call) set() error {
 			return err
 		}
 		// From here on the change is stored, whatever happens.
-		if err := c.fault(); err != nil {
+		if err := c.fault(); errors.Is(err, errInterrupted) {
+			return err
+		} else if err != nil {
 			return die(2, "bridge 'vmbr0' does not exist")
 		}
-		if err := c.backend.writeConfig(conf); err != nil {
+		if err := c.writeConfig(conf, c.stderr); err != nil {
 			return err
 		}
 		if len(failed) > 0 {
@@ -236,10 +238,8 @@ func (c *call) applyDelete(conf *config, running bool, k string) error {
 		if err != nil {
 			return err
 		}
-		delete(conf.values, k)
-		defer func() { conf.values[k] = old }()
-		if m.kind() == "volume" && !conf.inUse(m.volume()) {
-			conf.addUnused(m.volume())
+		if m.kind() == "volume" {
+			conf.addUnused(m.volume()) // even if a snapshot has it
 		}
 	}
 	return nil
@@ -277,9 +277,8 @@ func (c *call) applyValue(conf *config, running bool, k, v string) (string, erro
 			}
 		}
 		if had {
-			delete(conf.values, k)
-			if m, err := parseMount(k, old); err == nil && m.kind() == "volume" && !conf.inUse(m.volume()) {
-				conf.addUnused(m.volume())
+			if m, err := parseMount(k, old); err == nil && m.kind() == "volume" {
+				conf.addUnused(m.volume()) // which goes again where the new value names the same
 			}
 		}
 		return m.String(), nil

@@ -77,12 +77,13 @@ func copyConfig(from section) section {
 
 func (c *call) snapshot() error {
 	name := c.p["snapname"]
-	if name == "current" {
-		return die(255, "unable to use snapshot name 'current' (reserved name)")
+	if name == "current" || name == "vzdump" {
+		return die(255, "unable to use snapshot name '%s' (reserved name)", name)
 	}
-	if name == "vzdump" {
-		return die(255, "unable to use snapshot name 'vzdump' (reserved name)")
-	}
+	return inWorker(c.takeSnapshot(name))
+}
+
+func (c *call) takeSnapshot(name string) error {
 	var disks []volume
 	err := c.edit(c.vmid, func(conf *config) error {
 		if conf.isTemplate() {
@@ -102,7 +103,7 @@ func (c *call) snapshot() error {
 			if err != nil {
 				return err
 			}
-			if v.kind != "btrfs" {
+			if !v.snapshots() {
 				return die(255, "snapshot feature is not available")
 			}
 			disks = append(disks, v)
@@ -118,58 +119,68 @@ func (c *call) snapshot() error {
 		return nil
 	})
 	if err != nil {
-		return inWorker(err)
-	}
-	err = c.copyToSnapshot(name, disks)
-	c.calm()
-	if err != nil {
-		removeSnapshot(name, disks)
-	}
-	if e := c.edit(c.vmid, func(conf *config) error {
-		delete(conf.values, "lock")
-		if err != nil {
-			delete(conf.snapshots, name)
-			return nil
-		}
-		delete(conf.snapshots[name].values, "snapstate")
-		conf.values["parent"] = name
-		return nil
-	}); err == nil {
-		err = e
-	}
-	return inWorker(err)
-}
-
-func (c *call) copyToSnapshot(name string, disks []volume) error {
-	if err := c.fault(); err != nil {
 		return err
 	}
+	done, err := c.copyToSnapshot(name, disks)
+	c.calm()
+	if err != nil {
+		fmt.Fprintln(c.stdout, "snapshot create failed: starting cleanup")
+		if e := c.deleteSnapshot(name, "snapshot", true, done); e != nil {
+			fmt.Fprintln(c.stdout, e)
+		}
+		return err
+	}
+	return c.edit(c.vmid, func(conf *config) error {
+		if conf.values["lock"] != "snapshot" {
+			return die(255, "missing snapshot lock")
+		}
+		s := conf.snapshots[name]
+		if s == nil {
+			return die(255, "snapshot '%s' does not exist", name)
+		}
+		if s.values["snapstate"] != "prepare" {
+			return die(255, "wrong snapshot state")
+		}
+		delete(s.values, "snapstate")
+		delete(conf.values, "lock")
+		conf.values["parent"] = name
+		return nil
+	})
+}
+
+// copyToSnapshot returns the volumes that are in the snapshot now.
+func (c *call) copyToSnapshot(name string, disks []volume) (done []volume, err error) {
 	if c.running() {
 		if err := c.backend.freeze(c.vmid, true); err != nil {
-			return err
+			return nil, err
 		}
 		defer c.backend.freeze(c.vmid, false)
 	}
 	for _, v := range disks {
-		if err := c.copyTree(v.dir(), v.snapshotDir(name)); err != nil {
-			return err
+		if err := c.fault(); err != nil {
+			return done, err
 		}
+		if err := c.copyTree(v.dir(), v.snapshotDir(name)); err != nil {
+			return done, err
+		}
+		done = append(done, v)
 	}
-	return nil
+	return done, nil
 }
 
-func removeSnapshot(name string, disks []volume) error {
-	var errs []error
-	for _, v := range disks {
-		errs = append(errs, os.RemoveAll(v.snapshotDir(name)))
-		os.Remove(filepath.Dir(v.snapshotDir(name))) // once empty
+func (v volume) removeSnapshot(name string) error {
+	dir := v.snapshotDir(name)
+	if _, err := os.Stat(dir); err != nil {
+		return workerDie("command 'btrfs subvolume delete -- %s' failed: exit code 1", dir)
 	}
-	return errors.Join(errs...)
+	err := os.RemoveAll(dir)
+	os.Remove(filepath.Dir(dir)) // once empty
+	return err
 }
 
 func (c *call) delsnapshot() error {
 	name := c.p["snapname"]
-	return inWorker(c.locked(c.vmid, func() error {
+	return inWorker(func() error {
 		conf, err := c.load()
 		if err != nil {
 			return err
@@ -178,10 +189,7 @@ func (c *call) delsnapshot() error {
 		if s == nil {
 			return die(255, "snapshot '%s' does not exist", name)
 		}
-		if err := conf.checkLock(); err != nil {
-			return err
-		}
-		if err := c.fault(); err != nil {
+		if err := c.setLock(c.vmid, "snapshot-delete"); err != nil {
 			return err
 		}
 		var disks []volume
@@ -192,9 +200,62 @@ func (c *call) delsnapshot() error {
 			}
 			disks = append(disks, v)
 		}
-		if err := removeSnapshot(name, disks); err != nil && !c.p.bool("force") {
-			return workerDie("%v", err)
+		return c.deleteSnapshot(name, "snapshot-delete", c.p.bool("force"), disks)
+	}())
+}
+
+// deleteSnapshot deletes a snapshot and, of its volumes, those that are named, under a lock that
+// is there already. Each step is stored, so that what is left of a deletion that stopped can be
+// deleted again.
+func (c *call) deleteSnapshot(name, lock string, force bool, disks []volume) error {
+	edit := func(change func(conf *config, s *section)) error {
+		return c.edit(c.vmid, func(conf *config) error {
+			if conf.values["lock"] != lock {
+				return die(255, "encountered invalid lock, expected '%s'", lock)
+			}
+			s := conf.snapshots[name]
+			if s == nil {
+				return die(255, "snapshot '%s' does not exist", name)
+			}
+			if conf.isTemplate() {
+				return die(255, "you can't delete a snapshot if vm is a template")
+			}
+			change(conf, s)
+			return nil
+		})
+	}
+	if err := edit(func(_ *config, s *section) { s.values["snapstate"] = "delete" }); err != nil {
+		return err
+	}
+	var gone []string
+	for _, v := range disks {
+		err := c.fault()
+		if err == nil {
+			err = v.removeSnapshot(name)
 		}
+		switch {
+		case err == nil:
+			gone = append(gone, v.String())
+		case !force, errors.Is(err, errInterrupted):
+			return err
+		default:
+			fmt.Fprintln(c.stdout, err)
+		}
+		if force {
+			continue
+		}
+		if err := edit(func(_ *config, s *section) {
+			for _, m := range s.mounts() {
+				if m.volume() == v.String() {
+					delete(s.values, m.key)
+					s.addUnused(m.volume())
+				}
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return edit(func(conf *config, s *section) {
 		relink := func(values map[string]string) {
 			if values["parent"] != name {
 				return
@@ -209,12 +270,22 @@ func (c *call) delsnapshot() error {
 		}
 		relink(conf.values)
 		delete(conf.snapshots, name)
-		return c.save(conf)
-	}))
+		delete(conf.values, "lock")
+		for _, id := range gone {
+			conf.addUnused(id)
+		}
+	})
 }
 
 func (c *call) rollback() error {
-	name := c.p["snapname"]
+	err := c.rollBack(c.p["snapname"])
+	if err == nil && c.p.bool("start") {
+		err = c.nested((*call).start)
+	}
+	return inWorker(err)
+}
+
+func (c *call) rollBack(name string) error {
 	var disks []volume
 	err := c.edit(c.vmid, func(conf *config) error {
 		if conf.isTemplate() {
@@ -224,8 +295,8 @@ func (c *call) rollback() error {
 		if s == nil {
 			return die(255, "snapshot '%s' does not exist", name)
 		}
-		if s.values["snapstate"] != "" {
-			return die(255, "unable to rollback to incomplete snapshot (snapstate = %s)", s.values["snapstate"])
+		if state := s.values["snapstate"]; state != "" {
+			return die(255, "unable to rollback to incomplete snapshot (snapstate = %s)", state)
 		}
 		if err := conf.checkLock(); err != nil {
 			return err
@@ -246,17 +317,21 @@ func (c *call) rollback() error {
 		return nil
 	})
 	if err != nil {
-		return inWorker(err)
+		return err
 	}
-	if err := c.fault(); err != nil {
-		return err // the real one leaves the lock, too
-	}
+	// Whatever fails from here on leaves the lock.
 	for _, v := range disks {
+		if err := c.fault(); err != nil {
+			return err
+		}
 		if err := c.copyTree(v.snapshotDir(name), v.dir()); err != nil {
-			return inWorker(err)
+			return err
 		}
 	}
-	err = c.edit(c.vmid, func(conf *config) error {
+	return c.edit(c.vmid, func(conf *config) error {
+		if conf.values["lock"] != "rollback" {
+			return die(255, "got wrong lock")
+		}
 		s := conf.snapshots[name]
 		head := copyConfig(*s)
 		for k, v := range conf.values {
@@ -274,8 +349,4 @@ func (c *call) rollback() error {
 		}
 		return nil
 	})
-	if err == nil && c.p.bool("start") {
-		err = c.locked(c.vmid, func() error { return c.startLocked(false) })
-	}
-	return inWorker(err)
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +46,7 @@ func (l *lab) storages() (map[string]*storage, error) {
 				return nil, die(255, "%s: bad line: %s", f.Name(), line)
 			}
 			cur = &storage{id: strings.TrimSpace(id), kind: kind}
+			cur.path = filepath.Join(l.dir, "storage", cur.id) // a type without a path has its volumes here, too
 			all[cur.id] = cur
 		case cur != nil && fields[0] == "path" && len(fields) == 2:
 			cur.path = fields[1]
@@ -72,14 +73,43 @@ func (l *lab) storage(id string) (*storage, error) {
 
 func (s *storage) holds(content string) bool { return slices.Contains(s.content, content) }
 
-// volume is a volume of a storage, named STORAGE:OWNER/vm-OWNER-disk-N.raw.
+// snapshots reports whether a storage of this type takes snapshots of containers' volumes. One of
+// files does not: a container's disk is a raw file.
+func (s *storage) snapshots() bool {
+	return slices.Contains([]string{"btrfs", "lvmthin", "rbd", "zfspool"}, s.kind)
+}
+
+// clones reports whether a volume of this storage can be cloned without being copied.
+func (s *storage) clones(template, fromSnapshot bool) bool {
+	switch s.kind {
+	case "btrfs":
+		return true
+	case "lvmthin", "rbd":
+		return template || fromSnapshot
+	case "zfspool":
+		return template && !fromSnapshot
+	}
+	return false
+}
+
+// volume is a volume of a storage. A storage of files names it STORAGE:OWNER/vm-OWNER-disk-N.raw,
+// one of block devices STORAGE:vm-OWNER-disk-N, and ZFS STORAGE:subvol-OWNER-disk-N.
 type volume struct {
 	*storage
 	owner int
 	name  string // without .raw
 }
 
-func (v volume) String() string { return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name) }
+func (s *storage) files() bool {
+	return !slices.Contains([]string{"lvm", "lvmthin", "rbd", "zfspool"}, s.kind)
+}
+
+func (v volume) String() string {
+	if v.files() {
+		return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name)
+	}
+	return v.id + ":" + v.name
+}
 
 // dir is the directory that is the volume.
 func (v volume) dir() string {
@@ -91,6 +121,11 @@ func (v volume) snapshotDir(snap string) string {
 	return filepath.Join(v.path, "snapshots", strconv.Itoa(v.owner), snap, v.name)
 }
 
+var (
+	fileVolumeRE  = regexp.MustCompile(`^(\d+)/([a-z0-9-]+)\.raw$`)
+	blockVolumeRE = regexp.MustCompile(`^((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
+)
+
 // volume finds the volume of a name such as lab:103/vm-103-disk-0.raw.
 func (l *lab) volume(id string) (volume, error) {
 	sid, name, _ := strings.Cut(id, ":")
@@ -98,18 +133,26 @@ func (l *lab) volume(id string) (volume, error) {
 	if err != nil {
 		return volume{}, err
 	}
-	m := compiled(`^(\d+)/([a-z0-9-]+)\.raw$`).FindStringSubmatch(name)
-	if m == nil {
+	var number string
+	if m := fileVolumeRE.FindStringSubmatch(name); m != nil && s.files() {
+		number, name = m[1], m[2]
+	} else if m := blockVolumeRE.FindStringSubmatch(name); m != nil && !s.files() {
+		name, number = m[1], m[2]
+	} else {
 		return volume{}, die(255, "unable to parse volume filename '%s'", name)
 	}
-	owner, _ := strconv.Atoi(m[1])
-	return volume{s, owner, m[2]}, nil
+	owner, _ := strconv.Atoi(number)
+	return volume{s, owner, name}, nil
 }
 
 // newVolume makes the directory of the next free volume of a container.
 func (s *storage) newVolume(owner int) (volume, error) {
+	kind := "vm"
+	if s.kind == "zfspool" {
+		kind = "subvol"
+	}
 	for i := 0; ; i++ {
-		v := volume{s, owner, fmt.Sprintf("vm-%d-disk-%d", owner, i)}
+		v := volume{s, owner, fmt.Sprintf("%s-%d-disk-%d", kind, owner, i)}
 		if err := os.MkdirAll(filepath.Dir(v.dir()), 0o755); err != nil {
 			return v, workerDie("%v", err)
 		}
@@ -124,8 +167,45 @@ func (s *storage) newVolume(owner int) (volume, error) {
 	}
 }
 
+// sizeFile holds the size of a volume, which the directory that stands for it does not have.
+func (v volume) sizeFile() string { return v.dir() + ".size" }
+
+// activate makes sure that a volume is there, or its copy in a snapshot.
+func (v volume) activate(snap string) error {
+	dir := v.dir()
+	if snap != "" {
+		if !v.snapshots() {
+			return workerDie("can't snapshot this image format")
+		}
+		dir = v.snapshotDir(snap)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return workerDie("volume '%s' does not exist", v)
+	}
+	return nil
+}
+
+// size is that of a volume as a configuration writes it, or "" if it is not known.
+func (v volume) size() (string, error) {
+	if err := v.activate(""); err != nil {
+		return "", err
+	}
+	data, err := os.ReadFile(v.sizeFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", workerDie("%v", err)
+	}
+	return string(data), nil
+}
+
+func (v volume) setSize(size string) error {
+	if err := os.WriteFile(v.sizeFile(), []byte(size), 0o644); err != nil {
+		return workerDie("%v", err)
+	}
+	return nil
+}
+
 func (v volume) remove() error {
-	err := os.RemoveAll(v.dir())
+	err := errors.Join(os.RemoveAll(v.dir()), os.RemoveAll(v.sizeFile()))
 	os.Remove(filepath.Dir(v.dir())) // once empty
 	return err
 }
@@ -142,10 +222,13 @@ func (l *lab) copyTree(from, to string) error {
 }
 
 // allocate makes the volume that a new disk such as "lab:8" asks for and completes the mount. A
-// mount that names an existing volume or a host path stays as it is.
+// mount that names an existing volume gets its size, one of a host path stays as it is.
 func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
 	ask := compiled(`^([^:\s]+):(\d+(?:\.\d+)?)$`).FindStringSubmatch(m.volume())
 	if ask == nil {
+		if m.kind() == "volume" {
+			l.rescan(m)
+		}
 		return volume{}, false, nil
 	}
 	s, err := l.storage(ask[1])
@@ -158,7 +241,20 @@ func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
 	}
 	m.values["volume"] = v.String()
 	m.values["size"] = formatSize(int64(math.Round(gib*1048576)) << 10)
-	return v, true, nil
+	return v, true, v.setSize(m.values["size"])
+}
+
+func (l *lab) rescan(m mount) {
+	v, err := l.volume(m.volume())
+	size := ""
+	if err == nil {
+		size, err = v.size()
+	}
+	if err != nil {
+		fmt.Fprintf(l.stderr, "Could not rescan volume size - %v\n", err)
+	} else if size != "" {
+		m.values["size"] = size
+	}
 }
 
 var sizeUnits = []struct {
@@ -187,22 +283,15 @@ func formatSize(n int64) string {
 	return "0"
 }
 
-// containerVolumes are all volumes that belong to a container, in use or not.
-func (l *lab) containerVolumes(c *config) []string {
-	ids := make(map[string]bool)
-	add := func(s *section) {
-		for _, v := range s.volumes() {
-			ids[v] = true
-		}
-		for k, v := range s.values {
-			if strings.HasPrefix(k, "unused") {
-				ids[v] = true
-			}
+// ownVolumes are the volumes that a container has, in use or not, and those that it will have. What
+// only a snapshot has is not among them.
+func (c *config) ownVolumes() []string {
+	ids := append(c.volumes(), c.pending.volumes()...)
+	for k, v := range c.values {
+		if strings.HasPrefix(k, "unused") {
+			ids = append(ids, v)
 		}
 	}
-	add(&c.section)
-	for _, s := range c.snapshots {
-		add(s)
-	}
-	return slices.Sorted(maps.Keys(ids))
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }

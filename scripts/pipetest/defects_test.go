@@ -213,7 +213,7 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		h.configure(map[string]any{"enable_lifecycle_snapshots": true, "mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
-		if _, _, status, stderr := h.run(); status != 0 || !strings.Contains(stderr, "snapshot final-form skipped: Proxmox makes no snapshot of a container with a bind mount") {
+		if _, _, status, stderr := h.run(); status != 0 || !strings.Contains(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})

@@ -205,10 +205,10 @@ var keyCases = []keyCase{
 	{name: "pct_options keep what was added by hand", byHand: [2]string{"hostname:", "features: fuse=1\nhostname:"},
 		keys: map[string]any{"pct_options": []string{"nesting=1"}}, calls: "set 500 --features fuse=1,nesting=1", restart: "features"},
 	{name: "zfs_volumes are allocated once", keys: map[string]any{"zfs_volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
-		calls: "set 500 --mp0 lab:2,mp=/data", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
+		calls: "set 500 --mp0 lab:2,mp=/data", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
 	{name: "volumes grow", before: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
 		keys:  map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}},
-		calls: "resize 500 mp0 3G", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
+		calls: "resize 500 mp0 3G", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
 	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir", "container_path": "/mnt/shared", "read_only": true}}},
 		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
 	{name: "mount_points known by their path and not by their number", byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
@@ -256,6 +256,11 @@ var keyCases = []keyCase{
 		keys:  map[string]any{"features": []string{"base_setup"}, "bootstrap_ca_url": "https://10.0.0.10:9000"},
 		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true}, calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
+	{name: "capabilities of a privileged container", before: map[string]any{"unprivileged": false}, keys: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}},
+		record: " +lxc=HASHES", conf: []string{"lxc.cap.drop: ", "lxc.cap.keep: chown"}, restart: "lxc",
+		check: "grep -A1 '^lxc.cap.drop: $' host/pve/lxc/500.conf | grep -q '^lxc.cap.keep: chown$'"},
+	{name: "capabilities that are kept no more", before: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}}, keys: map[string]any{"unprivileged": false},
+		without: []string{"lxc.cap"}, restart: "lxc"},
 	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"}, calls: "snapshot 500 golden", conf: []string{"[golden]"}},
 	{name: "keys of others", nothing: true, keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
 }
@@ -346,6 +351,9 @@ func TestKeys(t *testing.T) {
 					if got := strings.Trim(fmt.Sprint(ev["restart_required"]), "[]"); got != tt.restart {
 						t.Errorf("restart_required: %q, want %q", got, tt.restart)
 					}
+					if ev["changed"] == tt.nothing {
+						t.Errorf("the dry run ended with %d, and the run reports changed %v", wantStatus, ev["changed"])
+					}
 				}
 			}
 
@@ -354,7 +362,8 @@ func TestKeys(t *testing.T) {
 				if mode != "" {
 					args = append(args, mode)
 				}
-				if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || h.read(path) != after {
+				events, calls, status, stderr := h.run(args...)
+				if status != 0 || len(calls) > 0 || h.read(path) != after || slices.ContainsFunc(events, func(ev map[string]any) bool { return ev["changed"] == true }) {
 					t.Errorf("second run %s: status %d, calls\n%s\n%s", mode, status, join(calls), stderr)
 				}
 			}
@@ -374,7 +383,7 @@ func (h *host) record(conf string) string {
 		if len(mac) != 32 {
 			h.t.Errorf("the record has no signature: %s", line)
 		}
-		return strings.TrimSuffix(words, " +restart=lxc")
+		return strings.Replace(words, " +applied=1", "", 1)
 	}
 	return ""
 }
@@ -384,7 +393,7 @@ func (h *host) record(conf string) string {
 func (h *host) normalise(s string) string {
 	var lines []string
 	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
-		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts="} {
+		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts=", "+volumes="} {
 			if before, after, ok := strings.Cut(line, " "+name); ok {
 				_, rest, more := strings.Cut(after, " ")
 				line = before + " " + name + "HASHES"

@@ -23,8 +23,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -946,6 +948,64 @@ func TestNoEnd(t *testing.T) {
 	c.end(nil)
 }
 
+// What ignores SIGTERM in the container and holds the pipes keeps neither a run
+// that is cancelled, nor one that has waited long enough.
+func TestContainerThatDoesNotEnd(t *testing.T) {
+	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; "
+	var all sync.WaitGroup
+	for name, script := range map[string]string{
+		"silent":              stays + "while :; do sleep 0.1; done",
+		"silent after a time": stays + "echo ok own /home/step /home/step/config/ca.json no no; while :; do sleep 0.1; done",
+		"half a line":         stays + "printf 'ok own'; while :; do sleep 0.1; done",
+		"the pct alone ends":  stays + "exit 4",
+	} {
+		for _, way := range []string{"cancelled", "out of time"} {
+			dir := t.TempDir()
+			host := &pct.Host{PCT: filepath.Join(dir, "pct"), PVERoot: filepath.Join(dir, "pve")}
+			write(t, host.PCT, script+"\n", 0o755)
+			t.Cleanup(func() {
+				text, _ := os.ReadFile(filepath.Join(dir, "pids"))
+				for _, pid := range strings.Fields(string(text)) {
+					if n, _ := strconv.Atoi(pid); n > 1 {
+						syscall.Kill(n, syscall.SIGKILL)
+					}
+				}
+			})
+			store, closeStore, err := OpenStore(t.Context(), StoreDir(host))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Go(func() { // they wait more than they work
+				defer closeStore()
+				ctx, cancel := context.WithCancelCause(context.Background())
+				defer cancel(nil)
+				want := "stopped by the test"
+				switch {
+				case name == "the pct alone ends":
+					want = "exit status 4"
+				case way == "cancelled":
+					go func() {
+						for ; ; time.Sleep(10 * time.Millisecond) {
+							if text, _ := os.ReadFile(filepath.Join(dir, "pids")); len(text) > 0 {
+								cancel(errors.New(want))
+								return
+							}
+						}
+					}()
+				default:
+					want, host.Timeout = "not done after 2s", 2*time.Second
+				}
+				defer time.AfterFunc(time.Minute, func() { panic("it hangs") }).Stop()
+				_, err := Converge(ctx, host, 103, store, Options{Settings: &settings, Create: true, Log: t.Logf})
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, %s: error %v", name, way, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
 func TestConfigKeepsTheRest(t *testing.T) {
 	const text = `{"root":"/home/step/certs/root_ca.crt","x":{"b":1,"a":2},"address":":1","dnsNames":["Step-CA"],"authority":{"provisioners":[{"type":"JWK","name":"p"},{"type":"ACME","name":"acme","claims":{"a":1}}],"policy":{"ssh":{}}},"tls":{"minVersion":1.2}}`
 	edited, changes, err := editConfig([]byte(text), settings, "", "")
@@ -990,7 +1050,7 @@ func TestStore(t *testing.T) {
 	}
 	// What a killed run has left is removed.
 	write(t, filepath.Join(dir, strings.Repeat("a", 64)+".key"), "x", 0o600)
-	write(t, filepath.Join(dir, "pin.json.new"), "x", 0o600)
+	write(t, filepath.Join(dir, ".pin.json123"), "x", 0o600)
 	root, err := store.NewRoot()
 	if err != nil {
 		t.Fatal(err)

@@ -42,6 +42,10 @@ const patience = 5 * time.Minute
 // goodbye is how long a conversation may take to end when all is done.
 const goodbye = 10 * time.Second
 
+// linger is how long what pct exec has left in the container may go on
+// speaking.
+const linger = 2 * time.Second
+
 func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
@@ -58,7 +62,7 @@ func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
 		return nil, err
 	}
 	cmd.Stdin, cmd.Stdout = stdin, stdout
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no end after %s", patience))
+	cmd.Timeout = patience
 	ctx, stop := context.WithCancelCause(ctx)
 	c := &container{ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop}
 	// What runs in the container may outlive its pct exec, and hold the pipes.
@@ -66,7 +70,6 @@ func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
 	c.close = func() {
 		unhook()
 		stop(nil)
-		cancel()
 		in.Close()
 		out.Close()
 	}
@@ -74,6 +77,8 @@ func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
 		_, err := host.Run(ctx, cmd)
 		stdin.Close()
 		stdout.Close()
+		out.SetDeadline(time.Now().Add(linger))
+		in.SetDeadline(time.Now().Add(linger))
 		c.ended <- err
 	}()
 	return c, nil

@@ -24,8 +24,11 @@ lock() {
   locked=yes
 }
 
+# Nothing holds the lock for ever: systemd has limits of its own for each unit.
+systemctl() { timeout -k 10 180 systemctl "$@"; }
+
 # step takes every flag from STEP_* variables too, so it starts with these alone.
-clean() { env -i PATH="$PATH" HOME="$home" STEPPATH="$home" "$@"; }
+clean() { env -i PATH="$PATH" HOME="$home" STEPPATH="$home" timeout -k 10 120 "$@"; }
 as_ca() { clean setpriv --reuid "$(stat -c %u "$owner")" --regid "$(stat -c %g "$owner")" --clear-groups -- "$@"; }
 
 # The configuration that the service of this name is started with.

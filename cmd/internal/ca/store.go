@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.step.sm/crypto/pemutil"
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/flock"
 )
@@ -182,7 +183,7 @@ func (s *Store) sweep() {
 		sum, kind, _ := strings.Cut(e.Name(), ".")
 		_, err := os.Stat(filepath.Join(s.Dir, sum+".crt"))
 		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) && errors.Is(err, fs.ErrNotExist)
-		if orphan || strings.HasSuffix(e.Name(), newSuffix) {
+		if orphan || strings.HasPrefix(e.Name(), ".") {
 			os.Remove(filepath.Join(s.Dir, e.Name()))
 		}
 	}
@@ -232,34 +233,9 @@ func (s *Store) Remove(sum string) error {
 	return s.sync()
 }
 
-const newSuffix = ".new"
-
-// write replaces a file, durably. The cluster file system knows no chmod and
-// no chown, and fixes its own modes.
+// write replaces a file.
 func (s *Store) write(name string, data []byte) error {
-	path := filepath.Join(s.Dir, name)
-	if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(path+newSuffix, path)
-	}
-	if err != nil {
-		os.Remove(path + newSuffix)
-		return err
-	}
-	return s.sync()
+	return atomicfile.Write(filepath.Join(s.Dir, name), data, 0o600)
 }
 
 // sync makes what was renamed durable, where the file system can.

@@ -131,10 +131,12 @@ type Volume struct {
 	MountPoint string // in the container: absolute and clean
 }
 
-// MountPoint is a directory of the host shown in the container. Both paths
-// are absolute and clean. OwnerUID and OwnerGID are ids inside the container.
+// MountPoint is a directory or a file of the host shown in the container. Both
+// paths are absolute and clean. OwnerUID and OwnerGID are ids inside the
+// container.
 type MountPoint struct {
 	HostPath, ContainerPath string
+	Directory               bool // host_path ends with a slash: it is no file
 	ReadOnly                bool
 	OwnerUID, OwnerGID      *int
 }

@@ -474,7 +474,7 @@ func TestEveryKey(t *testing.T) {
 		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
 		IDMaps:      []string{"u 0 100000 65536", "g 0 100000 65536"},
 		Volumes:     []Volume{{"models", "fastData", 50, "/models"}, {"data", "quickOS", 1, "/data"}},
-		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {"/srv/c", "/c", true, new(33), new(0)}},
+		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
 		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT", PolicyOut: "ACCEPT", Rules: []FirewallRule{
 			{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
 			{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},

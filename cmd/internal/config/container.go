@@ -567,6 +567,7 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 			switch key {
 			case "host_path":
 				m.HostPath, host = p.hostPath(v), v
+				m.Directory = strings.HasSuffix(v.Str, "/")
 			case "container_path":
 				m.ContainerPath = p.containerPath(v, e)
 			case "read_only":

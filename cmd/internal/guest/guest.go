@@ -158,6 +158,13 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// How long a program may take. systemd starts and stops a unit within its own
+// limits. Packages may come over a slow line, behind an update of the system.
+const (
+	programLimit = 3 * time.Minute
+	packageLimit = 10 * time.Minute
+)
+
 // Run runs a program with a clean environment and returns its stdout, with an
 // error too. A variable of the environment such as STEP_CA_URL would change
 // what step does.
@@ -172,11 +179,16 @@ func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	limit := programLimit
+	if argv[0] == "apt-get" || argv[0] == "dpkg" {
+		limit = packageLimit
+	}
 	stdout, stderr, err := process.Run(ctx, process.Command{
 		Argv:      append([]string{program}, argv[1:]...),
 		Env:       append([]string{"PATH=" + loginPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
 		MaxStdout: process.MaxList, // apt-get has much to say
-		Drain:     true,
+		Survive:   true,
+		Timeout:   limit,
 		Patience:  10 * time.Second,
 	})
 	if err == nil {

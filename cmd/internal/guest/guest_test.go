@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -178,6 +179,45 @@ func TestUntil(t *testing.T) {
 	stopped := errors.New("stopped")
 	cancel(stopped)
 	if err := Until(ctx, time.Minute, func() error { return failing }); err != stopped {
+		t.Errorf("error %v", err)
+	}
+}
+
+// systemd gives a oneshot service no limit by itself.
+func TestOneshotUnitsHaveLimits(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir("../../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || !strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, ".sh") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		units := strings.Count(string(text), "Type=oneshot\n")
+		found += units
+		if limits := strings.Count(string(text), "TimeoutStartSec="); limits < units {
+			t.Errorf("%s: %d oneshot units, and %d limits", path, units, limits)
+		}
+		return err
+	})
+	if err != nil || found < 2 {
+		t.Errorf("%d units found, %v", found, err)
+	}
+}
+
+// A program that does not end, and takes no notice of SIGTERM, is not waited
+// for.
+func TestRunEnds(t *testing.T) {
+	pid := filepath.Join(t.TempDir(), "pid")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		for ; ; time.Sleep(10 * time.Millisecond) {
+			if text, _ := os.ReadFile(pid); len(text) > 0 {
+				cancel(errors.New("stopped by the test"))
+				return
+			}
+		}
+	}()
+	_, err := Run(ctx, "/bin/sh", "-c", "trap '' TERM; echo $$ >"+pid+"; while :; do sleep 0.1; done")
+	if err == nil || !strings.HasSuffix(err.Error(), ": stopped by the test") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -49,6 +49,7 @@ Type=oneshot
 RemainAfterExit=yes
 Restart=on-failure
 RestartSec=2
+TimeoutStartSec=30
 `)
 	for _, n := range neighbours {
 		ip, err := netip.ParseAddr(n.IP)

@@ -103,6 +103,7 @@ func Flags() []cli.Flag {
 		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 		&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+		&cli.DurationFlag{Name: "timeout", Value: pct.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 	}
 }
 
@@ -117,11 +118,13 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 		return err
 	case !isFilter:
 		return cmdline.Usagef("unknown command %q", c.Args().First())
+	case c.Duration("timeout") <= 0:
+		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	f := &filter{
 		script: script,
 		event:  prefix,
-		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root")},
+		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
 		dir:    c.String("scripts"),
 		setUp:  setUp,
 	}

@@ -33,6 +33,10 @@ type Snapshot struct {
 	Section
 }
 
+// Unfinished reports whether a task that takes or deletes the snapshot is at
+// work, or was killed in the middle: the volumes may be missing in it.
+func (s *Snapshot) Unfinished() bool { return s.Values["snapstate"] != "" }
+
 // RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
 type RawLine struct{ Key, Value string }
 
@@ -104,21 +108,23 @@ func ParseConf(data []byte) *Conf {
 // FirstSection splits the text of a configuration file before its first
 // section header: what is pending and the snapshots come after it.
 func FirstSection(text []byte) (head, rest []byte) {
-	if bytes.HasPrefix(text, []byte("[")) {
-		return nil, text
-	}
-	if i := bytes.Index(text, []byte("\n[")); i >= 0 {
-		return text[:i+1], text[i+1:]
+	at := 0
+	for line := range bytes.Lines(text) {
+		if section.Match(bytes.TrimRight(line, "\r\n")) {
+			return text[:at], text[at:]
+		}
+		at += len(line)
 	}
 	return text, nil
 }
 
-// decode undoes the percent-encoding of a description line.
+// decode undoes the percent-encoding of a description line, but for control
+// characters: a line of the file is one line of the notes.
 func decode(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] == '%' && i+2 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil && n >= 0x20 {
 				b.WriteByte(byte(n))
 				i += 2
 				continue
@@ -157,11 +163,12 @@ func (c *Conf) Next() map[string]string {
 	return next
 }
 
-// Snapshot returns the snapshot of a name, nil when there is none.
+// Snapshot returns the snapshot of a name, nil when there is none, and also
+// when it is unfinished.
 func (c *Conf) Snapshot(name string) *Snapshot {
 	for i := range c.Snapshots {
-		if c.Snapshots[i].Name == name {
-			return &c.Snapshots[i]
+		if s := &c.Snapshots[i]; s.Name == name && !s.Unfinished() {
+			return s
 		}
 	}
 	return nil

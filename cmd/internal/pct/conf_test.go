@@ -96,3 +96,16 @@ func TestQuote(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// A snapshot that is being taken or deleted, or never was to the end, is none.
+func TestUnfinishedSnapshot(t *testing.T) {
+	c := ParseConf([]byte("memory: 512\n\n[done]\nmemory: 1\n\n[taking]\nmemory: 2\nsnapstate: prepare\n\n[deleting]\nsnapstate: delete\n"))
+	for name, want := range map[string]bool{"done": true, "taking": false, "deleting": false, "none": false} {
+		if have := c.Snapshot(name) != nil; have != want {
+			t.Errorf("%s: %v", name, have)
+		}
+	}
+	if len(c.Snapshots) != 3 || c.Snapshots[0].Unfinished() || !c.Snapshots[1].Unfinished() || !c.Snapshots[2].Unfinished() {
+		t.Errorf("%+v", c.Snapshots)
+	}
+}

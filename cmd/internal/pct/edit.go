@@ -9,10 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/flock"
 )
 
@@ -55,6 +58,7 @@ func editFile(path string, edit func([]byte) []byte, read func(string) ([]byte, 
 		return false, fmt.Errorf("edit a configuration file: %w", err)
 	}
 	if bytes.Equal(edit(old), old) {
+		atomicfile.RemoveLeftovers(path)
 		return false, nil
 	}
 	release, err := acquire()
@@ -87,30 +91,103 @@ func readIfThere(path string) ([]byte, error) {
 	return text, err
 }
 
+// staleAfter is when a lock of the cluster file system is nobody's any more.
+// Proxmox VE's own file system frees one after two minutes, and its commands
+// give up theirs after one.
+var staleAfter = 130 * time.Second
+
 // lockCluster takes a lock of the cluster file system: a directory that only
-// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9).
+// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9). It waits for longer
+// than the lock of somebody who was killed stays.
 func (h *Host) lockCluster(ctx context.Context, name string) (release func(), err error) {
 	path := filepath.Join(h.PVERoot, "priv/lock", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(lockTimeout); ; {
+	start := time.Now()
+	var holder fs.FileInfo // the lock that is in the way, and since when
+	var since time.Time
+	for said := false; ; {
 		err := os.Mkdir(path, 0o755)
-		switch {
-		case err == nil:
+		if err == nil {
 			return func() { os.Remove(path) }, nil
-		case !errors.Is(err, fs.ErrExist):
+		}
+		if !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
-		case time.Now().After(deadline):
-			return nil, fmt.Errorf("lock %s: still held after %v by the web interface or another phx: wait until it has finished; the lock of one that was killed is free after two minutes", path, lockTimeout)
 		}
 		// The cluster file system takes this for the wish to have the lock, and
-		// frees one that has timed out.
+		// frees one that has timed out. Another file system does not.
 		os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0))
+		if now, err := os.Lstat(path); err == nil && (holder == nil || !os.SameFile(holder, now)) {
+			holder, since = now, time.Now()
+		}
+		switch {
+		case holder != nil && time.Since(since) > staleAfter:
+			os.Remove(path)
+			holder = nil
+		case time.Since(start) > staleAfter+lockTimeout:
+			return nil, fmt.Errorf("lock %s: held by others for %v, one after the other: wait until they have finished", path, staleAfter+lockTimeout)
+		case !said && time.Since(start) > 2*time.Second:
+			cmdline.Logf("waiting for %s: the web interface or another phx holds it; the lock of one that was killed is free after two minutes", path)
+			said = true
+		}
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("lock %s: %w", path, context.Cause(ctx))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// Marks are raw lines in which phx keeps what has to change with the
+// configuration alone. A rollback and a clone take them along, as they do not
+// with notes, and only root can write them. They are made of lxc.group, which
+// Proxmox VE and LXC use for nothing here.
+const (
+	// AppliedMark is what scripts have left on the container's disks: the
+	// words of the record.
+	AppliedMark = "applied"
+	// RestartMark is since when the container has to be restarted: seconds
+	// since 1970.
+	RestartMark = "restart"
+)
+
+func markPrefix(name string) string { return "phx-" + name + " " }
+
+// Mark returns the value of a mark, "" when there is none.
+func (s *Section) Mark(name string) string {
+	for _, l := range s.Raw {
+		if value, ok := strings.CutPrefix(l.Value, markPrefix(name)); ok && l.Key == "lxc.group" {
+			return value
+		}
+	}
+	return ""
+}
+
+// SetMark returns the text of a configuration file with the value of a mark; ""
+// removes it. All else stays byte for byte.
+func SetMark(text []byte, name, value string) []byte {
+	head, rest := FirstSection(text)
+	var lines []string
+	for l := range strings.Lines(string(head)) {
+		m := rawLine.FindStringSubmatch(strings.TrimRight(l, "\r\n"))
+		if m != nil && m[1] == "lxc.group" && strings.HasPrefix(m[2], markPrefix(name)) {
+			if value == "" || m[2] != markPrefix(name)+value {
+				continue
+			}
+			value = "" // it stands there
+		}
+		lines = append(lines, l)
+	}
+	if value != "" {
+		end := len(lines) // of what stands before the next section
+		for end > 0 && strings.TrimSpace(lines[end-1]) == "" {
+			end--
+		}
+		if end > 0 && !strings.HasSuffix(lines[end-1], "\n") {
+			lines[end-1] += "\n"
+		}
+		lines = slices.Insert(lines, end, "lxc.group: "+markPrefix(name)+value+"\n")
+	}
+	return append([]byte(strings.Join(lines, "")), rest...)
 }

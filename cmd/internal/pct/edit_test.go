@@ -126,3 +126,30 @@ func TestEditConfAtOnce(t *testing.T) {
 		t.Errorf("an edit was lost: %v, %v", info, err)
 	}
 }
+
+// The next edit takes the lock of one that was killed, on a file system too
+// that frees none, and leaves nothing of it.
+func TestLockOfOneThatWasKilled(t *testing.T) {
+	defer func(d time.Duration) { staleAfter = d }(staleAfter)
+	staleAfter = 300 * time.Millisecond
+	h := newHost(t)
+	lock := filepath.Join(h.PVERoot, "priv/lock/firewall-vm-101")
+	if err := os.MkdirAll(lock, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("[RULES]")); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if _, err := os.Stat(lock); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the lock stays: %v", err)
+	}
+	// Somebody who is alive is waited for.
+	if err := os.Mkdir(lock, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	staleAfter = time.Hour
+	time.AfterFunc(300*time.Millisecond, func() { os.Remove(lock) })
+	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("x")); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+}

@@ -27,7 +27,6 @@ func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, ca
 		Stdout:   log,
 		Stderr:   log,
 		Guest:    true,
-		Timeout:  GuestTimeout,
 		Patience: 10 * time.Second,
 	})
 	return err

@@ -24,7 +24,8 @@ import (
 // keeps what it has applied: "phx: base_setup=0123456789ab … +mac=…". Reading
 // it costs no call, and it travels with backups as the container's contents
 // do. A clone of a snapshot gets the snapshot's own description; a rollback
-// keeps the container's (PVE::AbstractConfig of Proxmox VE 9).
+// keeps the container's (PVE::AbstractConfig of Proxmox VE 9), which is why
+// there is an [AppliedMark] as well.
 //
 // Whoever may edit notes can write such a line, which is why it is signed.
 const recordPrefix = "phx:"
@@ -32,8 +33,39 @@ const recordPrefix = "phx:"
 // macWord is the word of a record that signs the others.
 const macWord = "+mac"
 
-// Record is what phx has applied to a container: a hash by name.
+// appliedWord is the word of a record which says that the scripts in it stand
+// in the [AppliedMark] as well.
+const appliedWord = "+applied"
+
+// Record is what phx has applied to a container: a hash by name. Names that
+// begin with "+" are not those of scripts.
 type Record map[string]string
+
+// scripts are the words of the scripts that have been applied.
+func (r Record) scripts() string {
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		if !strings.HasPrefix(name, "+") {
+			words = append(words, name+"="+r[name])
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// Unite adds the elements of a list to a word that is a list, too.
+func (r Record) Unite(word, list string) {
+	have := strings.FieldsFunc(r[word], isComma)
+	for _, e := range strings.FieldsFunc(list, isComma) {
+		if !slices.Contains(have, e) {
+			have = append(have, e)
+		}
+	}
+	if len(have) > 0 {
+		r[word] = strings.Join(have, ",")
+	}
+}
+
+func isComma(r rune) bool { return r == ',' }
 
 // Records signs the records of containers and checks them. A record is signed
 // for a CTID with a key that only root can read.
@@ -168,6 +200,65 @@ func (e *ForeignRecord) Error() string {
 		e.CTID, e.Reason, e.path)
 }
 
+// RolledBack is the error for a container that has been rolled back: what its
+// record says of scripts is not so any more. The record that comes with it is
+// right.
+type RolledBack struct {
+	Lost []string // the scripts whose work is not there any more
+}
+
+func (e *RolledBack) Error() string {
+	if e.Lost == nil {
+		return "it has been rolled back"
+	}
+	return "it has been rolled back: this is applied again: " + strings.Join(e.Lost, " ")
+}
+
+// rolledBackWords are the words of what is written into the configuration
+// file: a rollback brings all of it back.
+var rolledBackWords = []string{"+lxc", "+mounts", "+volumes"}
+
+// ReadConf returns the record of container ctid as [Records.Read] does. The
+// error is a [*RolledBack] where it differs from what the notes say.
+func (r *Records) ReadConf(ctid int, conf *Conf) (Record, error) {
+	record, reason := r.check(ctid, conf.Description)
+	if reason != "" {
+		return r.Read(ctid, conf.Description)
+	}
+	marked := record[appliedWord] != ""
+	delete(record, appliedWord)
+	mark, parent := conf.Mark(AppliedMark), conf.Values["parent"]
+	// Without a snapshot there was nothing to roll back to: the mark is still
+	// to be written, or was lost with other raw lines in a restore.
+	if !marked || mark == record.scripts() || mark == "" && parent == "" {
+		return record, nil
+	}
+	applied := parseRecord(mark)
+	back := &RolledBack{}
+	for _, name := range slices.Sorted(maps.Keys(record)) {
+		if !strings.HasPrefix(name, "+") && applied[name] != record[name] {
+			back.Lost = append(back.Lost, name)
+			delete(record, name)
+		}
+	}
+	maps.Copy(record, applied)
+	// What was written into the file at that time is known again.
+	for range conf.Snapshots { // no more steps, if they lead in a circle
+		s := conf.Snapshot(parent)
+		if s == nil {
+			break
+		}
+		if then, reason := r.check(ctid, s.Description); reason == "" && len(then) > 0 {
+			for _, word := range rolledBackWords {
+				record.Unite(word, then[word])
+			}
+			break
+		}
+		parent = s.Values["parent"]
+	}
+	return record, back
+}
+
 // Read returns the record in a description of container ctid, an empty one
 // when there is none. The error is a [*ForeignRecord] for one that does not
 // count; the record is empty then, too.
@@ -176,6 +267,7 @@ func (r *Records) Read(ctid int, description string) (Record, error) {
 	if reason != "" {
 		return Record{}, &ForeignRecord{ctid, reason, r.path}
 	}
+	delete(record, appliedWord)
 	return record, nil
 }
 
@@ -203,7 +295,7 @@ func (r *Records) check(ctid int, description string) (record Record, reason str
 		return record, ""
 	case mac == "":
 		return nil, "it has no signature"
-	case !hmac.Equal([]byte(r.Line(ctid, record)), []byte(strings.TrimSpace(lines[0]))):
+	case !hmac.Equal([]byte(r.sign(ctid, record)), []byte(strings.TrimSpace(lines[0]))):
 		return nil, "its signature is not that of this host's key for this container, as after an edit of the notes, or in a copy of another container"
 	}
 	return record, ""
@@ -224,6 +316,14 @@ func (r *Records) IsUnkeyed(ctid int, description string) bool {
 // Line returns the line of a description that holds record, signed for
 // container ctid; "" for an empty one.
 func (r *Records) Line(ctid int, record Record) string {
+	if record.scripts() != "" {
+		record = maps.Clone(record)
+		record[appliedWord] = "1"
+	}
+	return r.sign(ctid, record)
+}
+
+func (r *Records) sign(ctid int, record Record) string {
 	if len(record) == 0 {
 		return ""
 	}
@@ -238,12 +338,12 @@ func (r *Records) Line(ctid int, record Record) string {
 }
 
 // Rewrite returns the text of container ctid's configuration file with its
-// record as change leaves it, and signed. change gets an empty record for one
-// that does not count. All other notes stay byte for byte. Of a container
+// record as change leaves it, and signed, and the [AppliedMark] with it. change
+// gets an empty record for one that does not count. All other notes stay byte for byte. Of a container
 // whose record is signed for the first time, the records of its snapshots are
 // signed as well.
 func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
-	record, _ := r.Read(ctid, ParseConf(text).Description)
+	record, _ := r.ReadConf(ctid, ParseConf(text))
 	change(record)
 	line := r.Line(ctid, record)
 	head, rest := FirstSection(text)
@@ -279,13 +379,13 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 	if r.isUnkeyed(ctid) {
 		for l := range strings.Lines(string(rest)) {
 			if note, ok := noteOf(l); ok && isRecordLine(note) && parseRecord(note)[macWord] == "" {
-				l = "#" + encode(r.Line(ctid, parseRecord(note))) + "\n"
+				l = "#" + encode(r.sign(ctid, parseRecord(note))) + "\n"
 			}
 			lines = append(lines, l)
 		}
 		rest = nil
 	}
-	return append([]byte(strings.Join(lines, "")), rest...)
+	return SetMark(append([]byte(strings.Join(lines, "")), rest...), AppliedMark, record.scripts())
 }
 
 // noteOf returns the text of a line of notes.

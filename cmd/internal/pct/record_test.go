@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,7 +43,7 @@ func TestRecordIsSignedForItsContainer(t *testing.T) {
 	h := newHost(t)
 	r := h.open(t)
 	line := r.Line(103, Record{"step_ca": "ba9876543210", "+lxc": "0a1b2c"})
-	if !strings.HasPrefix(line, "phx: +lxc=0a1b2c step_ca=ba9876543210 +mac=") || len(line) != len("phx: +lxc=0a1b2c step_ca=ba9876543210 +mac=")+32 {
+	if !strings.HasPrefix(line, "phx: +applied=1 +lxc=0a1b2c step_ca=ba9876543210 +mac=") || len(line) != len("phx: +applied=1 +lxc=0a1b2c step_ca=ba9876543210 +mac=")+32 {
 		t.Errorf("line %q", line)
 	}
 	// Another process, with the key of the file.
@@ -111,20 +112,20 @@ func TestRewriteKeepsAllOtherNotes(t *testing.T) {
 	h := newHost(t)
 	r := h.open(t)
 	rest := "cores: 2\nlxc.arch: amd64\n\n[pve:pending]\nmemory: 1\n\n[s1]\n#phx%3A a=1 +mac=00\n#of the snapshot\nmemory: 256\n"
-	sign := func(text string) string { return "#" + encode(r.Line(103, Record{"a": "1"})) + "\n" }
+	sign := func(text string) string { return "#" + encode(r.Line(103, Record{"+a": "1"})) + "\n" }
 	for _, tt := range []struct{ name, before, want string }{
 		{"no notes", rest, "LINE" + rest},
 		{"notes as a person or another program has encoded them", "#100%25 ours%3a yes\n# \n#\xc3\xbc\r\n" + rest, "#100%25 ours%3a yes\n# \n#\xc3\xbc\r\nLINE" + rest},
 		{"in its place", "#a\n#phx%3A x=1\n#b\n" + rest, "#a\nLINE#b\n" + rest},
-		{"as it stands", "#a\n#phx: a=1 MAC\n#b\n" + rest, "#a\n#phx: a=1 MAC\n#b\n" + rest},
+		{"as it stands", "#a\n#phx: +a=1 MAC\n#b\n" + rest, "#a\n#phx: +a=1 MAC\n#b\n" + rest},
 		{"several, also where Proxmox reads notes and does not write them", "#phx%3A x=1\n#a\n#phx%3A y=1\ncores: 1\n#phx%3A +lxc=ff\n" + rest, "LINE#a\ncores: 1\n" + rest},
 		{"no line end", "#a", "#a\nLINE"},
 		{"nothing at all", "", "LINE"},
 	} {
-		_, mac, _ := strings.Cut(r.Line(103, Record{"a": "1"}), "a=1 ")
+		_, mac, _ := strings.Cut(r.Line(103, Record{"+a": "1"}), "+a=1 ")
 		before := strings.ReplaceAll(tt.before, "MAC", mac)
 		want := strings.ReplaceAll(strings.ReplaceAll(tt.want, "MAC", mac), "LINE", sign(""))
-		change := func(r Record) { clear(r); r["a"] = "1" }
+		change := func(r Record) { clear(r); r["+a"] = "1" }
 		if got := string(r.Rewrite(103, []byte(before), change)); got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", tt.name, got, want)
 		}
@@ -180,7 +181,7 @@ func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
 		t.Errorf("the snapshot's record: %v, %v in\n%s", record, err, text)
 	}
 	wantForeign(t, r, 103, "phx: base_setup=0123456789ab", "it has no signature")
-	if !strings.HasPrefix(text, "#mine\n#phx%3A base_setup=0123456789ab etc/hosts=abc +mac=") {
+	if !strings.HasPrefix(text, "#mine\n#phx%3A +applied=1 base_setup=0123456789ab etc/hosts=abc +mac=") {
 		t.Errorf("text\n%s", text)
 	}
 }
@@ -196,5 +197,47 @@ func TestUpdateOfAForeignRecordKeepsNothing(t *testing.T) {
 	_, conf := h.conf(t, 103)
 	if record, err := h.open(t).Read(103, conf.Description); err != nil || !maps.Equal(record, Record{"a": "1"}) {
 		t.Errorf("record %v, %v", record, err)
+	}
+}
+
+// What scripts have left stands in the raw lines as well, which a rollback
+// takes back. Of before there were marks, the record counts.
+func TestRecordOfAContainerThatWasRolledBack(t *testing.T) {
+	h := newHost(t)
+	r := h.open(t)
+	text := "cores: 1\n\n[s1]\ncores: 1\n"
+	set := func(record Record) func(Record) {
+		return func(have Record) { clear(have); maps.Copy(have, record) }
+	}
+	marked := string(r.Rewrite(103, []byte(text), set(Record{"a": "1", "b": "2", "+lxc": "ff"})))
+	if mark := "cores: 1\nlxc.group: phx-applied a=1 b=2\n\n[s1]\ncores: 1\n"; !strings.HasSuffix(marked, mark) {
+		t.Fatalf("no mark in\n%s", marked)
+	}
+	of := "#" + encode(r.Line(103, Record{"a": "1", "+lxc": "ee", "+firewall": "dd"})) + "\n"
+	unmarked := "#" + encode(r.sign(103, Record{"a": "1", "b": "2"})) + "\n"
+	for _, tt := range []struct {
+		name, text string
+		want       Record
+		lost       []string // nil: no rollback
+	}{
+		{"nothing has happened", marked, Record{"a": "1", "b": "2", "+lxc": "ff"}, nil},
+		{"rolled back", "parent: s1\n" + strings.Replace(strings.Replace(marked, " b=2\n", "\n", 1), "[s1]\n", "[s1]\n"+of, 1),
+			Record{"a": "1", "+lxc": "ff,ee"}, []string{"b"}},
+		{"rolled back to another version of a script", strings.Replace(marked, " a=1 b=2\n", " a=9 b=2\n", 1), Record{"a": "9", "b": "2", "+lxc": "ff"}, []string{"a"}},
+		{"rolled back to before all scripts", "parent: s1\n" + strings.Replace(marked, "lxc.group: phx-applied a=1 b=2\n", "", 1), Record{"+lxc": "ff"}, []string{"a", "b"}},
+		{"raw lines that are lost, and no snapshot", strings.Replace(marked, "lxc.group: phx-applied a=1 b=2\n", "", 1), Record{"a": "1", "b": "2", "+lxc": "ff"}, nil},
+		{"of before there were marks", unmarked + "parent: s1\n" + text, Record{"a": "1", "b": "2"}, nil},
+		{"parents in a circle", "parent: s1\n" + strings.Replace(strings.Replace(marked, " b=2\n", "\n", 1), "[s1]\n", "[s1]\nparent: s1\n", 1), Record{"a": "1", "+lxc": "ff"}, []string{"b"}},
+	} {
+		record, err := r.ReadConf(103, ParseConf([]byte(tt.text)))
+		var back *RolledBack
+		if errors.As(err, &back) != (tt.lost != nil) || back != nil && !slices.Equal(back.Lost, tt.lost) || !maps.Equal(record, tt.want) {
+			t.Errorf("%s: record %v, %v in\n%s", tt.name, record, err, tt.text)
+		}
+		// It is written so, and then known.
+		written := r.Rewrite(103, []byte(tt.text), func(Record) {})
+		if again, err := r.ReadConf(103, ParseConf(written)); err != nil || !maps.Equal(again, tt.want) {
+			t.Errorf("%s: then %v, %v in\n%s", tt.name, again, err, written)
+		}
 	}
 }

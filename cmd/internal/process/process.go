@@ -2,7 +2,7 @@
 // but for the command of phx-traefik that becomes Traefik below systemd, so
 // that all of them have the same border: a session of their own, and with it no
 // terminal to write to or type into; the environment that they are given and no
-// other; and a limit on what they may print.
+// other; a limit on what they may print, and one on how long they may take.
 package process
 
 import (
@@ -42,14 +42,27 @@ type Command struct {
 	// returned, and [MaxStream], together with stderr, for what is passed on.
 	MaxStdout int
 
-	// Drain lets a program that has said too much, and was told to end for it,
-	// write on into the void: one that must not die by SIGPIPE.
-	Drain bool
+	// Survive has the program go on when this process is killed: what it
+	// prints, which cannot be passed on then, goes to files in memory, not to
+	// pipes that break.
+	Survive bool
+
+	// NoKill leaves a program alone that does not end when it was told to: one
+	// that leaves things half done, and locked, when it is killed.
+	NoKill bool
+
+	// Timeout is how long the program may take. There is no program without.
+	Timeout time.Duration
 
 	// Patience is how long a program that was told to end may go on, and how
-	// long others that it has started may hold its streams. 0 means no limit.
+	// long others that it has started may hold its streams. It is never longer
+	// than Timeout. 0 means [Patience].
 	Patience time.Duration
 }
+
+// Patience is how long a program may go on when it was told to end, unless its
+// [Command] says otherwise.
+const Patience = 5 * time.Second
 
 // TooMuch is the error of a program that has printed more than it may.
 type TooMuch struct {
@@ -68,55 +81,318 @@ func (e *TooMuch) Error() string {
 	return fmt.Sprintf("it printed more than %s on %s, and was ended", limit, e.Stream)
 }
 
-// Run runs a program to its end and returns its stdout, unless c.Stdout takes
-// that, and the end of its stderr. When ctx is cancelled, or the program says
-// too much, it gets SIGTERM, with all of its process group, and is waited for;
-// the error is then the cause.
-func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
-	for _, stream := range []any{c.Stdin, c.Stdout, c.Stderr} {
-		if f, ok := stream.(*os.File); ok && isTerminal(f) {
-			return nil, nil, fmt.Errorf("%s is a terminal, which a program is never given", f.Name())
-		}
+// TimedOut is the error of a program that has not ended in time.
+type TimedOut struct{ Limit time.Duration }
+
+func (e *TimedOut) Error() string { return fmt.Sprintf("not done after %s", e.Limit) }
+
+// StillRuns is the error of a program that was told to end, and goes on.
+type StillRuns struct {
+	Cause error // why it was to end
+	PID   int   // also its session and its process group
+	Alive bool  // it was not killed
+}
+
+func (e *StillRuns) Error() string {
+	why := "is left alone, because it leaves its work half done, and locked, when it is killed"
+	if !e.Alive {
+		why = "cannot be killed while it waits in the kernel, mostly for a storage that does not answer"
 	}
+	return fmt.Sprintf("%v, and process %d goes on: it %s: run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[2]d --ppid %[2]d", e.Cause, e.PID, why)
+}
+
+func (e *StillRuns) Unwrap() error { return e.Cause }
+
+// killed is how long a program may take to end that was killed.
+const killed = 5 * time.Second
+
+// Run runs a program to its end and returns its stdout, unless c.Stdout takes
+// that, and the end of its stderr. When ctx is cancelled, or the program goes
+// beyond a limit, it gets SIGTERM, with all of its process group, and is waited
+// for; what has not ended then is killed. The error is the cause of all this,
+// or a [StillRuns] where it did not help: Run returns in any case.
+func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
+	if c.Timeout <= 0 {
+		return nil, nil, fmt.Errorf("%s: a program without a time limit", c.Argv[0])
+	}
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	if c.Patience == 0 {
+		c.Patience = Patience
+	}
+	c.Patience = min(c.Patience, c.Timeout)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+
+	cmd := exec.Command(c.Argv[0], c.Argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = c.Patience
 	cmd.Env = append([]string{}, c.Env...) // nil would be that of this process
-	cmd.Stdin = c.Stdin
+	s := &streams{}
+	defer s.close()
+	if err := s.connect(cmd, c, cancel); err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	defer time.AfterFunc(c.Timeout, func() { cancel(&TimedOut{c.Timeout}) }).Stop()
+	copied := s.begin()
 
-	streamed := &budget{left: MaxStream, drain: c.Drain, over: func() { cancel(&TooMuch{"stdout and stderr", MaxStream}) }}
-	captured := streamed
-	if c.Stdout == nil || c.MaxStdout > 0 {
-		limit := c.MaxStdout
-		if limit == 0 {
-			limit = MaxCapture
+	// Not reaped before the last signal is sent: until then its id, which is
+	// that of its group too, belongs to nobody else.
+	pid := cmd.Process.Pid
+	ended := make(chan struct{})
+	go func() {
+		for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 		}
-		captured = &budget{left: limit, drain: c.Drain, over: func() { cancel(&TooMuch{"stdout", limit}) }}
+		close(ended)
+	}()
+
+	var tick, patience <-chan time.Time
+	if s.files != nil {
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		tick = ticker.C
 	}
-	var out bytes.Buffer
-	var said tail
-	switch to := c.Stdout.(type) {
-	case nil:
-		cmd.Stdout = &limited{&out, captured}
-	case *os.File:
-		cmd.Stdout = to // whoever reads the other end has limits of his own
-	default:
-		cmd.Stdout = &limited{to, captured}
-	}
-	cmd.Stderr = &limited{&said, streamed}
-	if c.Stderr != nil {
-		cmd.Stderr = &limited{io.MultiWriter(&said, c.Stderr), streamed}
+	isKilled := false
+	for running, open, told := ended, copied, ctx.Done(); running != nil || open != nil; {
+		select {
+		case <-running:
+			running = nil
+			if patience == nil { // with others that hold its streams
+				patience = time.After(c.Patience)
+			}
+		case <-open:
+			open = nil
+		case <-told:
+			told = nil
+			syscall.Kill(-pid, syscall.SIGTERM)
+			syscall.Kill(-pid, syscall.SIGCONT) // it may have been stopped
+			patience = time.After(c.Patience)
+		case <-tick:
+			s.measure()
+		case <-patience:
+			switch {
+			case running == nil && (told != nil || c.NoKill || isKilled):
+				s.cut()
+			case !c.NoKill && !isKilled:
+				isKilled = true
+				syscall.Kill(-pid, syscall.SIGKILL)
+				s.cut()
+				patience = time.After(killed)
+			default:
+				go func() { <-ended; cmd.Wait() }()
+				s.cut()
+				<-copied
+				stdout, stderr = s.printed()
+				return stdout, stderr, &StillRuns{Cause: context.Cause(ctx), PID: pid, Alive: c.NoKill}
+			}
+		}
 	}
 
-	err = cmd.Run()
+	s.measure()
+	s.seal()
+	err = cmd.Wait()
 	var tooMuch *TooMuch
 	if errors.As(context.Cause(ctx), &tooMuch) || err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return out.Bytes(), said.b[max(0, len(said.b)-keep):], err
+	stdout, stderr = s.printed()
+	return stdout, stderr, err
+}
+
+// streams are what a program reads and prints.
+type streams struct {
+	ours, theirs []*os.File // the ends of pipes
+	copies       []func()
+	out          bytes.Buffer
+	said         tail
+	files        []file // stdout and stderr, where they are files
+}
+
+// connect makes the streams of cmd. cancel is told when there is too much.
+func (s *streams) connect(cmd *exec.Cmd, c Command, cancel func(error)) error {
+	for _, stream := range []any{c.Stdin, c.Stdout, c.Stderr} {
+		if f, ok := stream.(*os.File); ok && isTerminal(f) {
+			return fmt.Errorf("%s is a terminal, which a program is never given", f.Name())
+		}
+	}
+	limit := c.MaxStdout
+	if limit == 0 {
+		limit = MaxCapture
+	}
+	if c.Survive {
+		if c.Stdin != nil || c.Stdout != nil || c.Stderr != nil {
+			return fmt.Errorf("%s: the streams of a program that is to survive end with this process", c.Argv[0])
+		}
+		for _, over := range []*TooMuch{{"stdout", limit}, {"stderr", MaxStream}} {
+			f, err := newFile(over, cancel)
+			if err != nil {
+				return err
+			}
+			s.files = append(s.files, f)
+		}
+		cmd.Stdout, cmd.Stderr = s.files[0].File, s.files[1].File
+		return nil
+	}
+
+	streamed := &budget{left: MaxStream, over: func() { cancel(&TooMuch{"stdout and stderr", MaxStream}) }}
+	captured := streamed
+	if c.Stdout == nil || c.MaxStdout > 0 {
+		captured = &budget{left: limit, over: func() { cancel(&TooMuch{"stdout", limit}) }}
+	}
+	var err error
+	switch to := c.Stdout.(type) {
+	case nil:
+		cmd.Stdout, err = s.reader(&limited{&s.out, captured})
+	case *os.File:
+		cmd.Stdout = to // whoever reads the other end has limits of his own
+	default:
+		cmd.Stdout, err = s.reader(&limited{to, captured})
+	}
+	if err != nil {
+		return err
+	}
+	var said io.Writer = &s.said
+	if c.Stderr != nil {
+		said = io.MultiWriter(said, c.Stderr)
+	}
+	if cmd.Stderr, err = s.reader(&limited{said, streamed}); err != nil {
+		return err
+	}
+	switch from := c.Stdin.(type) {
+	case nil, *os.File:
+		cmd.Stdin = from
+	default:
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		cmd.Stdin = r
+		s.theirs, s.ours = append(s.theirs, r), append(s.ours, w)
+		s.copies = append(s.copies, func() { io.Copy(w, from); w.Close() })
+	}
+	return nil
+}
+
+// reader returns the end of a pipe of which the other is copied to w.
+func (s *streams) reader(w io.Writer) (*os.File, error) {
+	r, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.theirs, s.ours = append(s.theirs, theirs), append(s.ours, r)
+	s.copies = append(s.copies, func() { io.Copy(w, r); r.Close() })
+	return theirs, nil
+}
+
+// begin copies from and to a program that has been started. The channel is
+// closed when that has come to its end.
+func (s *streams) begin() <-chan struct{} {
+	for _, f := range s.theirs {
+		f.Close()
+	}
+	var work sync.WaitGroup
+	for _, c := range s.copies {
+		work.Go(c)
+	}
+	copied := make(chan struct{})
+	go func() { work.Wait(); close(copied) }()
+	return copied
+}
+
+// cut ends the copying, whoever holds the other ends.
+func (s *streams) cut() {
+	for _, f := range s.ours {
+		f.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *streams) measure() {
+	for _, f := range s.files {
+		f.measure()
+	}
+}
+
+func (s *streams) seal() {
+	for _, f := range s.files {
+		f.seal()
+	}
+}
+
+// printed returns stdout, and the end of stderr.
+func (s *streams) printed() (stdout, stderr []byte) {
+	if s.files != nil {
+		return s.files[0].head(), s.files[1].tail()
+	}
+	return s.out.Bytes(), s.said.b[max(0, len(s.said.b)-keep):]
+}
+
+func (s *streams) close() {
+	for _, f := range append(s.ours, s.theirs...) {
+		f.Close()
+	}
+	for _, f := range s.files {
+		f.Close()
+	}
+}
+
+// file is a file in memory, which a program prints to.
+type file struct {
+	*os.File
+	limit  *TooMuch
+	cancel func(error)
+}
+
+func newFile(limit *TooMuch, cancel func(error)) (file, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("phx", flags|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // before Linux 6.3
+		fd, err = unix.MemfdCreate("phx", flags)
+	}
+	if err != nil {
+		return file{}, os.NewSyscallError("memfd_create", err)
+	}
+	// Whoever opens it once more through /dev/stdout truncates it.
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND); err != nil {
+		unix.Close(fd)
+		return file{}, os.NewSyscallError("fcntl", err)
+	}
+	return file{os.NewFile(uintptr(fd), limit.Stream), limit, cancel}, nil
+}
+
+// measure cancels the program when it has printed too much, and lets it print
+// no more.
+func (f file) measure() {
+	if f.size() > int64(f.limit.Limit) {
+		f.seal()
+		f.cancel(f.limit)
+	}
+}
+
+// seal has whatever else is written fail.
+func (f file) seal() { unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW) }
+
+func (f file) size() int64 {
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func (f file) head() []byte { return f.read(0, min(f.size(), int64(f.limit.Limit))) }
+
+func (f file) tail() []byte {
+	size := f.size()
+	return f.read(max(0, size-keep), size)
+}
+
+func (f file) read(from, to int64) []byte {
+	b := make([]byte, to-from)
+	n, _ := f.ReadAt(b, from)
+	return b[:n]
 }
 
 func isTerminal(f *os.File) bool {
@@ -134,10 +410,9 @@ func isTerminal(f *os.File) bool {
 
 // budget is how many bytes may still come.
 type budget struct {
-	mu    sync.Mutex
-	left  int
-	drain bool
-	over  func()
+	mu   sync.Mutex
+	left int
+	over func()
 }
 
 var errOver = errors.New("more than may come")
@@ -160,9 +435,6 @@ func (l *limited) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	l.over()
-	if l.drain {
-		return len(p), nil
-	}
 	return fits, errOver
 }
 

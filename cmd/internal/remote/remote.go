@@ -126,14 +126,18 @@ func Call(ctx context.Context, host *pct.Host, ctid int, names []string, supply 
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	// A process that is left in the container may hold the other ends.
+	silence := func(in time.Duration) {
+		fromContainer.SetDeadline(time.Now().Add(in))
+		toContainer.SetDeadline(time.Now().Add(in))
+	}
+	defer context.AfterFunc(ctx, func() { silence(0) })()
 	ended := make(chan error, 1)
 	go func() {
 		_, err := host.Run(ctx, cmd)
 		stdin.Close()
 		stdout.Close()
-		// A process that is left in the container may hold the other ends.
-		fromContainer.SetDeadline(time.Now().Add(linger))
-		toContainer.SetDeadline(time.Now().Add(linger))
+		silence(linger)
 		ended <- err
 	}()
 	answer, talkErr := talk(fromContainer, toContainer, program, names, supply)

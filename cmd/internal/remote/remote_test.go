@@ -9,7 +9,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,6 +244,58 @@ func TestSilentContainer(t *testing.T) {
 	}
 }
 
+// What ignores SIGTERM in a container and holds the pipes keeps neither a run
+// that is cancelled, nor one that has waited long enough.
+func TestContainerThatDoesNotEnd(t *testing.T) {
+	const stays = `trap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; `
+	var all sync.WaitGroup
+	for name, script := range map[string]string{
+		"silent":             stays + `while :; do sleep 0.1; done`,
+		"asks":               stays + `echo '{"need":"program"}'; while :; do sleep 0.1; done`,
+		"half a line":        stays + `printf '{"answer":'; while :; do sleep 0.1; done`,
+		"the pct alone ends": stays + `exit 4`,
+	} {
+		for _, way := range []string{"cancelled", "out of time"} {
+			host := hostileHost(t, script)
+			pids := filepath.Join(filepath.Dir(host.PCT), "pids")
+			t.Cleanup(func() {
+				text, _ := os.ReadFile(pids)
+				for _, pid := range strings.Fields(string(text)) {
+					if n, _ := strconv.Atoi(pid); n > 1 {
+						syscall.Kill(n, syscall.SIGKILL)
+					}
+				}
+			})
+			all.Go(func() { // they wait more than they work
+				ctx, cancel := context.WithCancelCause(context.Background())
+				defer cancel(nil)
+				want := "stopped by the test"
+				switch {
+				case name == "the pct alone ends":
+					want = "exit status 4"
+				case way == "cancelled":
+					go func() {
+						for ; ; time.Sleep(10 * time.Millisecond) {
+							if text, _ := os.ReadFile(pids); len(text) > 0 {
+								cancel(errors.New(want))
+								return
+							}
+						}
+					}()
+				default:
+					want, host.Timeout = "not done after 2s", 2*time.Second
+				}
+				defer time.AfterFunc(time.Minute, func() { panic("it hangs") }).Stop()
+				answer, err := Call(ctx, host, 101, nil, func(string) (any, error) { return "x", nil }, io.Discard)
+				if answer != nil || err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, %s: answer %+v, error %v", name, way, answer, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
 // The longest answer fits into an event, however its text is escaped there.
 func TestAnswerFitsIntoAnEvent(t *testing.T) {
 	for _, char := range []string{"\x01", "\u009b", "\u2028", "\"", "é", "\u202e"} {
@@ -305,4 +360,64 @@ func (neverEnds) Read(p []byte) (int, error) {
 		p[i] = 'x'
 	}
 	return len(p), nil
+}
+
+// Whatever the half in the container says, the half on the host comes to an end
+// with it, keeps within its limits, and asks for nothing twice.
+func FuzzTalk(f *testing.F) {
+	for _, said := range []string{
+		"", "\n", "null\n", "{}\n", `{"need":"request"}` + "\n", `{"need":"program"}` + "\n" + `{"answer":{"changes":["x"],"changed":true}}` + "\n",
+		`{"need":"token"}` + "\n" + `{"need":"token"}` + "\n", `{"answer":{"stage":"check","error":"\u001b[2J","not_after":"2030-01-02T03:04:05Z"}}` + "\n",
+		`{"answer":{"stage":7}}` + "\n", `{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}` + "\n", `{"Need":"request","need":"x"}` + "\n", "[[[[\n", "\xff\xfe\n",
+	} {
+		f.Add([]byte(said))
+	}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		asked := map[string]bool{}
+		names := []string{"a.example"}
+		var sent bytes.Buffer
+		answer, err := talk(bytes.NewReader(said), &sent, []byte("program"), names, func(need string) (any, error) {
+			if asked[need] || !needForm.MatchString(need) {
+				t.Fatalf("asked for %q", need)
+			}
+			asked[need] = true
+			return need, nil
+		})
+		if (answer == nil) == (err == nil) || len(asked) > maxNeeds || sent.Len() > maxNeeds*100 {
+			t.Fatalf("answer %+v, error %v, %d needs, %d bytes sent", answer, err, len(asked), sent.Len())
+		}
+		if err != nil {
+			if len(err.Error()) > 2000 {
+				t.Fatalf("an error of %d bytes", len(err.Error()))
+			}
+			return
+		}
+		if len(answer.Error) > maxError || len(answer.Changes) > maxChanges || answer.Changes == nil || len(answer.Names) != 1 || answer.Names[0] != names[0] {
+			t.Fatalf("answer %+v", answer)
+		}
+		for _, change := range answer.Changes {
+			if len(change) > maxChange {
+				t.Fatalf("a change of %d bytes", len(change))
+			}
+		}
+		if _, err := event.Marshal("nginx.ready", 101, answer); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Whatever comes from the host, the half in the container reads one line of it
+// at most, or says what is wrong.
+func FuzzRequest(f *testing.F) {
+	for _, said := range []string{"", "\n", `{"value":{"a":1}}` + "\n", `{"error":"no"}` + "\n", `{"value":null}` + "\n", "{}\n", "[]\nx\n", `{"value":{"a":1}}`} {
+		f.Add([]byte(said))
+	}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		var value map[string]any
+		err := NewPeer(bytes.NewReader(said), io.Discard).Ask("request", &value)
+		line, _, ended := bytes.Cut(said, []byte{'\n'})
+		if (!ended || !json.Valid(line)) && err == nil {
+			t.Fatalf("%q is a reply", said)
+		}
+	})
 }
