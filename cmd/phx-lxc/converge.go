@@ -700,7 +700,7 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && j.written[profileWord] != pct.Hash(have) {
+	if have != nil && !parseHashes(j.written[profileWord])[pct.Hash(have)] {
 		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: copy it to %s to keep it, or move it away to have that one in its place", path, filepath.Join(j.profiles, name))
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
@@ -711,7 +711,16 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	if j.dryRun {
 		j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, want)})
-	} else if err := atomicfile.Write(path, want, 0o644); err != nil {
+		j.changed(start, "AppArmor profile %s", name)
+		return nil
+	}
+	// Recorded first: what this run writes is phx's own, wherever it ends.
+	after := maps.Clone(j.record)
+	after.Unite(profileWord, j.profileHash)
+	if err := j.writeRecord(ctx, after); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(path, want, 0o644); err != nil {
 		return err
 	}
 	j.changed(start, "AppArmor profile %s", name)

@@ -104,7 +104,7 @@ const (
 	firewallWord = "+firewall" // hashes of rules, "none" for a file without: phx leads the firewall
 	mountsWord   = "+mounts"   // hashes of the paths of bind mounts
 	volumesWord  = "+volumes"  // hashes of the paths of volumes that have been there
-	profileWord  = "+apparmor" // hash of the AppArmor profile's file, as it was written
+	profileWord  = "+apparmor" // hash of the AppArmor profile's file; of two, one is about to be written
 
 	formerRestartWord = "+restart" // what is a mark now
 )

@@ -612,3 +612,20 @@ func TestWarningsArePassedOn(t *testing.T) {
 		}
 	}
 }
+
+// A dry run changes nothing, and so waits for no lock but that of a container
+// which is still being made.
+func TestDryRunOfALockedContainer(t *testing.T) {
+	h := converged(t, nil)
+	h.configure(map[string]any{"memory_mb": 640})
+	h.bash("$PHX_PCT set 500 --lock backup")
+	h = h.with("PHX_LOCK_WAIT=300ms")
+	if said, calls, status := h.phx("create", "--dry-run"); status != 3 || calls != "" || strings.Contains(said, "waiting") || !strings.Contains(said, "would run: "+bin+"/pct set 500 --memory 640") {
+		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
+	}
+	h.bash("$PHX_PCT unlock 500")
+	h.setHead("lock: create\n", "")
+	if said, calls, status := h.phx("create", "--dry-run"); status != 1 || calls != "" || !strings.Contains(said, "500 Box: define: container 500 is locked (create): ") {
+		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
+	}
+}

@@ -350,3 +350,29 @@ func TestUnchangedRunTakesNoLock(t *testing.T) {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
+
+// An AppArmor profile that a run has written is phx's own, also when the run
+// then fails: a newer one takes its place.
+func TestProfileOfARunThatFailed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount")
+	}
+	for _, place := range []string{"host/pve/lxc", "apparmor.d"} {
+		t.Run(place, func(t *testing.T) {
+			h := converged(t, map[string]any{"apparmor_profile": "lxc-phoenix"})
+			h.write("apparmor/lxc-phoenix", "profile lxc-phoenix { 2 }\n")
+			out, _ := h.bash("unshare -m bash -c 'mount --bind " + place + " " + place + " && mount -o remount,bind,ro " + place + " && phx-plan | phx-lxc >events; echo ${PIPESTATUS[1]}'")
+			if !strings.Contains(out, "read-only file system") || !strings.HasSuffix(out, "\n1\n") {
+				t.Fatalf("%s", out)
+			}
+			h.write("apparmor/lxc-phoenix", "profile lxc-phoenix { 3 }\n")
+			if _, _, status, stderr := h.run(); status != 0 || h.read("apparmor.d/lxc-phoenix") != "profile lxc-phoenix { 3 }\n" {
+				t.Errorf("status %d\n%s\n%s", status, stderr, h.read("apparmor.d/lxc-phoenix"))
+			}
+			h.wantUnchanged()
+			if strings.Contains(h.record(h.read(conf500)), ",") {
+				t.Errorf("the record has more than what is there: %s", h.read(conf500))
+			}
+		})
+	}
+}
