@@ -244,24 +244,40 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 	}
 }
 
+// Whoever else installs packages holds one of these: dpkg and apt fail at once
+// then, and apt's own option waits for one of its locks alone.
+var packagesLocked = regexp.MustCompile(`Could not get lock|Unable to lock|(frontend|database) lock`)
+
 // Install installs a Debian package unless it is installed completely: an
-// interrupted dpkg leaves programs without their configuration.
+// interrupted dpkg leaves programs without their configuration. It waits for
+// others to end: a fresh system updates itself for a while.
 func (s *Setup) Install(ctx context.Context, pkg string) error {
 	if status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err == nil && status == "installed" {
 		return nil
 	}
-	// A fresh system updates itself for a while, and holds dpkg's lock.
-	const patience = "DPkg::Lock::Timeout=300"
-	for _, argv := range [][]string{
-		{"dpkg", "--configure", "-a"},
-		{"apt-get", "update", "-q", "-o", patience, "-o", "APT::Update::Error-Mode=any"},
-		{"apt-get", "install", "-q", "-y", "--no-install-recommends", "-o", patience, pkg},
-	} {
-		if _, err := Run(ctx, argv...); err != nil {
+	for deadline := time.Now().Add(packageLimit); ; {
+		err := install(ctx, pkg)
+		if err == nil {
+			s.Changed("installed %s", pkg)
+			return nil
+		}
+		if !packagesLocked.MatchString(err.Error()) || time.Now().After(deadline) || wait(ctx, time.Second) != nil {
 			return fmt.Errorf("install %s: %w", pkg, err)
 		}
 	}
-	s.Changed("installed %s", pkg)
+}
+
+func install(ctx context.Context, pkg string) error {
+	for _, argv := range [][]string{
+		// Without these, dpkg asks about a file that was edited.
+		{"dpkg", "--force-confdef", "--force-confold", "--configure", "-a"},
+		{"apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"},
+		{"apt-get", "install", "-q", "-y", "--no-install-recommends", pkg},
+	} {
+		if _, err := Run(ctx, argv...); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
