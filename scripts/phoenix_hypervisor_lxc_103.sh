@@ -138,10 +138,10 @@ for file in /usr/local/bin/step "$root"; do
   [[ -s $file ]] || die "$file: missing or empty: the feature step_ca makes it: remove step_ca=… from the record in the container's description to have it run again, or bring the file back from a snapshot"
 done
 
-# An earlier run goes on in here when its pct was killed.
+# An earlier run goes on in here when its pct was killed, for as long as a feature's script may.
 (umask 077 && : >>/run/phx.lock)
 exec 9>>/run/phx.lock
-flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
+flock -w 740 9 || die "something else has been installing in this container for 12 minutes: try again when it is done"
 
 if [[ -e $adopted ]]; then
   say "the CA was here before phx: its service is left as it is"

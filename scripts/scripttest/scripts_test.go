@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -119,6 +120,40 @@ func check(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(22)
+	}
+}
+
+// TestWaitsFit: what a cancelled run has left in a container ends before the next run gives up waiting for it, and a run
+// that has waited has the time that it needs itself.
+func TestWaitsFit(t *testing.T) {
+	number := func(file, pattern string) time.Duration {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(pattern).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("%s: no %s", file, pattern)
+		}
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(n) * time.Second
+	}
+	const assets, ca, flock = "../phoenix_assets.sh", "../phoenix_hypervisor_lxc_103.sh", `flock -w (\d+) 9`
+	work := number(assets, `until=\$\(\(\$\(date \+%s\) \+ (\d+)\)\)`) + number(assets, `timeout -k (\d+) "\$left"`)
+	limit := number(assets, `PHX_SCRIPT_TIMEOUT:-(\d+)`)
+	for _, file := range []string{assets, ca} {
+		if wait := number(file, flock); wait < work {
+			t.Errorf("%s: waits for %s, and what it waits for may take %s", file, wait, work)
+		} else if wait+work > limit {
+			t.Errorf("%s: has waited for %s, and may take %s: more than the %s that it has", file, wait, work, limit)
+		}
+	}
+	if outer := 60 * number("../../cmd/internal/pct/run.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
+		t.Errorf("a feature's script has %s, and phx-lxc gives it %s", limit, outer)
 	}
 }
 

@@ -136,10 +136,11 @@ func (s *Setup) Changed(format string, args ...any) {
 	s.Changes = append(s.Changes, fmt.Sprintf(format, args...))
 }
 
-// lock waits for other runs of the same program in this container to end. The
-// lock is held until the process ends.
+// lock waits for other runs of the same program in this container to end: one
+// whose host was cut off goes on, and may have to install packages. The lock is
+// held until the process ends.
 func lock(ctx context.Context, path string) error {
-	_, err := flock.Acquire(ctx, path, 2*time.Minute)
+	_, err := flock.Acquire(ctx, path, packageLimit+2*time.Minute)
 	if errors.Is(err, flock.ErrHeld) {
 		return fmt.Errorf("another run is at work in this container: %w", err)
 	}
@@ -255,13 +256,15 @@ func (s *Setup) Install(ctx context.Context, pkg string) error {
 	if status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err == nil && status == "installed" {
 		return nil
 	}
-	for deadline := time.Now().Add(packageLimit); ; {
+	ctx, cancel := context.WithTimeoutCause(ctx, packageLimit, fmt.Errorf("not done after %s", packageLimit))
+	defer cancel()
+	for {
 		err := install(ctx, pkg)
 		if err == nil {
 			s.Changed("installed %s", pkg)
 			return nil
 		}
-		if !packagesLocked.MatchString(err.Error()) || time.Now().After(deadline) || wait(ctx, time.Second) != nil {
+		if !packagesLocked.MatchString(err.Error()) || wait(ctx, time.Second) != nil {
 			return fmt.Errorf("install %s: %w", pkg, err)
 		}
 	}
