@@ -209,6 +209,38 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestProvenVersions: lab and tests run the versions that hosts get. Where they cannot, table and README say so.
+func TestProvenVersions(t *testing.T) {
+	read := func(file string) string {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	table, readme := read("../phoenix_assets.tsv"), strings.Join(strings.Fields(read("../../README.md")), " ")
+	for name, module := range map[string]string{"step": "github.com/smallstep/cli", "step-ca": "github.com/smallstep/certificates", "traefik": "github.com/traefik/traefik/v3"} {
+		m := regexp.MustCompile(regexp.QuoteMeta(module) + ` v(\S+)`).FindStringSubmatch(read("../tools/" + name + "/go.mod"))
+		if m == nil {
+			t.Errorf("scripts/tools/%s/go.mod: no %s", name, module)
+			continue
+		}
+		pins := regexp.MustCompile(`(?m)^`+name+`\t(\S+)\t`).FindAllStringSubmatch(table, -1)
+		for _, pin := range pins {
+			said := fmt.Sprintf("%s %s: lab and tests run %s", name, pin[1], m[1])
+			if pin[1] != m[1] && (!strings.Contains(table, "# "+said) || !strings.Contains(readme, said)) {
+				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and README.md do not say %q", name, pin[1], said)
+			} else if pin[1] == m[1] && strings.Contains(table+readme, name+" "+pin[1]+": lab and tests run") {
+				t.Errorf("%s %s is said to be another than that of the lab, and is the same", name, pin[1])
+			}
+		}
+		if len(pins) == 0 {
+			t.Errorf("no pin for %s", name)
+		}
+	}
+}
+
 // TestInnerScripts has shellcheck read what runs in the containers: in the files it is a string that shellcheck skips.
 func TestInnerScripts(t *testing.T) {
 	shellcheck, err := exec.LookPath("shellcheck")
