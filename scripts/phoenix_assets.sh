@@ -272,7 +272,7 @@ phoenix_exec() {
 
 # Reads the programs one after the other from stdin, but nothing at all when each of them is there already.
 # shellcheck disable=SC2016 # expanded in the container
-phoenix_receiver='same() { [ -x "$1" ] && [ "$(sha256sum <"$1")" = "$2  -" ]; }
+phoenix_receiver='same() { [ "$(stat -Lc %a "$1" 2>/dev/null)" = 755 ] && [ "$(sha256sum <"$1")" = "$2  -" ]; }
 all_same() { while [ $# -gt 0 ]; do same "/usr/local/bin/$1" "$2" || return 1; shift 3; done; }
 receive() {
   while [ $# -gt 0 ]; do
