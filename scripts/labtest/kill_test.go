@@ -83,15 +83,21 @@ type work struct {
 }
 
 var works = []work{
-	{name: "all is to be changed", begin: func(k *killer, t *testing.T) { k.configure(t, true) }},
-	{name: "all is to be changed back", begin: func(k *killer, t *testing.T) { k.configure(t, false) }},
+	{name: "all is to be changed", begin: func(k *killer, t *testing.T) {
+		k.settle(t)
+		k.configure(t, true)
+	}},
+	{name: "all is to be changed back", begin: func(k *killer, t *testing.T) {
+		k.configure(t, true)
+		k.complete(t)
+		k.configure(t, false)
+	}},
 	{name: "all is to be made", begin: func(k *killer, t *testing.T) {
 		k.configure(t, false)
 		k.inside(t, "phoenix", "--action", "delete", base, gateway, proxy, ca)
 	}},
 	{name: "all is to be healed", begin: func(k *killer, t *testing.T) {
-		k.configure(t, false)
-		k.converge(t)
+		k.settle(t)
 		k.in(t, gateway, "sh", "-euc", "systemctl stop nginx.socket nginx; rm /etc/nginx/conf.d/phoenix.conf")
 		k.in(t, proxy, "sh", "-euc", "systemctl disable --now -q traefik; rm /etc/systemd/system/traefik*")
 		k.in(t, ca, "systemctl", "stop", "step-ca")
@@ -268,7 +274,7 @@ func (k *killer) round(t *testing.T, w *work) {
 			t.Errorf("too much: %s:\n%s", what, left[what])
 		}
 	}
-	k.converge(t)
+	checkUnchanged(t, k.complete(t))
 	if processes := k.processes(); len(processes) > 0 {
 		t.Errorf("left: %v", processes)
 	}
@@ -291,14 +297,21 @@ func lineDiff(want, have string) string {
 	return b.String()
 }
 
-// converge runs phoenix once more, which must not change anything.
-func (k *killer) converge(t *testing.T) {
+// settle has everything be as the configuration says that is not changed.
+func (k *killer) settle(t *testing.T) {
+	t.Helper()
+	k.configure(t, false)
+	k.complete(t)
+}
+
+// complete runs phoenix, which must end with 0, and returns its events.
+func (k *killer) complete(t *testing.T) string {
 	t.Helper()
 	r := k.phoenix(t, nil)
 	if r.status != 0 {
 		t.Fatalf("status %d\n%s", r.status, r.stderr)
 	}
-	checkUnchanged(t, r.stdout)
+	return r.stdout
 }
 
 // drawn are the parts of names and files that differ from one making to the next.
