@@ -36,9 +36,21 @@ func (j *job) awaitUnlocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := j.checkMark(conf); err != nil {
+		return err
+	}
 	j.conf = conf
 	if waited { // whoever was at work may have started or stopped it
 		return j.askState(ctx)
+	}
+	return nil
+}
+
+// checkMark checks that the container still has what this run knows of: a
+// rollback takes away what scripts have left on its disks.
+func (j *job) checkMark(conf *pct.Conf) error {
+	if conf.Mark(pct.AppliedMark) != j.mark {
+		return errors.New("others have rolled the container back meanwhile, or edited its configuration: run phoenix again")
 	}
 	return nil
 }
