@@ -533,6 +533,45 @@ func TestOtherSettings(t *testing.T) {
 	s.healthy(t, other)
 }
 
+// A change of settings that breaks off anywhere is completed by the next run,
+// in which the CA serves as it is told.
+func TestOtherSettingsAreCompleted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.must(t, Options{Settings: &settings, Create: true})
+	s.serve(t)
+	first, step := 6, 3 // after the request, ca.json
+	if long() {
+		first, step = 1, 1
+	}
+	for n := first; ; n += step {
+		other := settings
+		other.Domain, other.Port = fmt.Sprintf("n%d.example", n), 9000+n
+		s.cut(t, n)
+		_, _, err := s.converge(t, Options{Settings: &other})
+		s.cut(t, 0)
+		r, log := s.must(t, Options{Settings: &other})
+		s.healthy(t, other)
+		text, issueErr := s.issue(t, other, "a."+other.Domain)
+		if issueErr != nil {
+			t.Fatalf("after %d commands: %v\n%s", n, issueErr, log)
+		}
+		verify(t, r.Roots, text, "a."+other.Domain, true)
+		if again, _ := s.must(t, Options{Settings: &other}); len(again.Changes) > 0 {
+			t.Errorf("after %d commands, the second run changed %q", n, again.Changes)
+		}
+		if tree := s.tree(t); strings.Count(tree, "intermediate_ca") != 2 {
+			t.Errorf("after %d commands, former intermediates are left:\n%s", n, tree)
+		}
+		if err == nil {
+			if n < 8 {
+				t.Errorf("only %d commands: this test breaks off nothing", n)
+			}
+			break
+		}
+	}
+}
+
 // A configuration that the CA cannot start with is taken back.
 func TestTakenBack(t *testing.T) {
 	t.Parallel()
@@ -848,6 +887,52 @@ func TestAdopt(t *testing.T) {
 				t.Error("the root of a CA that was there before was rotated")
 			}
 		})
+	}
+}
+
+// A conversation that takes over a CA, and breaks off anywhere, is completed by
+// the next run: nothing of that CA is lost, nor added twice.
+func TestAdoptIsCompleted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	const place = "/root/.step"
+	first, step := 4, 3 // after password, reload
+	if long() {
+		first, step = 1, 1
+	}
+	for n := first; ; n += step {
+		s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/phx /root/.step /home/step/* /etc/systemd/system/step-ca.service")
+		os.RemoveAll(s.host.PVERoot)
+		s.makeOld(t, place, "")
+		s.oldUnit(t, place)
+		former := s.do(t, "cat", place+"/config/ca.json")
+		s.cut(t, n)
+		_, _, err := s.converge(t, Options{Settings: &settings, Create: true})
+		s.cut(t, 0)
+		r, log := s.must(t, Options{Settings: &settings, Create: true})
+		if err == nil {
+			if n < 8 {
+				t.Errorf("only %d commands: this test breaks off nothing", n)
+			}
+			break
+		}
+		if kept := s.do(t, "cat", place+"/config/ca.json.before-phx"); kept != former {
+			t.Errorf("after %d commands, the copy is another file", n)
+		}
+		// The running service has what was added.
+		s.do(t, "curl", "--silent", "--show-error", "--fail", "--cacert", place+"/certs/root_ca.crt", settings.URL()+"/acme/acme/directory")
+		if text := s.do(t, "cat", place+"/config/ca.json"); strings.Count(text, `"ACME"`) != 1 {
+			t.Errorf("after %d commands, ca.json is\n%s", n, text)
+		}
+		s.healthy(t, settings)
+		text, err := s.issue(t, settings, "a."+domain)
+		if err != nil {
+			t.Fatalf("after %d commands: %v\n%s", n, err, log)
+		}
+		verify(t, r.Roots, text, "a."+domain, true)
+		if again, _ := s.must(t, Options{Settings: &settings, Create: true}); len(again.Changes) > 0 {
+			t.Errorf("after %d commands, the second run changed %q", n, again.Changes)
+		}
 	}
 }
 

@@ -420,6 +420,11 @@ func (w *work) converge() error {
 		if w.files, err = filesOf(text); err != nil {
 			return err
 		}
+	} else if w.state.stale {
+		if _, err := w.c.call("reload", s.URL(), w.root); err != nil {
+			return err
+		}
+		w.changed("had the CA take what an interrupted run had changed")
 	}
 	if !own {
 		if w.Create && w.state.rootKey {
@@ -492,6 +497,9 @@ func sameRoots(a, b []byte) bool {
 }
 
 func (w *work) apply(config, roots []byte, rootsLast bool) error {
+	if _, err := w.c.call("changing"); err != nil {
+		return err
+	}
 	if !rootsLast {
 		if err := w.c.put(w.root, roots); err != nil {
 			return err
@@ -623,6 +631,9 @@ func (w *work) adopt() error {
 		if _, err := w.c.call("keep", w.state.config); err != nil {
 			return err
 		}
+		if _, err := w.c.call("changing"); err != nil {
+			return err
+		}
 		if err := w.c.put(w.state.config, text); err != nil {
 			return err
 		}
@@ -630,6 +641,8 @@ func (w *work) adopt() error {
 			w.changed("added to %s: %s", w.state.config, change)
 		}
 		w.Log("the former file is %s.before-phx", w.state.config)
+	}
+	if len(changes) > 0 || w.state.stale {
 		if _, err := w.c.call("reload", w.Settings.URL(), w.root); err != nil {
 			return errors.Join(err, w.back())
 		}
