@@ -969,6 +969,25 @@ func TestNotAdopted(t *testing.T) {
 	}
 }
 
+// Of a root's file only the certificates count, and a long one is not read.
+func TestLongRootFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.makeLegacy(t)
+	first, _ := s.must(t, Options{Settings: nil})
+	for size, refused := range map[int]bool{1 << 10: false, 16 << 20: true} {
+		s.do(t, "sh", "-euc", `cd /home/step/certs; cp root_ca.crt kept; { yes '# a comment' | head -c "$1"; echo; cat kept; } >root_ca.crt`, "sh", strconv.Itoa(size))
+		r, _, err := s.converge(t, Options{})
+		switch {
+		case refused && (err == nil || !strings.Contains(err.Error(), rootPath+": longer than 65536 bytes")):
+			t.Errorf("%d bytes: error %v", size, err)
+		case !refused && (err != nil || r.Pin != first.Pin || len(r.Roots) != 1):
+			t.Errorf("%d bytes: %+v, %v", size, r, err)
+		}
+		s.do(t, "sh", "-euc", "cd /home/step/certs; mv kept root_ca.crt")
+	}
+}
+
 // What a container says is bounded, and hangs nobody for long.
 func TestHostileContainer(t *testing.T) {
 	dir := t.TempDir()
