@@ -115,6 +115,12 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	}
 	defer func() { c.end(err) }()
 	w := &work{Options: o, store: store, c: c, pin: pin, now: time.Now()}
+	return w.run()
+}
+
+// run has the whole conversation.
+func (w *work) run() (result *Result, err error) {
+	c := w.c
 	if w.state, err = c.look(); err != nil {
 		return nil, err
 	}
@@ -148,7 +154,7 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	if unit, err := c.read(guest.NeighbourFile); err == nil {
 		result.Neighbours = unit
 	}
-	return result, result.load(store)
+	return result, result.load(w.store)
 }
 
 func (w *work) changed(format string, args ...any) {
