@@ -65,7 +65,7 @@ func run(c *cli.Context) error {
 		if c.NArg() != 1 {
 			return cmdline.Usagef("--verify needs one file to compare with, - for stdin")
 		}
-		return verify(c.Args().First(), want)
+		return cmdline.ReadOnly(c.Context, func() error { return verify(c.Args().First(), want) })
 	}
 	filterMode, err := cmdline.Filter(c)
 	switch {
@@ -74,7 +74,7 @@ func run(c *cli.Context) error {
 	case filterMode:
 		return filter(c.Context, os.Stdin, os.Stdout)
 	}
-	return printAll(c.Args().Slice())
+	return cmdline.ReadOnly(c.Context, func() error { return printAll(c.Args().Slice()) })
 }
 
 func verify(name, want string) error {
@@ -105,10 +105,7 @@ func printAll(names []string) error {
 	if failed != nil {
 		return cmdline.Status(1)
 	}
-	if _, err := io.WriteString(os.Stdout, out.String()); err != nil {
-		return fmt.Errorf("write the fingerprints: %w", err)
-	}
-	return nil
+	return cmdline.Print(out.String())
 }
 
 // read returns the root certificate in a file, - being stdin.

@@ -155,8 +155,7 @@ func renderCommand(c *cli.Context) error {
 	if err := g.check(); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	os.Stdout.Write(g.site())
-	return nil
+	return cmdline.ReadOnly(c.Context, func() error { return cmdline.Print(string(g.site())) })
 }
 
 func applyCommand(c *cli.Context) error {

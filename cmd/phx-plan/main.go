@@ -82,7 +82,7 @@ func main() {
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 		},
-		Action: run,
+		Action: func(c *cli.Context) error { return cmdline.ReadOnly(c.Context, func() error { return run(c) }) },
 	})
 }
 

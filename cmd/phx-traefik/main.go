@@ -190,8 +190,9 @@ func renderCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic())
-	return nil
+	return cmdline.ReadOnly(c.Context, func() error {
+		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic()))
+	})
 }
 
 func applyCommand(c *cli.Context) error {

@@ -53,7 +53,12 @@ func Usagef(format string, args ...any) error {
 // signalError is the cause of a context that a signal has cancelled.
 type signalError struct{ sig syscall.Signal }
 
-func (e signalError) Error() string { return "stopped by signal: " + e.sig.String() }
+func (e signalError) Error() string {
+	if e.sig == driver {
+		return "stopped by the driver"
+	}
+	return "stopped by signal: " + e.sig.String()
+}
 
 // Elapsed formats the time since start for a message, as in "1.2 s".
 func Elapsed(start time.Time) string {
@@ -64,8 +69,8 @@ func Elapsed(start time.Time) string {
 func Name() string { return filepath.Base(os.Args[0]) }
 
 // Main runs app with the arguments of the process and ends the process. The
-// context that app's actions see is cancelled by SIGINT, SIGTERM and SIGHUP;
-// a second signal ends the process at once.
+// context that app's actions see is cancelled by SIGINT, SIGTERM and SIGHUP,
+// where they are not ignored; a second signal ends the process at once.
 func Main(app *cli.App) {
 	os.Exit(run(app))
 }
@@ -73,22 +78,22 @@ func Main(app *cli.App) {
 func run(app *cli.App) int {
 	// Whoever reads our stdout may die before us: that has to be an error from
 	// write, not the end of a program with work in flight.
+	// The same holds for a file that may not grow any more.
 	// Not ignored: programs that we start would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ)
 	closeOnExec()
 	unsetEmpty()
 	unix.Umask(0o022) // what is secret is made so where it is made
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	go func() {
-		first := (<-signals).(syscall.Signal)
-		cancel(signalError{first})
-		<-signals
-		os.Exit(128 + int(first))
-	}()
+	signals := make(chan os.Signal, 8)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, driver} {
+		if !signal.Ignored(sig) { // as below nohup
+			signal.Notify(signals, sig)
+		}
+	}
+	go func() { os.Exit(stopOn(signals, cancel)) }()
 
 	app.HideHelpCommand = true
 	app.HideVersion = true
@@ -98,7 +103,12 @@ func run(app *cli.App) int {
 		c.HideHelpCommand = true
 		c.OnUsageError = usage
 	}
+	help := &result{}
+	app.Writer = help
 	err := app.RunContext(ctx, os.Args)
+	if err == nil {
+		err = help.err
+	}
 
 	var stopped signalError
 	if errors.As(context.Cause(ctx), &stopped) {
@@ -118,6 +128,34 @@ func run(app *cli.App) int {
 	}
 	Logf("%v", err)
 	return 1
+}
+
+// driver is the signal by which the driver passes on one that it has got. The
+// same signal may have come to the programs as well, from systemd or a
+// terminal, and is then not a second one.
+const driver = syscall.SIGUSR1
+
+// stopOn cancels on the first signal, and returns the exit status for ending
+// at once when a second one comes.
+func stopOn(signals <-chan os.Signal, cancel context.CancelCauseFunc) int {
+	var first, direct, forwarded os.Signal
+	for sig := range signals {
+		same := &direct
+		if sig == driver {
+			same = &forwarded
+		}
+		if *same != nil {
+			break
+		}
+		*same = sig
+		if first == nil {
+			first = sig
+			cancel(signalError{sig.(syscall.Signal)})
+		}
+	}
+	n := int(first.(syscall.Signal))
+	Logf("stopped at once by a second signal: what was in flight may be half done; the next run completes it")
+	return 128 + n
 }
 
 func usage(_ *cli.Context, err error, _ bool) error { return Usagef("%v", err) }
@@ -144,6 +182,19 @@ func unsetEmpty() {
 		if name, value, _ := strings.Cut(variable, "="); value == "" && strings.HasPrefix(name, "PHX_") {
 			os.Unsetenv(name)
 		}
+	}
+}
+
+// ReadOnly runs f, which changes nothing and may block in a read or a write. It
+// is abandoned when ctx is done, whose cause is then the error.
+func ReadOnly(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case err := <-done:
+		return err
 	}
 }
 

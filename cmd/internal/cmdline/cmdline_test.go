@@ -1,7 +1,9 @@
 package cmdline
 
 import (
+	"context"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/urfave/cli/v2"
@@ -34,5 +36,41 @@ func TestAnEmptyVariableIsUnset(t *testing.T) {
 	})
 	if status != 0 {
 		t.Errorf("exit status %d", status)
+	}
+}
+
+// What the driver passes on may have reached the program directly as well, as
+// from systemd: only the same way twice is a second signal.
+func TestSecondSignal(t *testing.T) {
+	hup, term := os.Signal(syscall.SIGHUP), os.Signal(syscall.SIGTERM)
+	for _, test := range []struct {
+		signals []os.Signal
+		ends    bool
+		status  int
+	}{
+		{[]os.Signal{term}, false, 0},
+		{[]os.Signal{term, driver}, false, 0},
+		{[]os.Signal{driver, hup}, false, 0},
+		{[]os.Signal{hup, term}, true, 129},
+		{[]os.Signal{term, driver, driver}, true, 143},
+		{[]os.Signal{driver, term, term}, true, 138},
+	} {
+		signals := make(chan os.Signal)
+		ctx, cancel := context.WithCancelCause(context.Background())
+		ended := make(chan int, 1)
+		go func() { ended <- stopOn(signals, cancel) }()
+		for _, sig := range test.signals {
+			signals <- sig
+		}
+		if !test.ends {
+			signals <- test.signals[0] // it had not ended, and now does
+			test.status = 128 + int(test.signals[0].(syscall.Signal))
+		}
+		if status := <-ended; status != test.status {
+			t.Errorf("%v: status %d, want %d", test.signals, status, test.status)
+		}
+		if cause := (signalError{test.signals[0].(syscall.Signal)}); context.Cause(ctx) != cause {
+			t.Errorf("%v: cancelled by %v", test.signals, context.Cause(ctx))
+		}
 	}
 }

@@ -19,6 +19,25 @@ func Logf(format string, args ...any) {
 	Say(Name() + ": " + strings.ReplaceAll(msg, "\n", "\n"+Name()+":   "))
 }
 
+// Print writes a result to stdout.
+func Print(text string) error {
+	if _, err := os.Stdout.WriteString(text); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
+// result writes to stdout and keeps the first error: whoever prints help does
+// not look at it.
+type result struct{ err error }
+
+func (r *result) Write(p []byte) (int, error) {
+	if r.err == nil {
+		r.err = Print(string(p))
+	}
+	return len(p), nil
+}
+
 // Say writes text to stderr as it is, but escaped, and ends it with a newline.
 func Say(text string) {
 	text = Escape(text) + "\n"

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,19 +66,70 @@ type Stream struct {
 	open bool // no plan.done since the start or since the last plan.started
 	bad  func(error)
 
+	piped bool // another program writes what is read
+
 	mu  sync.Mutex
 	out *bufio.Writer
+
+	stop  sync.Once
+	given *giving
+}
+
+// patience is how long a reader of the events may take to read the last ones
+// after the program was told to end.
+const patience = 5 * time.Second
+
+// giving writes to w until it gives up: a write that blocks then fails.
+type giving struct {
+	w        io.Writer
+	patience time.Duration
+	up       chan struct{}
+}
+
+var errNotRead = errors.New("they are not read, and the program was told to end")
+
+func (g *giving) Write(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := g.w.Write(p)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-g.up: // p is not used again: the error stays in the buffer before this
+		return 0, errNotRead
+	}
+}
+
+// giveUpAfter makes g give up some time after ctx is done.
+func (g *giving) giveUpAfter(ctx context.Context) {
+	context.AfterFunc(ctx, func() {
+		time.AfterFunc(g.patience, func() { close(g.up) })
+	})
 }
 
 // NewStream returns a stream that reads events from in and writes them to
 // out. Lines that are no events are neither returned nor forwarded; bad is
 // told of each, with its number.
 func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
+	piped := true
+	if f, ok := in.(*os.File); ok {
+		info, err := f.Stat()
+		piped = err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
+	}
+	given := &giving{out, patience, make(chan struct{})}
 	return &Stream{
-		in:   bufio.NewReaderSize(in, MaxLine),
-		open: true,
-		bad:  bad,
-		out:  bufio.NewWriterSize(out, 64<<10),
+		in:    bufio.NewReaderSize(in, MaxLine),
+		open:  true,
+		piped: piped,
+		bad:   bad,
+		out:   bufio.NewWriterSize(given, 64<<10),
+		given: given,
 	}
 }
 
@@ -87,11 +139,13 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // ids are none is forwarded, reported and not returned.
 //
 // The error is io.EOF when the stream ended as it should, [ErrTruncated] when
-// it did not, a [cmdline.Status] when it had no line at all, the cause of ctx
+// it did not, a [cmdline.Status] when a pipe had no line at all, the cause of ctx
 // when that is done, what is wrong with a plan.started, without which nothing
 // of a plan may be done, or what reading or writing said; nothing can be read
-// afterwards.
+// afterwards. The ctx of the first call limits all writing: what nobody reads
+// fails some seconds after it is done.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
+	s.stop.Do(func() { s.given.giveUpAfter(ctx) })
 	type result struct {
 		ev  Event
 		err error
@@ -184,14 +238,16 @@ func (s *Stream) readLine() ([]byte, error) {
 	return line, nil
 }
 
-// end returns what the end of the stream means. A stream without any line is
+// end returns what the end of the stream means. A pipe without any line is
 // that of a phx-plan which has refused its configuration, and has said why.
 func (s *Stream) end(err error) error {
 	switch {
 	case !errors.Is(err, io.EOF) || !s.open:
 		return err
-	case s.line == 0:
+	case s.line == 0 && s.piped:
 		return cmdline.Status(1)
+	case s.line == 0:
+		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + cmdline.Name())
 	}
 	return ErrTruncated
 }

@@ -239,6 +239,99 @@ func TestNextEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Nobody reads the events, and the program is told to end: no write may keep
+// it, neither one that blocks already nor one that comes later.
+func TestWritesEndAfterTheContext(t *testing.T) {
+	r, w := io.Pipe()
+	defer r.Close()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	s := NewStream(strings.NewReader(done), w, nil)
+	s.given.patience = time.Millisecond
+	ev, err := s.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error, 2)
+	go func() { errs <- s.Emit("x", 1, nil) }()
+	r.Read(make([]byte, 1)) // the write has begun
+	cancel(errors.New("stopped"))
+	if err := <-errs; !errors.Is(err, errNotRead) {
+		t.Errorf("a blocked write: %v", err)
+	}
+	if err := s.Forward(ev); !errors.Is(err, errNotRead) {
+		t.Errorf("a later write: %v", err)
+	}
+}
+
+// After the context is done, the last events still reach whoever reads.
+func TestLastEventsAfterTheContext(t *testing.T) {
+	var b bytes.Buffer
+	s := NewStream(strings.NewReader(done), &b, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := s.Next(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := s.Emit("ct.failed", 101, nil); err != nil || !strings.Contains(b.String(), "ct.failed") {
+		t.Errorf("wrote %q, %v", b.String(), err)
+	}
+}
+
+// Whatever comes, each line that can be an event is forwarded as it is, in
+// order, and no other; only a plan.done is held back.
+func FuzzStream(f *testing.F) {
+	f.Add([]byte(done))
+	f.Add([]byte(`{"event":"mine"}` + "\r\n\x00\n" + `{"event":"plan.done"}` + "\n" + `{"event`))
+	f.Add([]byte(`{"event":"plan.started","order":[1]}` + "\n" + done))
+	f.Add([]byte("\n\n[]\n{}\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var b bytes.Buffer
+		bad := 0
+		s := NewStream(bytes.NewReader(in), &b, func(error) { bad++ })
+		emitted := 0
+		var err error
+		for err == nil {
+			var ev Event
+			if ev, err = s.Next(context.Background(), "mine", PlanStarted); err != nil {
+				break
+			}
+			if ev.Name == PlanDone {
+				err = s.Forward(ev)
+			} else if err = s.Emit("own", 0, nil); err == nil {
+				emitted++
+			}
+		}
+		var want []string
+		for line := range strings.Lines(string(in)) {
+			if strings.HasSuffix(line, "\n") && len(line) <= MaxLine && check([]byte(line)) == nil {
+				want = append(want, line)
+			}
+		}
+		var got []string
+		for line := range strings.Lines(b.String()) {
+			switch {
+			case !strings.HasSuffix(line, "\n") || !gjson.Valid(line):
+				t.Fatalf("wrote %q", line)
+			case strings.HasPrefix(line, `{"event":"own","time"`) && emitted > 0:
+				emitted--
+			default:
+				got = append(got, line)
+			}
+		}
+		// Only a plan that names no containers ends the stream early.
+		if !(err == io.EOF || errors.Is(err, ErrTruncated) || len(in) == 0) {
+			if !strings.Contains(err.Error(), PlanStarted) || len(got) > len(want) {
+				t.Fatalf("ended with %v", err)
+			}
+			want = want[:len(got)]
+		}
+		if strings.Join(got, "") != strings.Join(want, "") {
+			t.Errorf("%q:\nwrote %q,\nwant  %q", in, got, want)
+		}
+	})
+}
+
 func TestReaderOfOutputGone(t *testing.T) {
 	r, w := io.Pipe()
 	r.CloseWithError(errors.New("broken pipe"))
