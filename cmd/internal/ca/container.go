@@ -37,7 +37,7 @@ const maxAnswer = 96 << 10
 
 // patience is how long a conversation may take: the container may have to wait
 // for another one, and step-ca to start.
-const patience = 5 * time.Minute
+const patience = 10 * time.Minute
 
 // goodbye is how long a conversation may take to end when all is done.
 const goodbye = 10 * time.Second

@@ -16,16 +16,16 @@ home=$default config=$default/config/ca.json unit=step-ca.service locked=
 ok() { printf 'ok %s\n' "$*"; }
 error() { printf 'error %s\n' "$(printf '%s' "$*" | tr '\n' ' ' | head -c 2000)"; }
 
-# An earlier run goes on in here when its pct was killed.
+# An earlier run goes on in here when its pct was killed, until it has done what it was told last.
 lock() {
   [ -z "$locked" ] || return 0
   exec 9>/run/phx.lock
-  flock -w 120 9 || { error "something else has been installing in this container for 2 minutes"; return 1; }
+  flock -w 300 9 || { error "something else has been installing in this container for 5 minutes"; return 1; }
   locked=yes
 }
 
-# Nothing holds the lock for ever: systemd has limits of its own for each unit.
-systemctl() { timeout -k 10 180 systemctl "$@"; }
+# Nothing holds the lock for longer than the next run waits.
+systemctl() { timeout -k 10 60 systemctl "$@"; }
 
 # step takes every flag from STEP_* variables too, so it starts with these alone.
 clean() { env -i PATH="$PATH" HOME="$home" STEPPATH="$home" timeout -k 10 120 "$@"; }

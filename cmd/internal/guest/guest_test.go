@@ -40,6 +40,41 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
+// Whatever mode an earlier run has left, a service reads what is for it: another
+// user of the container does, too.
+func TestWriteFileOpensItsDirectories(t *testing.T) {
+	privateMounts(t, "/etc")
+	defer syscall.Umask(syscall.Umask(0o077))
+	for _, path := range []string{"/etc/traefik/dynamic/x.yml", "/etc/phx/x/y.json", "/etc/systemd/system/x.service"} {
+		os.MkdirAll(filepath.Dir(path), 0o700)
+		write(t, path, "a")
+	}
+	s := &Setup{}
+	for path, open := range map[string]bool{"/etc/traefik/dynamic/x.yml": true, "/etc/phx/x/y.json": true, "/etc/systemd/system/x.service": false} {
+		changed, err := s.WriteFile(path, []byte("a"), 0o644)
+		if err != nil || !changed {
+			t.Fatalf("%s: changed %v, %v", path, changed, err)
+		}
+		for dir := filepath.Dir(path); dir != "/etc"; dir = filepath.Dir(dir) {
+			if info, err := os.Stat(dir); err != nil || (info.Mode().Perm() == 0o755) != open {
+				t.Errorf("%s: mode %v, %v", dir, info.Mode(), err)
+			}
+		}
+		done := len(s.Changes)
+		if changed, err := s.WriteFile(path, []byte("a"), 0o644); err != nil || changed || len(s.Changes) != done {
+			t.Errorf("%s, again: %q, %v", path, s.Changes[done:], err)
+		}
+	}
+	write(t, "/etc/traefik/secret", "a")
+	os.Chmod("/etc/traefik", 0o700)
+	if _, err := s.WriteFile("/etc/traefik/secret", []byte("b"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat("/etc/traefik"); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("opened for a file that is not for others: %v, %v", info.Mode(), err)
+	}
+}
+
 // A stray STEP_ variable would change what step does.
 func TestRunHasACleanEnvironment(t *testing.T) {
 	t.Setenv("STEP_CA_URL", "https://elsewhere")
