@@ -106,9 +106,9 @@ func (j *job) awaitEdit(ctx context.Context, path string, edit func([]byte) []by
 	return j.awaitUnlocked(ctx)
 }
 
-// becomesAnother reports whether a lock is of a task that makes another
-// container of this one, or none.
-func becomesAnother(lock string) bool {
+// replaces reports whether a lock is of a task after which the container is
+// another one, or gone.
+func replaces(lock string) bool {
 	return lock == "create" || lock == "destroyed" || lock == "rollback"
 }
 
