@@ -66,8 +66,8 @@ func (j *job) unlocked(ctx context.Context, ctid int) (conf *pct.Conf, waited bo
 	}
 }
 
-// awaitCommands waits for commands that phx has started and that were at work
-// on the container before this job: a start, say, of a run that was killed.
+// awaitCommands waits for commands that were at work on the container before
+// this job: a start, say, of a run that was killed.
 func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 	commands, err := j.host.Commands(j.ctid)
 	if err != nil {

@@ -26,8 +26,7 @@ var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status
 // taskRE matches the name that a task of Proxmox gives its process.
 var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:vz[a-z]+:([0-9]+):`)
 
-// mark is in the environment of pct and of its tasks when phx has started it
-// for this host.
+// mark is in the environment of every pct that phx has started for this host.
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
 
 // Commands returns the commands that are at work on container ctid: pct itself,
