@@ -45,7 +45,7 @@ var kinds = []kind{
 	{name: "works-caller-killed", status: 137, long: true},
 	{name: "program-killed", status: 137},
 	{name: "works-program-killed", status: 137},
-	{name: "terminated", status: 143, long: true},
+	{name: "terminated", status: 143},
 	{name: "works-terminated", status: 143, long: true},
 }
 
