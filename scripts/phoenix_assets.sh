@@ -125,7 +125,8 @@ phoenix_release() { # TITLE URL ARCHIVE SHA256 MEMBER KEPT
 }
 
 # What every script in a container starts with. $0 is "feature: ctid".
-# An inner script outlives a pct that was killed: the lock makes the next one wait for it.
+# An inner script outlives a pct that was killed: the lock makes the next one wait for it, for as long as it may go on.
+# limited runs a command that ends when the script must. 740 s and 720 s are less than PHX_SCRIPT_TIMEOUT.
 # shellcheck disable=SC2016 # expanded in the container
 phoenix_prelude='set -eu
 say() { echo "$0: $*"; }
@@ -134,15 +135,31 @@ umask 077
 exec 9>>/run/phx.lock
 chmod 0600 /run/phx.lock
 umask 022
-flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
+flock -n 9 || say "waits for what an earlier run has left at work in this container"
+flock -w 740 9 || die "something else has been installing in this container for 12 minutes: try again when it is done"
+until=$(($(date +%s) + 720))
+limited() {
+  left=$((until - $(date +%s)))
+  [ "$left" -gt 0 ] || return 124
+  timeout -k 10 "$left" "$@"
+}
 end=$(($(date +%s) + 60))
 until state=$(timeout 60 systemctl is-system-running --wait 2>/dev/null) || [ "$state" = degraded ]; do
   [ "$(date +%s)" -lt "$end" ] || die "systemd is not up after 60 s: ${state:-no answer}: look at systemctl list-jobs in the container"
   sleep 0.2
 done
+# The group first: useradd alone, killed, leaves a user without one.
 add_user() {
-  if id "$1" >/dev/null 2>&1; then say "user $1: already there"
-  else timeout 60 useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"; say "added user $1"; fi
+  if id "$1" >/dev/null 2>&1 && getent group "$1" >/dev/null; then
+    say "user $1: already there"
+    return
+  fi
+  if ! getent group "$1" >/dev/null; then
+    gid=$(id -g "$1" 2>/dev/null) || gid=
+    if [ -n "$gid" ] && ! getent group "$gid" >/dev/null; then limited groupadd --system --gid "$gid" "$1"; else limited groupadd --system "$1"; fi
+  fi
+  id "$1" >/dev/null 2>&1 || limited useradd --system --gid "$1" --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"
+  say "added user $1"
 }
 '
 
@@ -264,7 +281,7 @@ phoenix_exec() {
 
 # Reads the programs one after the other from stdin, but nothing at all when each of them is there already.
 # shellcheck disable=SC2016 # expanded in the container
-phoenix_receiver='same() { [ -x "$1" ] && [ "$(sha256sum <"$1")" = "$2  -" ]; }
+phoenix_receiver='same() { [ "$(stat -Lc %a "$1" 2>/dev/null)" = 755 ] && [ "$(sha256sum <"$1")" = "$2  -" ]; }
 all_same() { while [ $# -gt 0 ]; do same "/usr/local/bin/$1" "$2" || return 1; shift 3; done; }
 receive() {
   while [ $# -gt 0 ]; do

@@ -18,13 +18,23 @@ if [ -z "$missing" ]; then
   exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
-timeout -k 10 300 dpkg --configure -a >/dev/null || die "dpkg cannot finish what was interrupted: run dpkg --configure -a in the container"
-end=$(($(date +%s) + 60))
-until out=$(timeout -k 10 120 apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update 2>&1); do
-  [ "$(date +%s)" -lt "$end" ] || die "no package lists after 60 s, missing are:$missing: $out"
+# Without the options of dpkg, it asks about a file that was edited.
+# shellcheck disable=SC2086
+packages() {
+  limited dpkg --force-confdef --force-confold --configure -a &&
+    limited apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
+    limited apt-get -q -y --no-install-recommends install $missing
+}
+begin=$(date +%s)
+until out=$(packages 2>&1 </dev/null); do
+  # The network may come up after systemd. Whoever else installs packages, as a fresh system that updates itself, holds a lock of dpkg
+  # or apt, and the option of apt waits for one of these alone.
+  case $out in
+    *"Could not get lock"* | *"Unable to lock"* | *"frontend lock"* | *"database lock"*) patience=480 ;;
+    *) patience=60 ;;
+  esac
+  [ $(($(date +%s) - begin)) -lt "$patience" ] || die "cannot install after $patience s:$missing: $out"
   sleep 2
 done
-# shellcheck disable=SC2086
-out=$(timeout -k 10 600 apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install $missing 2>&1) || die "cannot install$missing: $out"
 say "installed$missing"
 ' ca-certificates curl iproute2 netbase openssl procps </dev/null

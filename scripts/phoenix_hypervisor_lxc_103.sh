@@ -110,6 +110,23 @@ make_db() {
   chown -h -- "$user:$group" "$home/db"
 }
 
+# Gives the CA's user what the service reads and writes, where somebody has taken it away. That user owns the directories, and may put
+# anything there: no link is followed, and no file is given away that has a second name.
+own_files() { # UID GID
+  local dirs=() dir changed
+  [[ ! -L $home ]] || return 0
+  for dir in certs config db secrets templates; do [[ ! -d $home/$dir || -L $home/$dir ]] || dirs+=("$home/$dir"); done
+  ((${#dirs[@]})) || return 0
+  changed=$({
+    chown -ch "$1:$2" "$home"
+    chmod -c u+rwx "$home"
+    find -P "${dirs[@]}" -xdev \( ! -uid "$1" -o ! -gid "$2" \) \( -type d -o -links 1 \) -execdir chown -ch "$1:$2" {} +
+    setpriv --reuid "$1" --regid "$2" --clear-groups -- chmod -cR u+rwX "${dirs[@]}"
+    setpriv --reuid "$1" --regid "$2" --clear-groups -- chmod -cR go-rwx "$home/secrets"
+  }) || : # where that is not enough, the service says so
+  [[ -z $changed ]] || say "set owners and modes below $home right"
+}
+
 # Waits until the CA answers and proves itself with its own root, for 60 s at most.
 healthy() {
   local end=$((SECONDS + 60))
@@ -138,10 +155,10 @@ for file in /usr/local/bin/step "$root"; do
   [[ -s $file ]] || die "$file: missing or empty: the feature step_ca makes it: remove step_ca=… from the record in the container's description to have it run again, or bring the file back from a snapshot"
 done
 
-# An earlier run goes on in here when its pct was killed.
+# An earlier run goes on in here when its pct was killed, for as long as a feature's script may.
 (umask 077 && : >>/run/phx.lock)
 exec 9>>/run/phx.lock
-flock -w 300 9 || die "something else has been installing in this container for 5 minutes: try again when it is done"
+flock -w 740 9 || die "something else has been installing in this container for 12 minutes: try again when it is done"
 
 if [[ -e $adopted ]]; then
   say "the CA was here before phx: its service is left as it is"
@@ -149,6 +166,7 @@ else
   for file in /usr/local/bin/step-ca "$home"/config/ca.json "$home"/secrets/{ca_password,provisioner_password}; do
     [[ -s $file ]] || die "$file: missing or empty, while $root is there: bring it back from a snapshot"
   done
+  own_files "$(id -u step)" "$(id -g step)"
   make_db
   sandbox=1
   can_sandbox || {
@@ -161,6 +179,9 @@ else
     chmod 0644 "$unit.new"
     mv -T "$unit.new" "$unit"
     say "wrote $unit"
+  elif [[ $(stat -c %a "$unit") != 644 ]]; then
+    chmod 0644 "$unit"
+    say "set the mode of $unit right"
   fi
   [[ ! -e $restart ]] || systemctl daemon-reload
   systemctl is-enabled -q step-ca 2>/dev/null || systemctl enable -q step-ca

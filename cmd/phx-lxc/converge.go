@@ -126,10 +126,10 @@ func (j *job) define(ctx context.Context) error {
 	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
 }
 
-// awaitDefined waits for what makes the container, or another one of it, at
-// this moment. Other locks are waited for where something has to be changed.
+// awaitDefined waits for a task that makes, replaces or destroys the container.
+// Other locks are waited for where something has to be changed.
 func (j *job) awaitDefined(ctx context.Context) error {
-	if j.conf != nil && !becomesAnother(j.lock()) {
+	if j.conf != nil && !replaces(j.lock()) {
 		return nil
 	}
 	waited := true

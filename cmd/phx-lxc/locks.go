@@ -78,8 +78,8 @@ func (j *job) unlocked(ctx context.Context, ctid int) (conf *pct.Conf, waited bo
 	}
 }
 
-// awaitCommands waits for commands that phx has started and that were at work
-// on the container before this job: a start, say, of a run that was killed.
+// awaitCommands waits for commands that were at work on the container before
+// this job: a start, say, of a run that was killed.
 func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 	commands, err := j.host.Commands(j.ctid)
 	if err != nil {
@@ -118,9 +118,9 @@ func (j *job) awaitEdit(ctx context.Context, path string, edit func([]byte) []by
 	return j.awaitUnlocked(ctx)
 }
 
-// becomesAnother reports whether a lock is of a task that makes another
-// container of this one, or none.
-func becomesAnother(lock string) bool {
+// replaces reports whether a lock is of a task after which the container is
+// another one, or gone.
+func replaces(lock string) bool {
 	return lock == "create" || lock == "destroyed" || lock == "rollback"
 }
 

@@ -68,7 +68,7 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 			s.Stage = "certificate"
 			return waits // what nginx serves cannot be verified
 		}
-		if err := checkServing(ctx, g, roots, leaf); err != nil {
+		if err := prove(ctx, s, g, roots, leaf); err != nil {
 			return errors.Join(err, waits)
 		}
 		if err := taken(); err != nil {
@@ -79,6 +79,31 @@ func apply(ctx context.Context, g gateway, ask func(need string, value any) erro
 		}
 		return waits
 	})
+}
+
+// prove checks that nginx serves the certificate. One that was started without
+// its site has left the ports to systemd, and no reload brings it back to them.
+func prove(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
+	err := checkServing(ctx, g, roots, leaf)
+	if err != nil {
+		if _, err := guest.Run(ctx, "systemctl", "restart", nginxUnit); err != nil {
+			return err
+		}
+		if err = checkServing(ctx, g, roots, leaf); err == nil {
+			s.Changed("restarted nginx, which did not serve its site")
+		}
+	}
+	if err == nil && g.StatusPort != 0 {
+		// nginx keeps its whole old configuration when it finds a port taken.
+		url := fmt.Sprintf("http://127.0.0.1:%d/", g.StatusPort)
+		if err = guest.Until(ctx, 5*time.Second, func() error { return guest.Answers(ctx, url) }); err != nil {
+			err = fmt.Errorf("status page: %w", err)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, guest.Journal(ctx, "nginx"))
+	}
+	return nil
 }
 
 // checkServing waits until nginx serves the certificate. After a reload the
@@ -93,17 +118,8 @@ func checkServing(ctx context.Context, g gateway, roots []*x509.Certificate, lea
 			return err
 		})
 		if err != nil {
-			return errors.Join(err, guest.Journal(ctx, "nginx"))
+			return err
 		}
-	}
-	if g.StatusPort == 0 {
-		return nil
-	}
-	// nginx keeps its whole old configuration when it finds a port taken.
-	url := fmt.Sprintf("http://127.0.0.1:%d/", g.StatusPort)
-	err := guest.Until(ctx, 5*time.Second, func() error { return guest.Answers(ctx, url) })
-	if err != nil {
-		return errors.Join(fmt.Errorf("status page: %w", err), guest.Journal(ctx, "nginx"))
 	}
 	return nil
 }
@@ -134,13 +150,13 @@ func renewCommand(c *cli.Context) error {
 	if err != nil {
 		return errors.Join(err, waits)
 	}
+	if waits == nil {
+		err = prove(ctx, s, g, roots, leaf)
+	}
 	for _, change := range s.Changes {
 		cmdline.Logf("%s", change)
 	}
-	if waits != nil {
-		return waits
-	}
-	if err := checkServing(ctx, g, roots, leaf); err != nil {
+	if err := errors.Join(waits, err); err != nil {
 		return err
 	}
 	return taken()

@@ -148,6 +148,42 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// A container that needs many others does not make every line of the table as
+// long as the list of them, and an error does not list all that is in the way.
+func TestManyNeeds(t *testing.T) {
+	var members []string
+	var all []string
+	for id := 1000; id < 2000; id++ {
+		members = append(members, configtest.Container(id, configtest.Template))
+		all = append(all, fmt.Sprint(id))
+	}
+	members = append(members, configtest.Container(999, configtest.Template+`, "dependencies": [`+strings.Join(all, ",")+`]`))
+	for id := 2000; id < 2100; id++ {
+		members = append(members, configtest.Container(id, configtest.Template+`, "dependencies": [999]`))
+	}
+	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join(members, ",")+`}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plan{file: f, name: "create", action: actions["create"]}
+	if err := p.make(nil); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w := bufio.NewWriter(&out)
+	if err := p.table(w); err != nil {
+		t.Fatal(err)
+	}
+	w.Flush()
+	if n := out.Len(); n > 200*len(p.order) || !strings.Contains(out.String(), ",1015,and 984 more") {
+		t.Errorf("%d bytes for %d containers", n, len(p.order))
+	}
+	p = &plan{file: f, name: "delete", action: actions["delete"]}
+	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), "2015 needs 999, and 84 more; name them too") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestCompact(t *testing.T) {
 	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
 	if got, want := string(appendCompact(nil, text)), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {

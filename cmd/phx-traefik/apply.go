@@ -318,26 +318,27 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 	if learned {
 		patience = 20*time.Second + time.Duration(len(p.Services))*time.Second
 	}
-	var err, down error
+	var err, notServed, down error
 	for range 2 {
 		asked := time.Now()
 		err = guest.Until(ctx, patience, func() error {
 			err := verified()
 			if err != nil && down == nil && time.Since(asked) > time.Second {
 				if down = answers(ctx, p.CAURL, roots); down != nil {
+					notServed = err
 					return nil
 				}
 			}
 			return err
 		})
 		if down != nil {
-			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), down)
+			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), errors.Join(down, notServed))
 		}
 		if err == nil {
 			return nil
 		}
-		if err := s.Restart(ctx, "traefik"); err != nil {
-			return err
+		if restartErr := s.Restart(ctx, "traefik"); restartErr != nil {
+			return errors.Join(err, restartErr)
 		}
 		patience = 30*time.Second + time.Duration(len(p.Services))*time.Second
 	}

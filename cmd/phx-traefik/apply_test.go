@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
 // Who asks through the gateway, and what of an answer proves that both let
@@ -69,5 +71,16 @@ func TestGatewayIsAskedFor(t *testing.T) {
 		if asked != tt.asked || tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 			t.Errorf("%s: asked %v, %v", name, asked, err)
 		}
+	}
+}
+
+// Why a name is not served is said also when the CA does not answer.
+func TestNotServedIsSaid(t *testing.T) {
+	p := testProxy
+	p.CAURL = "https://127.0.0.1:1"
+	// Learned, so that the CA is asked long before Traefik would be restarted.
+	err := checkServing(t.Context(), &guest.Setup{}, p, []*x509.Certificate{newAuthority(t).cert}, true)
+	if err == nil || !strings.Contains(err.Error(), "which does not answer") || !strings.Contains(err.Error(), "TLS with 127.0.0.1:443 for ca.internal.example") {
+		t.Error(err)
 	}
 }

@@ -308,8 +308,8 @@ func (k *killer) inventory(t *testing.T) map[string]string {
 	found["host"] = tree(k.do(t, "find", k.path("pve"), k.path("persistent-storage"), k.path("storage"), "-maxdepth", "5", "-not", "-path", "*/images/*/*/*",
 		"-not", "-path", "*/snapshots/*/*/*/*", "-printf", "%p %y %m %U:%G\n"))
 	for _, ctid := range []string{gateway, proxy, ca} {
-		found["files of "+ctid] = tree(k.in(t, ctid, "find", "/etc", "/usr/local", "/opt", "/home", "/root", "/var/lib/traefik", "/run/phx.lock", "-xdev",
-			"-not", "-path", "/home/step/db/*", "-not", "-path", "/etc/ssl/certs/*", "-not", "-path", "/opt/phx-lab/*", "-printf", "%p %y %m %u\n"))
+		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c", `find /etc /usr/local /opt /home /root /var/lib/traefik /run/phx.lock -xdev \
+			-not -path '/home/step/db/*' -not -path '/etc/ssl/certs/*' -not -path '/opt/phx-lab/*' -printf '%p %y %m %u\n' 2>/dev/null || true`))
 		found["services of "+ctid] = k.in(t, ctid, "sh", "-c", `systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null || true`)
 	}
 	var pin struct {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -122,6 +123,40 @@ func check(err error) {
 	}
 }
 
+// TestWaitsFit: what a cancelled run has left in a container ends before the next run gives up waiting for it, and a run
+// that has waited has the time that it needs itself.
+func TestWaitsFit(t *testing.T) {
+	number := func(file, pattern string) time.Duration {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(pattern).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("%s: no %s", file, pattern)
+		}
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(n) * time.Second
+	}
+	const assets, ca, flock = "../phoenix_assets.sh", "../phoenix_hypervisor_lxc_103.sh", `flock -w (\d+) 9`
+	work := number(assets, `until=\$\(\(\$\(date \+%s\) \+ (\d+)\)\)`) + number(assets, `timeout -k (\d+) "\$left"`)
+	limit := number(assets, `PHX_SCRIPT_TIMEOUT:-(\d+)`)
+	for _, file := range []string{assets, ca} {
+		if wait := number(file, flock); wait < work {
+			t.Errorf("%s: waits for %s, and what it waits for may take %s", file, wait, work)
+		} else if wait+work > limit {
+			t.Errorf("%s: has waited for %s, and may take %s: more than the %s that it has", file, wait, work, limit)
+		}
+	}
+	if outer := 60 * number("../../cmd/internal/pct/run.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
+		t.Errorf("a feature's script has %s, and phx-lxc gives it %s", limit, outer)
+	}
+}
+
 // TestTable guards the one place of pins: a slip there would be found on a Proxmox host only.
 func TestTable(t *testing.T) {
 	text, err := os.ReadFile("../phoenix_assets.tsv")
@@ -170,6 +205,38 @@ func TestTable(t *testing.T) {
 			if seen[name+" "+arch] == 0 {
 				t.Errorf("no pin for %s on %s", name, arch)
 			}
+		}
+	}
+}
+
+// TestProvenVersions: lab and tests run the versions that hosts get. Where they cannot, table and README say so.
+func TestProvenVersions(t *testing.T) {
+	read := func(file string) string {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	table, readme := read("../phoenix_assets.tsv"), strings.Join(strings.Fields(read("../../README.md")), " ")
+	for name, module := range map[string]string{"step": "github.com/smallstep/cli", "step-ca": "github.com/smallstep/certificates", "traefik": "github.com/traefik/traefik/v3"} {
+		m := regexp.MustCompile(regexp.QuoteMeta(module) + ` v(\S+)`).FindStringSubmatch(read("../tools/" + name + "/go.mod"))
+		if m == nil {
+			t.Errorf("scripts/tools/%s/go.mod: no %s", name, module)
+			continue
+		}
+		pins := regexp.MustCompile(`(?m)^`+name+`\t(\S+)\t`).FindAllStringSubmatch(table, -1)
+		for _, pin := range pins {
+			said := fmt.Sprintf("%s %s: lab and tests run %s", name, pin[1], m[1])
+			if pin[1] != m[1] && (!strings.Contains(table, "# "+said) || !strings.Contains(readme, said)) {
+				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and README.md do not say %q", name, pin[1], said)
+			} else if pin[1] == m[1] && strings.Contains(table+readme, name+" "+pin[1]+": lab and tests run") {
+				t.Errorf("%s %s is said to be another than that of the lab, and is the same", name, pin[1])
+			}
+		}
+		if len(pins) == 0 {
+			t.Errorf("no pin for %s", name)
 		}
 	}
 }

@@ -209,10 +209,11 @@ func TestTooLongForAnEvent(t *testing.T) {
 	}
 	services := func(n int) string {
 		text := containers(n, func(i int) string { return fmt.Sprintf(`,"traefik_service":{"name":"a%d","port":1}`, i) })
+		parts := strings.Split(text, `"dhcp"`)
 		for i := range n {
-			text = strings.Replace(text, `"dhcp"`, fmt.Sprintf(`"10.1.%d.%d/8"`, i>>7, i&127+1), 1)
+			parts[i] += fmt.Sprintf(`"10.1.%d.%d/8"`, i>>7, i&127+1)
 		}
-		return text
+		return strings.Join(parts, "")
 	}
 	parse(t, services(1000))
 	if got := mistakes(t, services(3000)); len(got) != 1 || !strings.Contains(got[0], ": lxc_configs: the ids and services of 3000 containers take ") {

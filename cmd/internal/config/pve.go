@@ -102,7 +102,18 @@ var rawHints = map[string]string{
 // maxCapabilities is the number of bits in a set of capabilities.
 const maxCapabilities = 64
 
-var rawRE = regexp.MustCompile(`^(lxc\.[a-z0-9_.-]+)\s*[:=]\s*(.*?)\s*$`)
+// cutRaw splits a raw line, "lxc.key: value" or "lxc.key=value".
+func cutRaw(s string) (key, value string, ok bool) {
+	key, rest := s, ""
+	if i := strings.IndexAny(s, " :="); i >= 0 {
+		key, rest = s[:i], strings.TrimLeft(s[i:], " ")
+	}
+	name, isLXC := strings.CutPrefix(key, "lxc.")
+	if !isLXC || !madeOf(name, "_.-") || name != strings.ToLower(name) || rest == "" || rest[0] != ':' && rest[0] != '=' {
+		return "", "", false
+	}
+	return key, strings.Trim(rest[1:], " "), true
+}
 
 func lxcOptions(p *parser, e *entry, v gjson.Result) {
 	e.LXCOptions = []RawOption{}
@@ -112,12 +123,11 @@ func lxcOptions(p *parser, e *entry, v gjson.Result) {
 		if !ok {
 			return
 		}
-		m := rawRE.FindStringSubmatch(s)
-		if m == nil {
+		key, value, ok := cutRaw(s)
+		if !ok {
 			p.fail(v, "%q is not of the form lxc.key=value", s)
 			return
 		}
-		key, value := m[1], m[2]
 		switch {
 		case rawKeys[key], hasAnyPrefix(key, "lxc.cgroup2.", "lxc.prlimit.", "lxc.net."):
 		case strings.HasPrefix(key, "lxc.cgroup."):

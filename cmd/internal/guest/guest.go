@@ -136,10 +136,11 @@ func (s *Setup) Changed(format string, args ...any) {
 	s.Changes = append(s.Changes, fmt.Sprintf(format, args...))
 }
 
-// lock waits for other runs of the same program in this container to end. The
-// lock is held until the process ends.
+// lock waits for other runs of the same program in this container to end: one
+// whose host was cut off goes on, and may have to install packages. The lock is
+// held until the process ends.
 func lock(ctx context.Context, path string) error {
-	_, err := flock.Acquire(ctx, path, 2*time.Minute)
+	_, err := flock.Acquire(ctx, path, packageLimit+2*time.Minute)
 	if errors.Is(err, flock.ErrHeld) {
 		return fmt.Errorf("another run is at work in this container: %w", err)
 	}
@@ -244,30 +245,54 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 	}
 }
 
+// Whoever else installs packages holds one of these: dpkg and apt fail at once
+// then, and apt's own option waits for one of its locks alone.
+var packagesLocked = regexp.MustCompile(`Could not get lock|Unable to lock|(frontend|database) lock`)
+
 // Install installs a Debian package unless it is installed completely: an
-// interrupted dpkg leaves programs without their configuration.
+// interrupted dpkg leaves programs without their configuration. It waits for
+// others to end: a fresh system updates itself for a while.
 func (s *Setup) Install(ctx context.Context, pkg string) error {
 	if status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err == nil && status == "installed" {
 		return nil
 	}
-	// A fresh system updates itself for a while, and holds dpkg's lock.
-	const patience = "DPkg::Lock::Timeout=300"
-	for _, argv := range [][]string{
-		{"dpkg", "--configure", "-a"},
-		{"apt-get", "update", "-q", "-o", patience, "-o", "APT::Update::Error-Mode=any"},
-		{"apt-get", "install", "-q", "-y", "--no-install-recommends", "-o", patience, pkg},
-	} {
-		if _, err := Run(ctx, argv...); err != nil {
+	ctx, cancel := context.WithTimeoutCause(ctx, packageLimit, fmt.Errorf("not done after %s", packageLimit))
+	defer cancel()
+	for {
+		err := install(ctx, pkg)
+		if err == nil {
+			s.Changed("installed %s", pkg)
+			return nil
+		}
+		if !packagesLocked.MatchString(err.Error()) || wait(ctx, time.Second) != nil {
 			return fmt.Errorf("install %s: %w", pkg, err)
 		}
 	}
-	s.Changed("installed %s", pkg)
+}
+
+func install(ctx context.Context, pkg string) error {
+	for _, argv := range [][]string{
+		// Without these, dpkg asks about a file that was edited.
+		{"dpkg", "--force-confdef", "--force-confold", "--configure", "-a"},
+		{"apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"},
+		{"apt-get", "install", "-q", "-y", "--no-install-recommends", pkg},
+	} {
+		if _, err := Run(ctx, argv...); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // WriteFile gives a file this content and mode, atomically, and reports
-// whether it had another. Missing directories are made with mode 0755.
+// whether it had another. Missing directories are made with mode 0755, which
+// phx's own have afterwards if the file is for others.
 func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (changed bool, err error) {
+	if mode&0o004 != 0 {
+		if err := s.openDirs(path); err != nil {
+			return false, err
+		}
+	}
 	have, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(have, content) {
 		info, err := os.Stat(path)
@@ -283,6 +308,33 @@ func (s *Setup) WriteFile(path string, content []byte, mode fs.FileMode) (change
 	}
 	s.Changed("wrote %s", path)
 	return true, nil
+}
+
+// ownDirs are directories that phx has made, or whose files it writes.
+var ownDirs = []string{"/etc/phx", "/etc/traefik"}
+
+// openDirs lets others enter those of phx's own directories above path that are
+// there: they may have been made under another umask.
+func (s *Setup) openDirs(path string) error {
+	for _, top := range ownDirs {
+		if !strings.HasPrefix(path, top+"/") {
+			continue
+		}
+		for dir := filepath.Dir(path); len(dir) >= len(top); dir = filepath.Dir(dir) {
+			info, err := os.Stat(dir)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().Perm()&0o055 == 0o055 {
+				continue
+			}
+			if err == nil {
+				err = os.Chmod(dir, info.Mode().Perm()|0o755)
+			}
+			if err != nil {
+				return err
+			}
+			s.Changed("let others enter %s", dir)
+		}
+	}
+	return nil
 }
 
 // WriteState keeps v in a file, for the next run: [ReadState] reads it.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -36,6 +37,41 @@ func TestWriteFile(t *testing.T) {
 	}
 	if len(s.Changes) != 3 {
 		t.Errorf("changes %q", s.Changes)
+	}
+}
+
+// Whatever mode an earlier run has left, a service reads what is for it: another
+// user of the container does, too.
+func TestWriteFileOpensItsDirectories(t *testing.T) {
+	privateMounts(t, "/etc")
+	defer syscall.Umask(syscall.Umask(0o077))
+	for _, path := range []string{"/etc/traefik/dynamic/x.yml", "/etc/phx/x/y.json", "/etc/systemd/system/x.service"} {
+		os.MkdirAll(filepath.Dir(path), 0o700)
+		write(t, path, "a")
+	}
+	s := &Setup{}
+	for path, open := range map[string]bool{"/etc/traefik/dynamic/x.yml": true, "/etc/phx/x/y.json": true, "/etc/systemd/system/x.service": false} {
+		changed, err := s.WriteFile(path, []byte("a"), 0o644)
+		if err != nil || !changed {
+			t.Fatalf("%s: changed %v, %v", path, changed, err)
+		}
+		for dir := filepath.Dir(path); dir != "/etc"; dir = filepath.Dir(dir) {
+			if info, err := os.Stat(dir); err != nil || (info.Mode().Perm() == 0o755) != open {
+				t.Errorf("%s: mode %v, %v", dir, info.Mode(), err)
+			}
+		}
+		done := len(s.Changes)
+		if changed, err := s.WriteFile(path, []byte("a"), 0o644); err != nil || changed || len(s.Changes) != done {
+			t.Errorf("%s, again: %q, %v", path, s.Changes[done:], err)
+		}
+	}
+	write(t, "/etc/traefik/secret", "a")
+	os.Chmod("/etc/traefik", 0o700)
+	if _, err := s.WriteFile("/etc/traefik/secret", []byte("b"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat("/etc/traefik"); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("opened for a file that is not for others: %v, %v", info.Mode(), err)
 	}
 }
 
@@ -94,28 +130,115 @@ func TestLockLasts(t *testing.T) {
 // active, and returns the file in which it notes what it is told to change.
 func fakeSystemctl(t *testing.T) (told string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root, for a mount namespace")
-	}
 	told = filepath.Join(t.TempDir(), "told")
-	runtime.LockOSThread() // and never unlocked: the thread ends with the test
-	for _, err := range []error{
-		unix.Unshare(unix.CLONE_NEWNS),
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		unix.Mount("tmpfs", "/usr/local/sbin", "tmpfs", 0, ""),
-		os.WriteFile("/usr/local/sbin/systemctl", []byte(`#!/bin/sh
+	privateMounts(t, "/usr/local/sbin")
+	err := os.WriteFile("/usr/local/sbin/systemctl", []byte(`#!/bin/sh
 case $1 in
 is-active | is-enabled) ;;
 show) [ "$2" != --property=ActiveState ] || echo active ;;
 *) echo "$1" >>`+told+` ;;
 esac
-`), 0o755),
-	} {
-		if err != nil {
+`), 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return told
+}
+
+// privateMounts gives this test directories of its own, empty ones, in the
+// place of these.
+func privateMounts(t *testing.T, dirs ...string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for a mount namespace")
+	}
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			t.Fatalf("mount %s: %v", dir, err)
+		}
+	}
+}
+
+// TestInstall: apt and dpkg themselves, on a database of their own in which
+// somebody else holds a lock, and in which dpkg was interrupted.
+func TestInstall(t *testing.T) {
+	for _, lock := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
+		t.Run(filepath.Base(filepath.Dir(lock))+" "+filepath.Base(lock), func(t *testing.T) {
+			repo := packageDatabase(t)
+			write(t, "/var/lib/dpkg/updates/0001", "Package: phx-interrupted\nStatus: install ok unpacked\nMaintainer: x <x@x>\nArchitecture: all\nVersion: 1\nDescription: x\n")
+			write(t, "/var/lib/dpkg/info/phx-interrupted.list", "/.\n")
+			build := exec.Command("sh", "-euc", `mkdir -p x/DEBIAN
+				printf 'Package: phx-test\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n' >x/DEBIAN/control
+				dpkg-deb -b x phx-test_1_all.deb >&2
+				{ cat x/DEBIAN/control; echo Filename: ./phx-test_1_all.deb; echo Size: $(stat -c %s phx-test_1_all.deb)
+					set -- $(sha256sum phx-test_1_all.deb); echo SHA256: $1; } >Packages`)
+			build.Dir = repo
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			held, err := os.OpenFile(lock, os.O_CREATE|os.O_RDWR, 0o640)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.FcntlFlock(held.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(3*time.Second, func() { held.Close() })
+			s := &Setup{}
+			if err := s.Install(t.Context(), "phx-test"); err != nil {
+				t.Fatal(err)
+			}
+			if held.Fd() != ^uintptr(0) {
+				t.Error("the lock is still held")
+			}
+			for _, pkg := range []string{"phx-test", "phx-interrupted"} {
+				if out, err := Run(t.Context(), "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err != nil || out != "installed" {
+					t.Errorf("%s: %q, %v", pkg, out, err)
+				}
+			}
+			if err := s.Install(t.Context(), "phx-test"); err != nil || len(s.Changes) != 1 {
+				t.Errorf("a second time: %q, %v", s.Changes, err)
+			}
+		})
+	}
+	t.Run("a failure of another kind", func(t *testing.T) {
+		packageDatabase(t)
+		err := new(Setup).Install(t.Context(), "phx-test")
+		if err == nil || !strings.Contains(err.Error(), "install phx-test: apt-get ") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// packageDatabase lets this test's apt and dpkg have an empty database, and
+// returns the directory from which they install.
+func packageDatabase(t *testing.T) (repo string) {
+	t.Helper()
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skip("apt-get is not installed")
+	}
+	privateMounts(t, "/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt", "/var/log", "/etc/apt")
+	for _, dir := range []string{"/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers", "/var/lib/apt/lists/partial", "/var/cache/apt/archives/partial", "/var/log/apt"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return told
+	write(t, "/var/lib/dpkg/status", "")
+	repo = t.TempDir()
+	write(t, "/etc/apt/sources.list", "deb [trusted=yes] copy:"+repo+" ./\n")
+	write(t, "/etc/apt/apt.conf", `APT::Sandbox::User "root";`+"\n")
+	return repo
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A service that has been given another configuration, and was not seen to

@@ -139,6 +139,9 @@ type round struct {
 	container   *config.Container
 	ready       bool
 	gone        string // why the container will not get ready
+	caPlanned   bool
+	caReady     bool
+	caGone      string // why the CA's container will not get ready
 	ca          event.Event
 	caFailed    string
 	fingerprint event.Event
@@ -220,6 +223,7 @@ func (f *filter) run(ctx context.Context) error {
 // host.
 func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) error {
 	ours := r.container != nil && ev.CTID() == r.container.CTID
+	r.takeCA(ev)
 	switch ev.Name {
 	case event.PlanStarted:
 		plan, err := config.ParsePlan(ev.Raw)
@@ -241,18 +245,19 @@ func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) 
 		r.ready = r.ready || ours
 	case "ct.preview":
 		if ours {
-			r.container = nil // a dry run: nothing is to be done
+			r.container, r.ready = nil, false // a dry run: nothing is to be done
 		}
 	case "ct.failed":
 		if ours {
 			r.gone = "failed: " + ev.Get("error").Str
+			// What the service's health check finds may be what is mended here.
+			r.ready = r.ready || ev.Get("stage").Str == "health check"
 		}
 	case "ct.skipped":
 		if ours {
 			r.gone = "was skipped: " + ev.Get("reason").Str
-			// Without the CA, what is there is mended as far as that goes.
-			blamed := int(ev.Get("because").Int())
-			r.ready = r.ready || r.plan.CA != nil && blamed == r.plan.CA.CTID && exists(ev.CTID())
+			// Without another container, what is there is mended as far as that goes.
+			r.ready = r.ready || ev.Get("because").Int() != 0 && exists(ev.CTID())
 		}
 	case "ca.exported":
 		if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {
@@ -267,6 +272,23 @@ func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) 
 		r.gateway.settle(ev.Name == "nginx.ready")
 	}
 	return nil
+}
+
+// takeCA notes what an event says about the CA's container.
+func (r *round) takeCA(ev event.Event) {
+	if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {
+		return
+	}
+	switch ev.Name {
+	case "ct.planned":
+		r.caPlanned = ev.Get("action").Str == "create"
+	case "ct.ready":
+		r.caReady = true
+	case "ct.failed":
+		r.caGone = "failed: " + ev.Get("error").Str
+	case "ct.skipped":
+		r.caGone = "was skipped: " + ev.Get("reason").Str
+	}
 }
 
 // begin starts the work on the round's container.
@@ -385,11 +407,28 @@ func (f *filter) missing(r *round) {
 	case r.caFailed != "":
 		why = "the CA's root certificate was not exported: " + r.caFailed
 	case r.ca.Raw == nil:
-		why = "no ca.exported has come: plan the CA's container too (application script " + config.CAScript + ")"
+		why = "no ca.exported has come: " + r.withoutCA()
 	default:
 		why = "no ca.fingerprint has come: is phx-fingerprint in the pipe?"
 	}
 	f.reportFailure(r.container.CTID, r.container.Name, "join", why)
+}
+
+// withoutCA returns why nothing was exported, and nothing said of it.
+func (r *round) withoutCA() string {
+	if r.plan.CA == nil {
+		return "no container of the file is a CA with a fixed address (application script " + config.CAScript + ")"
+	}
+	switch container := fmt.Sprintf("the CA's container %d", r.plan.CA.CTID); {
+	case r.caGone != "":
+		return container + " " + r.caGone
+	case r.caReady:
+		return container + " is ready: is phx-ca-export in the pipe?"
+	case r.caPlanned:
+		return container + " has not become ready"
+	default:
+		return "plan " + container + " too"
+	}
 }
 
 func (f *filter) reportFailure(ctid int, name, stage, why string) {

@@ -85,8 +85,8 @@ export HOME=/root
 exec "$program" apply --request -`
 
 // timeout is how long a conversation may take: packages may have to be
-// installed, behind an update that holds dpkg's lock for five minutes.
-const timeout = 15 * time.Minute
+// installed, behind an update of the system or what an earlier run has left.
+const timeout = pct.GuestTimeout
 
 // Call runs the container's half of this program in a container and returns
 // its answer, of which Error may be set. names are those of the service's
