@@ -90,7 +90,7 @@ func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 		for said := false; c.Runs(); said = true {
 			switch {
 			case time.Now().After(deadline):
-				return true, fmt.Errorf("%s still runs (process %d): wait for its end, or end it with: kill %d", c.Text, c.PID, c.PID)
+				return true, fmt.Errorf("%s still runs (process %d): wait for its end, or end it, by kill -KILL where it ignores SIGTERM, with: kill %d", c.Text, c.PID, c.PID)
 			case !said:
 				j.logf("waiting for the end of: %s (process %d)", c.Text, c.PID)
 			}
