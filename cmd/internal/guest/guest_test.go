@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -187,12 +188,13 @@ func TestInstall(t *testing.T) {
 			if err := unix.FcntlFlock(held.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 				t.Fatal(err)
 			}
-			time.AfterFunc(3*time.Second, func() { held.Close() })
+			var released atomic.Bool
+			time.AfterFunc(3*time.Second, func() { released.Store(true); held.Close() })
 			s := &Setup{}
 			if err := s.Install(t.Context(), "phx-test"); err != nil {
 				t.Fatal(err)
 			}
-			if held.Fd() != ^uintptr(0) {
+			if !released.Load() {
 				t.Error("the lock is still held")
 			}
 			for _, pkg := range []string{"phx-test", "phx-interrupted"} {
