@@ -271,11 +271,11 @@ exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 '
 
 phoenix_exec() {
-  local script=$1 limit=${PHX_SCRIPT_TIMEOUT:-1500} status=0
+  local script=$1 status=0
   shift
-  phoenix_border timeout -k 10 "$limit" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" ||
+  phoenix_border timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" ||
     status=$?
-  [[ $status != 124 ]] || phoenix_die "not done after $limit s: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
+  [[ $status != 124 ]] || phoenix_die "not done in time: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
   return "$status"
 }
 

@@ -24,7 +24,7 @@ type RunningCommand struct {
 var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
 
 // taskRE matches the name that a task of Proxmox gives its process.
-var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:vz[a-z]+:([0-9]+):`)
+var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|move_volume):([0-9]+):`)
 
 // mark is in the environment of every pct that phx has started for this host.
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }

@@ -57,7 +57,8 @@ func TestCommands(t *testing.T) {
 		pct("status", "999000502"):                                            {},
 		pct("set", "999000500", "--hostname", "a b"):                          {"999000500", "pct set 999000500 --hostname 'a b'"},
 		sleeping(t, "pctx", "start", "999000500"):                             {},
-		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"}, sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:qmstart:999000503:root@pam:"): {},
 	}
 	for _, ctid := range []int{999000500, 999000501, 999000502, 999000503, 999000900} {
 		found, err := h.Commands(ctid)
