@@ -139,6 +139,9 @@ func TestCertify(t *testing.T) {
 		{"lost link", func() error { return os.Remove(pairLink) }, 1},
 		{"a link to nowhere", func() error { return put("pair.gone") }, 1},
 		{"a link to itself", func() error { return put("tls") }, 1},
+		{"a directory in the place of the link", func() error {
+			return errors.Join(os.Remove(pairLink), os.CopyFS(pairLink, os.DirFS(a.pair(t, g.names(), later))))
+		}, 1},
 		{"lost directory", func() error { return os.RemoveAll(pairLink + "/") }, 1},
 		{"mismatched", func() error {
 			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))), 0o600)

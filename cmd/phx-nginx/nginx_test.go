@@ -488,6 +488,34 @@ func TestBrokenByOthers(t *testing.T) {
 	}
 }
 
+// TestPairWithoutLink: a good pair in a directory that is in the place of the
+// link, as a backup may leave it, is served until it is due.
+func TestPairWithoutLink(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := realGateway(t, newAuthority(t))
+	dir, err := os.Readlink(pairLink)
+	if err == nil {
+		err = errors.Join(os.Remove(pairLink), os.CopyFS(pairLink, os.DirFS(dir)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/usr/local/sbin/systemctl", "#!/bin/sh\n")
+	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range units(false) {
+		if _, err := new(guest.Setup).WriteFile(unitFiles[i], text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := serve(t.Context(), &guest.Setup{}, g); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRenewWithoutPair: the timer cannot get a certificate without one, says
 // who can, and leaves nginx as it is.
 func TestRenewWithoutPair(t *testing.T) {
