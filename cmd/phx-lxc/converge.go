@@ -123,7 +123,11 @@ func (j *job) define(ctx context.Context) error {
 	case j.conf == nil:
 		return j.create(ctx)
 	}
-	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
+	err := refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
+	if err != nil && !j.running && !j.c.IsTemplate() {
+		err = fmt.Errorf("%w\nthe container is stopped, and stays so until that is settled", err)
+	}
+	return err
 }
 
 // awaitDefined waits for a task that makes, replaces or destroys the container.

@@ -130,9 +130,6 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := s.RequireFeature(program, "traefik", ask); err != nil {
 			return err
 		}
-		if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
-			return err
-		}
 		s.Stage = "configuration"
 		if err := makeStorage(s, p); err != nil {
 			return err
@@ -173,13 +170,23 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := taken(); err != nil {
 			return err
 		}
-		s.Stage = "bootstrap"
-		if err := s.Bootstrap(ctx, p.CAURL, p.Fingerprint); err != nil {
-			return err
-		}
+		// Nothing that Traefik does needs the program step.
 		s.Stage = "gateway"
-		return checkGateway(ctx, p, roots, ask)
+		err = checkGateway(ctx, p, roots, ask)
+		if err == nil {
+			s.Stage = "bootstrap"
+		}
+		return errors.Join(err, bootstrap(ctx, s, p, ask))
 	})
+}
+
+// bootstrap makes the program step, for whoever works in the container, trust
+// the CA.
+func bootstrap(ctx context.Context, s *guest.Setup, p proxy, ask func(need string, value any) error) error {
+	if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
+		return err
+	}
+	return s.Bootstrap(ctx, p.CAURL, p.Fingerprint)
 }
 
 // configure writes the files that Traefik reads, and the one that apply reads.
