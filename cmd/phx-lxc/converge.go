@@ -258,9 +258,11 @@ func (j *job) clone(ctx context.Context) error {
 		return err
 	}
 	j.changed(start, "cloned from %s", origin)
-	err = j.reread(func(*pct.Conf) { j.conf = expected })
+	if err := j.reread(func(*pct.Conf) { j.conf = expected }); err != nil {
+		return err
+	}
 	j.mark = j.conf.Mark(pct.AppliedMark)
-	return err
+	return nil
 }
 
 // cloneSource returns the snapshot of a source that is cloned: one without a

@@ -221,7 +221,10 @@ func (j *job) reread(expect func(*pct.Conf)) error {
 		return nil
 	}
 	conf, err := j.host.ReadConf(j.ctid)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the container is gone: it has been destroyed or moved meanwhile: %w", err)
+	case err != nil:
 		return err
 	}
 	j.conf = conf

@@ -21,3 +21,25 @@ func TestRollbackInTheMiddleOfARun(t *testing.T) {
 	}
 	h.wantApplied(true, "step_cli")
 }
+
+// A container that is gone when its command has ended is an error of that
+// container alone, and made by the next run.
+func TestGoneOnceMade(t *testing.T) {
+	for _, command := range []string{"create", "clone"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t) // with the configuration that is shipped
+			gone := h.stub(`case "$1" in ` + command + `) $PHX_REAL "$@"; id=$2; [ "$1" = create ] || id=$3; exec $PHX_REAL destroy $id ;; esac`)
+			_, _, status, stderr := gone.run()
+			if status != 1 || !strings.Contains(stderr, ": define: the container is gone: it has been destroyed or moved meanwhile: open ") {
+				t.Errorf("status %d\n%s", status, stderr)
+			}
+			if _, _, status, stderr := h.run(); status != 0 {
+				t.Errorf("the next run: status %d\n%s", status, stderr)
+			}
+			if _, calls, status, stderr := h.run(); status != 0 || strings.Contains(stderr, "(0.") {
+				t.Errorf("and another: status %d, calls\n%s\n%s", status, join(calls), stderr)
+			}
+		})
+	}
+}
