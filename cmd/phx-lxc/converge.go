@@ -931,7 +931,7 @@ func (j *job) stopTemplate(ctx context.Context) error {
 	}
 	if !j.started && len(j.due) == 0 {
 		if j.running {
-			j.logf("it is a template and runs, though not because of phx: when nobody needs it, run: pct shutdown %d", j.ctid)
+			j.logf("it is a template, and runs: when nobody needs that, run: pct shutdown %d", j.ctid)
 		}
 		return nil
 	}
