@@ -147,7 +147,7 @@ func (l lab) testHealing(t *testing.T) {
 		l.inside(t, "pct", "stop", ca)
 		l.inside(t, "pct", "set", ca, "--lock", "backup")
 		defer l.inside(t, "pct", "unlock", ca)
-		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; rm /etc/nginx/conf.d/phoenix.conf")
+		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; systemctl mask -q nginx; rm /etc/nginx/conf.d/phoenix.conf")
 		l.in(t, proxy, "sh", "-euc", "systemctl disable --now -q traefik; rm /etc/systemd/system/traefik*")
 		r := l.try(t, "scripts/lab", "run", "env", "PHX_LOCK_WAIT=1s", "phoenix")
 		if r.status != 1 {

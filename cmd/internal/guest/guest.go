@@ -461,7 +461,7 @@ func replaced(ctx context.Context, unit string) bool {
 func (s *Setup) Restart(ctx context.Context, unit string) error { return s.again(ctx, unit, "restart") }
 
 func (s *Setup) again(ctx context.Context, unit, verb string) error {
-	if err := s.knowUnit(ctx, unit); err != nil {
+	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
 	if _, err := Run(ctx, "systemctl", verb, unit); err != nil {
@@ -474,7 +474,7 @@ func (s *Setup) again(ctx context.Context, unit, verb string) error {
 // Start starts a unit at every boot and now. When it runs already, it is left
 // alone.
 func (s *Setup) Start(ctx context.Context, unit string) error {
-	if err := s.knowUnit(ctx, unit); err != nil {
+	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
 	if _, err := Run(ctx, "systemctl", "is-enabled", "--quiet", unit); err != nil {
@@ -497,9 +497,9 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	return nil
 }
 
-// knowUnit makes systemd read a unit's file again if that has changed, and
+// KnowUnit makes systemd read a unit's file again if that has changed, and
 // unmasks the unit: systemd refuses all but to stop one that is masked.
-func (s *Setup) knowUnit(ctx context.Context, unit string) error {
+func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 	need, err := Run(ctx, "systemctl", "show", "--property=NeedDaemonReload", "--value", unit)
 	if err != nil {
 		return err
