@@ -2,7 +2,6 @@ package labtest
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -58,9 +57,9 @@ func TestKills(t *testing.T) {
 		w.takes = time.Since(start)
 		w.leaves = k.inventory(t)
 	}
-	for start := time.Now(); time.Since(start) < limit && !t.Failed(); {
+	for start, n := time.Now(), 1; time.Since(start) < limit && !t.Failed(); n++ {
 		w := &works[k.random.IntN(len(works))]
-		t.Run(fmt.Sprintf("%d %s", k.kills+1, w.name), func(t *testing.T) { k.round(t, w) })
+		t.Run(fmt.Sprintf("%d %s", n, w.name), func(t *testing.T) { k.round(t, w) })
 	}
 	t.Logf("PHX_TEST_SEED=%d: %d kills (%v), %d too late; runs needed after each: %v", seed, k.kills, k.victims, k.late, k.runs)
 }
@@ -216,13 +215,14 @@ func (k *killer) kill() (victim string) {
 func (k *killer) round(t *testing.T, w *work) {
 	w.begin(k, t)
 	delay := time.Duration(k.random.Float64() * float64(w.takes))
-	victim := ""
+	victim, start := "", time.Now()
 	killed := k.phoenix(t, func() {
 		time.Sleep(delay)
 		victim = k.kill()
 	})
 	if victim == "" {
 		k.late++
+		w.takes = min(w.takes, time.Since(start)) // the machine has less to do than before
 	} else {
 		k.kills++
 		k.victims[victim]++
@@ -260,13 +260,35 @@ func (k *killer) round(t *testing.T, w *work) {
 	left := k.inventory(t)
 	for _, what := range slices.Sorted(maps.Keys(w.leaves)) {
 		if have := left[what]; have != w.leaves[what] {
-			t.Errorf("%s: want\n%s\nhave\n%s", what, w.leaves[what], have)
+			t.Errorf("%s:\n%s", what, lineDiff(w.leaves[what], have))
+		}
+	}
+	for what := range left {
+		if _, ok := w.leaves[what]; !ok {
+			t.Errorf("too much: %s:\n%s", what, left[what])
 		}
 	}
 	k.converge(t)
 	if processes := k.processes(); len(processes) > 0 {
 		t.Errorf("left: %v", processes)
 	}
+}
+
+// lineDiff returns the lines that one text lacks and another has, and both where they differ in order alone.
+func lineDiff(want, have string) string {
+	var b strings.Builder
+	for _, side := range []struct{ sign, text, other string }{{"-", want, have}, {"+", have, want}} {
+		other := strings.Split(side.other, "\n")
+		for _, line := range strings.Split(side.text, "\n") {
+			if !slices.Contains(other, line) {
+				fmt.Fprintf(&b, "%s %s\n", side.sign, line)
+			}
+		}
+	}
+	if b.Len() == 0 {
+		fmt.Fprintf(&b, "in another order: want\n%s\nhave\n%s", want, have)
+	}
+	return b.String()
 }
 
 // converge runs phoenix once more, which must not change anything.
@@ -280,7 +302,7 @@ func (k *killer) converge(t *testing.T) {
 }
 
 // drawn are the parts of names and files that differ from one making to the next.
-var drawn = regexp.MustCompile(` \+mac=[0-9a-f]{32}|\d{10,}|[0-9a-f]{32,}`)
+var drawn = regexp.MustCompile(` \+mac=[0-9a-f]{32}|pair\.\d+|\d{10,}|[0-9a-f]{32,}`)
 
 // inventory is what there is on the host and in the containers: the files that phx and Proxmox keep, with their
 // contents where these do not differ from one making to the next, and the states of services.
@@ -308,16 +330,9 @@ func (k *killer) inventory(t *testing.T) map[string]string {
 	found["host"] = tree(k.do(t, "find", k.path("pve"), k.path("persistent-storage"), k.path("storage"), "-maxdepth", "5", "-not", "-path", "*/images/*/*/*",
 		"-not", "-path", "*/snapshots/*/*/*/*", "-printf", "%p %y %m %U:%G\n"))
 	for _, ctid := range []string{gateway, proxy, ca} {
-		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c", `find /etc /usr/local /opt /home /root /var/lib/traefik /run/phx.lock -xdev \
+		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c", `find /etc /usr/local /opt /home /root /var/lib/traefik -xdev \
 			-not -path '/home/step/db/*' -not -path '/etc/ssl/certs/*' -not -path '/opt/phx-lab/*' -printf '%p %y %m %u\n' 2>/dev/null || true`))
-		found["services of "+ctid] = k.in(t, ctid, "sh", "-c", `systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null || true`)
-	}
-	var pin struct {
-		Root string `json:"root"`
-	}
-	text, err := os.ReadFile(k.path("pve", "priv", "phx", "ca", "pin.json"))
-	if err != nil || json.Unmarshal(text, &pin) != nil {
-		t.Errorf("the pin: %v: %s", err, text)
+		found["services of "+ctid] = k.in(t, ctid, "sh", "-c", `systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null | grep -vF -e /tmp/systemd-private- -e /run/phx.lock || true`)
 	}
 	return found
 }
