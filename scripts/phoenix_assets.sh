@@ -148,9 +148,18 @@ until state=$(timeout 60 systemctl is-system-running --wait 2>/dev/null) || [ "$
   [ "$(date +%s)" -lt "$end" ] || die "systemd is not up after 60 s: ${state:-no answer}: look at systemctl list-jobs in the container"
   sleep 0.2
 done
+# The group first: useradd alone, killed, leaves a user without one.
 add_user() {
-  if id "$1" >/dev/null 2>&1; then say "user $1: already there"
-  else limited useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"; say "added user $1"; fi
+  if id "$1" >/dev/null 2>&1 && getent group "$1" >/dev/null; then
+    say "user $1: already there"
+    return
+  fi
+  if ! getent group "$1" >/dev/null; then
+    gid=$(id -g "$1" 2>/dev/null) || gid=
+    if [ -n "$gid" ] && ! getent group "$gid" >/dev/null; then limited groupadd --system --gid "$gid" "$1"; else limited groupadd --system "$1"; fi
+  fi
+  id "$1" >/dev/null 2>&1 || limited useradd --system --gid "$1" --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1"
+  say "added user $1"
 }
 '
 
@@ -262,11 +271,11 @@ exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 '
 
 phoenix_exec() {
-  local script=$1 limit=${PHX_SCRIPT_TIMEOUT:-1500} status=0
+  local script=$1 status=0
   shift
-  phoenix_border timeout -k 10 "$limit" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" ||
+  phoenix_border timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" ||
     status=$?
-  [[ $status != 124 ]] || phoenix_die "not done after $limit s: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
+  [[ $status != 124 ]] || phoenix_die "not done in time: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
   return "$status"
 }
 

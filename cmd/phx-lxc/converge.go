@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,13 +123,17 @@ func (j *job) define(ctx context.Context) error {
 	case j.conf == nil:
 		return j.create(ctx)
 	}
-	return refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
+	err := refusals(j.c, j.conf, parseHashes(j.record[volumesWord]))
+	if err != nil && !j.running && !j.c.IsTemplate() {
+		err = fmt.Errorf("%w\nthe container is stopped, and stays so until that is settled", err)
+	}
+	return err
 }
 
-// awaitDefined waits for what makes the container, or another one of it, at
-// this moment. Other locks are waited for where something has to be changed.
+// awaitDefined waits for a task that makes, replaces or destroys the container.
+// Other locks are waited for where something has to be changed.
 func (j *job) awaitDefined(ctx context.Context) error {
-	if j.conf != nil && !becomesAnother(j.lock()) {
+	if j.conf != nil && !replaces(j.lock()) {
 		return nil
 	}
 	waited := true
@@ -142,7 +147,7 @@ func (j *job) awaitDefined(ctx context.Context) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it was not finished, or destroyed
 		j.conf, j.running = nil, false
-		j.record, j.written = pct.Record{}, pct.Record{}
+		j.record, j.written, j.mark = pct.Record{}, pct.Record{}, ""
 		return nil
 	case err != nil:
 		return err
@@ -253,7 +258,11 @@ func (j *job) clone(ctx context.Context) error {
 		return err
 	}
 	j.changed(start, "cloned from %s", origin)
-	return j.reread(func(*pct.Conf) { j.conf = expected })
+	if err := j.reread(func(*pct.Conf) { j.conf = expected }); err != nil {
+		return err
+	}
+	j.mark = j.conf.Mark(pct.AppliedMark)
+	return nil
 }
 
 // cloneSource returns the snapshot of a source that is cloned: one without a
@@ -508,7 +517,14 @@ func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed b
 		}
 		changed, err = j.previewEdit(j.host.ConfPath(j.ctid), old, edit)
 	} else {
-		if changed, err = j.host.EditConf(ctx, j.ctid, edit); err == nil {
+		var lost error
+		changed, err = j.host.EditConf(ctx, j.ctid, func(text []byte) []byte {
+			if lost = j.checkMark(pct.ParseConf(text)); lost != nil {
+				return text
+			}
+			return edit(text)
+		})
+		if err = cmp.Or(err, lost); err == nil {
 			err = records.Signed(ctx, j.ctid)
 		}
 	}
@@ -518,10 +534,12 @@ func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed b
 	if unkeyed && !j.dryRun {
 		j.logf("its record is taken over, and signed: whoever may edit notes cannot change it any more")
 	}
-	return true, j.reread(func(c *pct.Conf) {
+	err = j.reread(func(c *pct.Conf) {
 		text := pct.ParseConf(j.texts[j.host.ConfPath(j.ctid)].new)
 		c.Raw, c.Description = text.Raw, text.Description
 	})
+	j.mark = j.conf.Mark(pct.AppliedMark)
+	return true, err
 }
 
 // writeConf brings the raw lxc lines up to date, and the record with them, in
@@ -913,7 +931,7 @@ func (j *job) stopTemplate(ctx context.Context) error {
 	}
 	if !j.started && len(j.due) == 0 {
 		if j.running {
-			j.logf("it is a template and runs, though not because of phx: when nobody needs it, run: pct shutdown %d", j.ctid)
+			j.logf("it is a template, and runs: when nobody needs that, run: pct shutdown %d", j.ctid)
 		}
 		return nil
 	}

@@ -41,6 +41,7 @@ type job struct {
 	record        pct.Record // what phx has applied, as far as its record counts
 	written       pct.Record // the record as it was before this run
 	profileHash   string     // of the container's own AppArmor profile
+	mark          string     // the scripts that have been applied, by the configuration file
 	noted         bool       // the record has been changed
 	firewallWaits bool       // the configured firewall is not put in force: see judgeFirewall
 	notInForce    bool       // for that reason, or because the datacenter's firewall is off
@@ -147,6 +148,7 @@ func (j *job) look() error {
 // take makes conf the container's configuration, and reads its record.
 func (j *job) take(conf *pct.Conf) error {
 	j.conf = conf
+	j.mark = conf.Mark(pct.AppliedMark)
 	records, err := j.records()
 	if err != nil {
 		return err
@@ -219,7 +221,10 @@ func (j *job) reread(expect func(*pct.Conf)) error {
 		return nil
 	}
 	conf, err := j.host.ReadConf(j.ctid)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the container is gone: it has been destroyed or moved meanwhile: %w", err)
+	case err != nil:
 		return err
 	}
 	j.conf = conf

@@ -36,9 +36,21 @@ func (j *job) awaitUnlocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := j.checkMark(conf); err != nil {
+		return err
+	}
 	j.conf = conf
 	if waited { // whoever was at work may have started or stopped it
 		return j.askState(ctx)
+	}
+	return nil
+}
+
+// checkMark checks that the container still has what this run knows of: a
+// rollback takes away what scripts have left on its disks.
+func (j *job) checkMark(conf *pct.Conf) error {
+	if conf.Mark(pct.AppliedMark) != j.mark {
+		return errors.New("others have rolled the container back meanwhile, or edited its configuration: run phoenix again")
 	}
 	return nil
 }
@@ -66,8 +78,8 @@ func (j *job) unlocked(ctx context.Context, ctid int) (conf *pct.Conf, waited bo
 	}
 }
 
-// awaitCommands waits for commands that phx has started and that were at work
-// on the container before this job: a start, say, of a run that was killed.
+// awaitCommands waits for commands that were at work on the container before
+// this job: a start, say, of a run that was killed.
 func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 	commands, err := j.host.Commands(j.ctid)
 	if err != nil {
@@ -78,7 +90,7 @@ func (j *job) awaitCommands(ctx context.Context) (waited bool, err error) {
 		for said := false; c.Runs(); said = true {
 			switch {
 			case time.Now().After(deadline):
-				return true, fmt.Errorf("%s still runs (process %d): wait for its end, or end it with: kill %d", c.Text, c.PID, c.PID)
+				return true, fmt.Errorf("%s still runs (process %d): wait for its end, or end it, by kill -KILL where it ignores SIGTERM, with: kill %d", c.Text, c.PID, c.PID)
 			case !said:
 				j.logf("waiting for the end of: %s (process %d)", c.Text, c.PID)
 			}
@@ -106,9 +118,9 @@ func (j *job) awaitEdit(ctx context.Context, path string, edit func([]byte) []by
 	return j.awaitUnlocked(ctx)
 }
 
-// becomesAnother reports whether a lock is of a task that makes another
-// container of this one, or none.
-func becomesAnother(lock string) bool {
+// replaces reports whether a lock is of a task after which the container is
+// another one, or gone.
+func replaces(lock string) bool {
 	return lock == "create" || lock == "destroyed" || lock == "rollback"
 }
 

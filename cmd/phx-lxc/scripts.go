@@ -294,7 +294,7 @@ func (j *job) probe(ctx context.Context) error {
 	}
 	for _, probe := range j.c.HealthChecks {
 		argv := append([]string{j.healthScript(probe)}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Guest: true, Patience: 5 * time.Second}); err != nil {
+		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Guest: true}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 	}
@@ -305,10 +305,9 @@ func (j *job) probe(ctx context.Context) error {
 const healthTimeout = time.Minute
 
 func (j *job) retry(ctx context.Context, tries, seconds int, command pct.Command) error {
+	command.Timeout = healthTimeout
 	for try := 1; ; try++ {
-		limited, cancel := context.WithTimeoutCause(ctx, healthTimeout, fmt.Errorf("no answer in %s", healthTimeout))
-		_, err := j.host.Run(limited, command)
-		cancel()
+		_, err := j.host.Run(ctx, command)
 		if err == nil {
 			return nil
 		}

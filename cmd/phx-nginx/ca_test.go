@@ -133,6 +133,15 @@ func TestCertify(t *testing.T) {
 		{"lost key", func() error { return os.Remove(keyFile) }, 1},
 		{"lost certificate", func() error { return os.Remove(certificateFile) }, 1},
 		{"damaged", func() error { return os.Truncate(certificateFile, 100) }, 1},
+		{"empty certificate", func() error { return os.Truncate(certificateFile, 0) }, 1},
+		{"empty key", func() error { return os.Truncate(keyFile, 0) }, 1},
+		{"damaged key", func() error { return os.Truncate(keyFile, 40) }, 1},
+		{"lost link", func() error { return os.Remove(pairLink) }, 1},
+		{"a link to nowhere", func() error { return put("pair.gone") }, 1},
+		{"a link to itself", func() error { return put("tls") }, 1},
+		{"a directory in the place of the link", func() error {
+			return errors.Join(os.Remove(pairLink), os.CopyFS(pairLink, os.DirFS(a.pair(t, g.names(), later))))
+		}, 1},
 		{"lost directory", func() error { return os.RemoveAll(pairLink + "/") }, 1},
 		{"mismatched", func() error {
 			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))), 0o600)

@@ -226,6 +226,12 @@ func stage(g gateway, roots []*x509.Certificate, issue func(crt, key string) err
 				return nil, err
 			}
 		}
+		// A copy that followed the link, as of a backup, has left a directory.
+		if info, err := os.Lstat(pairLink); err == nil && info.IsDir() {
+			if err := os.Rename(pairLink, dir+".former"); err != nil {
+				return nil, err
+			}
+		}
 		return leaf, renameio.Symlink(filepath.Base(dir), pairLink)
 	}()
 	if err != nil {

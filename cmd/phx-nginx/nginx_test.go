@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -435,6 +436,118 @@ func TestGatewayServes(t *testing.T) {
 		answer := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade, HTTP2-Settings, close\nUpgrade: " + protocol + "\nHTTP2-Settings: AAMAAABk\n\n")
 		if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.Contains(answer, "Upgrade") || strings.Contains(answer, "Http2-Settings") {
 			t.Errorf("upgrade to %s: %q", protocol, answer)
+		}
+	}
+}
+
+// TestBrokenByOthers: what others break in nginx's configuration is noticed in
+// a run that has nothing to change, with its place, and nginx goes on.
+func TestBrokenByOthers(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	a := newAuthority(t)
+	g := realGateway(t, a)
+	write(t, "/etc/nginx/nginx.conf", nginxConf)
+	if err := configure(t.Context(), &guest.Setup{}, g); err != nil {
+		t.Fatal(err)
+	}
+	startNginx(t)
+	write(t, "/etc/nginx/sites-available/includes", "include /etc/nginx/snippet;\n")
+	for path, text := range map[string]string{
+		"/etc/nginx/conf.d/x.conf":       "# fine\nno_such_word;\n",
+		"/etc/nginx/sites-enabled/x":     "# fine\nserver { listen 81; server_name x.example\n",
+		"/etc/nginx/snippet":             "# fine\nlog_format;\n",
+		"/etc/nginx/nginx.conf":          strings.Replace(nginxConf, "\n", "\nworker_processes many;\n", 1),
+		"/etc/nginx/conf.d/missing.conf": "# fine\ninclude /etc/nginx/no-such-file;\n",
+	} {
+		before, readErr := os.ReadFile(path)
+		write(t, path, text)
+		if path == "/etc/nginx/snippet" {
+			if err := os.Symlink("/etc/nginx/sites-available/includes", "/etc/nginx/sites-enabled/includes"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := &guest.Setup{}
+		err := configure(t.Context(), s, g)
+		if err == nil || !strings.Contains(err.Error(), path+":") || len(s.Changes) > 0 {
+			t.Errorf("%s: %v, %q", path, err, s.Changes)
+		}
+		if err := checkServing(t.Context(), g, []*x509.Certificate{a.root}, leafOf(t)); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if readErr == nil {
+			write(t, path, string(before))
+		} else {
+			os.Remove(path)
+		}
+		os.Remove("/etc/nginx/sites-enabled/includes")
+		if err := configure(t.Context(), s, g); err != nil || len(s.Changes) > 0 {
+			t.Errorf("%s, mended: %v, %q", path, err, s.Changes)
+		}
+	}
+}
+
+// TestPairWithoutLink: a good pair in a directory that is in the place of the
+// link, as a backup may leave it, is served until it is due.
+func TestPairWithoutLink(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := realGateway(t, newAuthority(t))
+	dir, err := os.Readlink(pairLink)
+	if err == nil {
+		err = errors.Join(os.Remove(pairLink), os.CopyFS(pairLink, os.DirFS(dir)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/usr/local/sbin/systemctl", "#!/bin/sh\n")
+	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range units(false) {
+		if _, err := new(guest.Setup).WriteFile(unitFiles[i], text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := serve(t.Context(), &guest.Setup{}, g); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRenewWithoutPair: the timer cannot get a certificate without one, says
+// who can, and leaves nginx as it is.
+func TestRenewWithoutPair(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	g := realGateway(t, newAuthority(t))
+	if err := new(guest.Setup).WriteState(gatewayFile, g); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/usr/local/sbin/systemctl", "#!/bin/sh\necho \"$*\" >>/run/told\n")
+	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, spoil := range []func() error{
+		func() error { return os.Truncate(keyFile, 10) },
+		func() error { return os.Truncate(certificateFile, 0) },
+		func() error { return os.Remove(keyFile) },
+		func() error { return errors.Join(os.Remove(pairLink), os.Symlink("pair.gone", pairLink)) },
+		func() error { return os.Remove(pairLink) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		os.Remove("/run/phx-nginx.lock") // which a run holds until its process ends
+		app := &cli.App{Action: renewCommand}
+		err := app.RunContext(t.Context(), []string{"phx-nginx"})
+		if err == nil || !strings.Contains(err.Error(), certificateFile) || !strings.Contains(err.Error(), "run phx on the host for a new one") {
+			t.Errorf("error %v", err)
+		}
+		if told, err := os.ReadFile("/run/told"); err == nil {
+			t.Errorf("systemctl was told %q", told)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
@@ -193,10 +194,14 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 			return nil, err
 		}
 	}
+	// systemd opens no socket for a service that is masked.
+	if err := s.KnowUnit(ctx, nginxUnit); err != nil {
+		return nil, err
+	}
 	if err := s.Start(ctx, socketUnit); err != nil {
 		return nil, fmt.Errorf("ports 80 and 443 of the gateway: is another program there? %w", err)
 	}
-	pair, err := os.Readlink(pairLink)
+	pair, err := filepath.EvalSymlinks(pairLink)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +225,7 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 			return nil, err
 		}
 	}
-	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile, texts, g.site(), []byte(pair), []byte(strings.Join(g.Pins(), " ")))
+	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile, texts, g.site(), []byte(filepath.Base(pair)), []byte(strings.Join(g.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}

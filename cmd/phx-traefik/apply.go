@@ -130,9 +130,6 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := s.RequireFeature(program, "traefik", ask); err != nil {
 			return err
 		}
-		if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
-			return err
-		}
 		s.Stage = "configuration"
 		if err := makeStorage(s, p); err != nil {
 			return err
@@ -173,13 +170,23 @@ func apply(ctx context.Context, p proxy, ask func(need string, value any) error)
 		if err := taken(); err != nil {
 			return err
 		}
-		s.Stage = "bootstrap"
-		if err := s.Bootstrap(ctx, p.CAURL, p.Fingerprint); err != nil {
-			return err
-		}
+		// Nothing that Traefik does needs the program step.
 		s.Stage = "gateway"
-		return checkGateway(ctx, p, roots, ask)
+		err = checkGateway(ctx, p, roots, ask)
+		if err == nil {
+			s.Stage = "bootstrap"
+		}
+		return errors.Join(err, bootstrap(ctx, s, p, ask))
 	})
+}
+
+// bootstrap makes the program step, for whoever works in the container, trust
+// the CA.
+func bootstrap(ctx context.Context, s *guest.Setup, p proxy, ask func(need string, value any) error) error {
+	if err := s.RequireFeature(guest.StepProgram, "step_cli", ask); err != nil {
+		return err
+	}
+	return s.Bootstrap(ctx, p.CAURL, p.Fingerprint)
 }
 
 // configure writes the files that Traefik reads, and the one that apply reads.
@@ -318,26 +325,27 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 	if learned {
 		patience = 20*time.Second + time.Duration(len(p.Services))*time.Second
 	}
-	var err, down error
+	var err, notServed, down error
 	for range 2 {
 		asked := time.Now()
 		err = guest.Until(ctx, patience, func() error {
 			err := verified()
 			if err != nil && down == nil && time.Since(asked) > time.Second {
 				if down = answers(ctx, p.CAURL, roots); down != nil {
+					notServed = err
 					return nil
 				}
 			}
 			return err
 		})
 		if down != nil {
-			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), down)
+			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), errors.Join(down, notServed))
 		}
 		if err == nil {
 			return nil
 		}
-		if err := s.Restart(ctx, "traefik"); err != nil {
-			return err
+		if restartErr := s.Restart(ctx, "traefik"); restartErr != nil {
+			return errors.Join(err, restartErr)
 		}
 		patience = 30*time.Second + time.Duration(len(p.Services))*time.Second
 	}

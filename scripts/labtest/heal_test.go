@@ -130,19 +130,24 @@ func (l lab) testHealing(t *testing.T) {
 		})
 	}
 
-	t.Run("restarted without its site", func(t *testing.T) {
-		l.in(t, gateway, "sh", "-euc", "rm /etc/nginx/conf.d/phoenix.conf; systemctl restart nginx")
-		if r := l.try(t, "scripts/lab", "run", "phoenix"); r.status != 0 {
-			t.Fatalf("status %d\n%s", r.status, r.stderr)
-		}
-		l.answers(t, append([]string{caClient}, others...)...)
-		checkUnchanged(t, l.inside(t, "phoenix"))
-	})
+	for what, script := range map[string]string{
+		"restarted without its site": "rm /etc/nginx/conf.d/phoenix.conf; systemctl restart nginx",
+		"masked":                     "systemctl mask --now -q nginx.service",
+	} {
+		t.Run(what, func(t *testing.T) {
+			l.in(t, gateway, "sh", "-euc", script)
+			if r := l.try(t, "scripts/lab", "run", "phoenix"); r.status != 0 {
+				t.Fatalf("status %d\n%s", r.status, r.stderr)
+			}
+			l.answers(t, append([]string{caClient}, others...)...)
+			checkUnchanged(t, l.inside(t, "phoenix"))
+		})
+	}
 	t.Run("without the CA", func(t *testing.T) {
 		l.inside(t, "pct", "stop", ca)
 		l.inside(t, "pct", "set", ca, "--lock", "backup")
 		defer l.inside(t, "pct", "unlock", ca)
-		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; rm /etc/nginx/conf.d/phoenix.conf")
+		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; systemctl mask -q nginx; rm /etc/nginx/conf.d/phoenix.conf")
 		l.in(t, proxy, "sh", "-euc", "systemctl disable --now -q traefik; rm /etc/systemd/system/traefik*")
 		r := l.try(t, "scripts/lab", "run", "env", "PHX_LOCK_WAIT=1s", "phoenix")
 		if r.status != 1 {

@@ -357,7 +357,7 @@ func TestCloneOfATemplateWithoutSnapshots(t *testing.T) {
 	// One that runs cannot be cloned so: the way out.
 	h.bash("$PHX_PCT stop 103; $PHX_PCT destroy 103; $PHX_PCT start 900")
 	out, status = h.bash("set -o pipefail; phx-plan 103 | phx-lxc 2>&1 >events")
-	if status != 1 || !strings.Contains(out, "900 Copy-Base: it is a template and runs, though not because of phx: ") || !strings.Contains(out, "hint: shut the source down first: pct shutdown 900") {
+	if status != 1 || !strings.Contains(out, "900 Copy-Base: it is a template, and runs: ") || !strings.Contains(out, "hint: shut the source down first: pct shutdown 900") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 	h.wayOut(out)

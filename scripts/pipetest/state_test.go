@@ -60,6 +60,9 @@ func TestVolumeIsNotReplacedByAnEmptyOne(t *testing.T) {
 	back(advice[0])
 	// It is removed, and kept as unused0.
 	h.bash("$PHX_PCT stop 500; $PHX_PCT set 500 --delete mp0")
+	if _, _, _, stderr := h.run(); !strings.Contains(stderr, "the container is stopped, and stays so until that is settled") {
+		t.Errorf("not said that it is stopped:\n%s", stderr)
+	}
 	advice = h.wantRefusal("the volume at /data is not mounted any more")
 	back(advice[0])
 	// Nothing tells that phx has allocated it, but for the unused volume.

@@ -53,7 +53,7 @@ func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File)
 }
 
 // pending makes the temporary file, and locks it for as long as the returned
-// descriptor is open: the lock of one whose writer is no more is free. Another
+// descriptor is open: the lock of one whose writer was killed is free. Another
 // writer may have taken a file that was not locked yet for such a one, and
 // removed it.
 //
@@ -82,8 +82,8 @@ func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, 
 	}
 }
 
-// RemoveLeftovers removes the temporary files of writers of path that are no
-// more, as [Write] does: for where there is nothing to write. What cannot be
+// RemoveLeftovers removes the temporary files that killed writers of path have
+// left, as [Write] does: for where there is nothing to write. What cannot be
 // removed stays.
 func RemoveLeftovers(path string) {
 	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)

@@ -533,6 +533,45 @@ func TestOtherSettings(t *testing.T) {
 	s.healthy(t, other)
 }
 
+// A change of settings that breaks off anywhere is completed by the next run,
+// in which the CA serves as it is told.
+func TestOtherSettingsAreCompleted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.must(t, Options{Settings: &settings, Create: true})
+	s.serve(t)
+	first, step := 6, 3 // after the request, ca.json
+	if long() {
+		first, step = 1, 1
+	}
+	for n := first; ; n += step {
+		other := settings
+		other.Domain, other.Port = fmt.Sprintf("n%d.example", n), 9000+n
+		s.cut(t, n)
+		_, _, err := s.converge(t, Options{Settings: &other})
+		s.cut(t, 0)
+		r, log := s.must(t, Options{Settings: &other})
+		s.healthy(t, other)
+		text, issueErr := s.issue(t, other, "a."+other.Domain)
+		if issueErr != nil {
+			t.Fatalf("after %d commands: %v\n%s", n, issueErr, log)
+		}
+		verify(t, r.Roots, text, "a."+other.Domain, true)
+		if again, _ := s.must(t, Options{Settings: &other}); len(again.Changes) > 0 {
+			t.Errorf("after %d commands, the second run changed %q", n, again.Changes)
+		}
+		if tree := s.tree(t); strings.Count(tree, "intermediate_ca") != 2 {
+			t.Errorf("after %d commands, former intermediates are left:\n%s", n, tree)
+		}
+		if err == nil {
+			if n < 8 {
+				t.Errorf("only %d commands: this test breaks off nothing", n)
+			}
+			break
+		}
+	}
+}
+
 // A configuration that the CA cannot start with is taken back.
 func TestTakenBack(t *testing.T) {
 	t.Parallel()
@@ -851,6 +890,52 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// A conversation that takes over a CA, and breaks off anywhere, is completed by
+// the next run: nothing of that CA is lost, nor added twice.
+func TestAdoptIsCompleted(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	const place = "/root/.step"
+	first, step := 4, 3 // after password, reload
+	if long() {
+		first, step = 1, 1
+	}
+	for n := first; ; n += step {
+		s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/phx /root/.step /home/step/* /etc/systemd/system/step-ca.service")
+		os.RemoveAll(s.host.PVERoot)
+		s.makeOld(t, place, "")
+		s.oldUnit(t, place)
+		former := s.do(t, "cat", place+"/config/ca.json")
+		s.cut(t, n)
+		_, _, err := s.converge(t, Options{Settings: &settings, Create: true})
+		s.cut(t, 0)
+		r, log := s.must(t, Options{Settings: &settings, Create: true})
+		if err == nil {
+			if n < 8 {
+				t.Errorf("only %d commands: this test breaks off nothing", n)
+			}
+			break
+		}
+		if kept := s.do(t, "cat", place+"/config/ca.json.before-phx"); kept != former {
+			t.Errorf("after %d commands, the copy is another file", n)
+		}
+		// The running service has what was added.
+		s.do(t, "curl", "--silent", "--show-error", "--fail", "--cacert", place+"/certs/root_ca.crt", settings.URL()+"/acme/acme/directory")
+		if text := s.do(t, "cat", place+"/config/ca.json"); strings.Count(text, `"ACME"`) != 1 {
+			t.Errorf("after %d commands, ca.json is\n%s", n, text)
+		}
+		s.healthy(t, settings)
+		text, err := s.issue(t, settings, "a."+domain)
+		if err != nil {
+			t.Fatalf("after %d commands: %v\n%s", n, err, log)
+		}
+		verify(t, r.Roots, text, "a."+domain, true)
+		if again, _ := s.must(t, Options{Settings: &settings, Create: true}); len(again.Changes) > 0 {
+			t.Errorf("after %d commands, the second run changed %q", n, again.Changes)
+		}
+	}
+}
+
 func TestNotAdopted(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -881,6 +966,25 @@ func TestNotAdopted(t *testing.T) {
 				t.Errorf("files were changed:\n%s\n%s", before, after)
 			}
 		})
+	}
+}
+
+// Of a root's file only the certificates count, and a long one is not read.
+func TestLongRootFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.makeLegacy(t)
+	first, _ := s.must(t, Options{Settings: nil})
+	for size, refused := range map[int]bool{1 << 10: false, 16 << 20: true} {
+		s.do(t, "sh", "-euc", `cd /home/step/certs; cp root_ca.crt kept; { yes '# a comment' | head -c "$1"; echo; cat kept; } >root_ca.crt`, "sh", strconv.Itoa(size))
+		r, _, err := s.converge(t, Options{})
+		switch {
+		case refused && (err == nil || !strings.Contains(err.Error(), rootPath+": longer than 65536 bytes")):
+			t.Errorf("%d bytes: error %v", size, err)
+		case !refused && (err != nil || r.Pin != first.Pin || len(r.Roots) != 1):
+			t.Errorf("%d bytes: %+v, %v", size, r, err)
+		}
+		s.do(t, "sh", "-euc", "cd /home/step/certs; mv kept root_ca.crt")
 	}
 }
 

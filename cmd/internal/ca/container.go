@@ -202,6 +202,7 @@ type state struct {
 	kind, home, config string
 	rootKey            bool     // the root's key lies there
 	finished           bool     // what an interrupted run had made was put in place
+	stale              bool     // an interrupted run has not had the service take what it changed
 	intermediates      []string // files of intermediates and their keys
 }
 
@@ -217,5 +218,5 @@ func (c *container) look() (state, error) {
 	if !good {
 		return state{}, fmt.Errorf("container %d: not an answer: %q", c.ctid, short(strings.Join(answer, " ")))
 	}
-	return state{answer[0], answer[1], answer[2], answer[3] == "yes", answer[4] == "yes", answer[5:]}, nil
+	return state{answer[0], answer[1], answer[2], answer[3] == "yes", answer[4] == "yes", answer[4] == "stale", answer[5:]}, nil
 }

@@ -10,6 +10,8 @@ export PATH
 
 default=/home/step
 settings=/etc/phx/ca.env # where a CA lies that phx has taken over
+# There while the running service may not have what is on disk; the application script knows it, too. A reboot settles that.
+stale=/run/step-ca.restart
 limit=65536
 home=$default config=$default/config/ca.json unit=step-ca.service locked=
 
@@ -99,6 +101,7 @@ look() {
   [ "$kind" = adopted ] || [ "$kind" = own ] || home=$default
   owner=$home
   [ "$kind" != adopted ] && [ "$kind" != found ] || owner=$config
+  [ ! -e "$stale" ] || finished=stale
   rootkey=no
   [ ! -e "$home/secrets/root_ca_key" ] || rootkey=yes
   ok "$kind" "$home" "$config" "$rootkey" "${finished:-no}" "$(find "$home/certs" "$home/secrets" -maxdepth 1 -name 'intermediate_ca*' 2>/dev/null | sort | tr '\n' ' ')"
@@ -216,6 +219,7 @@ healthy() { # URL ROOT
 # that can be, and sees that it did: it has a new certificate after that.
 reload() { # URL ROOT
   if ! systemctl is-active -q "$unit"; then
+    rm -f "$stale"
     ok stopped
     return
   fi
@@ -232,6 +236,7 @@ reload() { # URL ROOT
     systemctl restart "$unit" 2>/dev/null || :
   fi
   if healthy "$1" "$2"; then
+    rm -f "$stale"
     if [ -n "$now" ]; then ok reloaded; else ok restarted; fi
   else
     error "step-ca does not answer at $1 with a certificate of $2"
@@ -275,6 +280,7 @@ while read -r command a b rest; do
     put) put "$a" "$b" ;;
     keep) # a copy beside the file, once
       if [ -e "$a.before-phx" ] || out=$(as_ca cp -p "$a" "$a.before-phx" 2>&1); then ok; else error "$out"; fi ;;
+    changing) : >"$stale"; ok ;; # until reload
     ready) ready ;;
     reload) reload "$a" "$b" ;;
     remove) if out=$(as_ca rm -f "$a" 2>&1); then ok; else error "$out"; fi ;;

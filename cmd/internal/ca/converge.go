@@ -115,6 +115,12 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	}
 	defer func() { c.end(err) }()
 	w := &work{Options: o, store: store, c: c, pin: pin, now: time.Now()}
+	return w.run()
+}
+
+// run has the whole conversation.
+func (w *work) run() (result *Result, err error) {
+	c := w.c
 	if w.state, err = c.look(); err != nil {
 		return nil, err
 	}
@@ -148,7 +154,7 @@ func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Opt
 	if unit, err := c.read(guest.NeighbourFile); err == nil {
 		result.Neighbours = unit
 	}
-	return result, result.load(store)
+	return result, result.load(w.store)
 }
 
 func (w *work) changed(format string, args ...any) {
@@ -420,6 +426,11 @@ func (w *work) converge() error {
 		if w.files, err = filesOf(text); err != nil {
 			return err
 		}
+	} else if w.state.stale {
+		if _, err := w.c.call("reload", s.URL(), w.root); err != nil {
+			return err
+		}
+		w.changed("had the CA take what an interrupted run had changed")
 	}
 	if !own {
 		if w.Create && w.state.rootKey {
@@ -492,6 +503,9 @@ func sameRoots(a, b []byte) bool {
 }
 
 func (w *work) apply(config, roots []byte, rootsLast bool) error {
+	if _, err := w.c.call("changing"); err != nil {
+		return err
+	}
 	if !rootsLast {
 		if err := w.c.put(w.root, roots); err != nil {
 			return err
@@ -623,6 +637,9 @@ func (w *work) adopt() error {
 		if _, err := w.c.call("keep", w.state.config); err != nil {
 			return err
 		}
+		if _, err := w.c.call("changing"); err != nil {
+			return err
+		}
 		if err := w.c.put(w.state.config, text); err != nil {
 			return err
 		}
@@ -630,6 +647,8 @@ func (w *work) adopt() error {
 			w.changed("added to %s: %s", w.state.config, change)
 		}
 		w.Log("the former file is %s.before-phx", w.state.config)
+	}
+	if len(changes) > 0 || w.state.stale {
 		if _, err := w.c.call("reload", w.Settings.URL(), w.root); err != nil {
 			return errors.Join(err, w.back())
 		}

@@ -229,3 +229,54 @@ func FuzzParseRoot(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReadPinned: what is accepted is the pinned roots, in their order, and
+// nothing else.
+func FuzzReadPinned(f *testing.F) {
+	// The same in each of the processes that share the inputs.
+	fixed := func(seed byte) *authority {
+		key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: string(rune(seed))},
+			NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			f.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return &authority{c, key}
+	}
+	one, two := fixed('1'), fixed('2')
+	pins := []string{Fingerprint(one.Certificate), Fingerprint(two.Certificate)}
+	f.Add(pemOf(one))
+	f.Add(pemOf(one, two))
+	f.Add(pemOf(two, one))
+	f.Add(pemOf(one, one))
+	f.Add(crlf(pemOf(one, issue(f, "Ed25519", "leaf", false, one))))
+	f.Add(join("# one\n", pemOf(one), "two\n", pemOf(two)))
+	f.Add(bytes.Repeat([]byte("#"), MaxFile+1))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"))
+	path := filepath.Join(f.TempDir(), "root.crt")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for n := 1; n <= len(pins); n++ {
+			roots, err := ReadPinned(path, pins[:n]...)
+			if err != nil {
+				if roots != nil {
+					t.Fatalf("%v, and %d roots", err, len(roots))
+				}
+				continue
+			}
+			if len(data) > MaxFile || len(roots) != n || !roots[0].Equal(one.Certificate) || n == 2 && !roots[1].Equal(two.Certificate) {
+				t.Fatalf("%d bytes and %d pins: %d roots", len(data), n, len(roots))
+			}
+		}
+	})
+}

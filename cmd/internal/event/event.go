@@ -71,45 +71,45 @@ type Stream struct {
 	mu  sync.Mutex
 	out *bufio.Writer
 
-	stop  sync.Once
-	given *giving
+	watch sync.Once // of the ctx that limits all writing
+	limit *stoppable
 }
 
 // patience is how long a reader of the events may take to read the last ones
 // after the program was told to end.
 const patience = 5 * time.Second
 
-// giving writes to w until it gives up: a write that blocks then fails.
-type giving struct {
+// stoppable writes to w until it is stopped: a write that blocks fails then.
+type stoppable struct {
 	w        io.Writer
 	patience time.Duration
-	up       chan struct{}
+	stopped  chan struct{}
 }
 
 var errNotRead = errors.New("they are not read, and the program was told to end")
 
-func (g *giving) Write(p []byte) (int, error) {
+func (s *stoppable) Write(p []byte) (int, error) {
 	type result struct {
 		n   int
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		n, err := g.w.Write(p)
+		n, err := s.w.Write(p)
 		done <- result{n, err}
 	}()
 	select {
 	case r := <-done:
 		return r.n, r.err
-	case <-g.up: // p is not used again: the error stays in the buffer before this
+	case <-s.stopped: // p is not used again: the error stays in the buffer before this
 		return 0, errNotRead
 	}
 }
 
-// giveUpAfter makes g give up some time after ctx is done.
-func (g *giving) giveUpAfter(ctx context.Context) {
+// stopAfter stops s some time after ctx is done.
+func (s *stoppable) stopAfter(ctx context.Context) {
 	context.AfterFunc(ctx, func() {
-		time.AfterFunc(g.patience, func() { close(g.up) })
+		time.AfterFunc(s.patience, func() { close(s.stopped) })
 	})
 }
 
@@ -122,14 +122,14 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 		info, err := f.Stat()
 		piped = err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
 	}
-	given := &giving{out, patience, make(chan struct{})}
+	limit := &stoppable{out, patience, make(chan struct{})}
 	return &Stream{
 		in:    bufio.NewReaderSize(in, MaxLine),
 		open:  true,
 		piped: piped,
 		bad:   bad,
-		out:   bufio.NewWriterSize(given, 64<<10),
-		given: given,
+		out:   bufio.NewWriterSize(limit, 64<<10),
+		limit: limit,
 	}
 }
 
@@ -145,7 +145,7 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // afterwards. The ctx of the first call limits all writing: what nobody reads
 // fails some seconds after it is done.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
-	s.stop.Do(func() { s.given.giveUpAfter(ctx) })
+	s.watch.Do(func() { s.limit.stopAfter(ctx) })
 	type result struct {
 		ev  Event
 		err error

@@ -247,7 +247,7 @@ func TestWritesEndAfterTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	s := NewStream(strings.NewReader(done), w, nil)
-	s.given.patience = time.Millisecond
+	s.limit.patience = time.Millisecond
 	ev, err := s.Next(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -461,7 +461,7 @@ func replaced(ctx context.Context, unit string) bool {
 func (s *Setup) Restart(ctx context.Context, unit string) error { return s.again(ctx, unit, "restart") }
 
 func (s *Setup) again(ctx context.Context, unit, verb string) error {
-	if err := knowUnit(ctx, unit); err != nil {
+	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
 	if _, err := Run(ctx, "systemctl", verb, unit); err != nil {
@@ -474,7 +474,7 @@ func (s *Setup) again(ctx context.Context, unit, verb string) error {
 // Start starts a unit at every boot and now. When it runs already, it is left
 // alone.
 func (s *Setup) Start(ctx context.Context, unit string) error {
-	if err := knowUnit(ctx, unit); err != nil {
+	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
 	if _, err := Run(ctx, "systemctl", "is-enabled", "--quiet", unit); err != nil {
@@ -497,14 +497,43 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	return nil
 }
 
-// knowUnit makes systemd read a unit's file again if that has changed.
-func knowUnit(ctx context.Context, unit string) error {
+// KnowUnit makes systemd read a unit's file again if that has changed, and
+// unmasks the unit: systemd refuses all but to stop one that is masked.
+func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 	need, err := Run(ctx, "systemctl", "show", "--property=NeedDaemonReload", "--value", unit)
-	if err != nil || strings.TrimSpace(need) != "yes" {
+	if err != nil {
 		return err
 	}
-	_, err = Run(ctx, "systemctl", "daemon-reload")
-	return err
+	if strings.TrimSpace(need) == "yes" {
+		if _, err := Run(ctx, "systemctl", "daemon-reload"); err != nil {
+			return err
+		}
+	}
+	for _, unmask := range []struct {
+		state string
+		argv  []string
+	}{
+		{"masked", []string{"systemctl", "unmask", "--quiet", unit}},
+		{"masked-runtime", []string{"systemctl", "unmask", "--quiet", "--runtime", unit}},
+	} {
+		if unitFileState(ctx, unit) != unmask.state {
+			continue
+		}
+		if _, err := Run(ctx, unmask.argv...); err != nil {
+			return err
+		}
+		if unitFileState(ctx, unit) == unmask.state {
+			return fmt.Errorf("%s: %s is still %s: systemctl cat %s shows the file, which is empty: remove it", strings.Join(unmask.argv, " "), unit, unmask.state, unit)
+		}
+		s.Changed("unmasked %s", unit)
+	}
+	return nil
+}
+
+// unitFileState returns the state of a unit's file, such as "enabled".
+func unitFileState(ctx context.Context, unit string) string {
+	state, _ := Run(ctx, "systemctl", "is-enabled", unit) // its status is no success for most states
+	return strings.TrimSpace(state)
 }
 
 // Active reports whether a unit runs.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -187,12 +188,13 @@ func TestInstall(t *testing.T) {
 			if err := unix.FcntlFlock(held.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 				t.Fatal(err)
 			}
-			time.AfterFunc(3*time.Second, func() { held.Close() })
+			var released atomic.Bool
+			time.AfterFunc(3*time.Second, func() { released.Store(true); held.Close() })
 			s := &Setup{}
 			if err := s.Install(t.Context(), "phx-test"); err != nil {
 				t.Fatal(err)
 			}
-			if held.Fd() != ^uintptr(0) {
+			if !released.Load() {
 				t.Error("the lock is still held")
 			}
 			for _, pkg := range []string{"phx-test", "phx-interrupted"} {
@@ -264,6 +266,79 @@ func TestServeTakesTheFormerAgain(t *testing.T) {
 	verbs, err := os.ReadFile(told)
 	if err != nil || string(verbs) != "reload\nreload\nreload\n" {
 		t.Errorf("%q, %v: want a reload for good, for bad, and for good again", verbs, err)
+	}
+}
+
+// A unit that somebody has masked is unmasked before systemd is told anything
+// else about it, which it would refuse.
+func TestMaskedUnits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		masks []string // that are there, the first of which systemd reports
+		running,
+		stays bool // whatever is told to unmask
+		told, changes string
+		err           string
+	}{
+		"none":    {told: "start", changes: "started x.service"},
+		"etc":     {masks: []string{"masked"}, told: "unmask start", changes: "unmasked x.service, started x.service"},
+		"run":     {masks: []string{"masked-runtime"}, told: "unmask--runtime start", changes: "unmasked x.service, started x.service"},
+		"both":    {masks: []string{"masked", "masked-runtime"}, told: "unmask unmask--runtime start", changes: "unmasked x.service, unmasked x.service, started x.service"},
+		"running": {masks: []string{"masked"}, running: true, told: "unmask reload", changes: "unmasked x.service, reload of x.service"},
+		"an empty file": {masks: []string{"masked"}, stays: true, told: "unmask",
+			err: "x.service is still masked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			privateMounts(t, "/usr/local/sbin")
+			write(t, "/usr/local/sbin/systemctl", `#!/bin/sh
+cd `+dir+`
+told() { printf '%s ' "$1" >>told; }
+for unit; do :; done
+[ "$unit" = x.service ] || exit 99
+case $1 in
+show) [ "$2" != --property=ActiveState ] || echo inactive ;;
+is-active) [ -e active ] ;;
+is-enabled)
+	for state in masked masked-runtime; do
+		[ ! -e $state ] || { [ "$2" = --quiet ] || echo $state; exit 1; }
+	done
+	[ "$2" = --quiet ] || echo enabled ;;
+unmask)
+	case $* in
+	*--runtime*) told unmask--runtime; [ -e stays ] || rm masked-runtime ;;
+	*) told unmask; [ -e stays ] || rm masked ;;
+	esac ;;
+*)
+	told "$1"
+	! [ -e masked ] && ! [ -e masked-runtime ] || { echo "Unit x.service is masked." >&2; exit 1; }
+	touch active ;;
+esac
+`)
+			if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, mask := range tt.masks {
+				write(t, filepath.Join(dir, mask), "")
+			}
+			if tt.running {
+				write(t, filepath.Join(dir, "active"), "")
+			}
+			if tt.stays {
+				write(t, filepath.Join(dir, "stays"), "")
+			}
+			s := &Setup{}
+			_, err := s.Serve(t.Context(), "x.service", "reload", filepath.Join(dir, "taken"), []byte("a"))
+			told, _ := os.ReadFile(filepath.Join(dir, "told"))
+			if got := strings.TrimSpace(string(told)); got != tt.told {
+				t.Errorf("systemctl was told %q, want %q", got, tt.told)
+			}
+			if got := strings.Join(s.Changes, ", "); got != tt.changes {
+				t.Errorf("changes %q, want %q", got, tt.changes)
+			}
+			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+		})
 	}
 }
 

@@ -24,14 +24,13 @@ type RunningCommand struct {
 var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
 
 // taskRE matches the name that a task of Proxmox gives its process.
-var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(vz[a-z]+):([0-9]+):`)
+var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|move_volume):([0-9]+):`)
 
-// mark is in the environment of pct and of its tasks when phx has started it
-// for this host.
+// mark is in the environment of every pct that phx has started for this host.
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
 
-// Commands returns the commands that phx has started and that are at work on
-// container ctid: pct itself, and its tasks.
+// Commands returns the commands that are at work on container ctid: pct itself,
+// where phx has started it, and tasks of Proxmox, whoever has begun them.
 func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -43,8 +42,8 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		text := h.commandOn(dir, strconv.Itoa(ctid))
-		if text == "" || !h.started(dir) {
+		text, isTask := h.commandOn(dir, strconv.Itoa(ctid))
+		if text == "" || !ofThisHost(dir) || !h.isMarked(dir, isTask) {
 			continue
 		}
 		c := RunningCommand{PID: pid, Text: text}
@@ -56,31 +55,31 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 }
 
 // commandOn returns the command of the process in dir if that is one on a
-// container, "" otherwise.
-func (h *Host) commandOn(dir, ctid string) string {
+// container, "" otherwise, and whether it is a task.
+func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 	line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	if err != nil {
-		return "" // it has ended
+		return "", false // it has ended
 	}
 	words := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-	if m := taskRE.FindStringSubmatch(words[0]); m != nil && m[2] == ctid {
-		return words[0]
+	if m := taskRE.FindStringSubmatch(words[0]); m != nil && m[1] == ctid {
+		return words[0], true
 	}
 	for i, w := range words { // before it stands an interpreter, maybe
 		if i > 2 || filepath.Base(w) != filepath.Base(h.PCT) || len(words) < i+3 {
 			continue
 		}
 		if args := words[i+1:]; !slices.Contains(passive, args[0]) && (args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid) {
-			return Quote(append([]string{filepath.Base(w)}, args...))
+			return Quote(append([]string{filepath.Base(w)}, args...)), false
 		}
 	}
-	return ""
+	return "", false
 }
 
-// started reports whether phx has started the process in dir, for this host. A
+// ofThisHost reports whether the process in dir is one of the host's own. A
 // container's processes are seen in /proc as well, and call themselves what
 // they like.
-func (h *Host) started(dir string) bool {
+func ofThisHost(dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return false
@@ -93,11 +92,21 @@ func (h *Host) started(dir string) bool {
 	if err != nil {
 		return false
 	}
-	if ours, err := os.Readlink("/proc/self/ns/pid"); err != nil || theirs != ours {
+	ours, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && theirs == ours
+}
+
+// isMarked reports whether the process in dir has the mark of this host in its
+// environment. That of a task is mostly gone: Perl writes a process's new name
+// over it.
+func (h *Host) isMarked(dir string, isTask bool) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "environ"))
+	if err != nil {
 		return false
 	}
-	environ, err := os.ReadFile(filepath.Join(dir, "environ"))
-	return err == nil && slices.Contains(strings.Split(string(environ), "\x00"), h.mark())
+	variables := strings.Split(string(text), "\x00")
+	isRoot := func(v string) bool { return strings.HasPrefix(v, "PHX_PVE_ROOT=") }
+	return slices.Contains(variables, h.mark()) || isTask && !slices.ContainsFunc(variables, isRoot)
 }
 
 // Runs reports whether the command is still at work.

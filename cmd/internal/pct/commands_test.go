@@ -57,7 +57,8 @@ func TestCommands(t *testing.T) {
 		pct("status", "999000502"):                                            {},
 		pct("set", "999000500", "--hostname", "a b"):                          {"999000500", "pct set 999000500 --hostname 'a b'"},
 		sleeping(t, "pctx", "start", "999000500"):                             {},
-		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"}, sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:qmstart:999000503:root@pam:"): {},
 	}
 	for _, ctid := range []int{999000500, 999000501, 999000502, 999000503, 999000900} {
 		found, err := h.Commands(ctid)
@@ -93,6 +94,20 @@ func TestCommandsOfOthers(t *testing.T) {
 		t.Errorf("%+v, %v", found, err)
 	}
 	if found, err := (&Host{PCT: "pct", PVERoot: dir + "/other"}).Commands(999000505); err != nil || len(found) != 1 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// A task of Proxmox is Perl, which writes the new name over the environment.
+func TestCommandsOfPerl(t *testing.T) {
+	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
+	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`, "task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
+	cmd.Env = []string{h.mark()}
+	pid := begin(t, cmd)
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || strings.Contains(string(text), h.mark()) {
+		t.Fatalf("its environment is %q, %v", text, err)
+	}
+	if found, err := h.Commands(999000507); err != nil || len(found) != 1 || found[0].PID != pid {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

@@ -91,14 +91,14 @@ func readIfThere(path string) ([]byte, error) {
 	return text, err
 }
 
-// staleAfter is when a lock of the cluster file system is nobody's any more.
-// Proxmox VE's own file system frees one after two minutes, and its commands
-// give up theirs after one.
+// staleAfter is the age at which a lock of the cluster file system was left by
+// somebody who was killed: that file system frees one after two minutes, and
+// Proxmox VE's commands give up theirs after one.
 var staleAfter = 130 * time.Second
 
 // lockCluster takes a lock of the cluster file system: a directory that only
-// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9). It waits for longer
-// than the lock of somebody who was killed stays.
+// one can make (PVE::Cluster's cfs_lock of Proxmox VE 9). It waits until a lock
+// that nobody gives back is stale.
 func (h *Host) lockCluster(ctx context.Context, name string) (release func(), err error) {
 	path := filepath.Join(h.PVERoot, "priv/lock", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

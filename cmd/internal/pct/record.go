@@ -339,9 +339,9 @@ func (r *Records) sign(ctid int, record Record) string {
 
 // Rewrite returns the text of container ctid's configuration file with its
 // record as change leaves it, and signed, and the [AppliedMark] with it. change
-// gets an empty record for one that does not count. All other notes stay byte for byte. Of a container
-// whose record is signed for the first time, the records of its snapshots are
-// signed as well.
+// gets an empty record for one that does not count. All other notes stay byte
+// for byte. Of a container whose record is signed for the first time, the
+// records of its snapshots are signed as well.
 func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 	record, _ := r.ReadConf(ctid, ParseConf(text))
 	change(record)

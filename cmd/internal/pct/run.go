@@ -253,7 +253,9 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 // maxWarnings is how many lines of warnings a command may have.
 const maxWarnings = 20
 
-var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|.+ overrides .+)$`)
+// No name of a file in a container can make such a line: tar and rsync escape
+// newlines in it.
+var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|explicitly configured lxc\.[a-z.]+ overrides the following settings: .+)$`)
 
 // warnings returns the lines in which Proxmox warns of something, each once.
 func warnings(outputs ...[]byte) []string {

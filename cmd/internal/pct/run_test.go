@@ -399,6 +399,7 @@ func TestWarnings(t *testing.T) {
 echo 'extracting archive'
 echo 'WARN: Systemd 252 detected. You may need to enable nesting.' >&2
 echo 'explicitly configured lxc.apparmor.profile overrides the following settings: features:nesting' >&2
+echo 'file has vanished: "/home/a/phoenix overrides b"'
 echo 'Task finished with 1 warning(s)!' >&2
 `
 	want := []string{

@@ -103,8 +103,8 @@ func (e *StillRuns) Error() string {
 
 func (e *StillRuns) Unwrap() error { return e.Cause }
 
-// killed is how long a program may take to end that was killed.
-const killed = 5 * time.Second
+// killPatience is how long a program may take to end after SIGKILL.
+const killPatience = 5 * time.Second
 
 // Run runs a program to its end and returns its stdout, unless c.Stdout takes
 // that, and the end of its stderr. When ctx is cancelled, or the program goes
@@ -180,7 +180,7 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 				isKilled = true
 				syscall.Kill(-pid, syscall.SIGKILL)
 				s.cut()
-				patience = time.After(killed)
+				patience = time.After(killPatience)
 			default:
 				go func() { <-ended; cmd.Wait() }()
 				s.cut()

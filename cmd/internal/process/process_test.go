@@ -241,7 +241,7 @@ func TestRunReturns(t *testing.T) {
 		"one that does not read its stdin":     {"trap '' TERM; echo $$ >$PIDS; " + hour, func(c *Command) { c.Stdin = strings.NewReader(strings.Repeat("x", 1<<20)) }, false},
 		"a task that ends":                     {"echo $$ >$PIDS; exec " + hour, func(c *Command) { c.Survive, c.NoKill = true, true }, false},
 		"a task that is stopped":               {"trap 'exit 3' TERM; echo $$ >$PIDS; kill -STOP $$; " + hour, func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute }, false},
-		"a task that ignores SIGTERM":          {"trap '' TERM; echo $$ >$PIDS; echo here >&2; while :; do sleep 0.1; done", func(c *Command) { c.Survive, c.NoKill = true, true }, true},
+		"a task that ignores SIGTERM":          {"trap '' TERM; echo here >&2; echo $$ >$PIDS; while :; do sleep 0.1; done", func(c *Command) { c.Survive, c.NoKill = true, true }, true},
 		"a task whose child goes on":           {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", func(c *Command) { c.Survive, c.NoKill = true, true }, false},
 		"a task on pipes, whose child goes on": {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", func(c *Command) { c.NoKill = true }, false},
 	} {
@@ -256,19 +256,17 @@ func TestRunReturns(t *testing.T) {
 				if tt.change != nil {
 					tt.change(&c)
 				}
+				ready := func() bool { text, _ := os.ReadFile(pids); return len(text) > 0 }
 				ctx, cancel := context.WithCancelCause(context.Background())
 				defer cancel(nil)
 				cause := errors.New("stopped")
 				if way == "cancelled" {
 					go func() {
-						for {
-							if text, _ := os.ReadFile(pids); len(text) > 0 {
-								time.Sleep(50 * time.Millisecond)
-								cancel(cause)
-								return
-							}
+						for !ready() {
 							time.Sleep(10 * time.Millisecond)
 						}
+						time.Sleep(50 * time.Millisecond)
+						cancel(cause)
 					}()
 				} else {
 					c.Timeout = time.Second
@@ -280,12 +278,16 @@ func TestRunReturns(t *testing.T) {
 				done := make(chan result, 1)
 				go func() {
 					_, said, err := Run(ctx, c)
+					for !ready() { // on a machine that is busy
+						c.Timeout *= 2
+						_, said, err = Run(ctx, c)
+					}
 					done <- result{said, err}
 				}()
 				var r result
 				select {
 				case r = <-done:
-				case <-time.After(time.Minute):
+				case <-time.After(5 * time.Minute):
 					t.Fatal("it does not return")
 				}
 				var timedOut *TimedOut

@@ -66,12 +66,21 @@ type reply struct {
 	Value json.RawMessage `json:"value,omitempty"`
 }
 
-// boot puts the program in place if it is not there yet, and becomes its
-// half in the container. Its arguments: name, SHA-256, size in bytes.
+// boot puts the program in place unless it is there, and is root's to change
+// and everybody's to run, and becomes its half in the container. Its arguments:
+// name, SHA-256, size in bytes.
+//
+// A transfer that was killed leaves a file behind, with the mode that mktemp
+// has given it; whoever holds the lock is alone and may remove it.
 const boot = `set -eu
 umask 022
-program=/usr/local/bin/$1 sum=$2 size=$3
-if ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
+dir=/usr/local/bin
+program=$dir/$1 sum=$2 size=$3
+mode=$(stat -c '%u %a' "$program" 2>/dev/null) || mode=none
+if [ "$mode" != "$(id -u) 755" ] || ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
+	exec 9<"$dir"
+	flock -w 60 9 || { echo "another transfer of $1 is under way in this container" >&2; exit 1; }
+	find "$dir" -maxdepth 1 -type f -name "$1.??????" -user "$(id -u)" -perm 600 -delete
 	echo '{"need":"program"}'
 	new=$(mktemp "$program.XXXXXX") # mode 0600
 	trap 'rm -f "$new"' EXIT
@@ -80,6 +89,7 @@ if ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
 	chmod 0755 "$new"
 	mv -f "$new" "$program"
 	trap - EXIT
+	exec 9<&-
 fi
 export HOME=/root
 exec "$program" apply --request -`

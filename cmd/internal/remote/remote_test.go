@@ -155,6 +155,105 @@ func TestTransferBreaksOff(t *testing.T) {
 	}
 }
 
+// A program that others than root could change, or could not run, is not the
+// one that was sent, whatever is in it.
+func TestProgramOfAnotherMode(t *testing.T) {
+	host, dir := fakePct(t)
+	program := filepath.Join(dir, filepath.Base(os.Args[0]))
+	for name, spoil := range map[string]func() error{
+		"as it was":            func() error { return nil },
+		"umask 077":            func() error { return os.Chmod(program, 0o700) },
+		"not to be run":        func() error { return os.Chmod(program, 0o644) },
+		"for others to change": func() error { return os.Chmod(program, 0o777) },
+		"setuid":               func() error { return os.Chmod(program, 0o755|os.ModeSetuid) },
+		"of another user": func() error {
+			if os.Getuid() != 0 {
+				return nil
+			}
+			return os.Chown(program, 65534, 65534)
+		},
+		"a link": func() error {
+			return errors.Join(os.Rename(program, program+"-elsewhere"), os.Symlink(program+"-elsewhere", program))
+		},
+	} {
+		if _, _, err := call(host, "hello", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if answer, _, err := call(host, "hello", nil); err != nil || answer.Changes[0] != "hello" {
+			t.Errorf("%s: answer %+v, error %v", name, answer, err)
+		}
+		info, err := os.Lstat(program)
+		if err != nil || info.Mode() != 0o755 || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() {
+			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+// What a transfer that was killed has left is removed by the next one, and
+// nothing else, nor what another one is writing.
+func TestTransferWasKilled(t *testing.T) {
+	host, dir := fakePct(t)
+	program := filepath.Join(dir, filepath.Base(os.Args[0]))
+	kept := map[string]os.FileMode{
+		program + ".backup": 0o755, program + ".conf": 0o600, program + "2.aB3xY9": 0o600, program + ".aB3xY9z": 0o600,
+		filepath.Join(dir, "phx-other.aB3xY9"): 0o600,
+	}
+	for path, mode := range kept {
+		if err := os.WriteFile(path, []byte("mine"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script, err := os.ReadFile(host.PCT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script = bytes.Replace(script, []byte("exec /bin/sh -c"), []byte("PATH="+dir+"/bin:$PATH; exec /bin/sh -c"), 1)
+	killing := &pct.Host{PCT: filepath.Join(dir, "killing")}
+	err = errors.Join(os.Mkdir(filepath.Join(dir, "bin"), 0o755),
+		os.WriteFile(filepath.Join(dir, "bin", "head"), []byte("#!/bin/sh\nkill -KILL $PPID\n"), 0o755),
+		os.WriteFile(killing.PCT, script, 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, _, err := call(killing, "hello", nil); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("the transfer was not killed: %v", err)
+		}
+		left, err := filepath.Glob(program + ".??????")
+		if err != nil || len(left) != 2 { // with the backup
+			t.Fatalf("left: %q, %v: want one file of one killed transfer", left, err)
+		}
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(time.Second, func() {
+		if left, _ := filepath.Glob(program + ".??????"); len(left) != 2 {
+			t.Errorf("what another transfer is writing is gone: %q", left)
+		}
+		lock.Close()
+	})
+	if answer, _, err := call(host, "hello", nil); err != nil || answer.Changes[0] != "hello" {
+		t.Fatalf("answer %+v, error %v", answer, err)
+	}
+	all, err := filepath.Glob(filepath.Join(dir, "*.*"))
+	if err != nil || len(all) != len(kept)+1 { // the program's name has a dot, too
+		t.Errorf("%q, %v", all, err)
+	}
+	for path := range kept {
+		if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
+			t.Errorf("%s: %q, %v", path, text, err)
+		}
+	}
+}
+
 // hostileHost returns a host whose container says what a script prints.
 func hostileHost(t *testing.T, script string) *pct.Host {
 	path := filepath.Join(t.TempDir(), "pct")
