@@ -139,9 +139,10 @@ feature\ *)
 	mv "$disk/application.new" "$disk/application"
 	ran application ;;
 *"BEGIN PHX"*)
-	cat >"$disk/hosts.new"
-	sed '1,/END PHX/d' "$disk/hosts.new" >"$disk/neighbours"
-	sed -i '/END PHX/q' "$disk/hosts.new"
+	text=$(cat)
+	echo "$text" | sed '1,/END PHX/d' >"$disk/neighbours.new"
+	mv "$disk/neighbours.new" "$disk/neighbours"
+	echo "$text" | sed '/END PHX/q' >"$disk/hosts.new"
 	mv "$disk/hosts.new" "$disk/hosts"
 	ran hosts ;;
 *" phx-nginx "*|*" phx-traefik "*)
