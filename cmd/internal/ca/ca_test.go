@@ -238,6 +238,10 @@ func (s *site) issue(t *testing.T, set Settings, name string, names ...string) (
 }
 
 func write(t *testing.T, path, text string, mode fs.FileMode) {
+	// A program that a parallel test starts meanwhile would hold the file open
+	// for writing, and what is open for writing cannot be run.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
