@@ -193,10 +193,10 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 		if _, err := guest.Run(ctx, "systemctl", "stop", nginxUnit); err != nil {
 			return nil, err
 		}
-	}
-	// systemd opens no socket for a service that is masked.
-	if err := s.KnowUnit(ctx, nginxUnit); err != nil {
-		return nil, err
+		// systemd opens no socket for a service that is masked.
+		if err := s.KnowUnit(ctx, nginxUnit); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.Start(ctx, socketUnit); err != nil {
 		return nil, fmt.Errorf("ports 80 and 443 of the gateway: is another program there? %w", err)

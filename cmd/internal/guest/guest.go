@@ -509,21 +509,17 @@ func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 			return err
 		}
 	}
-	for _, unmask := range []struct {
-		state string
-		argv  []string
-	}{
-		{"masked", []string{"systemctl", "unmask", "--quiet", unit}},
-		{"masked-runtime", []string{"systemctl", "unmask", "--quiet", "--runtime", unit}},
-	} {
-		if unitFileState(ctx, unit) != unmask.state {
-			continue
+	for state := unitFileState(ctx, unit); state == "masked" || state == "masked-runtime"; {
+		argv := []string{"systemctl", "unmask", "--quiet", unit}
+		if state == "masked-runtime" {
+			argv = []string{"systemctl", "unmask", "--quiet", "--runtime", unit}
 		}
-		if _, err := Run(ctx, unmask.argv...); err != nil {
+		if _, err := Run(ctx, argv...); err != nil {
 			return err
 		}
-		if unitFileState(ctx, unit) == unmask.state {
-			return fmt.Errorf("%s: %s is still %s: systemctl cat %s shows the file, which is empty: remove it", strings.Join(unmask.argv, " "), unit, unmask.state, unit)
+		former := state
+		if state = unitFileState(ctx, unit); state == former {
+			return fmt.Errorf("%s: %s is still %s: systemctl cat %s shows the file, which is empty: remove it", strings.Join(argv, " "), unit, state, unit)
 		}
 		s.Changed("unmasked %s", unit)
 	}
