@@ -249,13 +249,13 @@ func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) 
 		}
 	case "ct.failed":
 		if ours {
-			r.gone = "failed: " + ev.Get("error").Str
+			r.gone = gone(ev)
 			// What the service's health check finds may be what is mended here.
 			r.ready = r.ready || ev.Get("stage").Str == "health check"
 		}
 	case "ct.skipped":
 		if ours {
-			r.gone = "was skipped: " + ev.Get("reason").Str
+			r.gone = gone(ev)
 			// Without another container, what is there is mended as far as that goes.
 			r.ready = r.ready || ev.Get("because").Int() != 0 && exists(ev.CTID())
 		}
@@ -284,11 +284,18 @@ func (r *round) takeCA(ev event.Event) {
 		r.caPlanned = ev.Get("action").Str == "create"
 	case "ct.ready":
 		r.caReady = true
-	case "ct.failed":
-		r.caGone = "failed: " + ev.Get("error").Str
-	case "ct.skipped":
-		r.caGone = "was skipped: " + ev.Get("reason").Str
+	case "ct.failed", "ct.skipped":
+		r.caGone = gone(ev)
 	}
+}
+
+// gone returns why a container will not get ready: ev is its ct.failed or
+// ct.skipped.
+func gone(ev event.Event) string {
+	if ev.Name == "ct.failed" {
+		return "failed: " + ev.Get("error").Str
+	}
+	return "was skipped: " + ev.Get("reason").Str
 }
 
 // begin starts the work on the round's container.
