@@ -49,7 +49,7 @@ func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File)
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(path))
+	return SyncDirectory(filepath.Dir(path))
 }
 
 // pending makes the temporary file, and locks it for as long as the returned
@@ -119,8 +119,9 @@ func isLinked(fd int) bool {
 	return unix.Fstat(fd, &stat) == nil && stat.Nlink > 0
 }
 
-// syncDirectory makes what was renamed last, where the file system can.
-func syncDirectory(path string) error {
+// SyncDirectory brings the entries of a directory to the disk, where the file
+// system can.
+func SyncDirectory(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
 		return err

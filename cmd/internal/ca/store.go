@@ -230,23 +230,10 @@ func (s *Store) Remove(sum string) error {
 			return err
 		}
 	}
-	return s.sync()
+	return atomicfile.SyncDirectory(s.Dir)
 }
 
 // write replaces a file.
 func (s *Store) write(name string, data []byte) error {
 	return atomicfile.Write(filepath.Join(s.Dir, name), data, 0o600)
-}
-
-// sync makes what was renamed durable, where the file system can.
-func (s *Store) sync() error {
-	d, err := os.Open(s.Dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOSYS) {
-		return err
-	}
-	return nil
 }
