@@ -21,7 +21,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const usage = `Usage:
@@ -90,7 +90,7 @@ func main() {
 		&cli.IntFlag{Name: "ctid"},
 		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-		&cli.DurationFlag{Name: "timeout", Value: pct.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
+		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		&cli.StringFlag{Name: "accept-new-root", EnvVars: []string{"PHX_ACCEPT_NEW_ROOT"}},
 	}
 	cmdline.Main(&cli.App{
@@ -118,7 +118,7 @@ func main() {
 // newExporter reads the options that all forms have.
 func newExporter(c *cli.Context) (*exporter, error) {
 	e := &exporter{
-		host:   &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		host:   &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
 		path:   c.String("output"),
 		accept: c.String("accept-new-root"),
 		rotate: c.String("rotate-root"),
@@ -210,7 +210,7 @@ func initialize(c *cli.Context) error {
 }
 
 type exporter struct {
-	host           *pct.Host
+	host           *pve.Host
 	path           string
 	accept, rotate string
 	stream         *event.Stream
@@ -357,7 +357,7 @@ func knownBy(x *exported) *known {
 	if x.fromHost {
 		return nil
 	}
-	return &known{pct.Hash(x.Hosts), pct.Hash(x.Neighbours)}
+	return &known{pve.Hash(x.Hosts), pve.Hash(x.Neighbours)}
 }
 
 // rotation is the event of a rotation of the root.

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"time"
 
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // action is what a plan can ask for.
@@ -57,9 +57,9 @@ func (j *job) statusFields(time.Duration) any {
 		State           string     `json:"state"`
 		Lock            string     `json:"lock,omitempty"`
 		IP              string     `json:"ip"`
-		Applied         pct.Record `json:"applied"`
+		Applied         pve.Record `json:"applied"`
 		RestartRequired []string   `json:"restart_required"`
-	}{j.c.Name, j.state(), j.lock(), address(j.c), pct.Record{}, []string{}}
+	}{j.c.Name, j.state(), j.lock(), address(j.c), pve.Record{}, []string{}}
 	if j.conf != nil {
 		fields.Applied, fields.RestartRequired = j.record, j.restartRequired()
 	}
@@ -138,7 +138,7 @@ func (j *job) deleteAction(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	if pct.ParseBool(j.conf.Values["protection"]) {
+	if pve.ParseBool(j.conf.Values["protection"]) {
 		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", j.ctid)
 	}
 	switch _, managed, err := j.host.HAState(j.ctid); {

@@ -19,7 +19,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // converge brings the container into the desired state, stage by stage. After
@@ -99,7 +99,7 @@ func (r *round) checkGuest(id int) error {
 	}
 	state, isContainer := states[id]
 	if !isContainer {
-		out, err := r.host.Run(r.ctx, pct.Command{Argv: []string{r.qm, "status", strconv.Itoa(id)}, Reads: true})
+		out, err := r.host.Run(r.ctx, pve.Command{Argv: []string{r.qm, "status", strconv.Itoa(id)}, Reads: true})
 		if err != nil {
 			return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w (--ignore-external does without)", id, err)
 		}
@@ -147,7 +147,7 @@ func (j *job) awaitDefined(ctx context.Context) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it was not finished, or destroyed
 		j.conf, j.running = nil, false
-		j.record, j.written, j.mark = pct.Record{}, pct.Record{}, ""
+		j.record, j.written, j.mark = pve.Record{}, pve.Record{}, ""
 		return nil
 	case err != nil:
 		return err
@@ -169,7 +169,7 @@ func (j *job) create(ctx context.Context) error {
 		return err
 	}
 	j.created = true
-	wanted := j.wanted(&pct.Conf{})
+	wanted := j.wanted(&pve.Conf{})
 	args := append([]string{"create", j.id(), j.c.Template, "--rootfs", size, "--unprivileged", boolean(unprivileged)}, wanted.args()...)
 	line, err := j.firstRecord()
 	if err != nil {
@@ -182,8 +182,8 @@ func (j *job) create(ctx context.Context) error {
 		return err
 	}
 	j.changed(start, "created from %s", j.c.Template)
-	return j.reread(func(*pct.Conf) {
-		j.conf = &pct.Conf{}
+	return j.reread(func(*pve.Conf) {
+		j.conf = &pve.Conf{}
 		j.conf.Values = map[string]string{
 			"unprivileged": boolean(unprivileged),
 			"rootfs":       fmt.Sprintf("%s,size=%dG", size, j.c.StorageSizeGB),
@@ -250,7 +250,7 @@ func (j *job) clone(ctx context.Context) error {
 		return err
 	}
 	// Notes of a person do not belong on a command line.
-	if line != "" && pct.Notes(from.Description) == "" {
+	if line != "" && pve.Notes(from.Description) == "" {
 		args = slices.Insert(args, 3, "--description", line)
 		expected.Description = line
 	}
@@ -258,17 +258,17 @@ func (j *job) clone(ctx context.Context) error {
 		return err
 	}
 	j.changed(start, "cloned from %s", origin)
-	if err := j.reread(func(*pct.Conf) { j.conf = expected }); err != nil {
+	if err := j.reread(func(*pve.Conf) { j.conf = expected }); err != nil {
 		return err
 	}
-	j.mark = j.conf.Mark(pct.AppliedMark)
+	j.mark = j.conf.Mark(pve.AppliedMark)
 	return nil
 }
 
 // cloneSource returns the snapshot of a source that is cloned: one without a
 // name, which is the container itself, where phx has seen that Proxmox makes
 // none of it.
-func cloneSource(records *pct.Records, source int, conf *pct.Conf, name string) (*pct.Snapshot, error) {
+func cloneSource(records *pve.Records, source int, conf *pve.Conf, name string) (*pve.Snapshot, error) {
 	if s := conf.Snapshot(name); s != nil {
 		return s, nil
 	}
@@ -279,13 +279,13 @@ func cloneSource(records *pct.Records, source int, conf *pct.Conf, name string) 
 	if mount := bindMount(conf); mount != "" {
 		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: take its mount_points out of the configuration, or create the container from a template", mount)
 	}
-	return &pct.Snapshot{Section: conf.Section}, nil
+	return &pve.Snapshot{Section: conf.Section}, nil
 }
 
 // cloneOf is what Proxmox makes of a snapshot: all of its configuration, with
 // another name, storage, and address of the network card.
-func cloneOf(from *pct.Snapshot, c *config.Container) *pct.Conf {
-	conf := &pct.Conf{Section: from.Section}
+func cloneOf(from *pve.Snapshot, c *config.Container) *pve.Conf {
+	conf := &pve.Conf{Section: from.Section}
 	conf.Values = maps.Clone(from.Values)
 	maps.DeleteFunc(conf.Values, func(option, _ string) bool {
 		return option == "parent" || option == "snaptime" || option == "lock" || strings.HasPrefix(option, "unused")
@@ -296,7 +296,7 @@ func cloneOf(from *pct.Snapshot, c *config.Container) *pct.Conf {
 			conf.Values[option] = c.StoragePool + ":" + volume
 		}
 	}
-	net := pct.ParseProperties(conf.Values["net0"])
+	net := pve.ParseProperties(conf.Values["net0"])
 	net.Set("hwaddr", "(generated)")
 	conf.Values["net0"] = net.String()
 	return conf
@@ -350,7 +350,7 @@ func (j *job) asMade() *config.Container {
 		return j.c
 	}
 	c := *j.c
-	unprivileged := pct.ParseBool(j.conf.Values["unprivileged"])
+	unprivileged := pve.ParseBool(j.conf.Values["unprivileged"])
 	c.Unprivileged = &unprivileged
 	return &c
 }
@@ -457,12 +457,12 @@ func (j *job) configure(ctx context.Context) error {
 	if err := j.pct(ctx, append([]string{"set", j.id()}, differing.args()...)...); err != nil {
 		return err
 	}
-	if err := j.reread(func(c *pct.Conf) { differing.expect(c, j.running) }); err != nil {
+	if err := j.reread(func(c *pve.Conf) { differing.expect(c, j.running) }); err != nil {
 		return err
 	}
 	// pct's exit status is no proof: what counts is what was stored.
 	if again := j.wanted(j.conf).args(); len(again) > 0 && !j.dryRun {
-		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.ctid, pct.Quote(again))
+		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.ctid, pve.Quote(again))
 	}
 	for _, change := range differing.changes() {
 		j.changed(start, "%s", change)
@@ -511,7 +511,7 @@ func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed b
 	}
 	unkeyed := records.IsUnkeyed(j.ctid, j.conf.Description)
 	if j.dryRun {
-		old := pct.EncodeNotes(j.conf.Description)
+		old := pve.EncodeNotes(j.conf.Description)
 		for _, l := range j.conf.Raw {
 			old = append(old, rawText(l)+"\n"...)
 		}
@@ -519,7 +519,7 @@ func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed b
 	} else {
 		var lost error
 		changed, err = j.host.EditConf(ctx, j.ctid, func(text []byte) []byte {
-			if lost = j.checkMark(pct.ParseConf(text)); lost != nil {
+			if lost = j.checkMark(pve.ParseConf(text)); lost != nil {
 				return text
 			}
 			return edit(text)
@@ -534,11 +534,11 @@ func (j *job) editConf(ctx context.Context, edit func([]byte) []byte) (changed b
 	if unkeyed && !j.dryRun {
 		j.logf("its record is taken over, and signed: whoever may edit notes cannot change it any more")
 	}
-	err = j.reread(func(c *pct.Conf) {
-		text := pct.ParseConf(j.texts[j.host.ConfPath(j.ctid)].new)
+	err = j.reread(func(c *pve.Conf) {
+		text := pve.ParseConf(j.texts[j.host.ConfPath(j.ctid)].new)
 		c.Raw, c.Description = text.Raw, text.Description
 	})
-	j.mark = j.conf.Mark(pct.AppliedMark)
+	j.mark = j.conf.Mark(pve.AppliedMark)
 	return true, err
 }
 
@@ -569,9 +569,9 @@ func (j *job) writeConf(ctx context.Context) error {
 		edited = records.Rewrite(j.ctid, edited, j.merge(after))
 		switch {
 		case !j.running: // as may be the clone of one that ran
-			return pct.SetMark(edited, pct.RestartMark, "")
+			return pve.SetMark(edited, pve.RestartMark, "")
 		case rawChanged || j.record[formerRestartWord] != "":
-			return pct.SetMark(edited, pct.RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
+			return pve.SetMark(edited, pve.RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
 		}
 		return edited
 	})
@@ -595,7 +595,7 @@ func (j *job) settleRecord(ctx context.Context) error {
 
 // writeRecord writes the record. What somebody else has added to it meanwhile
 // stays.
-func (j *job) writeRecord(ctx context.Context, after pct.Record) error {
+func (j *job) writeRecord(ctx context.Context, after pve.Record) error {
 	records, err := j.records()
 	if err != nil {
 		return err
@@ -611,9 +611,9 @@ func (j *job) writeRecord(ctx context.Context, after pct.Record) error {
 }
 
 // merge returns what makes a record that was this one into after.
-func (j *job) merge(after pct.Record) func(pct.Record) {
+func (j *job) merge(after pve.Record) func(pve.Record) {
 	before := j.record
-	return func(record pct.Record) {
+	return func(record pve.Record) {
 		for name := range before {
 			delete(record, name)
 		}
@@ -714,16 +714,16 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.profileHash = pct.Hash(want)
+	j.profileHash = pve.Hash(want)
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && !parseHashes(j.written[profileWord])[pct.Hash(have)] {
+	if have != nil && !parseHashes(j.written[profileWord])[pve.Hash(have)] {
 		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: copy it to %s to keep it, or move it away to have that one in its place", path, filepath.Join(j.profiles, name))
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
-	load := pct.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}, Timeout: time.Minute}
+	load := pve.Command{Argv: []string{"apparmor_parser", "--replace", filepath.Join(j.profiles, name)}, Timeout: time.Minute}
 	if _, err := j.host.Run(ctx, load); err != nil {
 		return err
 	}
@@ -757,16 +757,16 @@ func (j *job) growDisks(ctx context.Context) error {
 		if err := j.pct(ctx, "resize", j.id(), d.option, size); err != nil {
 			return err
 		}
-		err := j.reread(func(c *pct.Conf) {
-			ps := pct.ParseProperties(c.Values[d.option])
+		err := j.reread(func(c *pve.Conf) {
+			ps := pve.ParseProperties(c.Values[d.option])
 			ps.Set("size", size)
 			c.Values[d.option] = ps.String()
 		})
 		if err != nil {
 			return err
 		}
-		now := pct.ParseProperties(j.conf.Values[d.option]).Get("size") // 1024G is stored as 1T
-		if have, err := pct.Gigabytes(now); err != nil || have != d.want {
+		now := pve.ParseProperties(j.conf.Values[d.option]).Get("size") // 1024G is stored as 1T
+		if have, err := pve.Gigabytes(now); err != nil || have != d.want {
 			return fmt.Errorf("pct resize %d %s %s exited 0, but the size is still %s: see Proxmox's task log", j.ctid, d.option, size, now)
 		}
 		j.changed(start, "%s %s", d.option, size)
@@ -808,7 +808,7 @@ func (j *job) start(ctx context.Context) error {
 }
 
 // applyPending is what a start does to values that waited for it.
-func applyPending(c *pct.Conf) {
+func applyPending(c *pve.Conf) {
 	c.Values = c.Next()
 	c.Pending, c.Deleted = nil, nil
 }
@@ -844,10 +844,10 @@ func (j *job) reboot(ctx context.Context) error {
 
 // forgetRestart forgets that a restart is needed.
 func (j *job) forgetRestart(ctx context.Context) error {
-	if j.conf.Mark(pct.RestartMark) == "" {
+	if j.conf.Mark(pve.RestartMark) == "" {
 		return nil
 	}
-	changed, err := j.editConf(ctx, func(text []byte) []byte { return pct.SetMark(text, pct.RestartMark, "") })
+	changed, err := j.editConf(ctx, func(text []byte) []byte { return pve.SetMark(text, pve.RestartMark, "") })
 	j.noted = j.noted || changed
 	return err
 }
@@ -855,11 +855,11 @@ func (j *job) forgetRestart(ctx context.Context) error {
 // clearRestartIfDone forgets that a restart is needed if somebody has restarted
 // the container since.
 func (j *job) clearRestartIfDone(ctx context.Context) error {
-	since, err := strconv.ParseInt(j.conf.Mark(pct.RestartMark), 10, 64)
+	since, err := strconv.ParseInt(j.conf.Mark(pve.RestartMark), 10, 64)
 	if err != nil || !j.running {
 		return nil
 	}
-	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
+	out, err := j.host.Run(ctx, pve.Command{Argv: []string{j.host.PCT, "status", j.id(), "--verbose"}, Reads: true})
 	if err != nil {
 		return err
 	}
@@ -889,7 +889,7 @@ func (j *job) shutdown(ctx context.Context) error {
 	}
 	j.running = false
 	j.changed(start, "shut down")
-	return j.reread(func(*pct.Conf) {})
+	return j.reread(func(*pve.Conf) {})
 }
 
 // restartIfAllowed restarts a running container where a change needs it, if
@@ -914,7 +914,7 @@ func (j *job) restartRequired() []string {
 	}
 	waiting = append(waiting, j.conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(j.conf.Pending))...)
-	if j.conf.Mark(pct.RestartMark) != "" {
+	if j.conf.Mark(pve.RestartMark) != "" {
 		waiting = append(waiting, "lxc")
 	}
 	slices.Sort(waiting)
@@ -989,7 +989,7 @@ func (j *job) finalSnapshots(ctx context.Context) error {
 const snapshotsWord = "+snapshots"
 
 // snapshotBasis is the hash of what decides whether Proxmox makes snapshots.
-func snapshotBasis(conf *pct.Conf) string {
+func snapshotBasis(conf *pve.Conf) string {
 	var sources []string
 	for _, option := range append(mountOptions(conf.Values), "rootfs") {
 		sources = append(sources, source(conf.Values[option]))
@@ -999,7 +999,7 @@ func snapshotBasis(conf *pct.Conf) string {
 }
 
 // bindMount returns the first mount point that mounts a path of the host.
-func bindMount(conf *pct.Conf) string {
+func bindMount(conf *pve.Conf) string {
 	for _, option := range mountOptions(conf.Values) {
 		if isBind(conf.Values[option]) {
 			return option
@@ -1043,7 +1043,7 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 		args = append(args, "--description", description)
 	}
 	err = j.pct(ctx, args...)
-	var failed *pct.CommandError
+	var failed *pve.CommandError
 	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
 		return j.noSnapshots(ctx, fmt.Sprintf("pct snapshot %d %s: snapshot feature is not available: its storage takes none", j.ctid, name))
 	}
@@ -1051,8 +1051,8 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 		return err
 	}
 	j.changed(start, "snapshot %s", name)
-	return j.reread(func(c *pct.Conf) {
-		s := pct.Snapshot{Name: name, Section: c.Section}
+	return j.reread(func(c *pve.Conf) {
+		s := pve.Snapshot{Name: name, Section: c.Section}
 		s.Values, s.Description = maps.Clone(c.Values), description
 		c.Snapshots = append(c.Snapshots, s)
 	})

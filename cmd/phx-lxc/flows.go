@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // A firewall that was never in force can hold rules with which nothing works:
@@ -69,8 +69,8 @@ func (j *job) firewall() *config.Firewall {
 
 // hasFirewallFlag reports whether Proxmox VE applies the firewall file to the
 // container's interface.
-func hasFirewallFlag(conf *pct.Conf) bool {
-	return pct.ParseBool(pct.ParseProperties(conf.Next()["net0"]).Get("firewall"))
+func hasFirewallFlag(conf *pve.Conf) bool {
+	return pve.ParseBool(pve.ParseProperties(conf.Next()["net0"]).Get("firewall"))
 }
 
 // rulesOf returns the rules of a firewall file that are switched on.

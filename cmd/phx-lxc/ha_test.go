@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // What HA has not done is said with what its configuration wants.
@@ -25,7 +25,7 @@ func TestHARefusal(t *testing.T) {
 		if err := os.WriteFile(dir+"/ha/resources.cfg", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		j := &job{ctid: 500, host: &pct.Host{PVERoot: dir}}
+		j := &job{ctid: 500, host: &pve.Host{PVERoot: dir}}
 		if err := j.haRefusal(wants[0], haPatience); err == nil || !strings.Contains(err.Error(), wants[1]) {
 			t.Errorf("%s\n%v\nwant %s", text, err, wants[1])
 		}
@@ -34,7 +34,7 @@ func TestHARefusal(t *testing.T) {
 
 // Whom Proxmox's HA does not know, it does not lead.
 func TestHAState(t *testing.T) {
-	h := &pct.Host{PVERoot: t.TempDir()}
+	h := &pve.Host{PVERoot: t.TempDir()}
 	if state, managed, err := h.HAState(500); state != "" || managed || err != nil {
 		t.Errorf("%q %v %v", state, managed, err)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // job is the work on one container.
@@ -25,12 +25,12 @@ type job struct {
 	ctid     int
 	c        *config.Container
 	external []int     // guests outside of the file that it depends on
-	host     *pct.Host // in a dry run: one that only previews
+	host     *pve.Host // in a dry run: one that only previews
 
 	warnings []string // of Proxmox's commands, each once
 
 	stage   string    // what is being done, for errors
-	conf    *pct.Conf // as last read; in a dry run as it would be; nil: no such container
+	conf    *pve.Conf // as last read; in a dry run as it would be; nil: no such container
 	running bool
 	created bool // by this run
 	alone   bool // nobody else's command is at work on it any more
@@ -38,8 +38,8 @@ type job struct {
 	changes []string
 
 	due           []script   // the scripts that have to run
-	record        pct.Record // what phx has applied, as far as its record counts
-	written       pct.Record // the record as it was before this run
+	record        pve.Record // what phx has applied, as far as its record counts
+	written       pve.Record // the record as it was before this run
 	profileHash   string     // of the container's own AppArmor profile
 	mark          string     // the scripts that have been applied, by the configuration file
 	noted         bool       // the record has been changed
@@ -75,7 +75,7 @@ func (j *job) do(act action) bool {
 		}
 	}
 	if j.dryRun {
-		host.Preview = func(c pct.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
+		host.Preview = func(c pve.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
 		j.preview = preview{Commands: [][]string{}, Files: []fileChange{}}
 	}
 	err := j.look()
@@ -118,7 +118,7 @@ func (j *job) emitPreview() {
 		j.logf("would change %s\n%s", f.Path, f.Diff)
 	}
 	for _, argv := range j.preview.Commands {
-		j.logf("would run: %s", pct.Quote(argv))
+		j.logf("would run: %s", pve.Quote(argv))
 	}
 	j.emit("ct.preview", j.ctid, struct {
 		Name    string `json:"name"`
@@ -146,9 +146,9 @@ func (j *job) look() error {
 }
 
 // take makes conf the container's configuration, and reads its record.
-func (j *job) take(conf *pct.Conf) error {
+func (j *job) take(conf *pve.Conf) error {
 	j.conf = conf
-	j.mark = conf.Mark(pct.AppliedMark)
+	j.mark = conf.Mark(pve.AppliedMark)
 	records, err := j.records()
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (j *job) pct(ctx context.Context, args ...string) error {
 
 // reread reads the configuration that Proxmox has stored. In a dry run there
 // is none: expect says what it would be.
-func (j *job) reread(expect func(*pct.Conf)) error {
+func (j *job) reread(expect func(*pve.Conf)) error {
 	if j.dryRun {
 		expect(j.conf)
 		return nil
@@ -236,7 +236,7 @@ func (j *job) id() string { return strconv.Itoa(j.ctid) }
 
 // askState asks pct whether the container runs.
 func (j *job) askState(ctx context.Context) error {
-	out, err := j.host.Run(ctx, pct.Command{Argv: []string{j.host.PCT, "status", j.id()}, Reads: true})
+	out, err := j.host.Run(ctx, pve.Command{Argv: []string{j.host.PCT, "status", j.id()}, Reads: true})
 	if err == nil {
 		j.running = strings.TrimSpace(string(out)) == "status: running"
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // awaitUnlocked waits until nobody else is at work on the container: Proxmox
@@ -48,8 +48,8 @@ func (j *job) awaitUnlocked(ctx context.Context) error {
 
 // checkMark checks that the container still has what this run knows of: a
 // rollback takes away what scripts have left on its disks.
-func (j *job) checkMark(conf *pct.Conf) error {
-	if conf.Mark(pct.AppliedMark) != j.mark {
+func (j *job) checkMark(conf *pve.Conf) error {
+	if conf.Mark(pve.AppliedMark) != j.mark {
 		return errors.New("others have rolled the container back meanwhile, or edited its configuration: run phoenix again")
 	}
 	return nil
@@ -57,7 +57,7 @@ func (j *job) checkMark(conf *pct.Conf) error {
 
 // unlocked returns the configuration of a container once Proxmox has no lock
 // on it, and whether that had to be waited for.
-func (j *job) unlocked(ctx context.Context, ctid int) (conf *pct.Conf, waited bool, err error) {
+func (j *job) unlocked(ctx context.Context, ctid int) (conf *pve.Conf, waited bool, err error) {
 	deadline := time.Now().Add(j.lockWait)
 	for ; ; waited = true {
 		if conf, err = j.host.ReadConf(ctid); err != nil {
@@ -126,7 +126,7 @@ func replaces(lock string) bool {
 
 // releaseLock returns the command that releases the lock of a task that was
 // killed, and puts right what such a task leaves behind.
-func releaseLock(ctid int, conf *pct.Conf) string {
+func releaseLock(ctid int, conf *pve.Conf) string {
 	unlock := fmt.Sprintf("pct unlock %d", ctid)
 	switch conf.Values["lock"] {
 	case "create", "destroyed": // it was never finished, or is half gone

@@ -3,7 +3,7 @@ package main
 import (
 	"testing"
 
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // Whatever a task that was killed leaves beside its lock is put right as well.
@@ -19,7 +19,7 @@ func TestReleaseLock(t *testing.T) {
 		"lock: create\n" + snapshots:       "pct unlock 7 && pct destroy 7 --destroy-unreferenced-disks 1",
 		"lock: mounted\n":                  "pct unmount 7",
 	} {
-		if have := releaseLock(7, pct.ParseConf([]byte(text))); have != want {
+		if have := releaseLock(7, pve.ParseConf([]byte(text))); have != want {
 			t.Errorf("%q: %s, want: %s", text, have, want)
 		}
 	}

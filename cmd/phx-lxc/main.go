@@ -8,7 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/event"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const usage = `Usage:
@@ -85,7 +85,7 @@ func main() {
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
-			&cli.DurationFlag{Name: "timeout", Value: pct.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
+			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
 		Action: run,
 	})
@@ -104,7 +104,7 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	p := &provisioner{
-		host:           &pct.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout")},
+		host:           &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout")},
 		qm:             c.String("qm"),
 		scripts:        c.String("scripts"),
 		profiles:       c.String("apparmor"),

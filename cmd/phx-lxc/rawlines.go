@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // Raw lines of a container's conf file, "lxc.key: value": Proxmox VE passes
@@ -23,7 +23,7 @@ const (
 // generates the profile, and Proxmox adds its own rules and those of nesting.
 // With the line it would leave them out (pve-container 6.1), so that this one
 // is never written: it means that no other profile may be there.
-var generated = pct.RawLine{Key: profileKey, Value: "generated"}
+var generated = pve.RawLine{Key: profileKey, Value: "generated"}
 
 // customProfile returns the name of the AppArmor profile that has a file of
 // its own, "" for none.
@@ -42,9 +42,9 @@ func customProfile(c *config.Container) string {
 // apparmor_profile "unconfined" is written as it is, and switches AppArmor off
 // for the container. For "generated", see [generated]. Without the key nothing
 // is wanted, and a line that was made by hand stays.
-func wantedRaw(c *config.Container) []pct.RawLine {
-	var lines []pct.RawLine
-	add := func(key, value string) { lines = append(lines, pct.RawLine{Key: key, Value: value}) }
+func wantedRaw(c *config.Container) []pve.RawLine {
+	var lines []pve.RawLine
+	add := func(key, value string) { lines = append(lines, pve.RawLine{Key: key, Value: value}) }
 
 	if c.AppArmorProfile != "" {
 		add(profileKey, c.AppArmorProfile)
@@ -77,10 +77,10 @@ func wantedRaw(c *config.Container) []pct.RawLine {
 		add(idMapKey, m)
 	}
 
-	var once []pct.RawLine
+	var once []pve.RawLine
 	for i, l := range lines {
 		later := lines[i+1:]
-		overridden := isSingle(l.Key) && slices.ContainsFunc(later, func(o pct.RawLine) bool { return o.Key == l.Key })
+		overridden := isSingle(l.Key) && slices.ContainsFunc(later, func(o pve.RawLine) bool { return o.Key == l.Key })
 		if !overridden && !slices.Contains(once, l) {
 			once = append(once, l)
 		}
@@ -119,10 +119,10 @@ func isSingle(key string) bool { return !repeatableKeys.MatchString(key) }
 //   - all else stays byte for byte.
 //
 // A text in which nothing differs is returned as it is.
-func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte {
+func editRaw(text []byte, wanted []pve.RawLine, written map[string]bool) []byte {
 	var texts []string                 // of the lines that are to be there
-	indices := map[pct.RawLine]int{}   // into texts
-	single := map[string]pct.RawLine{} // by key, where there can be but one
+	indices := map[pve.RawLine]int{}   // into texts
+	single := map[string]pve.RawLine{} // by key, where there can be but one
 	mapped := false
 	for _, w := range wanted {
 		if isSingle(w.Key) {
@@ -136,9 +136,9 @@ func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte 
 		texts = append(texts, rawText(w)+"\n")
 	}
 
-	head, rest := pct.FirstSection(text)
+	head, rest := pve.FirstSection(text)
 	var lines []fileLine
-	seen := map[pct.RawLine]bool{}
+	seen := map[pve.RawLine]bool{}
 	for l := range strings.Lines(string(head)) {
 		raw, ok := parseRaw(l)
 		if !ok {
@@ -174,17 +174,17 @@ func editRaw(text []byte, wanted []pct.RawLine, written map[string]bool) []byte 
 }
 
 // parseRaw reads a line of a conf file's section.
-func parseRaw(line string) (pct.RawLine, bool) {
-	if raw := pct.ParseConf([]byte(line)).Raw; len(raw) == 1 {
+func parseRaw(line string) (pve.RawLine, bool) {
+	if raw := pve.ParseConf([]byte(line)).Raw; len(raw) == 1 {
 		return raw[0], true
 	}
-	return pct.RawLine{}, false
+	return pve.RawLine{}, false
 }
 
-func rawText(l pct.RawLine) string { return l.Key + ": " + l.Value }
+func rawText(l pve.RawLine) string { return l.Key + ": " + l.Value }
 
 // rawHashes returns the hashes of raw lines as the record keeps them.
-func rawHashes(lines []pct.RawLine) string {
+func rawHashes(lines []pve.RawLine) string {
 	texts := make([]string, len(lines))
 	for i, l := range lines {
 		texts[i] = rawText(l)

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // containerWith returns a container whose object has these keys, too.
@@ -21,7 +21,7 @@ func containerWith(t *testing.T, keys string) *config.Container {
 	return c
 }
 
-func rawTexts(lines []pct.RawLine) string {
+func rawTexts(lines []pve.RawLine) string {
 	var b strings.Builder
 	for _, l := range lines {
 		fmt.Fprintln(&b, rawText(l))
@@ -95,9 +95,9 @@ func TestSingleKeys(t *testing.T) {
 }
 
 // rawLines reads raw lines, one a line.
-func rawLines(t *testing.T, text string) []pct.RawLine {
+func rawLines(t *testing.T, text string) []pve.RawLine {
 	t.Helper()
-	var lines []pct.RawLine
+	var lines []pve.RawLine
 	for l := range strings.Lines(text) {
 		raw, ok := parseRaw(l)
 		if !ok {
@@ -209,9 +209,9 @@ func FuzzEditRaw(f *testing.F) {
 	f.Add("cores: 1\nlxc.tty.max = 2\n\n[s1]\nlxc.tty.max: 3\n", "lxc.tty.max: 4\nlxc.cap.drop: a\n")
 	f.Add("lxc.idmap: u 0 1 2\nx", "lxc.idmap: u 0 3 4\n")
 	f.Fuzz(func(t *testing.T, text, wanted string) {
-		var lines []pct.RawLine
+		var lines []pve.RawLine
 		for l := range strings.Lines(wanted) {
-			if raw, ok := parseRaw(l); ok && !slices.ContainsFunc(lines, func(o pct.RawLine) bool { return o.Key == raw.Key }) {
+			if raw, ok := parseRaw(l); ok && !slices.ContainsFunc(lines, func(o pve.RawLine) bool { return o.Key == raw.Key }) {
 				lines = append(lines, raw)
 			}
 		}
@@ -219,14 +219,14 @@ func FuzzEditRaw(f *testing.F) {
 		if again := editRaw(got, lines, nil); string(again) != string(got) {
 			t.Errorf("not settled: %q, then %q", got, again)
 		}
-		_, before := pct.FirstSection([]byte(text))
-		if _, after := pct.FirstSection(got); string(before) != string(after) {
+		_, before := pve.FirstSection([]byte(text))
+		if _, after := pve.FirstSection(got); string(before) != string(after) {
 			t.Errorf("sections changed from %q to %q", before, after)
 		}
 		if len(lines) == 0 && string(got) != text {
 			t.Errorf("nothing is wanted, and %q became %q", text, got)
 		}
-		have := pct.ParseConf(got).Raw
+		have := pve.ParseConf(got).Raw
 		for _, l := range lines {
 			if l != generated && !slices.Contains(have, l) {
 				t.Errorf("%v is missing in %q", l, got)

@@ -11,12 +11,12 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // provisioner is what the rounds of a stream share.
 type provisioner struct {
-	host                            *pct.Host
+	host                            *pve.Host
 	qm, scripts                     string
 	profiles, profileDir            string // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
@@ -88,7 +88,7 @@ type round struct {
 	halted  chan struct{} // closed when nothing new may be started
 	halt    func()
 	states  func() (map[int]string, error) // pct list, asked once a round
-	records func() (*pct.Records, error)
+	records func() (*pve.Records, error)
 
 	saidDatacenter sync.Once
 
@@ -104,7 +104,7 @@ type node struct {
 	done      chan struct{} // closed when it is ready, failed or skipped
 	ready     bool
 	container *config.Container // nil until planned
-	conf      *pct.Conf         // in a dry run: what it would be
+	conf      *pve.Conf         // in a dry run: what it would be
 }
 
 func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
@@ -120,10 +120,10 @@ func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
 	}
 	r.halt = sync.OnceFunc(func() { close(r.halted) })
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.host.List(ctx) })
-	r.records = sync.OnceValues(func() (*pct.Records, error) {
+	r.records = sync.OnceValues(func() (*pve.Records, error) {
 		host := *p.host
 		if r.dryRun || ev.Get("action").Str == "status" {
-			host.Preview = func(pct.Command) {}
+			host.Preview = func(pve.Command) {}
 		}
 		return host.Records(ctx)
 	})
@@ -182,7 +182,7 @@ func (r *round) take(ev event.Event) error {
 	}
 	n.container = container
 	needs := integers(ev, "needs")
-	j := &job{round: r, self: n, ctid: ctid, c: container, external: integers(ev, "external"), changes: []string{}, record: pct.Record{}, written: pct.Record{}, texts: map[string]previewText{}}
+	j := &job{round: r, self: n, ctid: ctid, c: container, external: integers(ev, "external"), changes: []string{}, record: pve.Record{}, written: pve.Record{}, texts: map[string]previewText{}}
 	r.work.Go(func() {
 		defer close(n.done)
 		if reason, because := r.await(needs); reason != "" {

@@ -17,7 +17,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // script is a feature or application script whose recorded hash is not the
@@ -37,7 +37,7 @@ func (j *job) checkScripts(context.Context) error {
 		}
 	}
 	for _, feature := range j.c.Features {
-		look("feature "+feature, pct.FeatureScript(j.scripts, feature))
+		look("feature "+feature, pve.FeatureScript(j.scripts, feature))
 	}
 	if j.runsApplication() {
 		look("application script", filepath.Join(j.scripts, j.c.ApplicationScript))
@@ -72,7 +72,7 @@ func (j *job) dueScripts() ([]script, error) {
 		return nil, err
 	}
 	for _, feature := range j.c.Features {
-		text, err := os.ReadFile(pct.FeatureScript(j.scripts, feature))
+		text, err := os.ReadFile(pve.FeatureScript(j.scripts, feature))
 		if err != nil {
 			return nil, fmt.Errorf("feature %s: %w", feature, err)
 		}
@@ -83,7 +83,7 @@ func (j *job) dueScripts() ([]script, error) {
 				inputs = append(inputs, []byte(variable))
 			}
 		}
-		hash := pct.Hash(inputs...)
+		hash := pve.Hash(inputs...)
 		need(feature, hash, func(ctx context.Context) error { return j.runFeature(ctx, feature) })
 	}
 	if !j.runsApplication() {
@@ -104,7 +104,7 @@ func (j *job) dueScripts() ([]script, error) {
 	for _, variable := range j.scriptEnv() {
 		inputs = append(inputs, []byte(variable))
 	}
-	need(name, pct.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
+	need(name, pve.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
 	return due, nil
 }
 
@@ -156,7 +156,7 @@ func (j *job) featureInputs() ([][]byte, error) {
 // runScripts runs the scripts that are due, and records what has succeeded,
 // even when a later one fails.
 func (j *job) runScripts(ctx context.Context) error {
-	applied := pct.Record{}
+	applied := pve.Record{}
 	for _, s := range j.due {
 		start := time.Now()
 		j.stage = s.name
@@ -171,7 +171,7 @@ func (j *job) runScripts(ctx context.Context) error {
 
 // recordScripts records the scripts that have run, at once.
 func (j *job) recordScripts(ctx context.Context) error {
-	applied := pct.Record{}
+	applied := pve.Record{}
 	for _, s := range j.due {
 		applied[s.name] = s.hash
 	}
@@ -179,7 +179,7 @@ func (j *job) recordScripts(ctx context.Context) error {
 }
 
 // note adds what has been applied to the record in the container's notes.
-func (j *job) note(ctx context.Context, applied pct.Record) error {
+func (j *job) note(ctx context.Context, applied pve.Record) error {
 	if len(applied) == 0 {
 		return nil
 	}
@@ -294,7 +294,7 @@ func (j *job) probe(ctx context.Context) error {
 	}
 	for _, probe := range j.c.HealthChecks {
 		argv := append([]string{j.healthScript(probe)}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pct.Command{Argv: argv, Guest: true}); err != nil {
+		if err := j.retry(ctx, 3, 5, pve.Command{Argv: argv, Guest: true}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 	}
@@ -304,7 +304,7 @@ func (j *job) probe(ctx context.Context) error {
 // healthTimeout is how long one try of a health check may take.
 const healthTimeout = time.Minute
 
-func (j *job) retry(ctx context.Context, tries, seconds int, command pct.Command) error {
+func (j *job) retry(ctx context.Context, tries, seconds int, command pve.Command) error {
 	command.Timeout = healthTimeout
 	for try := 1; ; try++ {
 		_, err := j.host.Run(ctx, command)

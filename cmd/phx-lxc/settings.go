@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // setting is an option of pct create and pct set, and the value it should
@@ -52,13 +52,13 @@ func (d *difference) changes() []string {
 // waitsForStart reports whether pct keeps a change of this option, of a running
 // container, until the next start (pve-container 6.1). conf has the option's
 // present value, if any: a new mount point is mounted at once.
-func waitsForStart(option string, conf *pct.Conf) bool {
+func waitsForStart(option string, conf *pve.Conf) bool {
 	_, exists := conf.Values[option]
 	return option == "features" || option == "nameserver" || isMountPoint(option) && exists
 }
 
 // expect changes conf as pct would, of a container that runs or not.
-func (d *difference) expect(conf *pct.Conf, running bool) {
+func (d *difference) expect(conf *pve.Conf, running bool) {
 	for _, s := range d.settings {
 		switch {
 		case running && waitsForStart(s.option, conf):
@@ -85,15 +85,15 @@ func (d *difference) expect(conf *pct.Conf, running bool) {
 // asStored is a network interface as pct prints it again: the name, the other
 // keys in order, and the type (pve-container 6.1).
 func asStored(value string) string {
-	ps := pct.ParseProperties(value)
+	ps := pve.ParseProperties(value)
 	ps.Set("type", "veth")
-	key := func(p pct.Property) string {
+	key := func(p pve.Property) string {
 		if p.Key == "name" {
 			return "" // before all others
 		}
 		return p.Key
 	}
-	slices.SortFunc(ps, func(a, b pct.Property) int { return strings.Compare(key(a), key(b)) })
+	slices.SortFunc(ps, func(a, b pve.Property) int { return strings.Compare(key(a), key(b)) })
 	return ps.String()
 }
 
@@ -113,7 +113,7 @@ const (
 // not manage it. One that phx has set up and that is not in the configuration
 // any more is switched off: without its rules, but on, it would cut the
 // container off.
-func wantedFirewall(c *config.Container, record pct.Record) *config.Firewall {
+func wantedFirewall(c *config.Container, record pve.Record) *config.Firewall {
 	if c.Firewall == nil && record[firewallWord] != "" {
 		return &config.Firewall{}
 	}
@@ -121,13 +121,13 @@ func wantedFirewall(c *config.Container, record pct.Record) *config.Firewall {
 }
 
 // wanted returns how conf differs from the configuration.
-func (j *job) wanted(conf *pct.Conf) *difference {
+func (j *job) wanted(conf *pve.Conf) *difference {
 	return differences(j.c, conf, j.firewall(), parseHashes(j.written[mountsWord]))
 }
 
 // wantedRecord is the record once all is written that phx writes beside pct's
 // options.
-func (j *job) wantedRecord() pct.Record {
+func (j *job) wantedRecord() pve.Record {
 	after := maps.Clone(j.record)
 	rules := ""
 	if j.c.Firewall != nil && !j.firewallWaits {
@@ -160,7 +160,7 @@ func (j *job) wantedRecord() pct.Record {
 //
 // fw is what the firewall should be, nil where it stays as it is; written are
 // the hashes of the paths of bind mounts that phx has set.
-func differences(c *config.Container, conf *pct.Conf, fw *config.Firewall, written map[string]bool) *difference {
+func differences(c *config.Container, conf *pve.Conf, fw *config.Firewall, written map[string]bool) *difference {
 	d := &difference{reasons: map[string]string{}}
 	next := conf.Next()
 	set := func(option, value string) { d.settings = append(d.settings, setting{option, value}) }
@@ -169,8 +169,8 @@ func differences(c *config.Container, conf *pct.Conf, fw *config.Firewall, writt
 			set(option, value)
 		}
 	}
-	merge := func(option string, wanted pct.Properties) {
-		if value, differs := overlay(pct.ParseProperties(next[option]), wanted); differs {
+	merge := func(option string, wanted pve.Properties) {
+		if value, differs := overlay(pve.ParseProperties(next[option]), wanted); differs {
 			set(option, value.String())
 		}
 	}
@@ -181,13 +181,13 @@ func differences(c *config.Container, conf *pct.Conf, fw *config.Firewall, writt
 		want("swap", strconv.Itoa(*c.SwapMB))
 	}
 	want("cores", strconv.Itoa(c.Cores))
-	if c.StartAtBoot != nil && pct.ParseBool(next["onboot"]) != *c.StartAtBoot {
+	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
 		set("onboot", boolean(*c.StartAtBoot))
 	}
 	merge("startup", startup(c))
-	net := pct.ParseProperties(next["net0"])
+	net := pve.ParseProperties(next["net0"])
 	if c.Network.DHCP { // which brings the gateway along
-		net = slices.DeleteFunc(net, func(p pct.Property) bool { return p.Key == "gw" })
+		net = slices.DeleteFunc(net, func(p pve.Property) bool { return p.Key == "gw" })
 	}
 	if value, _ := overlay(net, network(c, fw)); value.String() != next["net0"] {
 		set("net0", value.String())
@@ -201,9 +201,9 @@ func differences(c *config.Container, conf *pct.Conf, fw *config.Firewall, writt
 			set("nameserver", strings.Join(words, " "))
 		}
 	}
-	var features pct.Properties
+	var features pve.Properties
 	for _, o := range c.PctOptions {
-		features = append(features, pct.ParseProperties(o)...)
+		features = append(features, pve.ParseProperties(o)...)
 	}
 	merge("features", features)
 	mountPoints(c, next, written, d)
@@ -216,7 +216,7 @@ func isListSeparator(r rune) bool { return strings.ContainsRune(" ,;\x00", r) }
 
 // overlay returns have with the wanted properties set, and whether that
 // differs from have.
-func overlay(have, wanted pct.Properties) (value pct.Properties, differs bool) {
+func overlay(have, wanted pve.Properties) (value pve.Properties, differs bool) {
 	value = slices.Clone(have)
 	for _, p := range wanted {
 		if !sameValue(p.Key, have.Get(p.Key), p.Value) {
@@ -238,14 +238,14 @@ func sameValue(key, have, wanted string) bool {
 		return strings.EqualFold(have, wanted)
 	case slices.Contains(booleanKeys, key):
 		// An absent boolean and a false one are the same.
-		return pct.ParseBool(have) == pct.ParseBool(wanted)
+		return pve.ParseBool(have) == pve.ParseBool(wanted)
 	}
 	return false
 }
 
 // startup is the order and delay of a container at the host's boot.
-func startup(c *config.Container) pct.Properties {
-	var ps pct.Properties
+func startup(c *config.Container) pve.Properties {
+	var ps pve.Properties
 	if c.BootOrder != nil {
 		ps.Set("order", strconv.Itoa(*c.BootOrder))
 	}
@@ -256,8 +256,8 @@ func startup(c *config.Container) pct.Properties {
 	return ps
 }
 
-func network(c *config.Container, fw *config.Firewall) pct.Properties {
-	ps := pct.Properties{{Key: "name", Value: c.Network.Name}, {Key: "bridge", Value: c.Network.Bridge}}
+func network(c *config.Container, fw *config.Firewall) pve.Properties {
+	ps := pve.Properties{{Key: "name", Value: c.Network.Name}, {Key: "bridge", Value: c.Network.Bridge}}
 	if c.MAC != "" {
 		ps.Set("hwaddr", c.MAC)
 	}
@@ -287,7 +287,7 @@ func isMountPoint(option string) bool { return mountPointOption.MatchString(opti
 func mountPoints(c *config.Container, next map[string]string, written map[string]bool, d *difference) {
 	byPath := map[string]string{}
 	for _, option := range mountOptions(next) {
-		path := pct.ParseProperties(next[option]).Get("mp")
+		path := pve.ParseProperties(next[option]).Get("mp")
 		if first, twice := byPath[path]; twice {
 			if source(next[first]) == source(next[option]) {
 				d.remove(option, fmt.Sprintf("%s is mounted by %s already", path, first))
@@ -313,13 +313,13 @@ func mountPoints(c *config.Container, next map[string]string, written map[string
 	for _, m := range c.MountPoints {
 		wanted[m.ContainerPath] = true
 		o := option(m.ContainerPath)
-		have := pct.ParseProperties(next[o])
+		have := pve.ParseProperties(next[o])
 		// The volume is the option's default key: it may be written with or
 		// without its name.
 		if len(have) > 0 && have[0].Key == "volume" {
 			have[0].Key = ""
 		}
-		props := pct.Properties{{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath}, {Key: "ro", Value: boolean(m.ReadOnly)}}
+		props := pve.Properties{{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath}, {Key: "ro", Value: boolean(m.ReadOnly)}}
 		if value, differs := overlay(have, props); differs {
 			d.settings = append(d.settings, setting{o, value.String()})
 		}
@@ -379,7 +379,7 @@ func mountHashes(c *config.Container) string {
 
 // volumeHashes are the hashes of the paths of all configured volumes that are
 // there.
-func volumeHashes(c *config.Container, conf *pct.Conf) string {
+func volumeHashes(c *config.Container, conf *pve.Conf) string {
 	if conf == nil {
 		return ""
 	}
@@ -396,7 +396,7 @@ func volumeHashes(c *config.Container, conf *pct.Conf) string {
 // "" when nothing is.
 func mountedAt(values map[string]string, path string) string {
 	for _, option := range mountOptions(values) {
-		if pct.ParseProperties(values[option]).Get("mp") == path {
+		if pve.ParseProperties(values[option]).Get("mp") == path {
 			return option
 		}
 	}
@@ -405,8 +405,8 @@ func mountedAt(values map[string]string, path string) string {
 
 // wrongPrivilege returns whether a configuration is unprivileged, and whether
 // that is not what the container should be.
-func wrongPrivilege(c *config.Container, conf *pct.Section) (have, differs bool) {
-	have = pct.ParseBool(conf.Values["unprivileged"])
+func wrongPrivilege(c *config.Container, conf *pve.Section) (have, differs bool) {
+	have = pve.ParseBool(conf.Values["unprivileged"])
 	return have, c.Unprivileged != nil && *c.Unprivileged != have
 }
 
@@ -419,12 +419,12 @@ type disk struct {
 
 // disks returns the root disk and the configured volumes that exist. A
 // directory has no size and is left out.
-func disks(c *config.Container, conf *pct.Conf) []disk {
+func disks(c *config.Container, conf *pve.Conf) []disk {
 	next := conf.Next()
 	var all []disk
 	add := func(option string, want int) {
-		size := pct.ParseProperties(next[option]).Get("size")
-		if have, err := pct.Gigabytes(size); err == nil && have > 0 {
+		size := pve.ParseProperties(next[option]).Get("size")
+		if have, err := pve.Gigabytes(size); err == nil && have > 0 {
 			all = append(all, disk{option, have, want})
 		}
 	}
@@ -441,7 +441,7 @@ func disks(c *config.Container, conf *pct.Conf) []disk {
 // allocated: it has been there, or may have been, and its data would seem to
 // be lost. "" when it is new. allocated are the hashes of the paths of volumes
 // that have been there.
-func lostVolume(c *config.Container, conf *pct.Conf, v config.Volume, allocated map[string]bool) string {
+func lostVolume(c *config.Container, conf *pve.Conf, v config.Volume, allocated map[string]bool) string {
 	if option := mountedAt(conf.Values, v.MountPoint); option != "" && !isBind(conf.Values[option]) {
 		return fmt.Sprintf("the volume at %s (%s) is removed at the next start, and a new one would be empty: keep it with: pct set %d --revert %[2]s",
 			v.MountPoint, option, c.CTID)
@@ -463,7 +463,7 @@ func lostVolume(c *config.Container, conf *pct.Conf, v config.Volume, allocated 
 		}
 	}
 	attach := func(volume string) string {
-		return pct.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
+		return pve.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
 	}
 	reason := fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty: ", v.MountPoint)
 	if !allocated[shortHash(v.MountPoint)] {
@@ -485,7 +485,7 @@ func lostVolume(c *config.Container, conf *pct.Conf, v config.Volume, allocated 
 // refusals returns what the configuration asks for and only a new container
 // could be. Nothing is changed then, and nothing destroyed for it. allocated
 // are the hashes of the paths of volumes that have been there.
-func refusals(c *config.Container, conf *pct.Conf, allocated map[string]bool) error {
+func refusals(c *config.Container, conf *pve.Conf, allocated map[string]bool) error {
 	var all []error
 	refuse := func(format string, args ...any) {
 		all = append(all, fmt.Errorf(format+"; nothing was changed", args...))
@@ -504,7 +504,7 @@ func refusals(c *config.Container, conf *pct.Conf, allocated map[string]bool) er
 	}
 	byPath := map[string]string{}
 	for _, option := range mountOptions(next) {
-		path := pct.ParseProperties(next[option]).Get("mp")
+		path := pve.ParseProperties(next[option]).Get("mp")
 		if first := byPath[path]; first != "" {
 			if source(next[first]) != source(next[option]) {
 				refuse("%s and %s are both mounted at %s, the latter over the former: remove the wrong one with: pct set %d --delete mpN", first, option, path, c.CTID)

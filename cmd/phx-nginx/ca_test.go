@@ -17,7 +17,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // realCA starts step-ca where the CA's container has it, and returns its root.
@@ -91,7 +91,7 @@ func TestCertify(t *testing.T) {
 	if err := os.Chmod("/usr/local/sbin/pct", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	host := &pct.Host{PCT: "/usr/local/sbin/pct"}
+	host := &pve.Host{PCT: "/usr/local/sbin/pct"}
 	tokens := 0
 	ask := func(need string, value any) (err error) {
 		tokens++

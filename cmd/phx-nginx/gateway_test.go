@@ -21,7 +21,7 @@ import (
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 var testGateway = gateway{
@@ -151,7 +151,7 @@ func TestTokenIsInNoError(t *testing.T) {
 	if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+secret+"\necho 'lost connection' >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, err := fetchToken(t.Context(), &pct.Host{PCT: path}, 103, testGateway)
+	_, err := fetchToken(t.Context(), &pve.Host{PCT: path}, 103, testGateway)
 	if err == nil || !strings.Contains(err.Error(), "lost connection") || strings.Contains(err.Error(), secret) {
 		t.Errorf("error %v", err)
 	}
@@ -165,7 +165,7 @@ func TestTokenThatDoesNotCome(t *testing.T) {
 	if err := os.WriteFile(path, []byte("#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >"+dir+"/pid; while :; do sleep 0.1; done\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, err := fetchToken(t.Context(), &pct.Host{PCT: path, Timeout: 2 * time.Second}, 103, testGateway)
+	_, err := fetchToken(t.Context(), &pve.Host{PCT: path, Timeout: 2 * time.Second}, 103, testGateway)
 	if err == nil || !strings.Contains(err.Error(), "not done after 2s") {
 		t.Errorf("error %v", err)
 	}

@@ -15,8 +15,8 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
 
 const usage = `Usage:
@@ -69,7 +69,7 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-nginx",
 		CustomAppHelpTemplate: usage,
-		Flags:                 join.Flags(),
+		Flags:                 service.Flags(),
 		Action:                filter,
 		Commands: []*cli.Command{
 			{
@@ -98,7 +98,7 @@ func gatewayFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	return join.Run(c, config.GatewayScript, "nginx", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+	return service.Run(c, config.GatewayScript, "nginx", func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 		if t.Proxy == nil {
 			return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
 		}

@@ -12,8 +12,8 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"thinkheads.ai/phx/cmd/internal/ca"
-	"thinkheads.ai/phx/cmd/internal/pct"
 	"thinkheads.ai/phx/cmd/internal/process"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // tokenLife is how long step makes a token valid.
@@ -21,7 +21,7 @@ const tokenLife = 5 * time.Minute
 
 // fetchToken gets a one-time token for the gateway's names from the CA's
 // container. The provisioner's password does not leave that container.
-func fetchToken(ctx context.Context, host *pct.Host, ctid int, g gateway) (string, error) {
+func fetchToken(ctx context.Context, host *pve.Host, ctid int, g gateway) (string, error) {
 	cmd := host.Exec(ctid, ca.TokenCommand(g.CAURL, g.Domain, g.names()...)...)
 	cmd.Label = fmt.Sprintf("pct exec %d (step ca token)", ctid)
 	var out bytes.Buffer // of its own: what is captured may end up in an error

@@ -4,15 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/scripts/configtest"
 )
 
 func TestMain(m *testing.M) {
@@ -34,14 +31,23 @@ func TestScript(t *testing.T) {
 	})
 }
 
+// template has the keys of a container that others can be cloned from.
+const template = `"template": "local:vztmpl/x.tar.zst", "template_snapshot_name": "final-form"`
+
+// container returns a member of lxc_configs with a name and an address of its own and the extra members.
+func container(id int, extra string) string {
+	return fmt.Sprintf(`"%d": {"name": "c%[1]d", "memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 8,
+		"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.1.%d.%d/8"}, %s}`, id, id>>8, id&255, extra)
+}
+
 func TestOrder(t *testing.T) {
 	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join([]string{
-		configtest.Container(500, configtest.Template),
-		configtest.Container(105, configtest.Template+`, "boot_order": 2`),
-		configtest.Container(104, configtest.Template+`, "boot_order": 2, "dependencies": [500, 7000]`),
-		configtest.Container(103, `"clone_from_ctid": 500, "boot_order": 1, "dependencies": [500, 106]`),
-		configtest.Container(102, `"clone_from_ctid": 500, "boot_order": 1`),
-		configtest.Container(106, configtest.Template+`, "boot_order": 9`),
+		container(500, template),
+		container(105, template+`, "boot_order": 2`),
+		container(104, template+`, "boot_order": 2, "dependencies": [500, 7000]`),
+		container(103, `"clone_from_ctid": 500, "boot_order": 1, "dependencies": [500, 106]`),
+		container(102, `"clone_from_ctid": 500, "boot_order": 1`),
+		container(106, template+`, "boot_order": 9`),
 	}, ",")+`}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -99,35 +105,6 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// BenchmarkPlan is phx-plan but for the start of the process: read the file,
-// check it, order the containers, make the events.
-func BenchmarkPlan(b *testing.B) {
-	for _, shape := range []string{"chain", "fan"} {
-		for _, n := range []int{10, 1_000, 10_000, 100_000} {
-			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
-				name := filepath.Join(b.TempDir(), "f.json")
-				if err := os.WriteFile(name, configtest.File(n, shape), 0o600); err != nil {
-					b.Fatal(err)
-				}
-				for b.Loop() {
-					f, err := config.Load(name)
-					if err != nil {
-						b.Fatal(err)
-					}
-					p := &plan{file: f, domain: "example.org", name: "create", action: actions["create"]}
-					if err := p.make(nil); err != nil {
-						b.Fatal(err)
-					}
-					if err := p.events(bufio.NewWriter(io.Discard)); err != nil {
-						b.Fatal(err)
-					}
-				}
-				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/container")
-			})
-		}
-	}
-}
-
 // TestTooLong: a plan of which one line would be too long is refused before
 // anything of it is written.
 func TestTooLong(t *testing.T) {
@@ -154,12 +131,12 @@ func TestManyNeeds(t *testing.T) {
 	var members []string
 	var all []string
 	for id := 1000; id < 2000; id++ {
-		members = append(members, configtest.Container(id, configtest.Template))
+		members = append(members, container(id, template))
 		all = append(all, fmt.Sprint(id))
 	}
-	members = append(members, configtest.Container(999, configtest.Template+`, "dependencies": [`+strings.Join(all, ",")+`]`))
+	members = append(members, container(999, template+`, "dependencies": [`+strings.Join(all, ",")+`]`))
 	for id := 2000; id < 2100; id++ {
-		members = append(members, configtest.Container(id, configtest.Template+`, "dependencies": [999]`))
+		members = append(members, container(id, template+`, "dependencies": [999]`))
 	}
 	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join(members, ",")+`}}`))
 	if err != nil {

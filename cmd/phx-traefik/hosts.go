@@ -9,8 +9,8 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/join"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
 
 // hostsScript replaces the block between two lines of /etc/hosts, or appends
@@ -47,7 +47,7 @@ systemctl restart "$3"`
 // writeHosts makes the CA's container find the proxy under the names for which
 // it signs, and nobody else at the addresses of proxy and gateway, unless
 // it has been seen to do so. It reports whether that has changed anything.
-func writeHosts(ctx context.Context, t *join.Target, p proxy) (changed bool, err error) {
+func writeHosts(ctx context.Context, t *service.Target, p proxy) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
 	}
@@ -56,7 +56,7 @@ func writeHosts(ctx context.Context, t *join.Target, p proxy) (changed bool, err
 	if err != nil {
 		return false, err
 	}
-	if t.CAHosts == pct.Hash(block) && (name == "" || t.CANeighbours == pct.Hash(unit)) {
+	if t.CAHosts == pve.Hash(block) && (name == "" || t.CANeighbours == pve.Hash(unit)) {
 		return false, nil
 	}
 	last := bytes.TrimSpace(unit[bytes.LastIndexByte(bytes.TrimSpace(unit), '\n')+1:])

@@ -15,8 +15,8 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/join"
 	"thinkheads.ai/phx/cmd/internal/remote"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
 
 const usage = `Usage:
@@ -80,7 +80,7 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-traefik",
 		CustomAppHelpTemplate: usage,
-		Flags:                 join.Flags(),
+		Flags:                 service.Flags(),
 		Action:                filter,
 		Commands: []*cli.Command{
 			{
@@ -106,13 +106,13 @@ func proxyFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	return join.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *join.Target) (*remote.Answer, error) {
+	return service.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 		p := proxy{Trust: t.Trust, Interface: t.Container.Network.Name, Neighbours: t.Neighbours()}
 		if t.Gateway != nil {
 			p.Gateway = t.Gateway.IP
 		}
 		for _, s := range t.Services {
-			p.Services = append(p.Services, service{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
+			p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
 		}
 		if err := p.check(); err != nil {
 			return nil, err
@@ -133,7 +133,7 @@ func filter(c *cli.Context) error {
 }
 
 // leadCA makes the CA's container find the proxy, if that container is there.
-func leadCA(ctx context.Context, t *join.Target, p proxy) error {
+func leadCA(ctx context.Context, t *service.Target, p proxy) error {
 	if t.CADown {
 		return nil
 	}
@@ -172,7 +172,7 @@ func proxyOf(c *cli.Context, last proxy) (proxy, error) {
 		}
 		p.Services = nil
 		for _, s := range file.Services(domain) {
-			p.Services = append(p.Services, service{s.Name, s.Host, s.URL, s.CTID == ca})
+			p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == ca})
 		}
 	} else if c.IsSet("domain") {
 		for i, s := range p.Services {

@@ -16,14 +16,14 @@ import (
 // container's.
 type proxy struct {
 	guest.Trust
-	Services   []service         `json:"services"`
+	Services   []route           `json:"services"`
 	Gateway    string            `json:"gateway"`   // IP address of the gateway before it; "" for none
 	Interface  string            `json:"interface"` // through which its neighbours are reached
 	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
 }
 
-// service is a container's service behind the proxy.
-type service struct {
+// route leads from a name to a container's service behind the proxy.
+type route struct {
 	Name string `json:"name"` // of its router
 	Host string `json:"host"` // the name under which it is served
 	URL  string `json:"url"`  // where the container answers: SCHEME://ADDRESS:PORT
@@ -31,8 +31,8 @@ type service struct {
 }
 
 // address returns the IP address where the container answers.
-func (s service) address() string {
-	_, at, _ := config.ParseServiceURL(s.URL)
+func (r route) address() string {
+	_, at, _ := config.ParseServiceURL(r.URL)
 	return at.Addr().String()
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 var testProxy = proxy{
-	Services: []service{
+	Services: []route{
 		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
 		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
 	},
@@ -36,20 +36,20 @@ func TestProxyIsChecked(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*proxy){
 		"rule": func(p *proxy) {
-			p.Services = []service{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+			p.Services = []route{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
 		},
 		"hosts": func(p *proxy) {
-			p.Services = []service{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+			p.Services = []route{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
 		},
-		"name":    func(p *proxy) { p.Services = []service{{"../x", "x.example", "http://10.0.0.1:80", false}} },
-		"scheme":  func(p *proxy) { p.Services = []service{{"x", "x.example", "file:///etc/passwd", false}} },
-		"no port": func(p *proxy) { p.Services = []service{{"x", "x.example", "http://10.0.0.1", false}} },
-		"a name":  func(p *proxy) { p.Services = []service{{"x", "x.example", "http://bank.example:80", false}} },
+		"name":    func(p *proxy) { p.Services = []route{{"../x", "x.example", "http://10.0.0.1:80", false}} },
+		"scheme":  func(p *proxy) { p.Services = []route{{"x", "x.example", "file:///etc/passwd", false}} },
+		"no port": func(p *proxy) { p.Services = []route{{"x", "x.example", "http://10.0.0.1", false}} },
+		"a name":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://bank.example:80", false}} },
 		"template": func(p *proxy) {
-			p.Services = []service{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
+			p.Services = []route{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
 		},
-		"template 2":  func(p *proxy) { p.Services = []service{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
-		"zone":        func(p *proxy) { p.Services = []service{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
+		"template 2":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
+		"zone":        func(p *proxy) { p.Services = []route{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
 		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
@@ -251,10 +251,10 @@ func TestApplyAsLastTime(t *testing.T) {
 		{nil, func(*proxy) {}},
 		{[]string{"--ca-url", "https://ca.example", "--root", "/x"}, func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false}, {"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false}, {"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []service{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
 		}},
 	} {
 		last, err := guest.ReadState[proxy](file)

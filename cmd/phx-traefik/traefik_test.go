@@ -89,7 +89,7 @@ func startTraefik(t *testing.T, duration int) *traefik {
 	p := proxy{
 		Trust:    guest.Trust{Root: "/x", Fingerprint: strings.Repeat("ab", 32), CAURL: tr.caServer.URL},
 		Gateway:  "127.0.0.5",
-		Services: []service{{"ca", caHost, tr.caServer.URL, true}, {"other", otherOne, otherServer.URL, false}},
+		Services: []route{{"ca", caHost, tr.caServer.URL, true}, {"other", otherOne, otherServer.URL, false}},
 	}
 	if err := p.check(); err != nil {
 		t.Fatal(err)

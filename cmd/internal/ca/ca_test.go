@@ -31,7 +31,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cert"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const domain = "internal.example"
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 
 // tools builds step and step-ca, or finds them built.
 var tools = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("../../../scripts/tools/build", "step", "step-ca").Output()
+	out, err := exec.Command("../../../scripts/internal/tools/build", "step", "step-ca").Output()
 	return string(out), err
 })
 
@@ -55,7 +55,7 @@ var tools = sync.OnceValues(func() (string, error) {
 // leads nowhere. step and step-ca are real; systemctl has what is needed of
 // systemd's.
 type site struct {
-	host   *pct.Host
+	host   *pve.Host
 	dir    string
 	holder string // pid of what keeps the namespaces
 	keys   map[encryptedKey]crypto.Signer
@@ -131,7 +131,7 @@ func newSite(t *testing.T) *site {
 	s.holder = fmt.Sprint(holder.Process.Pid)
 	t.Cleanup(func() { s.try("systemctl", "stop") })
 	s.cut(t, 0)
-	s.host = &pct.Host{PCT: filepath.Join(s.dir, "pct"), PVERoot: filepath.Join(s.dir, "pve")}
+	s.host = &pve.Host{PCT: filepath.Join(s.dir, "pct"), PVERoot: filepath.Join(s.dir, "pve")}
 	return s
 }
 
@@ -995,7 +995,7 @@ func TestLongRootFile(t *testing.T) {
 // What a container says is bounded, and hangs nobody for long.
 func TestHostileContainer(t *testing.T) {
 	dir := t.TempDir()
-	host := &pct.Host{PCT: filepath.Join(dir, "pct"), PVERoot: filepath.Join(dir, "pve")}
+	host := &pve.Host{PCT: filepath.Join(dir, "pct"), PVERoot: filepath.Join(dir, "pve")}
 	for name, says := range map[string]string{
 		"flood":          "exec yes",
 		"a long line":    "head -c 3000000 /dev/zero | tr '\\0' x",
@@ -1038,7 +1038,7 @@ func TestHostileContainer(t *testing.T) {
 func TestNoEnd(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	host := &pct.Host{PCT: filepath.Join(dir, "pct"), PVERoot: dir}
+	host := &pve.Host{PCT: filepath.Join(dir, "pct"), PVERoot: dir}
 	write(t, host.PCT, "#!/bin/sh\nread -r line\necho ok\nexec sleep 300\n", 0o755)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -1069,7 +1069,7 @@ func TestContainerThatDoesNotEnd(t *testing.T) {
 	} {
 		for _, way := range []string{"cancelled", "out of time"} {
 			dir := t.TempDir()
-			host := &pct.Host{PCT: filepath.Join(dir, "pct"), PVERoot: filepath.Join(dir, "pve")}
+			host := &pve.Host{PCT: filepath.Join(dir, "pct"), PVERoot: filepath.Join(dir, "pve")}
 			write(t, host.PCT, script+"\n", 0o755)
 			t.Cleanup(func() {
 				text, _ := os.ReadFile(filepath.Join(dir, "pids"))

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 //go:embed container.sh
@@ -46,7 +46,7 @@ const goodbye = 10 * time.Second
 // speaking.
 const linger = 2 * time.Second
 
-func open(ctx context.Context, host *pct.Host, ctid int) (*container, error) {
+func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
 

@@ -21,7 +21,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // Options are what [Converge] may do.
@@ -56,7 +56,7 @@ type Result struct {
 }
 
 // StoreDir is the place of the store on a host.
-func StoreDir(host *pct.Host) string { return filepath.Join(host.StateDir(), "ca") }
+func StoreDir(host *pve.Host) string { return filepath.Join(host.StateDir(), "ca") }
 
 // Pinned returns the roots that are pinned on the host, for when the CA cannot
 // be asked.
@@ -104,7 +104,7 @@ type work struct {
 // pct exec: what the container has is compared with the pin and with settings,
 // and what differs is changed. A run that is killed is completed by the next
 // one.
-func Converge(ctx context.Context, host *pct.Host, ctid int, store *Store, o Options) (result *Result, err error) {
+func Converge(ctx context.Context, host *pve.Host, ctid int, store *Store, o Options) (result *Result, err error) {
 	pin, err := store.Pin()
 	if err != nil {
 		return nil, err

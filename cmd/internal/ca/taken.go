@@ -8,13 +8,13 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // WriteTaken notes on the host which roots a service trusts now, the CA's
 // first, so that a rotation can go on. A note that is right already is left
 // alone.
-func WriteTaken(host *pct.Host, service string, pins []string) error {
+func WriteTaken(host *pve.Host, service string, pins []string) error {
 	if Taken(host, service, pins) {
 		return nil
 	}
@@ -26,12 +26,12 @@ func WriteTaken(host *pct.Host, service string, pins []string) error {
 }
 
 // Taken reports whether it is noted that a service trusts these roots.
-func Taken(host *pct.Host, service string, pins []string) bool {
+func Taken(host *pve.Host, service string, pins []string) bool {
 	have, err := cert.ReadFile(takenPath(host, service))
 	return err == nil && bytes.Equal(have, takenNote(pins))
 }
 
-func takenPath(host *pct.Host, service string) string {
+func takenPath(host *pve.Host, service string) string {
 	return filepath.Join(host.StateDir(), "taken-"+service)
 }
 

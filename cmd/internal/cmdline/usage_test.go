@@ -19,7 +19,7 @@ var (
 // The usage text of each program names its flags and their variables, and no
 // others.
 func TestUsageNamesEveryFlag(t *testing.T) {
-	shared, err := os.ReadFile("../join/join.go")
+	shared, err := os.ReadFile("../service/join.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 			t.Fatalf("%s: no usage text", program)
 		}
 		usage, code := string(m[1]), string(source)
-		if strings.Contains(code, "join.Flags()") {
+		if strings.Contains(code, "service.Flags()") {
 			code += string(shared)
 		}
 		flags, variables := map[string]bool{"help": true}, map[string]bool{}

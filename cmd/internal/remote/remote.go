@@ -28,7 +28,7 @@ import (
 	"strings"
 	"time"
 
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // Limits of a conversation. An answer within them fits into an event, however
@@ -96,14 +96,14 @@ exec "$program" apply --request -`
 
 // timeout is how long a conversation may take: packages may have to be
 // installed, behind an update of the system or what an earlier run has left.
-const timeout = pct.GuestTimeout
+const timeout = pve.GuestTimeout
 
 // Call runs the container's half of this program in a container and returns
 // its answer, of which Error may be set. names are those of the service's
 // certificates: the host knows them, and does not have itself told. supply
 // returns the JSON value of each need; its error is told to the other half,
 // whose answer then follows. log gets the other half's messages.
-func Call(ctx context.Context, host *pct.Host, ctid int, names []string, supply func(need string) (any, error), log io.Writer) (*Answer, error) {
+func Call(ctx context.Context, host *pve.Host, ctid int, names []string, supply func(need string) (any, error), log io.Writer) (*Answer, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/event"
-	"thinkheads.ai/phx/cmd/internal/pct"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // The test's own program is what Call sends; it becomes the container's half
@@ -57,7 +57,7 @@ func containerHalf(peer *Peer) {
 // fakePct stands in for "pct exec --keep-env 0 ID --": it runs the command
 // with /usr/local/bin replaced by a directory of the test, and notes how
 // often the program travelled.
-func fakePct(t *testing.T) (host *pct.Host, dir string) {
+func fakePct(t *testing.T) (host *pve.Host, dir string) {
 	dir = t.TempDir()
 	script := `#!/bin/sh
 [ "$1 $2 $3 $5" = "exec --keep-env 0 --" ] || { echo "unexpected: $*" >&2; exit 99; }
@@ -72,10 +72,10 @@ exec /bin/sh -c "$text" "$@"
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return &pct.Host{PCT: path}, dir
+	return &pve.Host{PCT: path}, dir
 }
 
-func call(host *pct.Host, request string, token error) (*Answer, []string, error) {
+func call(host *pve.Host, request string, token error) (*Answer, []string, error) {
 	var needs []string
 	answer, err := Call(context.Background(), host, 101, []string{"a.example"}, func(need string) (any, error) {
 		needs = append(needs, need)
@@ -211,7 +211,7 @@ func TestTransferWasKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	script = bytes.Replace(script, []byte("exec /bin/sh -c"), []byte("PATH="+dir+"/bin:$PATH; exec /bin/sh -c"), 1)
-	killing := &pct.Host{PCT: filepath.Join(dir, "killing")}
+	killing := &pve.Host{PCT: filepath.Join(dir, "killing")}
 	err = errors.Join(os.Mkdir(filepath.Join(dir, "bin"), 0o755),
 		os.WriteFile(filepath.Join(dir, "bin", "head"), []byte("#!/bin/sh\nkill -KILL $PPID\n"), 0o755),
 		os.WriteFile(killing.PCT, script, 0o755))
@@ -255,12 +255,12 @@ func TestTransferWasKilled(t *testing.T) {
 }
 
 // hostileHost returns a host whose container says what a script prints.
-func hostileHost(t *testing.T, script string) *pct.Host {
+func hostileHost(t *testing.T, script string) *pve.Host {
 	path := filepath.Join(t.TempDir(), "pct")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return &pct.Host{PCT: path}
+	return &pve.Host{PCT: path}
 }
 
 // Whatever a container that was taken over says, the host neither hangs nor

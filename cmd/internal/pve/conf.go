@@ -1,0 +1,262 @@
+package pve
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Conf is what Proxmox VE keeps about a container in /etc/pve/lxc/ID.conf.
+type Conf struct {
+	Section                     // the current configuration
+	Pending   map[string]string // values that wait for the next start
+	Deleted   []string          // options that the next start removes
+	Snapshots []Snapshot        // in the file's order
+}
+
+// Section is a configuration: the current one, or that of a snapshot.
+type Section struct {
+	Description string            // decoded; "" when there is none
+	Values      map[string]string // by option, as in "memory" → "512"
+	Raw         []RawLine         // lxc.* lines, in order
+}
+
+// Snapshot is a snapshot, with the configuration that it has kept. Its
+// description is its own, not that of the container.
+type Snapshot struct {
+	Name string
+	Section
+}
+
+// Unfinished reports whether a task that takes or deletes the snapshot is at
+// work, or was killed in the middle: the volumes may be missing in it.
+func (s *Snapshot) Unfinished() bool { return s.Values["snapstate"] != "" }
+
+// RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
+type RawLine struct{ Key, Value string }
+
+// ConfPath is the place of a container's configuration file.
+func (h *Host) ConfPath(ctid int) string {
+	return filepath.Join(h.PVERoot, "lxc", strconv.Itoa(ctid)+".conf")
+}
+
+// ReadConf reads a container's configuration file. The error is an
+// [io/fs.ErrNotExist] when there is no such container on this host.
+func (h *Host) ReadConf(ctid int) (*Conf, error) {
+	data, err := os.ReadFile(h.ConfPath(ctid))
+	if err != nil {
+		return nil, err
+	}
+	return ParseConf(data), nil
+}
+
+// Forms of lines as pve-container 6.1 reads them.
+var (
+	rawLine   = regexp.MustCompile(`^(lxc\.[a-z0-9_\-.]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine = regexp.MustCompile(`^([a-z][a-z_]*\d*):\s*(.*?)\s*$`)
+	section   = regexp.MustCompile(`^\[([^\]]+)\]\s*$`)
+)
+
+// ParseConf parses the text of a configuration file. Lines of no known form
+// are passed over, as Proxmox does.
+func ParseConf(data []byte) *Conf {
+	c := &Conf{Pending: map[string]string{}}
+	current := &c.Section
+	current.Values = map[string]string{}
+	pending := false
+	var description []string
+	flush := func() {
+		current.Description = strings.Join(description, "\n")
+		description = nil
+	}
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, "\r\n")
+		if m := section.FindStringSubmatch(line); m != nil {
+			flush()
+			if pending = m[1] == "pve:pending"; pending {
+				current = &Section{}
+				continue
+			}
+			c.Snapshots = append(c.Snapshots, Snapshot{m[1], Section{Values: map[string]string{}}})
+			current = &c.Snapshots[len(c.Snapshots)-1].Section
+			continue
+		}
+		if text, ok := strings.CutPrefix(line, "#"); ok {
+			description = append(description, decode(text))
+		} else if m := rawLine.FindStringSubmatch(line); m != nil {
+			current.Raw = append(current.Raw, RawLine{m[1], m[2]})
+		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+			switch {
+			case pending && m[1] == "delete":
+				c.Deleted = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' || r == ' ' })
+			case pending:
+				c.Pending[m[1]] = m[2]
+			default:
+				current.Values[m[1]] = m[2]
+			}
+		}
+	}
+	flush()
+	return c
+}
+
+// FirstSection splits the text of a configuration file before its first
+// section header: what is pending and the snapshots come after it.
+func FirstSection(text []byte) (head, rest []byte) {
+	at := 0
+	for line := range bytes.Lines(text) {
+		if section.Match(bytes.TrimRight(line, "\r\n")) {
+			return text[:at], text[at:]
+		}
+		at += len(line)
+	}
+	return text, nil
+}
+
+// decode undoes the percent-encoding of a description line, but for control
+// characters: a line of the file is one line of the notes.
+func decode(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil && n >= 0x20 {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// encode is the form of a description line in the file: as Proxmox VE writes
+// it, with control characters, "%", ":" and all beyond ASCII percent-encoded.
+func encode(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c > 0x7e || c == '%' || c == ':' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// Next returns the values by option as they will be after the next start.
+func (c *Conf) Next() map[string]string {
+	next := maps.Clone(c.Values)
+	if next == nil {
+		next = map[string]string{}
+	}
+	for _, option := range c.Deleted {
+		// An option may be written as "!option" for one that is removed by force.
+		delete(next, strings.TrimPrefix(option, "!"))
+	}
+	maps.Copy(next, c.Pending)
+	return next
+}
+
+// Snapshot returns the snapshot of a name, nil when there is none, and also
+// when it is unfinished.
+func (c *Conf) Snapshot(name string) *Snapshot {
+	for i := range c.Snapshots {
+		if s := &c.Snapshots[i]; s.Name == name && !s.Unfinished() {
+			return s
+		}
+	}
+	return nil
+}
+
+// Property is one element of an option such as net0: "key=value", or a value
+// alone for the option's default key (Key "").
+type Property struct{ Key, Value string }
+
+// Properties are the elements of an option, in order.
+type Properties []Property
+
+// ParseProperties splits an option such as
+// "name=eth0,bridge=vmbr0,ip=10.0.0.10/24".
+func ParseProperties(s string) Properties {
+	var ps Properties
+	if s == "" {
+		return nil
+	}
+	for _, element := range strings.Split(s, ",") {
+		key, value, ok := strings.Cut(element, "=")
+		if !ok {
+			key, value = "", element
+		}
+		ps = append(ps, Property{strings.TrimSpace(key), strings.TrimSpace(value)})
+	}
+	return ps
+}
+
+// Get returns the value of a key, "" when it is absent.
+func (ps Properties) Get(key string) string {
+	for _, p := range ps {
+		if p.Key == key {
+			return p.Value
+		}
+	}
+	return ""
+}
+
+// Set replaces the value of a key, or appends the key.
+func (ps *Properties) Set(key, value string) {
+	for i := range *ps {
+		if (*ps)[i].Key == key {
+			(*ps)[i].Value = value
+			return
+		}
+	}
+	*ps = append(*ps, Property{key, value})
+}
+
+func (ps Properties) String() string {
+	elements := make([]string, len(ps))
+	for i, p := range ps {
+		elements[i] = p.Value
+		if p.Key != "" {
+			elements[i] = p.Key + "=" + p.Value
+		}
+	}
+	return strings.Join(elements, ",")
+}
+
+// ParseBool reads a boolean as Proxmox does: 1, on, yes and true in any case.
+func ParseBool(s string) bool {
+	switch strings.ToLower(s) {
+	case "1", "on", "yes", "true":
+		return true
+	}
+	return false
+}
+
+// Gigabytes reads a disk size such as "8G", "8192M" or "1T" in GiB, rounded
+// down.
+func Gigabytes(s string) (int, error) {
+	digits := strings.TrimRight(s, "KMGT")
+	n, err := strconv.ParseFloat(digits, 64)
+	if err != nil {
+		return 0, fmt.Errorf("disk size %q: not a number with K, M, G or T", s)
+	}
+	switch s[len(digits):] {
+	case "K":
+		n /= 1 << 20
+	case "M":
+		n /= 1 << 10
+	case "G":
+	case "T":
+		n *= 1 << 10
+	default:
+		n /= 1 << 30
+	}
+	return int(n), nil
+}

@@ -1,0 +1,299 @@
+// Package pipetest uses the programs as a user does, alone and in the pipe,
+// on a host whose pct keeps Proxmox's files, rules and mistakes but starts no
+// containers.
+package pipetest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var bin, repo string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "pipetest")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		bin = dir
+		repo, err = filepath.Abs("../../..")
+		if err != nil {
+			panic(err)
+		}
+		programs := []string{"build", "-tags", "urfave_cli_no_docs", "-o", dir + "/", "./cmd/..."}
+		if flag.Parse(); flag.Lookup("test.bench").Value.String() == "" {
+			programs = slices.Insert(programs, 1, "-race") // the programs work on containers side by side
+		}
+		for _, args := range [][]string{programs, {"build", "-o", dir + "/pct", "./scripts/internal/lab-pct"}} {
+			cmd := exec.Command("go", args...)
+			cmd.Dir = repo
+			if out, err := cmd.CombinedOutput(); err != nil {
+				fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+				return 1
+			}
+		}
+		return m.Run()
+	}())
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"events": events,
+			"calls":  calls,
+		},
+	})
+}
+
+func setup(env *testscript.Env) error {
+	for name, value := range environment(env.WorkDir) {
+		env.Setenv(name, value)
+	}
+	return makeHost(env.WorkDir)
+}
+
+// environment is that of a host in the directory w.
+func environment(w string) map[string]string {
+	return map[string]string{
+		"WORK":            w,
+		"PHX_WORK":        w, // which is passed on to what the programs start
+		"PATH":            bin + ":" + repo + "/scripts:" + os.Getenv("PATH"),
+		"PHX_PCT":         bin + "/pct",
+		"PHX_LAB_DIR":     w + "/host",
+		"PHX_LAB_BACKEND": "fake",
+		"PHX_LAB_EXEC":    w + "/inside",
+		"PHX_PVE_ROOT":    w + "/host/pve",
+		"PHX_PVE_LOCK":    w + "/host/lock",
+		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
+		"PHX_CA_FILE":     w + "/ssl/phoenix_ca.crt",
+		"PHX_SCRIPTS":     w + "/scripts",
+		"PHX_LOCK":        w + "/phx.lock",
+		"GORACE":          "atexit_sleep_ms=0",
+	}
+}
+
+// makeHost makes a Proxmox host in the directory w: its files below host/,
+// certificates of a CA below ca/, and stand-ins for the feature scripts and
+// for the inside of the containers.
+func makeHost(w string) error {
+	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache", "host/storage/lab", "scripts", "ca", "ssl"} {
+		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	shipped, err := os.ReadFile(filepath.Join(repo, "scripts/phoenix_lxc_configs.json"))
+	if err != nil {
+		return err
+	}
+	config := strings.NewReplacer(
+		"quickOS-lxc-disks", "lab",
+		"/usr/local/phoenix_hypervisor/persistent-storage/ssl", w+"/ssl",
+	).Replace(string(shipped))
+	for name, text := range map[string]string{
+		"host/pve/storage.cfg": "dir: local\n\tpath " + w + "/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w + "/host/storage/lab\n\tcontent rootdir\n",
+		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
+		"phoenix_lxc_configs.json":              config,
+		"scripts/phoenix_hypervisor_lxc_103.sh": "#!/bin/sh\n",
+		"ca/ca.json":                            caConfig,
+	} {
+		if err := os.WriteFile(filepath.Join(w, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	programs := map[string]string{"inside": inside}
+	for _, feature := range []string{"base_setup", "step_cli", "step_ca", "traefik"} {
+		programs["scripts/phoenix_hypervisor_feature_install_"+feature+".sh"] = "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature " + feature + " </dev/null\n"
+	}
+	for name, text := range programs {
+		if err := os.WriteFile(filepath.Join(w, name), []byte(text), 0o755); err != nil {
+			return err
+		}
+	}
+	return certificates(filepath.Join(w, "ca"))
+}
+
+// inside stands for the inside of every container: PROGRAM CTID COMMAND ARG….
+// What the halves in the containers were asked is kept in $WORK/requests.
+const inside = `#!/bin/sh
+ctid=$1
+shift
+case "$*" in
+*" phx-ca-export")
+	while read -r command path rest; do
+		case $command:$path in
+		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
+		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
+		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
+		read:/etc/hosts) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '/END PHX/q' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
+		read:*/phx-neighbours.service) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '1,/END PHX/d' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
+		*) echo "$command $path" >>"$PHX_WORK/ca.changes"; echo ok ;;
+		esac
+	done ;;
+*"/step ca health "*) [ ! -e "$PHX_WORK/sick" ] || { echo "connection refused" >&2; exit 1; } ;;
+feature\ *) echo "$2: $ctid: installed" ;;
+*" phoenix_hypervisor_lxc_103.sh 103 "*) cat >/dev/null; echo "the CA is healthy" ;;
+*"BEGIN PHX"*) cat >"$PHX_WORK/hosts.$ctid" ;;
+*" phx-nginx "*|*" phx-traefik "*)
+	echo '{"need":"request"}'
+	IFS= read -r request
+	printf '%s %s\n' "$ctid" "$request" >>"$PHX_WORK/requests"
+	echo '{"answer":{"names":["a.example"],"changed":false,"changes":[]}}' ;;
+*) echo "inside: unexpected in $ctid: $*" >&2; exit 99 ;;
+esac
+`
+
+// caConfig is the configuration of a CA that is as the shipped file wants it.
+const caConfig = `{
+	"root": "/home/step/certs/root_ca.crt",
+	"crt": "/home/step/certs/intermediate_ca.crt",
+	"key": "/home/step/secrets/intermediate_ca_key",
+	"address": ":9000",
+	"dnsNames": ["ca.internal.thinkheads.ai", "10.0.0.10", "127.0.0.1"],
+	"authority": {
+		"policy": {"x509": {"allow": {"dns": ["internal.thinkheads.ai", "*.internal.thinkheads.ai"]}, "allowWildcardNames": true}},
+		"provisioners": [{"type": "ACME", "name": "acme", "challenges": ["tls-alpn-01"]}]
+	}
+}
+`
+
+// certificates makes certificates: root.crt, other.crt (another CA's root),
+// expired.crt, leaf.crt, bundle.crt (root and leaf), truncated.crt, empty.crt,
+// and root.fingerprint.
+func certificates(dir string) error {
+	issue := func(name string, isCA bool, notAfter time.Time, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *x509.Certificate, *ecdsa.PrivateKey, error) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+			NotBefore: notAfter.Add(-48 * time.Hour), NotAfter: notAfter,
+			IsCA: isCA, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		}
+		if parent == nil {
+			parent, signer = template, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), template, key, err
+	}
+	tomorrow := time.Now().Add(24 * time.Hour)
+	root, rootCert, rootKey, err := issue("Root", true, tomorrow, nil, nil)
+	if err != nil {
+		return err
+	}
+	other, _, _, err := issue("Other", true, tomorrow, nil, nil)
+	if err != nil {
+		return err
+	}
+	expired, _, _, err := issue("Expired", true, time.Now().Add(-time.Hour), nil, nil)
+	if err != nil {
+		return err
+	}
+	leaf, _, _, err := issue("leaf.example", false, tomorrow, rootCert, rootKey)
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(root)
+	sum := sha256.Sum256(block.Bytes)
+	for name, data := range map[string][]byte{
+		"root.crt": root, "other.crt": other, "expired.crt": expired, "leaf.crt": leaf,
+		"bundle.crt": append(append([]byte{}, root...), leaf...), "truncated.crt": root[:len(root)/2], "empty.crt": nil,
+		"root.fingerprint": []byte(hex.EncodeToString(sum[:])),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// events FILE [EVENT[:CTID]…] checks which events about phx's work a stream
+// has, in their order: "events stdout ct.ready:900 ct.failed:103". With ! it
+// checks that none of them is there. ct.planned and the plan's frame are left
+// out.
+func events(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 1 {
+		ts.Fatalf("usage: events FILE [EVENT[:CTID]…]")
+	}
+	var have []string
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var ev struct {
+			Event string
+			CTID  int
+		}
+		if err := json.Unmarshal([]byte(line), &ev); err != nil || !strings.HasSuffix(line, "\n") {
+			ts.Fatalf("not an event: %q", line)
+		}
+		if ev.Event == "ct.planned" || strings.HasPrefix(ev.Event, "plan.") {
+			continue
+		}
+		name := ev.Event
+		if ev.CTID != 0 {
+			name += fmt.Sprintf(":%d", ev.CTID)
+		}
+		have = append(have, name)
+	}
+	if neg {
+		for _, name := range args[1:] {
+			for _, h := range have {
+				if h == name || strings.HasPrefix(h, name+":") {
+					ts.Fatalf("%s has %s", args[0], h)
+				}
+			}
+		}
+		return
+	}
+	// Containers are worked on side by side: only what each event says counts.
+	for _, name := range args[1:] {
+		found := -1
+		for i, h := range have {
+			if h == name {
+				found = i
+			}
+		}
+		if found < 0 {
+			ts.Fatalf("%s lacks %s; it has %s", args[0], name, strings.Join(have, " "))
+		}
+		have = append(have[:found], have[found+1:]...)
+	}
+	if len(have) > 0 {
+		ts.Fatalf("%s has more than expected: %s", args[0], strings.Join(have, " "))
+	}
+}
+
+// calls N checks the number of calls of pct since the last check.
+func calls(ts *testscript.TestScript, neg bool, args []string) {
+	path := ts.MkAbs("host/log/pct.log")
+	data, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		ts.Check(err)
+	}
+	n := strings.Count(string(data), "\n")
+	os.Remove(path)
+	if len(args) != 1 || neg == (fmt.Sprint(n) == args[0]) {
+		ts.Fatalf("%d calls of pct:\n%s", n, data)
+	}
+}
