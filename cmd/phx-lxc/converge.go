@@ -19,6 +19,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
@@ -317,13 +318,13 @@ func (j *job) prepareMounts(context.Context) error {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
 		start := time.Now()
-		differs, err := ownerDiffers(m.HostPath, uid, gid)
+		differs, err := hostdir.OwnerDiffers(m.HostPath, uid, gid)
 		switch {
 		case j.dryRun && errors.Is(err, fs.ErrNotExist):
 			j.wouldRun("chown", "-R", "-h", fmt.Sprintf("%d:%d", uid, gid), m.HostPath)
 			continue
 		case j.dryRun && differs:
-			n, err := countOwners(m.HostPath, uid, gid)
+			n, err := hostdir.CountOwners(m.HostPath, uid, gid)
 			if err != nil {
 				return err
 			}
@@ -335,7 +336,7 @@ func (j *job) prepareMounts(context.Context) error {
 		case !differs:
 			continue
 		}
-		if err := chownTree(m.HostPath, uid, gid); err != nil {
+		if err := hostdir.ChownTree(m.HostPath, uid, gid); err != nil {
 			return err
 		}
 		j.changed(start, "owner of %s %d:%d", m.HostPath, uid, gid)
@@ -422,7 +423,7 @@ func (j *job) makeHostPaths() error {
 			j.wouldRun("mkdir", "-p", path)
 			continue
 		}
-		if err := makeDirectories(path); err != nil {
+		if err := hostdir.Make(path); err != nil {
 			return err
 		}
 		j.changed(start, "made %s", path)

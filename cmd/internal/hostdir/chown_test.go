@@ -1,4 +1,4 @@
-package main
+package hostdir
 
 import (
 	"errors"
@@ -10,40 +10,6 @@ import (
 	"syscall"
 	"testing"
 )
-
-func TestMappedOwner(t *testing.T) {
-	const maps = `"id_maps": ["u 0 200000 1000", "u 1000 1000 1", "g 0 300000 1000", "g 5000 7 10"]`
-	for _, tt := range []struct {
-		name, keys       string
-		uid, gid         int
-		hostUID, hostGID int
-		err              string
-	}{
-		{"unprivileged", `"unprivileged": true`, 33, 0, 100033, 100000, ""},
-		{"unprivileged unless it says otherwise", `"start_at_boot": true`, 0, 65535, 100000, 165535, ""},
-		{"privileged", `"unprivileged": false`, 33, 34, 33, 34, ""},
-		{"the configured maps, not 100000 whatever they say", maps, 33, 34, 200033, 300034, ""},
-		{"further maps", maps, 1000, 5009, 1000, 16, ""},
-		{"maps among lxc_options", `"lxc_options": ["lxc.idmap=u 0 9 9", "lxc.idmap: g 0 8 8"]`, 1, 1, 10, 9, ""},
-		{"maps of a privileged container", `"unprivileged": false, ` + maps, 0, 0, 200000, 300000, ""},
-		{"left as it is", maps, -1, 0, -1, 300000, ""},
-		{"user in no map", maps, 1001, 0, 0, 0, "user 1001 of the container is in none of its maps of ids (u 0 200000 1000; u 1000 1000 1; g 0"},
-		{"group in no map", maps, 0, 1000, 0, 0, "group 1000 of the container is in none of its maps"},
-		{"beyond the default map", `"unprivileged": true`, 0, 65536, 0, 0, "group 65536 of the container is in none of its maps"},
-		{"no map for groups", `"id_maps": ["u 0 200000 1000"]`, 0, 0, 0, 0, "group 0 of the container is in none of its maps"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			uid, gid, err := mappedOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
-			if tt.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("error %v", err)
-				}
-			} else if err != nil || uid != tt.hostUID || gid != tt.hostGID {
-				t.Errorf("%d:%d, %v", uid, gid, err)
-			}
-		})
-	}
-}
 
 func owner(t *testing.T, path string) [2]int {
 	t.Helper()
@@ -91,20 +57,20 @@ func TestChownTree(t *testing.T) {
 			}
 		}
 	}
-	if differs, err := ownerDiffers(top, 100033, 100034); err != nil || !differs {
+	if differs, err := OwnerDiffers(top, 100033, 100034); err != nil || !differs {
 		t.Errorf("differs: %t, %v", differs, err)
 	}
-	if err := chownTree(top, 100033, 100034); err != nil {
+	if err := ChownTree(top, 100033, 100034); err != nil {
 		t.Fatal(err)
 	}
 	check([2]int{100033, 100034})
-	if differs, err := ownerDiffers(top, 100033, 100034); err != nil || differs {
+	if differs, err := OwnerDiffers(top, 100033, 100034); err != nil || differs {
 		t.Errorf("differs: %t, %v", differs, err)
 	}
-	if differs, err := ownerDiffers(top, -1, 7); err != nil || !differs {
+	if differs, err := OwnerDiffers(top, -1, 7); err != nil || !differs {
 		t.Errorf("differs: %t, %v", differs, err)
 	}
-	if err := chownTree(top, -1, 7); err != nil {
+	if err := ChownTree(top, -1, 7); err != nil {
 		t.Fatal(err)
 	}
 	check([2]int{100033, 7})
@@ -114,23 +80,23 @@ func TestChownTree(t *testing.T) {
 	if err := os.Chmod(program, 0o755|fs.ModeSetuid); err != nil {
 		t.Fatal(err)
 	}
-	if err := chownTree(top, 100033, 7); err != nil {
+	if err := ChownTree(top, 100033, 7); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(program); err != nil || info.Mode()&fs.ModeSetuid == 0 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
-	if err := chownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is a symbolic link to "+outside+", and is not followed: write "+outside+" as host_path") {
+	if err := ChownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is a symbolic link to "+outside+", and is not followed: write "+outside+" as host_path") {
 		t.Errorf("a symbolic link: %v", err)
 	}
-	if err := chownTree(program, 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
+	if err := ChownTree(program, 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
 		t.Errorf("a file: %v", err)
 	}
-	if err := chownTree(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
+	if err := ChownTree(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("nothing: %v", err)
 	}
-	if _, err := ownerDiffers(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OwnerDiffers(filepath.Join(top, "none"), 1, 1); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("nothing: %v", err)
 	}
 	check([2]int{100033, 7})
@@ -152,19 +118,19 @@ func TestNoLinkInTheMiddleOfAPathIsFollowed(t *testing.T) {
 	}
 	want := filepath.Join(dir, "link") + " is a symbolic link to " + outside + ", and is not followed: write " + filepath.Join(outside, "data") + " as host_path"
 	path := filepath.Join(dir, "link", "data")
-	if err := chownTree(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
+	if err := ChownTree(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("chown: %v", err)
 	}
-	if _, err := countOwners(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := CountOwners(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("count: %v", err)
 	}
 	if got := owner(t, filepath.Join(outside, "data")); got != [2]int{0, 0} {
 		t.Errorf("a link was followed: %v", got)
 	}
-	if n, err := countOwners(outside, 7, -1); n != 3 || err != nil {
+	if n, err := CountOwners(outside, 7, -1); n != 3 || err != nil {
 		t.Errorf("%d would change their owner, %v", n, err)
 	}
-	if err := makeDirectories(filepath.Join(dir, "link", "new")); err == nil || !strings.Contains(err.Error(), "link is a symbolic link to "+outside) {
+	if err := Make(filepath.Join(dir, "link", "new")); err == nil || !strings.Contains(err.Error(), "link is a symbolic link to "+outside) {
 		t.Errorf("mkdir: %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(outside, "new")); !errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +143,7 @@ func TestMakeDirectories(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a", "b c")
 	for range 2 {
-		if err := makeDirectories(path); err != nil {
+		if err := Make(path); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,7 +155,7 @@ func TestMakeDirectories(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := makeDirectories(filepath.Join(dir, "file", "x")); err == nil || !strings.Contains(err.Error(), "file is not a directory") {
+	if err := Make(filepath.Join(dir, "file", "x")); err == nil || !strings.Contains(err.Error(), "file is not a directory") {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -219,7 +185,7 @@ func TestChownTreeStaysOnItsFileSystem(t *testing.T) {
 		if err != nil {
 			return
 		}
-		err = chownTree(top, 7, 7)
+		err = ChownTree(top, 7, 7)
 		info, statErr := os.Lstat(mounted)
 		if statErr == nil && differs(info, 0, 0) {
 			statErr = errors.New("what is mounted below has changed its owner")

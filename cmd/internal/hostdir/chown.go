@@ -1,4 +1,6 @@
-package main
+// Package hostdir works on directories of the host that containers see through
+// their mount points.
+package hostdir
 
 import (
 	"errors"
@@ -10,14 +12,13 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	"thinkheads.ai/phx/cmd/internal/config"
 )
 
 // An id of -1 leaves an owner or a group as it is, as in chown(2).
 
-// ownerDiffers reports whether the directory at path, the top of a mount point,
+// OwnerDiffers reports whether the directory at path, the top of a mount point,
 // has another owner or group than these.
-func ownerDiffers(path string, uid, gid int) (bool, error) {
+func OwnerDiffers(path string, uid, gid int) (bool, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return false, fmt.Errorf("owner of a mount point: %w", err)
@@ -30,13 +31,13 @@ func differs(info fs.FileInfo, uid, gid int) bool {
 	return uid != -1 && int(stat.Uid) != uid || gid != -1 && int(stat.Gid) != gid
 }
 
-// chownTree gives the directory at path and all below it this owner and
+// ChownTree gives the directory at path and all below it this owner and
 // group. Symbolic links change their own owner and are not followed, nor does
 // it leave the file system of path. A container may be at work in the tree, or
 // above path: whatever it replaces meanwhile, nothing outside is reached. What
 // has the owner already is not touched. The top comes last, so that
-// [ownerDiffers] holds until all is done.
-func chownTree(path string, uid, gid int) error {
+// [OwnerDiffers] holds until all is done.
+func ChownTree(path string, uid, gid int) error {
 	err := walkOwners(path, uid, gid, func(root *os.Root, name string) error {
 		if name == "." {
 			return root.Chown(name, uid, gid)
@@ -49,8 +50,8 @@ func chownTree(path string, uid, gid int) error {
 	return nil
 }
 
-// countOwners returns how many files chownTree would give away.
-func countOwners(path string, uid, gid int) (n int, err error) {
+// CountOwners returns how many files ChownTree would give away.
+func CountOwners(path string, uid, gid int) (n int, err error) {
 	err = walkOwners(path, uid, gid, func(*os.Root, string) error { n++; return nil })
 	if err != nil {
 		return 0, fmt.Errorf("chown the mount point %s: %w", path, err)
@@ -141,9 +142,9 @@ func linkError(path string) error {
 	return fmt.Errorf("a symbolic link in %s is not followed", path)
 }
 
-// makeDirectories makes the directory at an absolute path, and those above it,
+// Make makes the directory at an absolute path, and those above it,
 // with the mode 0755. It follows no symbolic link.
-func makeDirectories(path string) error {
+func Make(path string) error {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("make %s: %w", path, err)
@@ -197,43 +198,4 @@ func notADirectory(path string) error {
 		}
 	}
 	return fmt.Errorf("a part of the path is not a directory")
-}
-
-// mappedOwner returns the host's ids of an owner and a group in the container:
-// by its maps of ids, or else shifted by 100000 if it is unprivileged, as it
-// is unless the configuration says otherwise.
-func mappedOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err error) {
-	var maps []string
-	for _, l := range wantedRaw(c) {
-		if l.Key == idMapKey {
-			maps = append(maps, l.Value)
-		}
-	}
-	if maps == nil {
-		if c.Unprivileged != nil && !*c.Unprivileged {
-			return uid, gid, nil
-		}
-		maps = []string{"u 0 100000 65536", "g 0 100000 65536"}
-	}
-	if hostUID, err = mapped(maps, "u", uid); err != nil {
-		return 0, 0, err
-	}
-	if hostGID, err = mapped(maps, "g", gid); err != nil {
-		return 0, 0, err
-	}
-	return hostUID, hostGID, nil
-}
-
-func mapped(maps []string, kind string, id int) (int, error) {
-	if id == -1 {
-		return id, nil
-	}
-	for _, m := range maps {
-		var first, host, count int
-		if _, err := fmt.Sscanf(m, kind+" %d %d %d", &first, &host, &count); err == nil && first <= id && id < first+count {
-			return host + id - first, nil
-		}
-	}
-	what := map[string]string{"u": "user", "g": "group"}[kind]
-	return 0, fmt.Errorf("%s %d of the container is in none of its maps of ids (%s): nothing on the host can belong to it", what, id, strings.Join(maps, "; "))
 }
