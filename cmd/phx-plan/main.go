@@ -14,6 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/hostdir"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const usage = `Usage:
@@ -108,7 +110,8 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("%s: needs the containers named, one by one", name)
 	}
 
-	file, err := load(c.String("config"), config.GuardedPlaces(c.String("config"), c.String("scripts"), c.String("pve-root")))
+	path, host := c.String("config"), &pve.Host{PVERoot: c.String("pve-root")}
+	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), host.PVERoot, host.Storages()))
 	if err != nil {
 		return err
 	}
@@ -143,7 +146,7 @@ func ctids(args []string) ([]int, error) {
 }
 
 // load reads the configuration and reports whatever is wrong with it.
-func load(path string, guarded []config.Guarded) (*config.File, error) {
+func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
 	// It ends within a second or two: better more memory than more work, but for
 	// a file that is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {

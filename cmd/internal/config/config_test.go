@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // base is a file without mistakes. Each case of TestMistakes changes one part
@@ -369,7 +371,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		`f.json:2:10: lxc_configs.102.network_config: missing: without it the container would have no interface`,
 		`f.json:2:10: lxc_configs.102.template: missing: a container is made from a template or from clone_from_ctid`,
 		`f.json:2:24: lxc_configs.102.memory_mb: must be a number, not a string`,
-		`f.json:2:39: lxc_configs.102.name: "a_b" is not ` + hostNameRule,
+		`f.json:2:39: lxc_configs.102.name: "a_b" is not ` + hostName.what,
 		`f.json:3:8: lxc_configs.x: "x" is not a container id: a number from 100 to 999999999`,
 		`f.json:3:8: lxc_configs.x.name: missing: the container's host name`,
 	}
@@ -473,7 +475,7 @@ func TestEveryKey(t *testing.T) {
 			{"lxc.apparmor.profile", "unconfined"}, {"lxc.cgroup2.devices.allow", "c 195:* rwm"}},
 		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
 		IDMaps:      []string{"u 0 100000 65536", "g 0 100000 65536"},
-		Volumes:     []Volume{{"models", "fastData", 50, "/models"}, {"data", "quickOS", 1, "/data"}},
+		Volumes:     []Volume{{"fastData", 50, "/models"}, {"quickOS", 1, "/data"}},
 		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
 		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT", PolicyOut: "ACCEPT", Rules: []FirewallRule{
 			{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
@@ -483,7 +485,7 @@ func TestEveryKey(t *testing.T) {
 		HealthCheck:        &HealthCheck{"curl -s --fail http://localhost:8000", 3, 5},
 		HealthChecks:       []HealthProbe{{"up", "up.sh", []string{"--port", "80"}}, {"b.sh", "b.sh", []string{"a b", ""}}},
 		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
-		TraefikService: &TraefikService{"granite", 8000, "http"}, TriggerSync: true,
+		TraefikService: &TraefikService{"granite", 8000, "http"},
 		Raw: raw,
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -579,6 +581,64 @@ func TestLoad(t *testing.T) {
 		if c.StorageSizeGB != f.Containers[900].StorageSizeGB {
 			t.Errorf("%d would have to be resized after it was cloned", id)
 		}
+	}
+}
+
+// The hash of these bytes is in the record of every container with an
+// application script: with others, all scripts would run again.
+func TestScriptInput(t *testing.T) {
+	c, err := ParseContainer(103, []byte(`{
+  "vllm_args": ["--x",  "<&>"], "unknown": {"b": 1, "a": 2.50},
+  "name": "Step-CA", "template": "local:vztmpl/x.tar.zst", "memory_mb": 512, "swap_mb": 0, "cores": 1,
+  "storage_pool": "local-lvm", "storage_size_gb": 16, "mac_address": "", "unprivileged": true, "start_at_boot": false,
+  "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
+  "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
+  "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
+  "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
+  "trigger_sync_on_completion": true, "ports": ["1:2"]
+}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+		`"ports":["1:2"],"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
+		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`
+	if got, err := c.ScriptInput(); err != nil || string(got) != want {
+		t.Errorf("got  %s\nwant %s, %v", got, want, err)
+	}
+	c = &Container{CTID: 103, Raw: `{"clone_from_ctid": 900}`}
+	if got, err := c.ScriptInput(); err != nil || string(got) != "{}" {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestDirectoriesOfPackages(t *testing.T) {
+	defer func(old func([]string) (map[string]string, error)) { packaged = old }(packaged)
+	packaged = func(dirs []string) (map[string]string, error) {
+		if len(dirs) != 1 {
+			return nil, nil
+		}
+		return map[string]string{dirs[0]: "nginx:amd64"}, nil
+	}
+	path := filepath.Join(t.TempDir(), "f.json")
+	text := strings.Replace(base, `"features": ["base_setup"]`, `"mount_points": [
+		{"container_path": "/v", "host_path": "/var/www"}, {"container_path": "/w", "host_path": "/var/www", "owner_uid": 33}]`, 1)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadOn(path, []hostdir.Guarded{})
+	const want = ":38:92: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v", err)
+	}
+	if _, err := Load(path); err != nil {
+		t.Errorf("not on its host: %v", err)
+	}
+	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+		!strings.Contains(err.Error(), ":38:92: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -126,21 +126,21 @@ func TestHostileFiles(t *testing.T) {
 }
 
 // A long list is not looked through for each element.
-func TestSeenDoesNotScan(t *testing.T) {
+func TestListSetDoesNotScan(t *testing.T) {
 	list := make([]int, 1000)
 	for i := range list {
 		list[i] = i
 	}
-	var s seen[int]
-	if !s.in(list, 7) || s.in(list, 1000) || !s.in(list, 1000) {
+	var s listSet[int]
+	if !s.has(list, 7) || s.has(list, 1000) || !s.has(list, 1000) {
 		t.Error("wrong about a long list")
 	}
 	list[500] = 2000
-	if s.in(list, 2000) {
+	if s.has(list, 2000) {
 		t.Error("the list was looked through again")
 	}
-	var short seen[int]
-	if short.in(list[:3], 4) || !short.in(list[:3], 2) || short.long != nil {
+	var short listSet[int]
+	if short.has(list[:3], 4) || !short.has(list[:3], 2) || short.long != nil {
 		t.Error("wrong about a short list")
 	}
 }
