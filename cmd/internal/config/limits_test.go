@@ -76,8 +76,7 @@ var hostile = map[string]func(n int) string{
 	"keys":    func(n int) string { return `{"lxc_configs":{},` + numbered(n, `"x%d":0`) + `}` },
 	"one key": func(n int) string { return `{"lxc_configs":{}` + strings.Repeat(`,"a":1`, n) + `}` },
 	"mistakes": func(n int) string {
-		return `{"lxc_configs":{"100":{"features":[1` + strings.Repeat(`,1`, n) +
-			`]}}}`
+		return `{"lxc_configs":{"100":{"features":[1` + strings.Repeat(`,1`, n) + `]}}}`
 	},
 	"newlines":      func(n int) string { return strings.Repeat("\n", n) + `{"lxc_configs":1}` },
 	"a long string": func(n int) string { return `{"lxc_configs":{"100":{"name":"` + strings.Repeat("a", n) + `"}}}` },
@@ -345,11 +344,8 @@ func FuzzParse(f *testing.F) {
 					t.Fatalf("%d by itself is another: %+v, %+v", id, c, alone)
 				}
 			}
-			started, err := json.Marshal(file.Plan("example.org"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ParsePlan(started); err != nil {
+			plan := file.Plan("example.org")
+			if err := plan.Check(); err != nil {
 				t.Fatalf("its plan: %v", err)
 			}
 		case !errors.As(err, &wrong) || len(wrong.Mistakes) == 0:
