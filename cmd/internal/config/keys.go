@@ -112,9 +112,8 @@ func init() {
 	}
 }
 
-// isOthers reports whether a key of a container belongs to other programs than
-// phx, which passes it over.
-func isOthers(key string) bool {
+// isPassedOver reports whether a key of a container belongs to other programs.
+func isPassedOver(key string) bool {
 	switch key {
 	case "ports", "tests", "integration_tests", "run_integration_tests", "vllm":
 		return true
@@ -180,7 +179,7 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 		switch k := keyByName[key]; {
 		case k != nil:
 			k.read(p, e, v)
-		case isOthers(key):
+		case isPassedOver(key):
 			p.passOver(v)
 		default:
 			p.ignore(v)
@@ -401,7 +400,7 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 			if err := p.checkOwner(m.HostPath); err != nil {
 				p.failUnder(host.Index, "host_path", "%v", err)
 			} else if !p.full() {
-				e.owned = append(e.owned, owned{int32(len(e.MountPoints)), int32(host.Index)})
+				e.owned = append(e.owned, ownedMount{int32(len(e.MountPoints)), int32(host.Index)})
 			}
 		}
 		if !p.full() {

@@ -19,11 +19,11 @@ type entry struct {
 	script   int // of application_script
 	service  int // of traefik_service.name
 
-	length   int      // of its object in an event
-	snapshot bool     // there is a template_snapshot_name, right or wrong
-	edges    []edge   // its clone source and its dependencies
-	owned    []owned  // the mount points that get an owner
-	mounts   []string // the paths in the container at which something is mounted
+	length   int          // of its object in an event
+	snapshot bool         // there is a template_snapshot_name, right or wrong
+	edges    []edge       // its clone source and its dependencies
+	owned    []ownedMount // the mount points that get an owner
+	mounts   []string     // the paths in the container at which something is mounted
 }
 
 // An edge is the need for another container, with the offset at which the
@@ -38,8 +38,8 @@ func (e edge) path() string {
 	return fmt.Sprintf("dependencies.%d", e.index)
 }
 
-// An owned is a mount point by its index, and the offset of its host_path.
-type owned struct{ index, at int32 }
+// An ownedMount is the index of a mount point, and the offset of its host_path.
+type ownedMount struct{ index, at int32 }
 
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
@@ -293,7 +293,7 @@ func eventLength(raw string) int {
 	return n
 }
 
-// packaged is changed by tests.
+// packaged is [hostdir.Packaged], but in tests.
 var packaged = hostdir.Packaged
 
 // packagedDirs refuses to give directories of the host's packages to containers.
