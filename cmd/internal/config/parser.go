@@ -302,9 +302,9 @@ func (p *parser) members(v gjson.Result, unknown func(*parser, gjson.Result), me
 		}
 	}
 	p.object(v, needs[:n], func(key string, v gjson.Result) {
-		for _, m := range members {
-			if m.key == key {
-				m.read(v)
+		for i := range members {
+			if members[i].key == key {
+				members[i].read(v)
 				return
 			}
 		}
