@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestMappedOwner(t *testing.T) {
+func TestHostOwner(t *testing.T) {
 	const maps = `"id_maps": ["u 0 200000 1000", "u 1000 1000 1", "g 0 300000 1000", "g 5000 7 10"]`
 	for _, tt := range []struct {
 		name, keys       string
@@ -27,7 +27,7 @@ func TestMappedOwner(t *testing.T) {
 		{"no map for groups", `"id_maps": ["u 0 200000 1000"]`, 0, 0, 0, 0, "group 0 of the container is in none of its maps"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			uid, gid, err := mappedOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
+			uid, gid, err := hostOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v", err)

@@ -25,7 +25,7 @@ func container(t *testing.T, text string) *config.Container {
 	return c
 }
 
-func list(d *difference) string { return strings.Join(d.changes(), "\n") }
+func list(s *pve.Settings) string { return strings.Join(s.Changes(), "\n") }
 
 func TestSettingsOfNewContainer(t *testing.T) {
 	want := `hostname Nginx-Phoenix
@@ -38,7 +38,7 @@ net0 name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,gw=10.0.0.
 nameserver 10.0.0.53 1.1.1.1
 features nesting=1,keyctl=1
 mp0 /srv/ssl,mp=/etc/nginx/ssl,ro=1`
-	if got := list(differences(container(t, wanted), &pve.Conf{}, nil, nil)); got != want {
+	if got := list(settings(container(t, wanted), &pve.Conf{}, nil, nil)); got != want {
 		t.Errorf("settings\n%s\nwant\n%s", got, want)
 	}
 }
@@ -64,7 +64,7 @@ unprivileged: 1
 `
 
 func TestNothingDiffersFromWhatProxmoxStores(t *testing.T) {
-	if got := list(differences(container(t, wanted), pve.ParseConf([]byte(stored)), nil, nil)); got != "" {
+	if got := list(settings(container(t, wanted), pve.ParseConf([]byte(stored)), nil, nil)); got != "" {
 		t.Errorf("settings\n%s", got)
 	}
 }
@@ -93,13 +93,13 @@ func TestOneDifference(t *testing.T) {
 				t.Fatal("the test changes nothing")
 			}
 			conf := pve.ParseConf([]byte(text))
-			got := differences(container(t, wanted), conf, nil, nil)
+			got := settings(container(t, wanted), conf, nil, nil)
 			if list(got) != tt.want {
 				t.Fatalf("settings\n%s\nwant\n%s", list(got), tt.want)
 			}
 			conf.Pending = nil
-			got.expect(conf, false)
-			if again := list(differences(container(t, wanted), conf, nil, nil)); again != "" {
+			got.Apply(conf, false)
+			if again := list(settings(container(t, wanted), conf, nil, nil)); again != "" {
 				t.Errorf("a second run would set\n%s", again)
 			}
 		})
@@ -109,7 +109,7 @@ func TestOneDifference(t *testing.T) {
 func TestMACIsKeptWhereNoneIsConfigured(t *testing.T) {
 	c := container(t, strings.Replace(wanted, `"mac_address": "52:54:00:67:89:A1", `, "", 1))
 	conf := pve.ParseConf([]byte(strings.Replace(stored, "10.0.0.153/24", "10.0.0.9/24", 1)))
-	if got := list(differences(c, conf, nil, nil)); !strings.Contains(got, "hwaddr=52:54:00:67:89:a1") {
+	if got := list(settings(c, conf, nil, nil)); !strings.Contains(got, "hwaddr=52:54:00:67:89:a1") {
 		t.Errorf("settings\n%s", got)
 	}
 }

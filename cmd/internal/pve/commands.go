@@ -11,11 +11,10 @@ import (
 	"syscall"
 )
 
-// RunningCommand is a command of Proxmox that is at work on a container.
-type RunningCommand struct {
-	PID  int
-	Text string // "pct start 900", or the name of a task
-
+// runningCommand is a command of Proxmox that is at work on a container.
+type runningCommand struct {
+	pid   int
+	text  string // "pct start 900", or the name of a task
 	start string // when the process has begun
 }
 
@@ -29,14 +28,14 @@ var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|
 // mark is in the environment of every pct that phx has started for this host.
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
 
-// Commands returns the commands that are at work on container ctid: pct itself,
+// commands returns the commands that are at work on container ctid: pct itself,
 // where phx has started it, and tasks of Proxmox, whoever has begun them.
-func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
+func (h *Host) commands(ctid int) ([]runningCommand, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	var commands []RunningCommand
+	var commands []runningCommand
 	for _, dir := range paths {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == os.Getpid() {
@@ -46,7 +45,7 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 		if text == "" || !ofThisHost(dir) || !h.isMarked(dir, isTask) {
 			continue
 		}
-		c := RunningCommand{PID: pid, Text: text}
+		c := runningCommand{pid: pid, text: text}
 		if c.start = c.begun(); c.start != "" {
 			commands = append(commands, c)
 		}
@@ -109,13 +108,13 @@ func (h *Host) isMarked(dir string, isTask bool) bool {
 	return slices.Contains(variables, h.mark()) || isTask && !slices.ContainsFunc(variables, isRoot)
 }
 
-// Runs reports whether the command is still at work.
-func (c *RunningCommand) Runs() bool { return c.start != "" && c.begun() == c.start }
+// runs reports whether the command is still at work.
+func (c *runningCommand) runs() bool { return c.start != "" && c.begun() == c.start }
 
 // begun is when the process with the command's id has begun, "" when it has
 // ended.
-func (c *RunningCommand) begun() string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.PID))
+func (c *runningCommand) begun() string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
 	if err != nil {
 		return ""
 	}

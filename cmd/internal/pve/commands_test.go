@@ -61,7 +61,7 @@ func TestCommands(t *testing.T) {
 		sleeping(t, "task UPID:pve:0001:0002:AB:qmstart:999000503:root@pam:"): {},
 	}
 	for _, ctid := range []int{999000500, 999000501, 999000502, 999000503, 999000900} {
-		found, err := h.Commands(ctid)
+		found, err := h.commands(ctid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,9 +72,9 @@ func TestCommands(t *testing.T) {
 			}
 		}
 		for _, c := range found {
-			have = append(have, fmt.Sprintf("%d %s", c.PID, c.Text))
-			if !c.Runs() {
-				t.Errorf("%s does not run", c.Text)
+			have = append(have, fmt.Sprintf("%d %s", c.pid, c.text))
+			if !c.runs() {
+				t.Errorf("%s does not run", c.text)
 			}
 		}
 		slices.Sort(wanted)
@@ -90,10 +90,10 @@ func TestCommandsOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PHX_PVE_ROOT", dir+"/other")
 	sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000505:root@pam:")
-	if found, err := (&Host{PCT: "pct", PVERoot: dir}).Commands(999000505); err != nil || len(found) > 0 {
+	if found, err := (&Host{PCT: "pct", PVERoot: dir}).commands(999000505); err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
-	if found, err := (&Host{PCT: "pct", PVERoot: dir + "/other"}).Commands(999000505); err != nil || len(found) != 1 {
+	if found, err := (&Host{PCT: "pct", PVERoot: dir + "/other"}).commands(999000505); err != nil || len(found) != 1 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -107,7 +107,7 @@ func TestCommandsOfPerl(t *testing.T) {
 	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || strings.Contains(string(text), h.mark()) {
 		t.Fatalf("its environment is %q, %v", text, err)
 	}
-	if found, err := h.Commands(999000507); err != nil || len(found) != 1 || found[0].PID != pid {
+	if found, err := h.commands(999000507); err != nil || len(found) != 1 || found[0].pid != pid {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -131,8 +131,8 @@ func TestOwnCommandIsKnown(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	found, err := h.Commands(999000506)
-	if err != nil || len(found) != 1 || found[0].Text != "pct start 999000506" || !found[0].Runs() {
+	found, err := h.commands(999000506)
+	if err != nil || len(found) != 1 || found[0].text != "pct start 999000506" || !found[0].runs() {
 		t.Errorf("%+v, %v", found, err)
 	}
 	os.WriteFile(dir+"/end", nil, 0o644)
@@ -140,8 +140,8 @@ func TestOwnCommandIsKnown(t *testing.T) {
 		t.Error(err)
 	}
 	for _, c := range found {
-		if c.Runs() {
-			t.Errorf("%s still runs", c.Text)
+		if c.runs() {
+			t.Errorf("%s still runs", c.text)
 		}
 	}
 }
@@ -152,8 +152,8 @@ func TestCommandThatHasEnded(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []RunningCommand{{PID: cmd.Process.Pid, start: "1"}, {PID: 1, start: "-1"}, {PID: 1}} {
-		if c.Runs() {
+	for _, c := range []runningCommand{{pid: cmd.Process.Pid, start: "1"}, {pid: 1, start: "-1"}, {pid: 1}} {
+		if c.runs() {
 			t.Errorf("%+v runs", c)
 		}
 	}
@@ -164,7 +164,7 @@ func TestCommandsOfAContainer(t *testing.T) {
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
 	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c", "echo; exec -a 'task UPID:pve:0001:0002:AB:vzstart:999000504:root@pam:' cat"))
-	if found, err := h.Commands(999000504); err != nil || len(found) > 0 {
+	if found, err := h.commands(999000504); err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

@@ -31,7 +31,7 @@ func newHost(t *testing.T) *Host {
 
 func (h *Host) write(t *testing.T, ctid int, text string) {
 	t.Helper()
-	if err := os.WriteFile(h.ConfPath(ctid), []byte(text), 0o640); err != nil {
+	if err := os.WriteFile(h.confPath(ctid), []byte(text), 0o640); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -51,17 +51,17 @@ func TestEditConf(t *testing.T) {
 	}
 	// The cluster file system takes no other mode than 0640.
 	h.write(t, 101, "cores: 1\n")
-	if err := os.Chmod(h.ConfPath(101), 0o600); err != nil {
+	if err := os.Chmod(h.confPath(101), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if changed, err := h.EditConf(ctx, 101, appendLine("memory: 512")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
-	info, err := os.Stat(h.ConfPath(101))
+	info, err := os.Stat(h.confPath(101))
 	if err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if text, _ := os.ReadFile(h.ConfPath(101)); string(text) != "cores: 1\nmemory: 512\n" {
+	if text, _ := os.ReadFile(h.confPath(101)); string(text) != "cores: 1\nmemory: 512\n" {
 		t.Errorf("text %q", text)
 	}
 	if left, _ := filepath.Glob(filepath.Join(h.PVERoot, "lxc", "*")); len(left) != 1 {
@@ -117,12 +117,12 @@ func TestEditConfAtOnce(t *testing.T) {
 			reading = false
 		default:
 		}
-		text, err := os.ReadFile(h.ConfPath(101))
+		text, err := os.ReadFile(h.confPath(101))
 		if err != nil || !bytes.HasPrefix(text, []byte("start\n")) || (len(text)-len("start\n"))%(len(line)+1) != 0 {
 			t.Fatalf("a reader saw %d bytes, %v", len(text), err)
 		}
 	}
-	if info, err := os.Stat(h.ConfPath(101)); err != nil || info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
+	if info, err := os.Stat(h.confPath(101)); err != nil || info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
 		t.Errorf("an edit was lost: %v, %v", info, err)
 	}
 }

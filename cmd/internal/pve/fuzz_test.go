@@ -51,7 +51,7 @@ func FuzzParseConf(f *testing.F) {
 // others returns the lines of a file that are not phx's own in its first
 // section, and all of what follows.
 func others(text string) []string {
-	head, rest := FirstSection([]byte(text))
+	head, rest := firstSection([]byte(text))
 	var lines []string
 	for l := range strings.Lines(string(head)) {
 		note, isNote := noteOf(l)

@@ -37,6 +37,20 @@ const macWord = "+mac"
 // in the [AppliedMark] as well.
 const appliedWord = "+applied"
 
+// Words of a record for what phx has written beside scripts. No feature and no
+// script can have such a name.
+const (
+	RawWord       = "+lxc"       // hashes of raw lines
+	FirewallWord  = "+firewall"  // hashes of rules, "none" for a file without: phx manages the firewall
+	MountsWord    = "+mounts"    // hashes of the paths of bind mounts
+	VolumesWord   = "+volumes"   // hashes of the paths of volumes that have been there
+	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
+	SnapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
+
+	// FormerRestartWord is what the [RestartMark] says now.
+	FormerRestartWord = "+restart"
+)
+
 // Record is what phx has applied to a container: a hash by name. Names that
 // begin with "+" are not those of scripts.
 type Record map[string]string
@@ -216,7 +230,7 @@ func (e *RolledBack) Error() string {
 
 // rolledBackWords are the words of what is written into the configuration
 // file: a rollback brings all of it back.
-var rolledBackWords = []string{"+lxc", "+mounts", "+volumes"}
+var rolledBackWords = []string{RawWord, MountsWord, VolumesWord}
 
 // ReadConf returns the record of container ctid as [Records.Read] does. The
 // error is a [*RolledBack] where it differs from what the notes say.
@@ -307,9 +321,9 @@ func (r *Records) isUnkeyed(ctid int) bool {
 	return slices.Contains(r.unkeyed, ctid)
 }
 
-// IsUnkeyed reports whether the record of container ctid is still to be signed
+// isUnsigned reports whether the record of container ctid is still to be signed
 // for the first time.
-func (r *Records) IsUnkeyed(ctid int, description string) bool {
+func (r *Records) isUnsigned(ctid int, description string) bool {
 	return r.isUnkeyed(ctid) && hasUnkeyed(description)
 }
 
@@ -346,7 +360,7 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 	record, _ := r.ReadConf(ctid, ParseConf(text))
 	change(record)
 	line := r.Line(ctid, record)
-	head, rest := FirstSection(text)
+	head, rest := firstSection(text)
 
 	// In place of the first line of a record, or below the other notes.
 	var lines []string
@@ -394,8 +408,8 @@ func noteOf(line string) (note string, ok bool) {
 	return decode(note), ok
 }
 
-// Signed notes that the record of container ctid has been signed.
-func (r *Records) Signed(ctx context.Context, ctid int) error {
+// signed notes that the record of container ctid has been signed.
+func (r *Records) signed(ctx context.Context, ctid int) error {
 	if !r.isUnkeyed(ctid) {
 		return nil
 	}
@@ -435,8 +449,8 @@ func Notes(description string) string {
 	return strings.Join(notes, "\n")
 }
 
-// EncodeNotes returns a description as the lines of a configuration file.
-func EncodeNotes(description string) []byte {
+// encodeNotes returns a description as the lines of a configuration file.
+func encodeNotes(description string) []byte {
 	var b strings.Builder
 	for line := range strings.Lines(description) {
 		b.WriteString("#" + encode(strings.TrimRight(line, "\n")) + "\n")
@@ -458,8 +472,8 @@ func parseRecord(line string) Record {
 	return r
 }
 
-// Hash returns the short hash of parts that a record holds. It changes with
-// any part and with their order.
+// Hash returns the hash of parts that a record holds, in 12 hexadecimal digits.
+// It changes with any part and with their order.
 func Hash(parts ...[]byte) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -467,4 +481,35 @@ func Hash(parts ...[]byte) string {
 		h.Write(sum[:])
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+// HashList returns the hashes of texts as a word of a record that is a list.
+func HashList(texts []string) string {
+	hashes := make([]string, len(texts))
+	for i, t := range texts {
+		hashes[i] = Hash([]byte(t))
+	}
+	return strings.Join(hashes, ",")
+}
+
+// Hashes are the elements of a word of a record that is a list of hashes.
+type Hashes map[string]bool
+
+// Hashes returns the elements of a word.
+func (r Record) Hashes(word string) Hashes {
+	hashes := Hashes{}
+	for _, h := range strings.FieldsFunc(r[word], isComma) {
+		hashes[h] = true
+	}
+	return hashes
+}
+
+// Has reports whether the hash of a text is among h.
+//
+// Lists used to have the first 6 digits of another hash, which still count:
+// with unknown ones, a volume that was lost would be allocated again, and what
+// phx has written and is not wanted any more would stay.
+func (h Hashes) Has(text string) bool {
+	former := sha256.Sum256([]byte(text))
+	return h[Hash([]byte(text))] || h[hex.EncodeToString(former[:3])]
 }

@@ -22,7 +22,7 @@ func (h *Host) open(t *testing.T) *Records {
 
 func (h *Host) conf(t *testing.T, ctid int) (text string, conf *Conf) {
 	t.Helper()
-	data, err := os.ReadFile(h.ConfPath(ctid))
+	data, err := os.ReadFile(h.confPath(ctid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestKeyIsRootsAlone(t *testing.T) {
 func TestPreviewMakesNoKey(t *testing.T) {
 	h := newHost(t)
 	h.write(t, 103, "#phx%3A a=1\n")
-	h.Preview = func(Command) {}
+	h.Preview = &Preview{}
 	r := h.open(t)
 	if record, err := r.Read(103, "phx: a=1"); err != nil || record["a"] != "1" {
 		t.Errorf("what a run would take over: %v, %v", record, err)
@@ -143,7 +143,7 @@ func (h *Host) record(t *testing.T, ctid int, change func(Record)) error {
 	t.Helper()
 	r := h.open(t)
 	_, err := h.EditConf(t.Context(), ctid, func(text []byte) []byte { return r.Rewrite(ctid, text, change) })
-	return errors.Join(err, r.Signed(t.Context(), ctid))
+	return errors.Join(err, r.signed(t.Context(), ctid))
 }
 
 // What was recorded before there was a key is signed once, with what the
@@ -165,7 +165,7 @@ func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
 	if record, err := r.Read(103, "phx: base_setup=0123456789ab"); err != nil || !maps.Equal(record, want) {
 		t.Errorf("record %v, %v", record, err)
 	}
-	if !r.IsUnkeyed(103, "phx: a=1") || r.IsUnkeyed(104, "phx: a=1") || !r.IsUnkeyed(105, "phx: a=1") || r.IsUnkeyed(105, "") {
+	if !r.isUnsigned(103, "phx: a=1") || r.isUnsigned(104, "phx: a=1") || !r.isUnsigned(105, "phx: a=1") || r.isUnsigned(105, "") {
 		t.Errorf("unkeyed: %v", r.unkeyed)
 	}
 	wantForeign(t, r, 104, "phx: base_setup=0123456789ab", "it has no signature")
@@ -239,5 +239,23 @@ func TestRecordOfAContainerThatWasRolledBack(t *testing.T) {
 		if again, err := r.ReadConf(103, ParseConf(written)); err != nil || !maps.Equal(again, tt.want) {
 			t.Errorf("%s: then %v, %v in\n%s", tt.name, again, err, written)
 		}
+	}
+}
+
+// Lists of the time when hashes in them were shorter still count.
+func TestHashLists(t *testing.T) {
+	raw := []RawLine{{"lxc.tty.max", "1"}, {"lxc.autodev", "1"}}
+	list := RawHashes(raw)
+	if want := "69841cfd6f02,e8d5bca14dc2"; list != want { // as records hold them
+		t.Errorf("hashes %q, want %q", list, want)
+	}
+	for _, list := range []string{list, "48d58d,5d424d"} {
+		hashes := Record{RawWord: list}.Hashes(RawWord)
+		if len(hashes) != 2 || !hashes.Has("lxc.tty.max: 1") || !hashes.Has("lxc.autodev: 1") || hashes.Has("lxc.autodev: 0") {
+			t.Errorf("%s: hashes %v", list, hashes)
+		}
+	}
+	if RawHashes(nil) != "" || len(Record{}.Hashes(RawWord)) != 0 {
+		t.Error("nothing has hashes")
 	}
 }

@@ -31,9 +31,9 @@ type Host struct {
 	PVERoot string // usually /etc/pve
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 
-	// Preview, if set, is told of each command instead of its being run, but
-	// for those that only read.
-	Preview func(Command)
+	// Preview, if set, gets each command instead of its being run, but for those
+	// that only read, and each change of a file instead of its being made.
+	Preview *Preview
 
 	// Timeout is how long any command may take, the longest included. 0 means
 	// [DefaultTimeout].
@@ -194,7 +194,7 @@ const (
 // Every external command goes through here, so that a preview cannot lie.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if h.Preview != nil && !c.Reads {
-		h.Preview(c)
+		h.Preview.Commands = append(h.Preview.Commands, c.Argv)
 		return nil, nil
 	}
 	limit := c.MaxStdout
@@ -302,7 +302,7 @@ func environment() []string {
 
 var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
 
-// Pct runs pct with these arguments and returns its stdout. [Host.Commands]
+// Pct runs pct with these arguments and returns its stdout. A later run
 // knows it by its environment, also when phx has been killed.
 func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
 	return h.Run(ctx, Command{Argv: append([]string{h.PCT}, args...), Env: []string{h.mark()}})

@@ -1,11 +1,9 @@
-package main
+package pve
 
 import (
 	"os"
 	"strings"
 	"testing"
-
-	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // What HA has not done is said with what its configuration wants.
@@ -25,16 +23,16 @@ func TestHARefusal(t *testing.T) {
 		if err := os.WriteFile(dir+"/ha/resources.cfg", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		j := &job{ctid: 500, host: &pve.Host{PVERoot: dir}}
-		if err := j.haRefusal(wants[0], haPatience); err == nil || !strings.Contains(err.Error(), wants[1]) {
+		c := &Container{CTID: 500, host: &Host{PVERoot: dir}}
+		if err := c.haRefusal(wants[0], haPatience); err == nil || !strings.Contains(err.Error(), wants[1]) {
 			t.Errorf("%s\n%v\nwant %s", text, err, wants[1])
 		}
 	}
 }
 
-// Whom Proxmox's HA does not know, it does not lead.
+// Whom Proxmox's HA does not know, it does not manage.
 func TestHAState(t *testing.T) {
-	h := &pve.Host{PVERoot: t.TempDir()}
+	h := &Host{PVERoot: t.TempDir()}
 	if state, managed, err := h.HAState(500); state != "" || managed || err != nil {
 		t.Errorf("%q %v %v", state, managed, err)
 	}

@@ -431,18 +431,18 @@ echo 'Task finished with 1 warning(s)!' >&2
 }
 
 func TestPreviewRunsOnlyWhatReads(t *testing.T) {
-	var told []string
-	h := &Host{Preview: func(c Command) { told = append(told, Quote(c.Argv)) }}
+	preview := &Preview{}
+	h := &Host{Preview: preview}
 	file := t.TempDir() + "/changed"
 	if _, err := h.Run(context.Background(), Command{Argv: []string{"touch", file}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(file); err == nil || len(told) != 1 || told[0] != "touch "+file {
-		t.Errorf("told %q, and the command ran", told)
+	if _, err := os.Stat(file); err == nil || len(preview.Commands) != 1 || Quote(preview.Commands[0]) != "touch "+file {
+		t.Errorf("told %q, and the command ran", preview.Commands)
 	}
 	c := shell("echo read")
 	c.Reads = true
-	if out, err := h.Run(context.Background(), c); err != nil || string(out) != "read\n" || len(told) != 1 {
-		t.Errorf("read %q, %v, told %q", out, err, told)
+	if out, err := h.Run(context.Background(), c); err != nil || string(out) != "read\n" || len(preview.Commands) != 1 {
+		t.Errorf("read %q, %v, told %q", out, err, preview.Commands)
 	}
 }

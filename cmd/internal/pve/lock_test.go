@@ -1,10 +1,6 @@
-package main
+package pve
 
-import (
-	"testing"
-
-	"thinkheads.ai/phx/cmd/internal/pve"
-)
+import "testing"
 
 // Whatever a task that was killed leaves beside its lock is put right as well.
 func TestReleaseLock(t *testing.T) {
@@ -19,7 +15,7 @@ func TestReleaseLock(t *testing.T) {
 		"lock: create\n" + snapshots:       "pct unlock 7 && pct destroy 7 --destroy-unreferenced-disks 1",
 		"lock: mounted\n":                  "pct unmount 7",
 	} {
-		if have := releaseLock(7, pve.ParseConf([]byte(text))); have != want {
+		if have := ParseConf([]byte(text)).releaseLock(7); have != want {
 			t.Errorf("%q: %s, want: %s", text, have, want)
 		}
 	}
