@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,19 +16,27 @@ import (
 
 // action is what a plan can ask for.
 type action struct {
-	run     func(*job, context.Context) error
-	changes bool   // it can change something: a dry run previews it
-	done    string // the message when it has changed something
-	success func(*job, time.Duration) event.Body
+	run       func(*job, context.Context) error
+	stage     string // what is being done, for errors, where run does not say
+	mustExist bool   // the container
+	changes   bool   // it can change something: a dry run previews it
+	done      string // the message when it has changed something
+	success   func(*job, time.Duration) event.Body
 }
 
 var actions = map[string]action{
-	"create":  {run: (*job).converge, changes: true, done: "ready", success: (*job).isReady},
-	"start":   {run: (*job).startAction, changes: true, done: "is up", success: (*job).isStarted},
-	"restart": {run: (*job).restartAction, changes: true, done: "is up", success: (*job).isStarted},
-	"stop":    {run: (*job).stopAction, changes: true, done: "is down", success: (*job).isStopped},
-	"delete":  {run: (*job).deleteAction, changes: true, done: "is gone", success: (*job).isRemoved},
-	"status":  {run: (*job).statusAction, success: (*job).hasStatus},
+	"create": {run: (*job).converge, changes: true, done: "ready", success: (*job).isReady},
+	"start": {
+		run: (*job).start, stage: "start", mustExist: true, changes: true, done: "is up", success: (*job).isStarted,
+	},
+	"restart": {
+		run: (*job).restart, stage: "restart", mustExist: true, changes: true, done: "is up", success: (*job).isStarted,
+	},
+	"stop": {
+		run: (*job).shutdown, stage: "stop", mustExist: true, changes: true, done: "is down", success: (*job).isStopped,
+	},
+	"delete": {run: (*job).destroy, stage: "delete", changes: true, done: "is gone", success: (*job).isRemoved},
+	"status": {run: (*job).reportStatus, success: (*job).hasStatus},
 }
 
 // do carries an action out and says how it went. Without an error, the container
@@ -44,7 +53,12 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 		err = j.ct.Look(states)
 	}
 	if err == nil {
-		err = act.run(j, ctx)
+		j.stage = cmp.Or(act.stage, j.stage)
+		if act.mustExist && j.ct.Conf == nil {
+			err = fmt.Errorf("the container does not exist: create it with: phoenix %d", j.c.CTID)
+		} else {
+			err = act.run(j, ctx)
+		}
 	}
 	switch {
 	case err != nil:
@@ -120,21 +134,13 @@ func (j *job) hasChanged() event.ContainerChanged {
 
 func (j *job) hasStatus(time.Duration) event.Body {
 	return event.ContainerStatus{
-		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.lock(), IP: address(j.c),
+		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c),
 		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
 	}
 }
 
-// lock is what Proxmox has locked the container for, "" when it has not.
-func (j *job) lock() string {
-	if j.ct.Conf == nil {
-		return ""
-	}
-	return j.ct.Conf.Lock()
-}
-
-func (j *job) statusAction(context.Context) error {
-	if lock := j.lock(); lock != "" {
+func (j *job) reportStatus(context.Context) error {
+	if lock := j.ct.Lock(); lock != "" {
 		j.logf("%s, locked (%s)", j.ct.State(), lock)
 	} else {
 		j.logf("%s", j.ct.State())
@@ -142,40 +148,8 @@ func (j *job) statusAction(context.Context) error {
 	return nil
 }
 
-// mustExist returns an error for a container that has not been created.
-func (j *job) mustExist(what string) error {
-	j.stage = what
-	if j.ct.Conf == nil {
-		return fmt.Errorf("the container does not exist: create it with: phoenix %d", j.c.CTID)
-	}
-	return nil
-}
-
-func (j *job) startAction(ctx context.Context) error {
-	if err := j.mustExist("start"); err != nil {
-		return err
-	}
-	return j.start(ctx)
-}
-
-// restartAction restarts a running container, and starts a stopped one.
-func (j *job) restartAction(ctx context.Context) error {
-	if err := j.mustExist("restart"); err != nil {
-		return err
-	}
-	return j.reboot(ctx)
-}
-
-func (j *job) stopAction(ctx context.Context) error {
-	if err := j.mustExist("stop"); err != nil {
-		return err
-	}
-	return j.shutdown(ctx)
-}
-
-// deleteAction destroys a container, which was named for it.
-func (j *job) deleteAction(ctx context.Context) error {
-	j.stage = "delete"
+// destroy destroys a container, which was named for it.
+func (j *job) destroy(ctx context.Context) error {
 	if j.ct.Conf == nil {
 		return nil
 	}
@@ -186,15 +160,8 @@ func (j *job) deleteAction(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	if pve.ParseBool(j.ct.Conf.Values["protection"]) {
-		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", j.c.CTID)
-	}
-	switch _, managed, err := j.host.HAState(j.c.CTID); {
-	case err != nil:
+	if err := j.ct.CheckDestroy(); err != nil {
 		return err
-	case managed: // Proxmox would refuse it, but only once it is down
-		return fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d",
-			j.c.CTID)
 	}
 	ran := j.ct.Running
 	if err := j.shutdown(ctx); err != nil {

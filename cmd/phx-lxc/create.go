@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,7 +114,7 @@ func (j *job) clone(ctx context.Context) error {
 		return err
 	}
 	name := j.source.container.TemplateSnapshot
-	from, err := snapshotToClone(records, id, conf, name)
+	from, err := records.SnapshotToClone(id, conf, name)
 	if err != nil {
 		return fmt.Errorf("clone source %d: %w", id, err)
 	}
@@ -140,12 +139,9 @@ func (j *job) clone(ctx context.Context) error {
 		return fmt.Errorf("as a clone of %d: %w", id, err)
 	}
 	// What the source's record says has come along, signed for the source.
-	if j.ct.Record, err = records.Read(id, from.Description); err != nil {
+	if err := j.ct.Inherit(records, id, from); err != nil {
 		j.logf("%s: %v", origin, err)
 	}
-	delete(j.ct.Record, pve.VolumesWord)
-	delete(j.ct.Record, pve.SnapshotsWord)
-	j.ct.Before = maps.Clone(j.ct.Record)
 	j.created = true
 	first, line, err := j.firstRecord()
 	if err != nil {
@@ -161,24 +157,6 @@ func (j *job) clone(ctx context.Context) error {
 	}
 	j.changed(start, "cloned from %s", origin)
 	return nil
-}
-
-// snapshotToClone returns the snapshot of a source that is cloned: one without
-// a name, which is the container itself, where phx has seen that Proxmox makes
-// none of it.
-func snapshotToClone(records *pve.Records, source int, conf *pve.Conf, name string) (*pve.Snapshot, error) {
-	if s := conf.Snapshot(name); s != nil {
-		return s, nil
-	}
-	record, err := records.Read(source, conf.Description)
-	if err != nil || !record.TakesNoSnapshots(&conf.Section) {
-		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, source))
-	}
-	if mount := conf.BindMount(); mount != "" {
-		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
-			"take its mount_points out of the configuration, or create the container from a template", mount)
-	}
-	return &pve.Snapshot{Section: conf.Section}, nil
 }
 
 // checkHostPaths refuses to guess whether what is not there is to be a file or

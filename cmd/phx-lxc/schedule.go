@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -210,15 +208,10 @@ func (r *round) checkGuest(id int) error {
 	if err != nil {
 		return err
 	}
-	state, isContainer := states[id]
-	if !isContainer {
-		status := pve.Command{Argv: []string{r.options.qm, "status", strconv.Itoa(id)}, Reads: true}
-		out, err := r.options.host.Run(r.ctx, status)
-		if err != nil {
-			return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w "+
-				"(--ignore-external does without)", id, err)
-		}
-		state = strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
+	state, err := r.options.host.GuestState(r.ctx, r.options.qm, id, states)
+	if err != nil {
+		return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w "+
+			"(--ignore-external does without)", id, err)
 	}
 	if state != "running" {
 		return fmt.Errorf("it needs the guest %d, which is %s: start it, or use --ignore-external", id, state)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -216,7 +215,12 @@ func (j *job) runScript(ctx context.Context, s script) error {
 	if s.feature {
 		return j.host.RunFeature(ctx, j.options.scripts, s.name, j.c.CTID, j.c.BootstrapCAURL, log, j.scriptEnv()...)
 	}
-	return j.runApplication(ctx, s, log)
+	containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
+	object, err := json.Marshal(map[string]any{"lxc_configs": containers})
+	if err != nil {
+		return err
+	}
+	return j.host.RunApplication(ctx, s.name, s.text, object, j.c.CTID, log, j.scriptEnv()...)
 }
 
 // scriptEnv is what a feature or an application script finds in its
@@ -234,42 +238,6 @@ func (j *job) scriptEnv() []string {
 		"PHX_SERVICE_NAME=" + name,
 		"PHX_SERVICE_PORT=" + port,
 	}
-}
-
-// runInside puts a script and the container's own part of the configuration
-// into a private directory of the container, and runs the script there.
-// Its arguments: script name, CTID, the script's size, the configuration's
-// size, then the environment.
-const runInside = `set -eu
-umask 077
-dir=$(mktemp -d /run/phx.XXXXXX)
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 143' TERM
-cd "$dir"
-name=$1 ctid=$2 script_size=$3 config_size=$4
-shift 4
-head -c "$script_size" >"$name"
-head -c "$config_size" >phoenix_lxc_configs.json
-[ "$(wc -c <phoenix_lxc_configs.json)" -eq "$config_size" ] || { echo "the transfer of $name broke off" >&2; exit 1; }
-chmod 0700 "$name"
-umask 022
-env HOME=/root "$@" "./$name" "$ctid" </dev/null`
-
-// runApplication runs an application script inside the container.
-func (j *job) runApplication(ctx context.Context, s script, log io.Writer) error {
-	containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
-	object, err := json.Marshal(map[string]any{"lxc_configs": containers})
-	if err != nil {
-		return err
-	}
-	argv := []string{"/bin/sh", "-c", runInside, "sh", s.name, j.ct.ID()}
-	argv = append(argv, strconv.Itoa(len(s.text)), strconv.Itoa(len(object)))
-	cmd := j.host.Exec(j.c.CTID, append(argv, j.scriptEnv()...)...)
-	cmd.Label = fmt.Sprintf("pct exec %d (%s)", j.c.CTID, s.name)
-	cmd.Stdin = bytes.NewReader(slices.Concat(s.text, object))
-	cmd.Stdout, cmd.Stderr = log, log
-	_, err = j.host.Run(ctx, cmd)
-	return err
 }
 
 // checkHealth runs the configured health checks until they succeed. What an

@@ -366,7 +366,7 @@ func (j *job) restartIfAllowed(ctx context.Context) error {
 		return nil
 	}
 	if j.options.restart {
-		return j.reboot(ctx)
+		return j.restart(ctx)
 	}
 	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
@@ -374,61 +374,34 @@ func (j *job) restartIfAllowed(ctx context.Context) error {
 
 // start starts the container unless it runs.
 func (j *job) start(ctx context.Context) error {
-	if j.ct.Running {
-		return nil
-	}
-	if err := j.ct.AwaitUnlocked(ctx); err != nil || j.ct.Running {
-		return err
-	}
 	start := time.Now()
-	if err := j.ct.Switch(ctx, true, "start", j.ct.ID()); err != nil {
-		return err
+	started, err := j.ct.Start(ctx)
+	if started {
+		j.started = true
+		j.changed(start, "started")
 	}
-	j.started = true
-	j.changed(start, "started")
-	return j.ct.Started(ctx)
+	return err
 }
 
-// reboot restarts the container, or starts it when it does not run.
-func (j *job) reboot(ctx context.Context) error {
-	// pct reboot does not look at the lock: it shuts the container down, and
-	// only the start is refused then.
-	if err := j.ct.AwaitUnlocked(ctx); err != nil {
-		return err
-	}
-	if !j.ct.Running {
-		return j.start(ctx)
-	}
+// restart restarts the container, or starts it when it does not run.
+func (j *job) restart(ctx context.Context) error {
 	start := time.Now()
-	if err := j.ct.Pct(ctx, "reboot", j.ct.ID(), "--timeout", "60"); err != nil {
-		if ctx.Err() != nil || !j.ct.HasState(ctx, false) {
-			return err
-		}
-		j.logf("%v\nand it is down now: it is started again", err)
-		if err := j.start(ctx); err != nil {
-			return fmt.Errorf("it was shut down for the restart and is down now: %w", err)
-		}
-		return nil
+	done, err := j.ct.Restart(ctx)
+	if done != "" {
+		j.started = true
+		j.changed(start, "%s", done)
 	}
-	j.started = true
-	j.changed(start, "restarted")
-	return j.ct.Started(ctx)
+	return err
 }
 
-// shutdown stops the container if it runs: in order, or else by force.
+// shutdown stops the container if it runs.
 func (j *job) shutdown(ctx context.Context) error {
-	if !j.ct.Running {
-		return nil
-	}
-	if err := j.ct.AwaitUnlocked(ctx); err != nil || !j.ct.Running {
-		return err
-	}
 	start := time.Now()
-	if err := j.ct.Switch(ctx, false, "shutdown", j.ct.ID(), "--timeout", "60", "--forceStop", "1"); err != nil {
-		return err
+	stopped, err := j.ct.Shutdown(ctx)
+	if stopped {
+		j.changed(start, "shut down")
 	}
-	j.changed(start, "shut down")
-	return j.ct.Reread(func(*pve.Conf) {})
+	return err
 }
 
 // stopTemplate shuts down a template that this run, or one before it that did
@@ -475,29 +448,12 @@ func (j *job) snapshotWhenDone(ctx context.Context) error {
 			return err
 		}
 	}
-	if j.ct.Record[pve.SnapshotsWord] == "" || j.ct.Record.TakesNoSnapshots(&j.ct.Conf.Section) {
-		return nil
-	}
-	after := maps.Clone(j.ct.Record) // its volumes are others now
-	delete(after, pve.SnapshotsWord)
-	return j.ct.WriteRecord(ctx, after)
+	return j.ct.ForgetNoSnapshots(ctx)
 }
 
-// snapshot takes a snapshot unless there is one of that name. Where Proxmox
-// makes none of the container, that is no error: it is said and recorded, so
-// that the next run neither tries nor says it again.
 func (j *job) snapshot(ctx context.Context, name string) error {
-	if j.ct.Conf.Snapshot(name) != nil || j.ct.Record.TakesNoSnapshots(&j.ct.Conf.Section) {
-		return nil
-	}
 	start := time.Now()
 	taken, err := j.ct.Snapshot(ctx, name)
-	if none := (*pve.NoSnapshot)(nil); errors.As(err, &none) {
-		j.logf("it gets no snapshots: %v", none)
-		after := maps.Clone(j.ct.Record)
-		after[pve.SnapshotsWord] = j.ct.Conf.VolumesHash()
-		return j.ct.WriteRecord(ctx, after)
-	}
 	if taken {
 		j.changed(start, "snapshot %s", name)
 	}

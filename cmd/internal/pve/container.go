@@ -127,18 +127,26 @@ func (c *Container) State() string {
 	return "stopped"
 }
 
+// Lock returns what Proxmox has locked the container for, "" when it has not.
+func (c *Container) Lock() string {
+	if c.Conf == nil {
+		return ""
+	}
+	return c.Conf.lock()
+}
+
 // askState asks pct whether the container runs.
 func (c *Container) askState(ctx context.Context) error {
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID()}, Reads: true})
 	if err == nil {
-		c.Running = strings.TrimSpace(string(out)) == "status: running"
+		c.Running = parseStatus(out) == "running"
 	}
 	return err
 }
 
-// HasState asks pct, after a command has failed, whether the container is in
+// hasState asks pct, after a command has failed, whether the container is in
 // the state that it was to reach: others may have brought it there.
-func (c *Container) HasState(ctx context.Context, running bool) bool {
+func (c *Container) hasState(ctx context.Context, running bool) bool {
 	return c.askState(ctx) == nil && c.Running == running
 }
 
@@ -191,7 +199,7 @@ func (c *Container) checkMark(conf *Conf) error {
 // AwaitDefined waits for a task that makes, replaces or destroys the container.
 // Other locks are waited for where something has to be changed.
 func (c *Container) AwaitDefined(ctx context.Context) error {
-	if c.Conf != nil && !c.Conf.IsReplaced() {
+	if c.Conf != nil && !c.Conf.isReplaced() {
 		return nil
 	}
 	if c.Conf == nil {
@@ -391,9 +399,53 @@ func (c *Container) merge(after Record) func(Record) {
 	}
 }
 
-// Started is to be called when the container has been started or restarted:
-// values that waited for it count now.
-func (c *Container) Started(ctx context.Context) error {
+// Start starts the container unless it runs, and reports whether it has.
+func (c *Container) Start(ctx context.Context) (started bool, err error) {
+	if c.Running {
+		return false, nil
+	}
+	if err := c.AwaitUnlocked(ctx); err != nil || c.Running {
+		return false, err
+	}
+	if err := c.switchTo(ctx, true, "start", c.ID()); err != nil {
+		return false, err
+	}
+	return true, c.haveStarted(ctx)
+}
+
+// Restart restarts the container, or starts it when it does not run. It returns
+// what it has done: "restarted", "started", or "" with an error.
+func (c *Container) Restart(ctx context.Context) (done string, err error) {
+	// pct reboot does not look at the lock: it shuts the container down, and
+	// only the start is refused then.
+	if err := c.AwaitUnlocked(ctx); err != nil {
+		return "", err
+	}
+	down := ""
+	if c.Running {
+		_, err := c.host.Pct(ctx, "reboot", c.ID(), "--timeout", "60")
+		if err == nil {
+			return "restarted", c.haveStarted(ctx)
+		}
+		if ctx.Err() != nil || !c.hasState(ctx, false) {
+			return "", err
+		}
+		c.logf("%v\nand it is down now: it is started again", err)
+		down = "it was shut down for the restart and is down now: "
+	}
+	started, err := c.Start(ctx)
+	if err != nil && down != "" {
+		err = fmt.Errorf("%s%w", down, err)
+	}
+	if started {
+		done = "started"
+	}
+	return done, err
+}
+
+// haveStarted brings Conf up to date after a start: values that waited for it
+// count now, and no restart is needed any more.
+func (c *Container) haveStarted(ctx context.Context) error {
 	err := c.Reread(func(conf *Conf) {
 		conf.Values = conf.Next()
 		conf.Pending, conf.Deleted = nil, nil
@@ -402,6 +454,34 @@ func (c *Container) Started(ctx context.Context) error {
 		return err
 	}
 	return c.forgetRestart(ctx)
+}
+
+// Shutdown stops the container if it runs, in order or else by force, and
+// reports whether it has.
+func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
+	if !c.Running {
+		return false, nil
+	}
+	if err := c.AwaitUnlocked(ctx); err != nil || !c.Running {
+		return false, err
+	}
+	if err := c.switchTo(ctx, false, "shutdown", c.ID(), "--timeout", "60", "--forceStop", "1"); err != nil {
+		return false, err
+	}
+	return true, c.Reread(func(*Conf) {})
+}
+
+// CheckDestroy returns why Proxmox would not destroy the container, nil if it
+// would: it says so only once the container is down.
+func (c *Container) CheckDestroy() error {
+	if ParseBool(c.Conf.Values["protection"]) {
+		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
+	}
+	_, managed, err := c.host.haState(c.CTID)
+	if managed && err == nil {
+		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d", c.CTID)
+	}
+	return err
 }
 
 // forgetRestart forgets that a restart is needed.
@@ -475,24 +555,24 @@ func (c *Container) Resize(ctx context.Context, option string, gigabytes int) er
 	return nil
 }
 
-// NoSnapshot is the reason why Proxmox makes no snapshot of a container.
-type NoSnapshot struct{ Reason string }
-
-func (e *NoSnapshot) Error() string { return e.Reason }
-
-// Snapshot takes a snapshot of this name, whose description is the container's
-// record: a clone of a snapshot gets the snapshot's description, not that of
-// the container. It reports whether it has: not where others have taken it
-// meanwhile. The error is a [*NoSnapshot] for a container with a bind mount, or
-// on a storage that makes none.
+// Snapshot takes a snapshot unless there is one of that name, and reports
+// whether it has. Its description is the container's record: a clone of a
+// snapshot gets the snapshot's description, not that of the container.
+//
+// Of a container with a bind mount, or on some storages, Proxmox makes none.
+// That is no error: it is said and recorded, so that the next run neither tries
+// nor says it again.
 func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err error) {
-	if mount := c.Conf.BindMount(); mount != "" {
-		return false, &NoSnapshot{fmt.Sprintf("Proxmox makes no snapshot of a container with a bind mount (%s)", mount)}
+	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
+		return false, nil
+	}
+	if mount := c.Conf.bindMount(); mount != "" {
+		return false, c.noSnapshots(ctx, "Proxmox makes no snapshot of a container with a bind mount (%s)", mount)
 	}
 	if err := c.AwaitUnlocked(ctx); err != nil {
 		return false, err
 	}
-	for _, s := range c.Conf.Snapshots {
+	for _, s := range c.Conf.Snapshots { // others may have taken it meanwhile
 		switch {
 		case s.Name != name:
 		case s.Unfinished():
@@ -506,18 +586,16 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	if err != nil {
 		return false, err
 	}
-	record := maps.Clone(c.Record)
-	delete(record, SnapshotsWord) // of other volumes
 	args := []string{"snapshot", c.ID(), name}
-	description := records.Line(c.CTID, record)
+	description := records.Line(c.CTID, c.Record.without(SnapshotsWord)) // that is of other volumes
 	if description != "" {
 		args = append(args, "--description", description)
 	}
 	err = c.Pct(ctx, args...)
 	var failed *CommandError
 	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
-		return false, &NoSnapshot{fmt.Sprintf(
-			"pct snapshot %d %s: snapshot feature is not available: its storage takes none", c.CTID, name)}
+		return false, c.noSnapshots(ctx, "pct snapshot %d %s: snapshot feature is not available: its storage takes none",
+			c.CTID, name)
 	}
 	if err != nil {
 		return false, err
@@ -527,4 +605,48 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 		s.Values, s.Description = maps.Clone(conf.Values), description
 		conf.Snapshots = append(conf.Snapshots, s)
 	})
+}
+
+// noSnapshots says and records why Proxmox makes no snapshots of the container.
+func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
+	c.logf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
+	after := maps.Clone(c.Record)
+	after[SnapshotsWord] = HashList([]string{c.Conf.sources()})
+	return c.WriteRecord(ctx, after)
+}
+
+// ForgetNoSnapshots forgets that Proxmox makes no snapshots of the container if
+// its volumes are others now.
+func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
+	if c.Record[SnapshotsWord] == "" || c.Record.takesNoSnapshots(&c.Conf.Section) {
+		return nil
+	}
+	return c.WriteRecord(ctx, c.Record.without(SnapshotsWord))
+}
+
+// Inherit sets the record of a container that is about to be cloned to what has
+// come along with a snapshot of its source. The error is that of [Records.Read].
+func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err error) {
+	c.Record, err = records.Read(source, from.Description)
+	c.Record = c.Record.without(VolumesWord, SnapshotsWord)
+	c.Before = maps.Clone(c.Record)
+	return err
+}
+
+// SnapshotToClone returns the snapshot of a container that is cloned: one
+// without a name, which is the container itself, where phx has seen that
+// Proxmox makes none of it.
+func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot, error) {
+	if s := conf.Snapshot(name); s != nil {
+		return s, nil
+	}
+	record, err := r.Read(ctid, conf.Description)
+	if err != nil || !record.takesNoSnapshots(&conf.Section) {
+		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
+	}
+	if mount := conf.bindMount(); mount != "" {
+		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
+			"take its mount_points out of the configuration, or create the container from a template", mount)
+	}
+	return &Snapshot{Section: conf.Section}, nil
 }

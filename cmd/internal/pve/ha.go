@@ -14,25 +14,25 @@ import (
 )
 
 var (
-	haHeader = regexp.MustCompile(`^(\S+?):\s*(\S+)\s*$`)
-	haState  = regexp.MustCompile(`^\s+state\s+(\S+)\s*$`)
+	haResource = regexp.MustCompile(`^(\S+?):\s*(\S+)\s*$`)
+	haWanted   = regexp.MustCompile(`^\s+state\s+(\S+)\s*$`)
 )
 
-// HAState returns the state that a container is to have according to HA's
+// haState returns the state that a container is to have according to HA's
 // configuration: started, stopped, disabled or ignored. managed reports
 // whether it is there at all.
-func (h *Host) HAState(ctid int) (state string, managed bool, err error) {
+func (h *Host) haState(ctid int) (state string, managed bool, err error) {
 	text, err := readIfThere(filepath.Join(h.PVERoot, "ha/resources.cfg"))
 	if err != nil {
 		return "", false, fmt.Errorf("read HA's configuration: %w", err)
 	}
 	ours := false
 	for line := range strings.Lines(string(text)) {
-		if m := haHeader.FindStringSubmatch(line); m != nil {
+		if m := haResource.FindStringSubmatch(line); m != nil {
 			if ours = m[1] == "ct" && m[2] == fmt.Sprint(ctid); ours {
 				state, managed = "started", true
 			}
-		} else if m := haState.FindStringSubmatch(line); m != nil && ours && m[1] != "enabled" { // an old name of started
+		} else if m := haWanted.FindStringSubmatch(line); m != nil && ours && m[1] != "enabled" { // an old name of started
 			state = m[1]
 		}
 	}
@@ -43,12 +43,12 @@ func (h *Host) HAState(ctid int) (state string, managed bool, err error) {
 // looks every ten seconds, and a shutdown may take a minute.
 const haPatience = 3 * time.Minute
 
-// Switch runs a command of pct that starts or stops the container. Of one that
+// switchTo runs a command of pct that starts or stops the container. Of one that
 // HA manages, Proxmox only requests that from HA and exits 0: it is waited for.
-func (c *Container) Switch(ctx context.Context, running bool, args ...string) error {
+func (c *Container) switchTo(ctx context.Context, running bool, args ...string) error {
 	out, err := c.host.Pct(ctx, args...)
 	switch {
-	case err != nil && c.HasState(ctx, running): // others have brought it there
+	case err != nil && c.hasState(ctx, running): // others have brought it there
 		if stillRuns := (*process.StillRuns)(nil); errors.As(err, &stillRuns) {
 			c.logf("%v", err) // no run can work on the container before its end
 		}
@@ -65,7 +65,7 @@ func (c *Container) Switch(ctx context.Context, running bool, args ...string) er
 	}
 	c.logf("HA manages the container and was asked for it: waiting until it is %s", wanted)
 	patience := min(haPatience, c.host.limit())
-	for deadline := time.Now().Add(patience); !c.HasState(ctx, running); {
+	for deadline := time.Now().Add(patience); !c.hasState(ctx, running); {
 		if time.Now().After(deadline) {
 			return c.haRefusal(wanted, patience)
 		}
@@ -78,7 +78,7 @@ func (c *Container) Switch(ctx context.Context, running bool, args ...string) er
 
 // haRefusal says what to do when HA has not done what it was asked for.
 func (c *Container) haRefusal(wanted string, patience time.Duration) error {
-	state, _, err := c.host.HAState(c.CTID)
+	state, _, err := c.host.haState(c.CTID)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func TestHARefusal(t *testing.T) {
 // Whom Proxmox's HA does not know, it does not manage.
 func TestHAState(t *testing.T) {
 	h := &Host{PVERoot: t.TempDir()}
-	if state, managed, err := h.HAState(500); state != "" || managed || err != nil {
+	if state, managed, err := h.haState(500); state != "" || managed || err != nil {
 		t.Errorf("%q %v %v", state, managed, err)
 	}
 }

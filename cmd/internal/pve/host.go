@@ -340,6 +340,21 @@ func (h *Host) List(ctx context.Context) (map[int]string, error) {
 	return states, nil
 }
 
+// GuestState returns the state of a guest of the host by the states of
+// [Host.List], or by qm for one that is no container.
+func (h *Host) GuestState(ctx context.Context, qm string, id int, states map[int]string) (string, error) {
+	if state, isContainer := states[id]; isContainer {
+		return state, nil
+	}
+	out, err := h.Run(ctx, Command{Argv: []string{qm, "status", strconv.Itoa(id)}, Reads: true})
+	return parseStatus(out), err
+}
+
+// parseStatus reads what pct status and qm status print.
+func parseStatus(out []byte) string {
+	return strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
+}
+
 // Quote joins the words of a command as a shell would read them.
 func Quote(argv []string) string {
 	words := make([]string, len(argv))

@@ -87,7 +87,7 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration, 
 		if conf, err = h.ReadConf(ctid); err != nil {
 			return nil, waited, err
 		}
-		lock := conf.Lock()
+		lock := conf.lock()
 		switch {
 		case lock == "":
 			return conf, waited, nil
@@ -130,13 +130,13 @@ func (h *Host) AwaitCommands(ctx context.Context, ctid int, patience time.Durati
 	return waited, nil
 }
 
-// Lock returns what Proxmox has locked the container for, "" when it has not.
-func (s *Section) Lock() string { return s.Values["lock"] }
+// lock returns what Proxmox has locked the container for, "" when it has not.
+func (s *Section) lock() string { return s.Values["lock"] }
 
-// IsReplaced reports whether Proxmox has locked the container for a task after
+// isReplaced reports whether Proxmox has locked the container for a task after
 // which it is another one, or gone.
-func (s *Section) IsReplaced() bool {
-	lock := s.Lock()
+func (s *Section) isReplaced() bool {
+	lock := s.lock()
 	return lock == "create" || lock == "destroyed" || lock == "rollback"
 }
 
@@ -144,7 +144,7 @@ func (s *Section) IsReplaced() bool {
 // killed, and puts right what such a task leaves behind.
 func (c *Conf) releaseLock(ctid int) string {
 	unlock := fmt.Sprintf("pct unlock %d", ctid)
-	switch c.Lock() {
+	switch c.lock() {
 	case "create", "destroyed": // it was never finished, or is half gone
 		return fmt.Sprintf("%s && pct destroy %d --destroy-unreferenced-disks 1", unlock, ctid)
 	case "mounted":

@@ -66,6 +66,15 @@ func (r Record) scripts() string {
 	return strings.Join(words, " ")
 }
 
+// without returns a copy of the record that lacks these words.
+func (r Record) without(words ...string) Record {
+	less := maps.Clone(r)
+	for _, word := range words {
+		delete(less, word)
+	}
+	return less
+}
+
 // Unite adds the elements of a list to a word that is a list, too.
 func (r Record) Unite(word, list string) {
 	have := strings.FieldsFunc(r[word], isComma)

@@ -80,9 +80,9 @@ func MountedAt(values map[string]string, path string) string {
 	return ""
 }
 
-// BindMount returns the first mount point that mounts a path of the host, ""
+// bindMount returns the first mount point that mounts a path of the host, ""
 // when there is none. Proxmox makes neither a snapshot nor a clone then.
-func (s *Section) BindMount() string {
+func (s *Section) bindMount() string {
 	for _, option := range MountPoints(s.Values) {
 		if IsBind(s.Values[option]) {
 			return option
@@ -91,10 +91,7 @@ func (s *Section) BindMount() string {
 	return ""
 }
 
-// VolumesHash returns the hash of what is mounted, which decides whether
-// Proxmox makes snapshots.
-func (s *Section) VolumesHash() string { return HashList([]string{s.sources()}) }
-
+// sources is what is mounted, which decides whether Proxmox makes snapshots.
 func (s *Section) sources() string {
 	var sources []string
 	for _, option := range append(MountPoints(s.Values), "rootfs") {
@@ -104,9 +101,9 @@ func (s *Section) sources() string {
 	return strings.Join(sources, "\n")
 }
 
-// TakesNoSnapshots reports whether a record says that Proxmox makes no snapshot
+// takesNoSnapshots reports whether a record says that Proxmox makes no snapshot
 // of a container with the volumes of s.
-func (r Record) TakesNoSnapshots(s *Section) bool { return r.Hashes(SnapshotsWord).Has(s.sources()) }
+func (r Record) takesNoSnapshots(s *Section) bool { return r.Hashes(SnapshotsWord).Has(s.sources()) }
 
 // Clone returns the configuration that Proxmox gives to a full clone of a
 // snapshot: all of it, with another name, storage, and address of the network
