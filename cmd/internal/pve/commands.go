@@ -64,7 +64,7 @@ func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 	if m := taskRE.FindStringSubmatch(words[0]); m != nil && m[1] == ctid {
 		return words[0], true
 	}
-	for i, w := range words { // before it stands an interpreter, maybe
+	for i, w := range words { // the first may be an interpreter
 		if i > 2 || filepath.Base(w) != filepath.Base(h.PCT) || len(words) < i+3 {
 			continue
 		}

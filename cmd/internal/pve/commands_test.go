@@ -122,7 +122,7 @@ func TestOwnCommandIsKnown(t *testing.T) {
 	h := &Host{PCT: dir + "/pct", PVERoot: dir}
 	done := make(chan error)
 	go func() {
-		_, err := h.Pct(context.Background(), "start", "999000506")
+		_, err := h.pct(context.Background(), "start", "999000506")
 		done <- err
 	}()
 	for {

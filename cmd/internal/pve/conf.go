@@ -33,9 +33,9 @@ type Snapshot struct {
 	Section
 }
 
-// Unfinished reports whether a task that takes or deletes the snapshot is at
+// unfinished reports whether a task that takes or deletes the snapshot is at
 // work, or was killed in the middle: the volumes may be missing in it.
-func (s *Snapshot) Unfinished() bool { return s.Values["snapstate"] != "" }
+func (s *Snapshot) unfinished() bool { return s.Values["snapstate"] != "" }
 
 // confPath is the place of a container's configuration file.
 func (h *Host) confPath(ctid int) string {
@@ -164,7 +164,7 @@ func (c *Conf) Next() map[string]string {
 // when it is unfinished.
 func (c *Conf) Snapshot(name string) *Snapshot {
 	for i := range c.Snapshots {
-		if s := &c.Snapshots[i]; s.Name == name && !s.Unfinished() {
+		if s := &c.Snapshots[i]; s.Name == name && !s.unfinished() {
 			return s
 		}
 	}

@@ -105,7 +105,7 @@ func TestUnfinishedSnapshot(t *testing.T) {
 			t.Errorf("%s: %v", name, have)
 		}
 	}
-	if len(c.Snapshots) != 3 || c.Snapshots[0].Unfinished() || !c.Snapshots[1].Unfinished() || !c.Snapshots[2].Unfinished() {
+	if len(c.Snapshots) != 3 || c.Snapshots[0].unfinished() || !c.Snapshots[1].unfinished() || !c.Snapshots[2].unfinished() {
 		t.Errorf("%+v", c.Snapshots)
 	}
 }

@@ -37,7 +37,7 @@ type Container struct {
 	records  func() (*Records, error)
 	patience time.Duration
 	logf     Logf
-	mark     string // the value of the AppliedMark
+	mark     string // the value of the appliedMark
 	idle     bool   // no command of an earlier run is at work on it
 }
 
@@ -69,12 +69,12 @@ func (c *Container) Look(states map[int]string) error {
 // take makes conf the container's configuration, and reads its record.
 func (c *Container) take(conf *Conf) error {
 	c.Conf = conf
-	c.mark = conf.Mark(AppliedMark)
+	c.mark = conf.mark(appliedMark)
 	records, err := c.records()
 	if err != nil {
 		return err
 	}
-	if c.Record, err = records.ReadConf(c.CTID, conf); err != nil {
+	if c.Record, err = records.readConf(c.CTID, conf); err != nil {
 		c.logf("%v", err)
 	}
 	c.Before = maps.Clone(c.Record)
@@ -160,7 +160,7 @@ func (c *Container) AwaitUnlocked(ctx context.Context) error {
 	conf, waited, err := c.awaitLock(ctx)
 	if err == nil && !c.idle {
 		var waitedToo bool
-		waitedToo, err = c.host.AwaitCommands(ctx, c.CTID, c.patience, c.logf)
+		waitedToo, err = c.host.awaitCommands(ctx, c.CTID, c.patience, c.logf)
 		if waited = waited || waitedToo; waitedToo && err == nil {
 			conf, _, err = c.awaitLock(ctx)
 		}
@@ -189,7 +189,7 @@ func (c *Container) awaitLock(ctx context.Context) (conf *Conf, waited bool, err
 // checkMark checks that the container still has what this run knows of: a
 // rollback takes away what scripts have left on its disks.
 func (c *Container) checkMark(conf *Conf) error {
-	if conf.Mark(AppliedMark) != c.mark {
+	if conf.mark(appliedMark) != c.mark {
 		return errors.New("others have rolled the container back meanwhile, or edited its configuration: " +
 			"run phoenix again")
 	}
@@ -203,7 +203,7 @@ func (c *Container) AwaitDefined(ctx context.Context) error {
 		return nil
 	}
 	if c.Conf == nil {
-		waited, err := c.host.AwaitCommands(ctx, c.CTID, c.patience, c.logf)
+		waited, err := c.host.awaitCommands(ctx, c.CTID, c.patience, c.logf)
 		if err != nil || !waited {
 			return err
 		}
@@ -229,7 +229,7 @@ func (c *Container) Pct(ctx context.Context, args ...string) error {
 	if err := c.AwaitUnlocked(ctx); err != nil {
 		return err
 	}
-	_, err := c.host.Pct(ctx, args...)
+	_, err := c.host.pct(ctx, args...)
 	return err
 }
 
@@ -261,13 +261,13 @@ func (c *Container) Make(ctx context.Context, record Record, conf *Conf, args ..
 	if err := c.Reread(func(*Conf) { c.Conf = conf }); err != nil {
 		return err
 	}
-	c.mark = c.Conf.Mark(AppliedMark)
+	c.mark = c.Conf.mark(appliedMark)
 	return nil
 }
 
-// Rewrite changes the container's configuration file as [Host.EditConf] does:
+// rewrite changes the container's configuration file as [Host.editConf] does:
 // raw lines, which pct cannot set, and the record, which no call is spent on.
-func (c *Container) Rewrite(ctx context.Context, rewrite func([]byte) []byte) (changed bool, err error) {
+func (c *Container) rewrite(ctx context.Context, rewrite func([]byte) []byte) (changed bool, err error) {
 	records, err := c.records()
 	if err != nil {
 		return false, err
@@ -278,7 +278,7 @@ func (c *Container) Rewrite(ctx context.Context, rewrite func([]byte) []byte) (c
 	} else {
 		unkeyed := records.isUnsigned(c.CTID, c.Conf.Description)
 		var lost error
-		changed, err = c.host.EditConf(ctx, c.CTID, func(text []byte) []byte {
+		changed, err = c.host.editConf(ctx, c.CTID, func(text []byte) []byte {
 			if lost = c.checkMark(ParseConf(text)); lost != nil {
 				return text
 			}
@@ -299,7 +299,7 @@ func (c *Container) Rewrite(ctx context.Context, rewrite func([]byte) []byte) (c
 		would := ParseConf(text)
 		conf.Raw, conf.Description = would.Raw, would.Description
 	})
-	c.mark = c.Conf.Mark(AppliedMark)
+	c.mark = c.Conf.mark(appliedMark)
 	return true, err
 }
 
@@ -325,7 +325,7 @@ func (c *Container) awaitEdit(ctx context.Context, path string, rewrite func([]b
 	return c.AwaitUnlocked(ctx)
 }
 
-// EditFirewall is [Host.EditFirewall] once nobody else is at work on the
+// EditFirewall is [Host.editFirewall] once nobody else is at work on the
 // container. In a preview, made is what the file would hold if there is none.
 func (c *Container) EditFirewall(ctx context.Context, made []byte, rewrite func([]byte) []byte) (changed bool, err error) {
 	path := c.host.firewallPath(c.CTID)
@@ -336,7 +336,7 @@ func (c *Container) EditFirewall(ctx context.Context, made []byte, rewrite func(
 	if err := c.awaitEdit(ctx, path, rewrite); err != nil {
 		return false, err
 	}
-	return c.host.EditFirewall(ctx, c.CTID, rewrite)
+	return c.host.editFirewall(ctx, c.CTID, rewrite)
 }
 
 // WriteRaw brings the raw lines up to date, and the record with them, in one
@@ -353,15 +353,15 @@ func (c *Container) WriteRaw(ctx context.Context, wanted []RawLine, after Record
 	if err := c.awaitEdit(ctx, c.host.confPath(c.CTID), raw); err != nil {
 		return false, err
 	}
-	_, err = c.Rewrite(ctx, func(text []byte) []byte {
+	_, err = c.rewrite(ctx, func(text []byte) []byte {
 		edited := raw(text)
 		changed = !bytes.Equal(edited, text)
-		edited = records.Rewrite(c.CTID, edited, c.merge(after))
+		edited = records.rewrite(c.CTID, edited, c.merge(after))
 		switch {
 		case !c.Running: // as may be the clone of one that ran
-			return SetMark(edited, RestartMark, "")
+			return setMark(edited, restartMark, "")
 		case changed || c.Record[FormerRestartWord] != "":
-			return SetMark(edited, RestartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
+			return setMark(edited, restartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
 		}
 		return edited
 	})
@@ -380,7 +380,7 @@ func (c *Container) WriteRecord(ctx context.Context, after Record) error {
 		return err
 	}
 	change := c.merge(after)
-	_, err = c.Rewrite(ctx, func(text []byte) []byte { return records.Rewrite(c.CTID, text, change) })
+	_, err = c.rewrite(ctx, func(text []byte) []byte { return records.rewrite(c.CTID, text, change) })
 	if err != nil {
 		return err
 	}
@@ -423,7 +423,7 @@ func (c *Container) Restart(ctx context.Context) (done string, err error) {
 	}
 	down := ""
 	if c.Running {
-		_, err := c.host.Pct(ctx, "reboot", c.ID(), "--timeout", "60")
+		_, err := c.host.pct(ctx, "reboot", c.ID(), "--timeout", "60")
 		if err == nil {
 			return "restarted", c.haveStarted(ctx)
 		}
@@ -486,17 +486,17 @@ func (c *Container) CheckDestroy() error {
 
 // forgetRestart forgets that a restart is needed.
 func (c *Container) forgetRestart(ctx context.Context) error {
-	if c.Conf.Mark(RestartMark) == "" {
+	if c.Conf.mark(restartMark) == "" {
 		return nil
 	}
-	_, err := c.Rewrite(ctx, func(text []byte) []byte { return SetMark(text, RestartMark, "") })
+	_, err := c.rewrite(ctx, func(text []byte) []byte { return setMark(text, restartMark, "") })
 	return err
 }
 
 // ClearRestartIfDone forgets that a restart is needed if somebody has restarted
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
-	since, err := strconv.ParseInt(c.Conf.Mark(RestartMark), 10, 64)
+	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
 	if err != nil || !c.Running {
 		return nil
 	}
@@ -525,7 +525,7 @@ func (c *Container) RestartRequired() []string {
 	}
 	waiting = append(waiting, c.Conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
-	if c.Conf.Mark(RestartMark) != "" {
+	if c.Conf.mark(restartMark) != "" {
 		waiting = append(waiting, "lxc")
 	}
 	slices.Sort(waiting)
@@ -575,7 +575,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	for _, s := range c.Conf.Snapshots { // others may have taken it meanwhile
 		switch {
 		case s.Name != name:
-		case s.Unfinished():
+		case s.unfinished():
 			return false, fmt.Errorf("the snapshot %s is unfinished, and of no use (snapstate %s): remove it with: %s",
 				name, s.Values["snapstate"], removeSnapshot(c.CTID, name))
 		default:
@@ -587,7 +587,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 		return false, err
 	}
 	args := []string{"snapshot", c.ID(), name}
-	description := records.Line(c.CTID, c.Record.without(SnapshotsWord)) // that is of other volumes
+	description := records.Line(c.CTID, c.Record.without(snapshotsWord)) // that is of other volumes
 	if description != "" {
 		args = append(args, "--description", description)
 	}
@@ -611,24 +611,24 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
 	c.logf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
 	after := maps.Clone(c.Record)
-	after[SnapshotsWord] = HashList([]string{c.Conf.sources()})
+	after[snapshotsWord] = HashList([]string{c.Conf.sources()})
 	return c.WriteRecord(ctx, after)
 }
 
 // ForgetNoSnapshots forgets that Proxmox makes no snapshots of the container if
 // its volumes are others now.
 func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
-	if c.Record[SnapshotsWord] == "" || c.Record.takesNoSnapshots(&c.Conf.Section) {
+	if c.Record[snapshotsWord] == "" || c.Record.takesNoSnapshots(&c.Conf.Section) {
 		return nil
 	}
-	return c.WriteRecord(ctx, c.Record.without(SnapshotsWord))
+	return c.WriteRecord(ctx, c.Record.without(snapshotsWord))
 }
 
 // Inherit sets the record of a container that is about to be cloned to what has
-// come along with a snapshot of its source. The error is that of [Records.Read].
+// come along with a snapshot of its source. The error is that of [Records.read].
 func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err error) {
-	c.Record, err = records.Read(source, from.Description)
-	c.Record = c.Record.without(VolumesWord, SnapshotsWord)
+	c.Record, err = records.read(source, from.Description)
+	c.Record = c.Record.without(VolumesWord, snapshotsWord)
 	c.Before = maps.Clone(c.Record)
 	return err
 }
@@ -640,7 +640,7 @@ func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot,
 	if s := conf.Snapshot(name); s != nil {
 		return s, nil
 	}
-	record, err := r.Read(ctid, conf.Description)
+	record, err := r.read(ctid, conf.Description)
 	if err != nil || !record.takesNoSnapshots(&conf.Section) {
 		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
 	}

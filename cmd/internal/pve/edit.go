@@ -20,14 +20,14 @@ import (
 // configuration file.
 const pveMode = 0o640
 
-// EditConf replaces a container's configuration file by what rewrite makes of
+// editConf replaces a container's configuration file by what rewrite makes of
 // it, if that differs, while it holds the lock with which Proxmox VE keeps its
 // own commands from changing the same container. Readers see the old file or
 // the new one. A file that is not there is an [fs.ErrNotExist].
 //
 // The lock is not taken where nothing differs: a task of Proxmox may hold it
 // for minutes. rewrite may be called twice.
-func (h *Host) EditConf(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
+func (h *Host) editConf(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
 	lock := filepath.Join(cmp.Or(h.PVELock, "/run/lock/lxc"), fmt.Sprintf("pve-config-%d.lock", ctid))
 	return editFile(h.confPath(ctid), rewrite, os.ReadFile,
 		func() (func(), error) { return flock.Acquire(ctx, lock, lockTimeout) })
@@ -153,18 +153,18 @@ func joinLines(lines []fileLine) []byte {
 // with notes, and only root can write them. They are made of lxc.group, which
 // Proxmox VE and LXC use for nothing here.
 const (
-	// AppliedMark is what scripts have left on the container's disks: the
+	// appliedMark is what scripts have left on the container's disks: the
 	// words of the record.
-	AppliedMark = "applied"
-	// RestartMark is since when the container has to be restarted: seconds
+	appliedMark = "applied"
+	// restartMark is since when the container has to be restarted: seconds
 	// since 1970.
-	RestartMark = "restart"
+	restartMark = "restart"
 )
 
 func markPrefix(name string) string { return "phx-" + name + " " }
 
-// Mark returns the value of a mark, "" when there is none.
-func (s *Section) Mark(name string) string {
+// mark returns the value of a mark, "" when there is none.
+func (s *Section) mark(name string) string {
 	for _, l := range s.Raw {
 		if value, ok := strings.CutPrefix(l.Value, markPrefix(name)); ok && l.Key == "lxc.group" {
 			return value
@@ -173,9 +173,9 @@ func (s *Section) Mark(name string) string {
 	return ""
 }
 
-// SetMark returns the text of a configuration file with the value of a mark; ""
+// setMark returns the text of a configuration file with the value of a mark; ""
 // removes it. All else stays byte for byte.
-func SetMark(text []byte, name, value string) []byte {
+func setMark(text []byte, name, value string) []byte {
 	head, rest := firstSection(text)
 	var lines []string
 	for l := range strings.Lines(string(head)) {

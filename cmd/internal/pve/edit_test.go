@@ -40,13 +40,13 @@ func TestEditConf(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	h := newHost(t)
 	ctx := t.Context()
-	if changed, err := h.EditConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, fs.ErrNotExist) {
+	if changed, err := h.editConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a conf file was made out of nothing: %t, %v", changed, err)
 	}
-	if changed, err := h.EditFirewall(ctx, 101, bytes.Clone); changed || err != nil {
+	if changed, err := h.editFirewall(ctx, 101, bytes.Clone); changed || err != nil {
 		t.Errorf("an empty file: %t, %v", changed, err)
 	}
-	if changed, err := h.EditFirewall(ctx, 101, appendLine("[RULES]")); !changed || err != nil {
+	if changed, err := h.editFirewall(ctx, 101, appendLine("[RULES]")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	// The cluster file system takes no other mode than 0640.
@@ -54,7 +54,7 @@ func TestEditConf(t *testing.T) {
 	if err := os.Chmod(h.confPath(101), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := h.EditConf(ctx, 101, appendLine("memory: 512")); !changed || err != nil {
+	if changed, err := h.editConf(ctx, 101, appendLine("memory: 512")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	info, err := os.Stat(h.confPath(101))
@@ -84,10 +84,10 @@ func TestNothingIsLockedWhereNothingDiffers(t *testing.T) {
 	defer release()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if changed, err := h.EditConf(ctx, 101, bytes.Clone); changed || err != nil {
+	if changed, err := h.editConf(ctx, 101, bytes.Clone); changed || err != nil {
 		t.Errorf("%t, %v", changed, err)
 	}
-	if changed, err := h.EditConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, context.DeadlineExceeded) {
+	if changed, err := h.editConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without the lock: %t, %v", changed, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestEditConfAtOnce(t *testing.T) {
 	for range writers {
 		work.Go(func() {
 			for range each {
-				if changed, err := h.EditConf(t.Context(), 101, appendLine(line)); !changed || err != nil {
+				if changed, err := h.editConf(t.Context(), 101, appendLine(line)); !changed || err != nil {
 					t.Error(changed, err)
 				}
 			}
@@ -137,7 +137,7 @@ func TestLockOfOneThatWasKilled(t *testing.T) {
 	if err := os.MkdirAll(lock, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("[RULES]")); !changed || err != nil {
+	if changed, err := h.editFirewall(t.Context(), 101, appendLine("[RULES]")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	if _, err := os.Stat(lock); !errors.Is(err, fs.ErrNotExist) {
@@ -149,7 +149,7 @@ func TestLockOfOneThatWasKilled(t *testing.T) {
 	}
 	staleAfter = time.Hour
 	time.AfterFunc(300*time.Millisecond, func() { os.Remove(lock) })
-	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("x")); !changed || err != nil {
+	if changed, err := h.editFirewall(t.Context(), 101, appendLine("x")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 }

@@ -427,9 +427,9 @@ func (h *Host) DatacenterFirewall() (path string, on bool) {
 	return path, FirewallOptions(text)["enable"] == "1"
 }
 
-// EditFirewall is [Host.EditConf] for a container's firewall file, which need
+// editFirewall is [Host.editConf] for a container's firewall file, which need
 // not be there: rewrite gets nil then, and nothing is made of an empty result.
-func (h *Host) EditFirewall(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
+func (h *Host) editFirewall(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
 	lock := fmt.Sprintf("firewall-vm-%d", ctid)
 	return editFile(h.firewallPath(ctid), rewrite, readIfThere, func() (func(), error) { return h.lockCluster(ctx, lock) })
 }

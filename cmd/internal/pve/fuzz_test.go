@@ -23,12 +23,12 @@ func FuzzParseConf(f *testing.F) {
 		before := ParseConf([]byte(text))
 		before.Next()
 		set := func(record Record) { clear(record); record["a"], record["+lxc"] = "1", "ff" }
-		once := string(r.Rewrite(103, []byte(text), set))
+		once := string(r.rewrite(103, []byte(text), set))
 		after := ParseConf([]byte(once))
-		if record, err := r.ReadConf(103, after); err != nil || !maps.Equal(record, Record{"a": "1", "+lxc": "ff"}) || after.Mark(AppliedMark) != "a=1" {
-			t.Fatalf("record %v, %v, mark %q in\n%q", record, err, after.Mark(AppliedMark), once)
+		if record, err := r.readConf(103, after); err != nil || !maps.Equal(record, Record{"a": "1", "+lxc": "ff"}) || after.mark(appliedMark) != "a=1" {
+			t.Fatalf("record %v, %v, mark %q in\n%q", record, err, after.mark(appliedMark), once)
 		}
-		if again := string(r.Rewrite(103, []byte(once), func(Record) {})); again != once {
+		if again := string(r.rewrite(103, []byte(once), func(Record) {})); again != once {
 			t.Errorf("a second time\n%q\nand\n%q", once, again)
 		}
 		// Without what is phx's own, the lines are the same.
@@ -42,7 +42,7 @@ func FuzzParseConf(f *testing.F) {
 		if !reflect.DeepEqual(before, after) {
 			t.Errorf("%q says\n%+v\nand %q\n%+v", text, before, once, after)
 		}
-		if marked := string(SetMark([]byte(text), RestartMark, "7")); ParseConf([]byte(marked)).Mark(RestartMark) != "7" {
+		if marked := string(setMark([]byte(text), restartMark, "7")); ParseConf([]byte(marked)).mark(restartMark) != "7" {
 			t.Errorf("no mark in %q", marked)
 		}
 	})
@@ -67,7 +67,7 @@ func others(text string) []string {
 func withoutMark(lines []RawLine) []RawLine {
 	var kept []RawLine
 	for _, l := range lines {
-		if l.Key != "lxc.group" || !strings.HasPrefix(l.Value, markPrefix(AppliedMark)) {
+		if l.Key != "lxc.group" || !strings.HasPrefix(l.Value, markPrefix(appliedMark)) {
 			kept = append(kept, l)
 		}
 	}

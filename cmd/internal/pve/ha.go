@@ -46,7 +46,7 @@ const haPatience = 3 * time.Minute
 // switchTo runs a command of pct that starts or stops the container. Of one that
 // HA manages, Proxmox only requests that from HA and exits 0: it is waited for.
 func (c *Container) switchTo(ctx context.Context, running bool, args ...string) error {
-	out, err := c.host.Pct(ctx, args...)
+	out, err := c.host.pct(ctx, args...)
 	switch {
 	case err != nil && c.hasState(ctx, running): // others have brought it there
 		if stillRuns := (*process.StillRuns)(nil); errors.As(err, &stillRuns) {

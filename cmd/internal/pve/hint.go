@@ -28,9 +28,9 @@ func blame(output string) (reason string, rest []string) {
 	return lines[last], slices.Concat(lines[:last], lines[last+1:])
 }
 
-// hints are ways out of what pct says (pve-container 6.1). "$1" stands for
+// hints are ways out of what pct says (pve-container 6.1). "$1" becomes
 // the first group of the pattern. A pattern is a whole line but for the words
-// that pct puts before a reason: what else stands in a message may be somebody
+// that pct puts before a reason: what else a message says may be somebody
 // else's, as the version that a container gives its system.
 var hints = compileHints([][2]string{
 	{`CT is locked \([a-z-]+\)`,

@@ -302,9 +302,9 @@ func environment() []string {
 
 var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
 
-// Pct runs pct with these arguments and returns its stdout. A later run
+// pct runs pct with these arguments and returns its stdout. A later run
 // knows it by its environment, also when phx has been killed.
-func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
+func (h *Host) pct(ctx context.Context, args ...string) ([]byte, error) {
 	return h.Run(ctx, Command{Argv: append([]string{h.PCT}, args...), Env: []string{h.mark()}})
 }
 

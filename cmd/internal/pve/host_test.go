@@ -138,7 +138,7 @@ func TestErrorShowsCommandAndOutput(t *testing.T) {
 }
 
 func TestMissingProgramNamesTheWayOut(t *testing.T) {
-	_, err := (&Host{PCT: "no-such-pct"}).Pct(context.Background(), "list")
+	_, err := (&Host{PCT: "no-such-pct"}).pct(context.Background(), "list")
 	if err == nil || !strings.Contains(err.Error(), "run this on the Proxmox VE host") {
 		t.Errorf("error %v", err)
 	}

@@ -103,10 +103,10 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration, 
 	}
 }
 
-// AwaitCommands waits, at most for patience, for the end of the commands that
+// awaitCommands waits, at most for patience, for the end of the commands that
 // are at work on a container: a start, say, of a run that was killed. It says
 // through logf what it waits for.
-func (h *Host) AwaitCommands(ctx context.Context, ctid int, patience time.Duration, logf Logf) (waited bool, err error) {
+func (h *Host) awaitCommands(ctx context.Context, ctid int, patience time.Duration, logf Logf) (waited bool, err error) {
 	commands, err := h.commands(ctid)
 	if err != nil {
 		return false, err
@@ -152,7 +152,7 @@ func (c *Conf) releaseLock(ctid int) string {
 	case "rollback": // its disks may be rolled back in part
 		var names []string
 		for _, s := range c.Snapshots {
-			if !s.Unfinished() {
+			if !s.unfinished() {
 				names = append(names, s.Name)
 			}
 		}
@@ -163,7 +163,7 @@ func (c *Conf) releaseLock(ctid int) string {
 		return rollback + "SNAPSHOT, with the one that it was to become again: " + strings.Join(names, ", ")
 	}
 	for _, s := range c.Snapshots {
-		if s.Unfinished() {
+		if s.unfinished() {
 			unlock += " && " + removeSnapshot(ctid, s.Name)
 		}
 	}

@@ -25,7 +25,7 @@ import (
 // it costs no call, and it travels with backups as the container's contents
 // do. A clone of a snapshot gets the snapshot's own description; a rollback
 // keeps the container's (PVE::AbstractConfig of Proxmox VE 9), which is why
-// there is an [AppliedMark] as well.
+// there is an [appliedMark] as well.
 //
 // Whoever may edit notes can write such a line, which is why it is signed.
 const recordPrefix = "phx:"
@@ -34,7 +34,7 @@ const recordPrefix = "phx:"
 const macWord = "+mac"
 
 // appliedWord is the word of a record which says that the scripts in it stand
-// in the [AppliedMark] as well.
+// in the [appliedMark] as well.
 const appliedWord = "+applied"
 
 // Words of a record for what phx has written beside scripts. No feature and no
@@ -45,9 +45,9 @@ const (
 	MountsWord    = "+mounts"    // hashes of the paths of bind mounts
 	VolumesWord   = "+volumes"   // hashes of the paths of volumes that have been there
 	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
-	SnapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
+	snapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
 
-	// FormerRestartWord is what the [RestartMark] says now.
+	// FormerRestartWord is what the [restartMark] says now.
 	FormerRestartWord = "+restart"
 )
 
@@ -210,27 +210,27 @@ func (r *Records) save() error {
 	return nil
 }
 
-// ForeignRecord is the error for a record that phx has not written, or not for
+// foreignRecord is the error for a record that phx has not written, or not for
 // this container.
-type ForeignRecord struct {
+type foreignRecord struct {
 	CTID   int
 	Reason string
 	path   string
 }
 
-func (e *ForeignRecord) Error() string {
+func (e *foreignRecord) Error() string {
 	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then works as if it had never worked on the container, removes nothing because of the record, and writes one of its own; or bring back %s as it was when the record was written, from a backup or from the host that the container comes from",
 		e.CTID, e.Reason, e.path)
 }
 
-// RolledBack is the error for a container that has been rolled back: what its
+// rolledBack is the error for a container that has been rolled back: what its
 // record says of scripts is not so any more. The record that comes with it is
 // right.
-type RolledBack struct {
+type rolledBack struct {
 	Lost []string // the scripts whose work is not there any more
 }
 
-func (e *RolledBack) Error() string {
+func (e *rolledBack) Error() string {
 	if e.Lost == nil {
 		return "it has been rolled back"
 	}
@@ -241,23 +241,23 @@ func (e *RolledBack) Error() string {
 // file: a rollback brings all of it back.
 var rolledBackWords = []string{RawWord, MountsWord, VolumesWord}
 
-// ReadConf returns the record of container ctid as [Records.Read] does. The
-// error is a [*RolledBack] where it differs from what the notes say.
-func (r *Records) ReadConf(ctid int, conf *Conf) (Record, error) {
+// readConf returns the record of container ctid as [Records.read] does. The
+// error is a [*rolledBack] where it differs from what the notes say.
+func (r *Records) readConf(ctid int, conf *Conf) (Record, error) {
 	record, reason := r.check(ctid, conf.Description)
 	if reason != "" {
-		return r.Read(ctid, conf.Description)
+		return r.read(ctid, conf.Description)
 	}
 	marked := record[appliedWord] != ""
 	delete(record, appliedWord)
-	mark, parent := conf.Mark(AppliedMark), conf.Values["parent"]
+	mark, parent := conf.mark(appliedMark), conf.Values["parent"]
 	// Without a snapshot there was nothing to roll back to: the mark is still
 	// to be written, or was lost with other raw lines in a restore.
 	if !marked || mark == record.scripts() || mark == "" && parent == "" {
 		return record, nil
 	}
 	applied := parseRecord(mark)
-	back := &RolledBack{}
+	back := &rolledBack{}
 	for _, name := range slices.Sorted(maps.Keys(record)) {
 		if !strings.HasPrefix(name, "+") && applied[name] != record[name] {
 			back.Lost = append(back.Lost, name)
@@ -282,13 +282,13 @@ func (r *Records) ReadConf(ctid int, conf *Conf) (Record, error) {
 	return record, back
 }
 
-// Read returns the record in a description of container ctid, an empty one
-// when there is none. The error is a [*ForeignRecord] for one that does not
+// read returns the record in a description of container ctid, an empty one
+// when there is none. The error is a [*foreignRecord] for one that does not
 // count; the record is empty then, too.
-func (r *Records) Read(ctid int, description string) (Record, error) {
+func (r *Records) read(ctid int, description string) (Record, error) {
 	record, reason := r.check(ctid, description)
 	if reason != "" {
-		return Record{}, &ForeignRecord{ctid, reason, r.path}
+		return Record{}, &foreignRecord{ctid, reason, r.path}
 	}
 	delete(record, appliedWord)
 	return record, nil
@@ -360,13 +360,13 @@ func (r *Records) sign(ctid int, record Record) string {
 	return line + " " + macWord + "=" + hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// Rewrite returns the text of container ctid's configuration file with its
-// record as change leaves it, and signed, and the [AppliedMark] with it. change
+// rewrite returns the text of container ctid's configuration file with its
+// record as change leaves it, and signed, and the [appliedMark] with it. change
 // gets an empty record for one that does not count. All other notes stay byte
 // for byte. Of a container whose record is signed for the first time, the
 // records of its snapshots are signed as well.
-func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
-	record, _ := r.ReadConf(ctid, ParseConf(text))
+func (r *Records) rewrite(ctid int, text []byte, change func(Record)) []byte {
+	record, _ := r.readConf(ctid, ParseConf(text))
 	change(record)
 	line := r.Line(ctid, record)
 	head, rest := firstSection(text)
@@ -384,7 +384,7 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 			lines = append(lines, l)
 		case place < 0 && note == line:
 			place = len(lines)
-			lines = append(lines, l) // as it stands
+			lines = append(lines, l) // unchanged
 			line = ""
 		case place < 0:
 			place = len(lines)
@@ -408,7 +408,7 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 		}
 		rest = nil
 	}
-	return SetMark(append([]byte(strings.Join(lines, "")), rest...), AppliedMark, record.scripts())
+	return setMark(append([]byte(strings.Join(lines, "")), rest...), appliedMark, record.scripts())
 }
 
 // noteOf returns the text of a line of notes.

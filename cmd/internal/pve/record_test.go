@@ -32,8 +32,8 @@ func (h *Host) conf(t *testing.T, ctid int) (text string, conf *Conf) {
 // wantForeign checks that a description's record does not count.
 func wantForeign(t *testing.T, r *Records, ctid int, description, reason string) {
 	t.Helper()
-	record, err := r.Read(ctid, description)
-	var foreign *ForeignRecord
+	record, err := r.read(ctid, description)
+	var foreign *foreignRecord
 	if !errors.As(err, &foreign) || !strings.Contains(foreign.Reason, reason) || len(record) > 0 {
 		t.Errorf("%q: record %v, %v; want %q", description, record, err, reason)
 	}
@@ -48,7 +48,7 @@ func TestRecordIsSignedForItsContainer(t *testing.T) {
 	}
 	// Another process, with the key of the file.
 	again := h.open(t)
-	if record, err := again.Read(103, "by hand\n"+line+"\nmore"); err != nil || !maps.Equal(record, Record{"step_ca": "ba9876543210", "+lxc": "0a1b2c"}) {
+	if record, err := again.read(103, "by hand\n"+line+"\nmore"); err != nil || !maps.Equal(record, Record{"step_ca": "ba9876543210", "+lxc": "0a1b2c"}) {
 		t.Errorf("record %v, %v", record, err)
 	}
 	wantForeign(t, again, 102, line, "not that of this host's key for this container")
@@ -59,7 +59,7 @@ func TestRecordIsSignedForItsContainer(t *testing.T) {
 	wantForeign(t, again, 103, "phx: +lxc=ffffff", "it has no signature")
 	wantForeign(t, again, 103, "phx: +lxc=ffffff +mac=", "it has no signature")
 	wantForeign(t, newHost(t).open(t), 103, line, "not that of this host's key")
-	if record, err := again.Read(103, "by hand"); err != nil || len(record) > 0 {
+	if record, err := again.read(103, "by hand"); err != nil || len(record) > 0 {
 		t.Errorf("no record: %v, %v", record, err)
 	}
 	if again.Line(103, Record{}) != "" {
@@ -100,7 +100,7 @@ func TestPreviewMakesNoKey(t *testing.T) {
 	h.write(t, 103, "#phx%3A a=1\n")
 	h.Preview = &Preview{}
 	r := h.open(t)
-	if record, err := r.Read(103, "phx: a=1"); err != nil || record["a"] != "1" {
+	if record, err := r.read(103, "phx: a=1"); err != nil || record["a"] != "1" {
 		t.Errorf("what a run would take over: %v, %v", record, err)
 	}
 	if _, err := os.Stat(h.StateDir()); !os.IsNotExist(err) {
@@ -126,13 +126,13 @@ func TestRewriteKeepsAllOtherNotes(t *testing.T) {
 		before := strings.ReplaceAll(tt.before, "MAC", mac)
 		want := strings.ReplaceAll(strings.ReplaceAll(tt.want, "MAC", mac), "LINE", sign(""))
 		change := func(r Record) { clear(r); r["+a"] = "1" }
-		if got := string(r.Rewrite(103, []byte(before), change)); got != want {
+		if got := string(r.rewrite(103, []byte(before), change)); got != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", tt.name, got, want)
 		}
-		if again := string(r.Rewrite(103, []byte(want), func(Record) {})); again != want {
+		if again := string(r.rewrite(103, []byte(want), func(Record) {})); again != want {
 			t.Errorf("%s: a second time:\n%s", tt.name, again)
 		}
-		if gone := string(r.Rewrite(103, []byte(want), func(r Record) { clear(r) })); strings.Contains(strings.Split(gone, "[")[0], "phx%3A") {
+		if gone := string(r.rewrite(103, []byte(want), func(r Record) { clear(r) })); strings.Contains(strings.Split(gone, "[")[0], "phx%3A") {
 			t.Errorf("%s: an empty record leaves\n%s", tt.name, gone)
 		}
 	}
@@ -142,7 +142,7 @@ func TestRewriteKeepsAllOtherNotes(t *testing.T) {
 func (h *Host) record(t *testing.T, ctid int, change func(Record)) error {
 	t.Helper()
 	r := h.open(t)
-	_, err := h.EditConf(t.Context(), ctid, func(text []byte) []byte { return r.Rewrite(ctid, text, change) })
+	_, err := h.editConf(t.Context(), ctid, func(text []byte) []byte { return r.rewrite(ctid, text, change) })
 	return errors.Join(err, r.signed(t.Context(), ctid))
 }
 
@@ -162,7 +162,7 @@ func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
 	}
 	r := h.open(t)
 	want := Record{"base_setup": "0123456789ab"}
-	if record, err := r.Read(103, "phx: base_setup=0123456789ab"); err != nil || !maps.Equal(record, want) {
+	if record, err := r.read(103, "phx: base_setup=0123456789ab"); err != nil || !maps.Equal(record, want) {
 		t.Errorf("record %v, %v", record, err)
 	}
 	if !r.isUnsigned(103, "phx: a=1") || r.isUnsigned(104, "phx: a=1") || !r.isUnsigned(105, "phx: a=1") || r.isUnsigned(105, "") {
@@ -174,10 +174,10 @@ func TestRecordsWithoutKeyAreTakenOverOnce(t *testing.T) {
 	}
 	text, conf := h.conf(t, 103)
 	r = h.open(t)
-	if record, err := r.Read(103, conf.Description); err != nil || len(record) != 2 || record["etc/hosts"] != "abc" {
+	if record, err := r.read(103, conf.Description); err != nil || len(record) != 2 || record["etc/hosts"] != "abc" {
 		t.Errorf("record %v, %v in\n%s", record, err, text)
 	}
-	if record, err := r.Read(103, conf.Snapshot("golden").Description); err != nil || !maps.Equal(record, want) {
+	if record, err := r.read(103, conf.Snapshot("golden").Description); err != nil || !maps.Equal(record, want) {
 		t.Errorf("the snapshot's record: %v, %v in\n%s", record, err, text)
 	}
 	wantForeign(t, r, 103, "phx: base_setup=0123456789ab", "it has no signature")
@@ -195,7 +195,7 @@ func TestUpdateOfAForeignRecordKeepsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, conf := h.conf(t, 103)
-	if record, err := h.open(t).Read(103, conf.Description); err != nil || !maps.Equal(record, Record{"a": "1"}) {
+	if record, err := h.open(t).read(103, conf.Description); err != nil || !maps.Equal(record, Record{"a": "1"}) {
 		t.Errorf("record %v, %v", record, err)
 	}
 }
@@ -209,7 +209,7 @@ func TestRecordOfAContainerThatWasRolledBack(t *testing.T) {
 	set := func(record Record) func(Record) {
 		return func(have Record) { clear(have); maps.Copy(have, record) }
 	}
-	marked := string(r.Rewrite(103, []byte(text), set(Record{"a": "1", "b": "2", "+lxc": "ff"})))
+	marked := string(r.rewrite(103, []byte(text), set(Record{"a": "1", "b": "2", "+lxc": "ff"})))
 	if mark := "cores: 1\nlxc.group: phx-applied a=1 b=2\n\n[s1]\ncores: 1\n"; !strings.HasSuffix(marked, mark) {
 		t.Fatalf("no mark in\n%s", marked)
 	}
@@ -229,14 +229,14 @@ func TestRecordOfAContainerThatWasRolledBack(t *testing.T) {
 		{"of before there were marks", unmarked + "parent: s1\n" + text, Record{"a": "1", "b": "2"}, nil},
 		{"parents in a circle", "parent: s1\n" + strings.Replace(strings.Replace(marked, " b=2\n", "\n", 1), "[s1]\n", "[s1]\nparent: s1\n", 1), Record{"a": "1", "+lxc": "ff"}, []string{"b"}},
 	} {
-		record, err := r.ReadConf(103, ParseConf([]byte(tt.text)))
-		var back *RolledBack
+		record, err := r.readConf(103, ParseConf([]byte(tt.text)))
+		var back *rolledBack
 		if errors.As(err, &back) != (tt.lost != nil) || back != nil && !slices.Equal(back.Lost, tt.lost) || !maps.Equal(record, tt.want) {
 			t.Errorf("%s: record %v, %v in\n%s", tt.name, record, err, tt.text)
 		}
 		// It is written so, and then known.
-		written := r.Rewrite(103, []byte(tt.text), func(Record) {})
-		if again, err := r.ReadConf(103, ParseConf(written)); err != nil || !maps.Equal(again, tt.want) {
+		written := r.rewrite(103, []byte(tt.text), func(Record) {})
+		if again, err := r.readConf(103, ParseConf(written)); err != nil || !maps.Equal(again, tt.want) {
 			t.Errorf("%s: then %v, %v in\n%s", tt.name, again, err, written)
 		}
 	}

@@ -103,7 +103,7 @@ func (s *Section) sources() string {
 
 // takesNoSnapshots reports whether a record says that Proxmox makes no snapshot
 // of a container with the volumes of s.
-func (r Record) takesNoSnapshots(s *Section) bool { return r.Hashes(SnapshotsWord).Has(s.sources()) }
+func (r Record) takesNoSnapshots(s *Section) bool { return r.Hashes(snapshotsWord).Has(s.sources()) }
 
 // Clone returns the configuration that Proxmox gives to a full clone of a
 // snapshot: all of it, with another name, storage, and address of the network
