@@ -190,7 +190,8 @@ func customProfile(c *config.Container) string {
 // record returns the record before, brought up to date with all that phx writes
 // beside pct's options. fw is the firewall that phx manages, nil for none, and
 // profileHash that of the container's own AppArmor profile.
-func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.Firewall, profileHash string) pve.Record {
+func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.Firewall,
+	profileHash string) pve.Record {
 	after := maps.Clone(before)
 	rules := ""
 	if c.Firewall != nil && fw != nil {

@@ -10,7 +10,8 @@ import (
 
 func TestConfiguredRules(t *testing.T) {
 	c := containerWith(t, `"firewall": {"enabled": true, "rules": [
-		{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "dest": "10.0.0.2", "proto": "tcp", "port": "80:85,443", "comment": " web "},
+		{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "dest": "10.0.0.2",
+			"proto": "tcp", "port": "80:85,443", "comment": " web "},
 		{"type": "out", "action": "DROP", "proto": "udp"},
 		{"type": "group", "action": "ssh"},
 		{"type": "out", "action": "DROP", "proto": "udp", "comment": "again"}]}`)
@@ -64,18 +65,24 @@ func TestFlows(t *testing.T) {
 func TestCutFlows(t *testing.T) {
 	c := container(t, strings.Replace(wanted, `"mount_points"`, `"_"`, 1))
 	// As the old scripts left it for the gateway: one rule, for what goes out.
-	cut := cutFlows(testPlan, c, []byte("[OPTIONS]\npolicy_out: DROP\n[RULES]\nOUT ACCEPT -dest 10.0.0.12 -p tcp -dport 443\n"))
+	cut := cutFlows(testPlan, c, []byte("[OPTIONS]\npolicy_out: DROP\n[RULES]\nOUT ACCEPT -dest 10.0.0.12 -p tcp "+
+		"-dport 443\n"))
 	want := []string{
-		`clients -> gateway (10.0.0.153 port 80): cut by policy_in DROP; missing before it: {"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "80"}`,
-		`clients -> gateway (10.0.0.153 port 443): cut by policy_in DROP; missing before it: {"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "443"}`,
-		`gateway -> CA (10.0.0.10 port 9001): cut by policy_out DROP; missing before it: {"type": "out", "action": "ACCEPT", "dest": "10.0.0.10", "proto": "tcp", "port": "9001"}`,
-		`proxy -> service gateway (10.0.0.153 port 8080): cut by policy_in DROP; missing before it: {"type": "in", "action": "ACCEPT", "source": "10.0.0.12", "proto": "tcp", "port": "8080"}`,
+		`clients -> gateway (10.0.0.153 port 80): cut by policy_in DROP; missing before it: ` +
+			`{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "80"}`,
+		`clients -> gateway (10.0.0.153 port 443): cut by policy_in DROP; missing before it: ` +
+			`{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "443"}`,
+		`gateway -> CA (10.0.0.10 port 9001): cut by policy_out DROP; missing before it: ` +
+			`{"type": "out", "action": "ACCEPT", "dest": "10.0.0.10", "proto": "tcp", "port": "9001"}`,
+		`proxy -> service gateway (10.0.0.153 port 8080): cut by policy_in DROP; missing before it: ` +
+			`{"type": "in", "action": "ACCEPT", "source": "10.0.0.12", "proto": "tcp", "port": "8080"}`,
 	}
 	if !slices.Equal(cut, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(cut, "\n"), strings.Join(want, "\n"))
 	}
 	cut = cutFlows(testPlan, c, []byte("[RULES]\nGROUP web\nIN ACCEPT -source 10.0.0.12\n"))
-	if len(cut) != 5 || !strings.Contains(cut[0], "clients -> gateway (10.0.0.153 port 80): cannot be known, because of the rule GROUP web; for certain with: ") {
+	if len(cut) != 5 || !strings.Contains(cut[0], "clients -> gateway (10.0.0.153 port 80): cannot be known, because "+
+		"of the rule GROUP web; for certain with: ") {
 		t.Errorf("got\n%s", strings.Join(cut, "\n"))
 	}
 }

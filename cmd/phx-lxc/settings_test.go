@@ -10,8 +10,10 @@ import (
 
 const wanted = `{
 	"name": "Nginx-Phoenix", "clone_from_ctid": "900", "memory_mb": 1024, "swap_mb": 256, "cores": 2,
-	"storage_pool": "lab", "storage_size_gb": 8, "unprivileged": true, "start_at_boot": true, "boot_order": 3, "boot_delay": 5,
-	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24", "gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
+	"storage_pool": "lab", "storage_size_gb": 8, "unprivileged": true,
+	"start_at_boot": true, "boot_order": 3, "boot_delay": 5,
+	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24",
+		"gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
 	"mac_address": "52:54:00:67:89:A1", "pct_options": ["nesting=1", "keyctl=1"],
 	"mount_points": [{"host_path": "/srv/ssl", "container_path": "/etc/nginx/ssl", "read_only": true}]
 }`
@@ -80,7 +82,8 @@ func TestOneDifference(t *testing.T) {
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth"},
 		{"MAC", "52:54:00:67:89:a1", "BC:24:11:00:00:01",
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,type=veth"},
-		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0", "features nesting=1,fuse=1,keyctl=1"},
+		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0",
+			"features nesting=1,fuse=1,keyctl=1"},
 		{"nameservers", "10.0.0.53,1.1.1.1", "10.0.0.53", "nameserver 10.0.0.53 1.1.1.1"},
 		{"mount point writable", ",ro=yes", "", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
 		{"mount point elsewhere", "mp3: /srv/ssl,", "mp3: /srv/old,", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=yes"},

@@ -20,7 +20,9 @@ type runningCommand struct {
 
 // passive are the sub-commands of pct that change nothing in the container's
 // state or configuration. Some of them last until a person ends them.
-var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
+var passive = []string{
+	"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending",
+}
 
 // taskRE matches the name that a task of Proxmox gives its process.
 var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|move_volume):([0-9]+):`)
@@ -68,7 +70,9 @@ func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 		if i > 2 || filepath.Base(w) != filepath.Base(h.PCT) || len(words) < i+3 {
 			continue
 		}
-		if args := words[i+1:]; !slices.Contains(passive, args[0]) && (args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid) {
+		args := words[i+1:]
+		isOn := args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid
+		if isOn && !slices.Contains(passive, args[0]) {
 			return Quote(append([]string{filepath.Base(w)}, args...)), false
 		}
 	}

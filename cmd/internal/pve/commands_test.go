@@ -45,19 +45,25 @@ func TestCommands(t *testing.T) {
 	h := &Host{PCT: "/usr/sbin/pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
 	dir := t.TempDir()
-	if out, err := exec.Command("/bin/sh", "-c", `printf '#!/bin/sh\necho\nread -r x\n' >"$0/pct"; chmod +x "$0/pct"`, dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("/bin/sh", "-c", `printf '#!/bin/sh\necho\nread -r x\n' >"$0/pct"; chmod +x "$0/pct"`,
+		dir).CombinedOutput(); err != nil {
 		t.Fatalf("%s", out)
 	}
 	pct := func(args ...string) int { return begin(t, exec.Command(dir+"/pct", args...)) }
 	// Numbers that no container of this machine has.
 	want := map[int][]string{
-		pct("start", "999000500"):                                             {"999000500", "pct start 999000500"},
-		pct("clone", "999000900", "999000501", "--x"):                         {"999000900 999000501", "pct clone 999000900 999000501 --x"},
-		pct("exec", "999000502", "--", "sh"):                                  {},
-		pct("status", "999000502"):                                            {},
-		pct("set", "999000500", "--hostname", "a b"):                          {"999000500", "pct set 999000500 --hostname 'a b'"},
-		sleeping(t, "pctx", "start", "999000500"):                             {},
-		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"}, sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
+		pct("start", "999000500"): {"999000500", "pct start 999000500"},
+		pct("clone", "999000900", "999000501", "--x"): {"999000900 999000501",
+			"pct clone 999000900 999000501 --x"},
+		pct("exec", "999000502", "--", "sh"): {},
+		pct("status", "999000502"):           {},
+		pct("set", "999000500", "--hostname", "a b"): {"999000500",
+			"pct set 999000500 --hostname 'a b'"},
+		sleeping(t, "pctx", "start", "999000500"): {},
+		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503",
+			"task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503",
+			"task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
 		sleeping(t, "task UPID:pve:0001:0002:AB:qmstart:999000503:root@pam:"): {},
 	}
 	for _, ctid := range []int{999000500, 999000501, 999000502, 999000503, 999000900} {
@@ -101,10 +107,12 @@ func TestCommandsOfOthers(t *testing.T) {
 // A task of Proxmox is Perl, which writes the new name over the environment.
 func TestCommandsOfPerl(t *testing.T) {
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
-	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`, "task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
+	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`,
+		"task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
 	cmd.Env = []string{h.mark()}
 	pid := begin(t, cmd)
-	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || strings.Contains(string(text), h.mark()) {
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil ||
+		strings.Contains(string(text), h.mark()) {
 		t.Fatalf("its environment is %q, %v", text, err)
 	}
 	if found, err := h.commands(999000507); err != nil || len(found) != 1 || found[0].pid != pid {
@@ -163,7 +171,8 @@ func TestCommandThatHasEnded(t *testing.T) {
 func TestCommandsOfAContainer(t *testing.T) {
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
-	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c", "echo; exec -a 'task UPID:pve:0001:0002:AB:vzstart:999000504:root@pam:' cat"))
+	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c",
+		"echo; exec -a 'task UPID:pve:0001:0002:AB:vzstart:999000504:root@pam:' cat"))
 	if found, err := h.commands(999000504); err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}

@@ -327,7 +327,8 @@ func (c *Container) awaitEdit(ctx context.Context, path string, rewrite func([]b
 
 // EditFirewall is [Host.editFirewall] once nobody else is at work on the
 // container. In a preview, made is what the file would hold if there is none.
-func (c *Container) EditFirewall(ctx context.Context, made []byte, rewrite func([]byte) []byte) (changed bool, err error) {
+func (c *Container) EditFirewall(ctx context.Context, made []byte,
+	rewrite func([]byte) []byte) (changed bool, err error) {
 	path := c.host.firewallPath(c.CTID)
 	if c.host.Preview != nil {
 		_, changed, err = c.host.Preview.edit(path, made, rewrite)
@@ -479,7 +480,8 @@ func (c *Container) CheckDestroy() error {
 	}
 	_, managed, err := c.host.haState(c.CTID)
 	if managed && err == nil {
-		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d", c.CTID)
+		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d",
+			c.CTID)
 	}
 	return err
 }
@@ -594,8 +596,8 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	err = c.Pct(ctx, args...)
 	var failed *CommandError
 	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
-		return false, c.noSnapshots(ctx, "pct snapshot %d %s: snapshot feature is not available: its storage takes none",
-			c.CTID, name)
+		return false, c.noSnapshots(ctx,
+			"pct snapshot %d %s: snapshot feature is not available: its storage takes none", c.CTID, name)
 	}
 	if err != nil {
 		return false, err

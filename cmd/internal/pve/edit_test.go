@@ -122,7 +122,8 @@ func TestEditConfAtOnce(t *testing.T) {
 			t.Fatalf("a reader saw %d bytes, %v", len(text), err)
 		}
 	}
-	if info, err := os.Stat(h.confPath(101)); err != nil || info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
+	if info, err := os.Stat(h.confPath(101)); err != nil ||
+		info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
 		t.Errorf("an edit was lost: %v, %v", info, err)
 	}
 }

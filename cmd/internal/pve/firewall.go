@@ -431,5 +431,6 @@ func (h *Host) DatacenterFirewall() (path string, on bool) {
 // not be there: rewrite gets nil then, and nothing is made of an empty result.
 func (h *Host) editFirewall(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
 	lock := fmt.Sprintf("firewall-vm-%d", ctid)
-	return editFile(h.firewallPath(ctid), rewrite, readIfThere, func() (func(), error) { return h.lockCluster(ctx, lock) })
+	return editFile(h.firewallPath(ctid), rewrite, readIfThere,
+		func() (func(), error) { return h.lockCluster(ctx, lock) })
 }

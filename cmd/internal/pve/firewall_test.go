@@ -31,14 +31,21 @@ func TestParseRule(t *testing.T) {
 		{line: "IN ACCEPT", match: "IN ACCEPT", FirewallRule: FirewallRule{Enabled: true}},
 		{line: "in  ACCEPT\t-p tcp \r\n", match: "IN ACCEPT -p tcp", FirewallRule: FirewallRule{Enabled: true}},
 		{line: "|OUT DROP # a # b \n", match: "OUT DROP", FirewallRule: FirewallRule{Comment: "a # b"}},
-		{line: "IN ACCEPT --dport 22 --proto tcp -i net0", match: "IN ACCEPT -i net0 -p tcp -dport 22", FirewallRule: FirewallRule{Enabled: true}},
+		{line: "IN ACCEPT --dport 22 --proto tcp -i net0", match: "IN ACCEPT -i net0 -p tcp -dport 22",
+			FirewallRule: FirewallRule{Enabled: true}},
 		{line: "IN ACCEPT -proto tcp", match: "IN ACCEPT -p tcp", FirewallRule: FirewallRule{Enabled: true}},
-		{line: "IN ACCEPT -log info --icmp-type echo-request -sport 1:2 -dport 3,4 -p icmp -dest 10.0.0.1 -source +dc/x -i net1",
-			match: "IN ACCEPT -i net1 -source +dc/x -dest 10.0.0.1 -p icmp -dport 3,4 -sport 1:2 -log info -icmp-type echo-request", FirewallRule: FirewallRule{Enabled: true}},
-		{line: "IN Ping(ACCEPT) -source gw # p", match: "IN Ping(ACCEPT) -source gw", FirewallRule: FirewallRule{Enabled: true, Comment: "p"}},
-		{line: "GROUP web -i net0#c", match: "GROUP web -i net0", FirewallRule: FirewallRule{Enabled: true, Comment: "c"}},
-		{line: "# IN ACCEPT"}, {line: ""}, {line: "garbage"}, {line: "IN"}, {line: "IN ACCEPT -p"}, {line: "IN ACCEPT tcp 22"},
-		{line: "IN ACCEPT -m mark"}, {line: "FORWARD ACCEPT"}, {line: "IN ACCEPT -p tcp --proto udp"}, {line: "IN ACCEPT --p tcp"}, {line: "IN ACCEPT --i net0"},
+		{line: "IN ACCEPT -log info --icmp-type echo-request -sport 1:2 -dport 3,4 -p icmp -dest 10.0.0.1 -source " +
+			"+dc/x -i net1",
+			match: "IN ACCEPT -i net1 -source +dc/x -dest 10.0.0.1 -p icmp -dport 3,4 -sport 1:2 -log info " +
+				"-icmp-type echo-request", FirewallRule: FirewallRule{Enabled: true}},
+		{line: "IN Ping(ACCEPT) -source gw # p", match: "IN Ping(ACCEPT) -source gw",
+			FirewallRule: FirewallRule{Enabled: true, Comment: "p"}},
+		{line: "GROUP web -i net0#c", match: "GROUP web -i net0",
+			FirewallRule: FirewallRule{Enabled: true, Comment: "c"}},
+		{line: "# IN ACCEPT"}, {line: ""}, {line: "garbage"}, {line: "IN"}, {line: "IN ACCEPT -p"},
+		{line: "IN ACCEPT tcp 22"},
+		{line: "IN ACCEPT -m mark"}, {line: "FORWARD ACCEPT"}, {line: "IN ACCEPT -p tcp --proto udp"},
+		{line: "IN ACCEPT --p tcp"}, {line: "IN ACCEPT --i net0"},
 	} {
 		rule, ok := parseRule(tt.line)
 		tt.Match = tt.match
@@ -65,45 +72,63 @@ func TestFirewallRewrite(t *testing.T) {
 		{"nothing differs", before + a + b + c + g + "\n", a + b + c + g, "", before + a + b + c + g + "\n"},
 		{"a new file", "", a + g, "", "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\n" + a + g + "\n"},
 		{"a file without rules", options, a, "", options + "[RULES]\n\n" + a + "\n"},
-		{"a file that ends early", strings.TrimRight(options, "\n"), a, "", strings.TrimRight(options, "\n") + "\n\n[RULES]\n\n" + a + "\n"},
+		{"a file that ends early", strings.TrimRight(options, "\n"), a, "", strings.TrimRight(options, "\n") +
+			"\n\n[RULES]\n\n" + a + "\n"},
 		{"an empty section of rules", before, a + b, "", before + a + b},
 		{"one that is not the last", "[RULES]\n\n\n" + options, a, "", "[RULES]\n\n" + a + "\n" + options},
 		{"one without an empty line", options + "[rules]\n" + handX, a, "", options + "[rules]\n" + a + handX},
 		{"new rules are at the top", before + handX + handY, a + b, "", before + a + b + handX + handY},
-		{"rules are not appended again on every run", before + a + b + handX + a + b + a + b, a + b, "", before + a + b + handX},
+		{"rules are not appended again on every run", before + a + b + handX + a + b + a + b, a + b, "", before + a +
+			b + handX},
 		{"rules in reversed order, as each was put at the top", before + c + b + a, a + b + c, "", before + a + b + c},
-		{"rules in the wrong order among others become a group", before + handX + b + handY + a + c, a + b + c, "", before + handX + a + b + c + handY},
-		{"rules in order stay where they are", before + a + handX + b + handY + c, a + b + c, "", before + a + handX + b + handY + c},
-		{"a missing rule goes behind the one before it", before + handX + a + handY + c, a + b + c, "", before + handX + a + b + handY + c},
-		{"a missing first one before the second", before + handX + b + handY, a + b, "", before + handX + a + b + handY},
+		{"rules in the wrong order among others become a group", before + handX + b + handY + a + c, a + b + c, "",
+			before + handX + a + b + c + handY},
+		{"rules in order stay where they are", before + a + handX + b + handY + c, a + b + c, "", before + a + handX +
+			b + handY + c},
+		{"a missing rule goes behind the one before it", before + handX + a + handY + c, a + b + c, "", before + handX +
+			a + b + handY + c},
+		{"a missing first one before the second", before + handX + b + handY, a + b, "", before + handX + a + b +
+			handY},
 		{"no longer configured", before + a + handX + b + c, b, a + b + c, before + handX + b},
-		{"no longer configured, switched off or commented by hand since", before + "|" + a + "in ACCEPT --dport 443 --proto tcp # mine\n" + handX, "", a + b, before + handX},
+		{"no longer configured, switched off or commented by hand since", before + "|" + a +
+			"in ACCEPT --dport 443 --proto tcp # mine\n" + handX, "", a + b, before + handX},
 		{"made by hand and never configured", before + a + handX, "", "", before + a + handX},
 		{"equal rules made by hand stay", before + handX + handX, "", "", before + handX + handX},
-		{"long forms, order and case count as there", before + "in ACCEPT --dport 22 --proto tcp --source 10.0.0.0/24\n", a, "",
+		{"long forms, order and case count as there", before +
+			"in ACCEPT --dport 22 --proto tcp --source 10.0.0.0/24\n", a, "",
 			before + "in ACCEPT --dport 22 --proto tcp --source 10.0.0.0/24\n"},
 		{"a rule that is switched off is switched on", before + "|" + a + handX, a, "", before + a + handX},
 		{"of one that is on and one that is off, one is left", before + "|" + a + a, a, "", before + a},
 		{"the configured comment", before + "IN ACCEPT -p tcp -dport 443 # old\n", b, "", before + b},
-		{"a comment made by hand", before + strings.TrimSuffix(a, "\n") + " # mine\n", a, "", before + strings.TrimSuffix(a, "\n") + " # mine\n"},
-		{"and in another order", before + b + strings.TrimSuffix(a, "\n") + " # mine\n", a + b, "", before + strings.TrimSuffix(a, "\n") + " # mine\n" + b},
+		{"a comment made by hand", before + strings.TrimSuffix(a, "\n") + " # mine\n", a, "", before +
+			strings.TrimSuffix(a, "\n") + " # mine\n"},
+		{"and in another order", before + b + strings.TrimSuffix(a, "\n") + " # mine\n", a + b, "", before +
+			strings.TrimSuffix(a, "\n") + " # mine\n" + b},
 		{"another interface or log level is another rule", before + strings.TrimSuffix(a, "\n") + " -log info\n", a, "",
 			before + a + strings.TrimSuffix(a, "\n") + " -log info\n"},
-		{"what cannot be read stays", before + junk + a + junk + b + junk, a + b, "", before + junk + a + junk + b + junk},
-		{"a rule outside of its section is none", "IN DROP\n" + before + a, "IN DROP\n" + a, "", "IN DROP\n" + before + "IN DROP\n" + a},
-		{"rules in two sections", before + a + "\n[ALIASES]\n\nx 10.0.0.3\n\n[RULES]\n\n" + a + b, a + b, "", before + a + "\n[ALIASES]\n\nx 10.0.0.3\n\n[RULES]\n\n" + b},
-		{"the last line lacks its end", before + strings.TrimSuffix(handX, "\n"), "", "", before + strings.TrimSuffix(handX, "\n")},
+		{"what cannot be read stays", before + junk + a + junk + b + junk, a + b, "", before + junk + a + junk + b +
+			junk},
+		{"a rule outside of its section is none", "IN DROP\n" + before + a, "IN DROP\n" + a, "", "IN DROP\n" + before +
+			"IN DROP\n" + a},
+		{"rules in two sections", before + a + "\n[ALIASES]\n\nx 10.0.0.3\n\n[RULES]\n\n" + a + b, a + b, "", before +
+			a + "\n[ALIASES]\n\nx 10.0.0.3\n\n[RULES]\n\n" + b},
+		{"the last line lacks its end", before + strings.TrimSuffix(handX, "\n"), "", "", before +
+			strings.TrimSuffix(handX, "\n")},
 		{"and another line follows", before + strings.TrimSuffix(a, "\n"), a + c, "", before + a + c},
 		{"switched on", strings.Replace(before, "enable: 1", "enable: 0", 1) + a, a, "", before + a},
 		{"switched on for the first time", strings.Replace(before, "enable: 1\n", "", 1) + a, a, "", before + a},
-		{"options without an empty line", "[OPTIONS]\npolicy_in: DROP\n", "", "", "[OPTIONS]\nenable: 1\npolicy_in: DROP\n"},
+		{"options without an empty line", "[OPTIONS]\npolicy_in: DROP\n", "", "",
+			"[OPTIONS]\nenable: 1\npolicy_in: DROP\n"},
 		{"options without a line end", "[OPTIONS]", "", "", "[OPTIONS]\nenable: 1\n"},
 		{"no options", "[RULES]\n\n" + a, a, "", "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\n" + a},
-		{"lines before the first section stay out of it", "# x\nenable: 0\n\n[ALIASES]\n", "", "", "# x\nenable: 0\n\n[OPTIONS]\n\nenable: 1\n\n[ALIASES]\n"},
+		{"lines before the first section stay out of it", "# x\nenable: 0\n\n[ALIASES]\n", "", "",
+			"# x\nenable: 0\n\n[OPTIONS]\n\nenable: 1\n\n[ALIASES]\n"},
 		{"also without a line end", "enable: 0", "", "", "enable: 0\n[OPTIONS]\n\nenable: 1\n\n"},
 		{"options in another notation", "[options]\nEnable:  1 \n", "", "", "[options]\nEnable:  1 \n"},
-		{"the last of two options counts", "[OPTIONS]\nenable: 1\nenable: 0\n", "", "", "[OPTIONS]\nenable: 1\nenable: 1\n"},
-		{"the option of another section is none", "[ALIASES]\nenable: 1\n", "", "", "[OPTIONS]\n\nenable: 1\n\n[ALIASES]\nenable: 1\n"},
+		{"the last of two options counts", "[OPTIONS]\nenable: 1\nenable: 0\n", "", "",
+			"[OPTIONS]\nenable: 1\nenable: 1\n"},
+		{"the option of another section is none", "[ALIASES]\nenable: 1\n", "", "",
+			"[OPTIONS]\n\nenable: 1\n\n[ALIASES]\nenable: 1\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fw := firewallOf(t, tt.rules)
@@ -133,7 +158,8 @@ func TestFirewallOff(t *testing.T) {
 	// Nothing configured at all: only what phx has written goes.
 	text := "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\nIN DROP # phx\nOUT DROP\n"
 	written := hashesOf(firewallOf(t, "IN DROP\n"))
-	if got, want := string((&Firewall{}).Rewrite([]byte(text), written)), strings.Replace(text, "IN DROP # phx\n", "", 1); got != want {
+	if got, want := string((&Firewall{}).Rewrite([]byte(text), written)), strings.Replace(text, "IN DROP # phx\n", "",
+		1); got != want {
 		t.Errorf("%q", got)
 	}
 	if got := (&Firewall{}).Rewrite(nil, written); len(got) != 0 {
@@ -146,11 +172,17 @@ func TestFirewallOptions(t *testing.T) {
 		{"enable", "1"}, {"macfilter", "0"}, {"ipfilter", "1"}, {"policy_in", "REJECT"}, {"policy_out", "ACCEPT"},
 	}}
 	for _, tt := range []struct{ name, before, want string }{
-		{"a new file", "", "[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n\n"},
-		{"others stay, in their order", "[OPTIONS]\n\nenable: 1\nlog_level_in: info\npolicy_in: DROP\ndhcp: 0\n\n[RULES]\n",
-			"[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\nlog_level_in: info\npolicy_in: REJECT\npolicy_out: ACCEPT\ndhcp: 0\n\n[RULES]\n"},
-		{"in another notation", "[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: reject\npolicy_out:accept\n", "[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: reject\npolicy_out:accept\n"},
-		{"the last of two counts", "[OPTIONS]\nenable: 1\nipfilter: 1\nipfilter: 0\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n",
+		{"a new file", "", "[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: " +
+			"ACCEPT\n\n"},
+		{"others stay, in their order", "[OPTIONS]\n\nenable: 1\nlog_level_in: info\npolicy_in: DROP\ndhcp: " +
+			"0\n\n[RULES]\n",
+			"[OPTIONS]\n\nenable: 1\nipfilter: 1\nmacfilter: 0\nlog_level_in: info\npolicy_in: REJECT\npolicy_out: " +
+				"ACCEPT\ndhcp: 0\n\n[RULES]\n"},
+		{"in another notation", "[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: " +
+			"reject\npolicy_out:accept\n",
+			"[options]\nEnable:  1 \nIPFILTER: 1\nmacfilter:0\npolicy_in: reject\npolicy_out:accept\n"},
+		{"the last of two counts", "[OPTIONS]\nenable: 1\nipfilter: 1\nipfilter: 0\nmacfilter: 0\npolicy_in: " +
+			"REJECT\npolicy_out: ACCEPT\n",
 			"[OPTIONS]\nenable: 1\nipfilter: 1\nipfilter: 1\nmacfilter: 0\npolicy_in: REJECT\npolicy_out: ACCEPT\n"},
 	} {
 		got := string(fw.Rewrite([]byte(tt.before), nil))
@@ -160,7 +192,8 @@ func TestFirewallOptions(t *testing.T) {
 		if again := string(fw.Rewrite([]byte(got), nil)); again != got {
 			t.Errorf("%s: not settled: %q", tt.name, again)
 		}
-		if o := FirewallOptions([]byte(got)); o["enable"] != "1" || o["ipfilter"] != "1" || o["macfilter"] != "0" || o["policy_in"] != "REJECT" || o["policy_out"] != "ACCEPT" {
+		if o := FirewallOptions([]byte(got)); o["enable"] != "1" || o["ipfilter"] != "1" || o["macfilter"] != "0" ||
+			o["policy_in"] != "REJECT" || o["policy_out"] != "ACCEPT" {
 			t.Errorf("%s: options %v", tt.name, o)
 		}
 	}
@@ -169,7 +202,8 @@ func TestFirewallOptions(t *testing.T) {
 	if got := string(firewallOf(t, "").Rewrite([]byte(set), nil)); got != set {
 		t.Errorf("%q", got)
 	}
-	if o := FirewallOptions(nil); o["enable"] != "0" || o["policy_in"] != "DROP" || o["policy_out"] != "ACCEPT" || o["macfilter"] != "1" {
+	if o := FirewallOptions(nil); o["enable"] != "0" || o["policy_in"] != "DROP" || o["policy_out"] != "ACCEPT" ||
+		o["macfilter"] != "1" {
 		t.Errorf("defaults %v", o)
 	}
 }

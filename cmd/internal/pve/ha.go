@@ -32,7 +32,10 @@ func (h *Host) haState(ctid int) (state string, managed bool, err error) {
 			if ours = m[1] == "ct" && m[2] == fmt.Sprint(ctid); ours {
 				state, managed = "started", true
 			}
-		} else if m := haWanted.FindStringSubmatch(line); m != nil && ours && m[1] != "enabled" { // an old name of started
+			continue
+		}
+		m := haWanted.FindStringSubmatch(line)
+		if m != nil && ours && m[1] != "enabled" { // an old name of started
 			state = m[1]
 		}
 	}

@@ -9,11 +9,17 @@ import (
 // What HA has not done is said with what its configuration wants.
 func TestHARefusal(t *testing.T) {
 	for text, wants := range map[string][2]string{
-		"ct: 500\n\tstate stopped\n":                           {"started", "has it stopped: run: ha-manager set ct:500 --state started"},
-		"ct: 500\n\tgroup a\n\tstate disabled\n":               {"started", "has it disabled: run: ha-manager set ct:500 --state started"},
-		"ct: 500\n\tstate ignored\n":                           {"stopped", "has it ignored: run: ha-manager set ct:500 --state stopped"},
-		"ct: 500\n\nct: 501\n\tstate stopped\n":                {"stopped", "has it started: run: ha-manager set ct:500 --state stopped"},
-		"vm: 500\n\tstate stopped\n\nct: 500\n":                {"started", "see why with: ha-manager status; from an error it comes back with ha-manager set ct:500 --state disabled, and, once it is disabled, ha-manager set ct:500 --state started"},
+		"ct: 500\n\tstate stopped\n": {"started",
+			"has it stopped: run: ha-manager set ct:500 --state started"},
+		"ct: 500\n\tgroup a\n\tstate disabled\n": {"started",
+			"has it disabled: run: ha-manager set ct:500 --state started"},
+		"ct: 500\n\tstate ignored\n": {"stopped",
+			"has it ignored: run: ha-manager set ct:500 --state stopped"},
+		"ct: 500\n\nct: 501\n\tstate stopped\n": {"stopped",
+			"has it started: run: ha-manager set ct:500 --state stopped"},
+		"vm: 500\n\tstate stopped\n\nct: 500\n": {"started",
+			"see why with: ha-manager status; from an error it comes back with ha-manager set ct:500 --state " +
+				"disabled, and, once it is disabled, ha-manager set ct:500 --state started"},
 		"ct: 5\n\tstate stopped\n\nct: 500\n\tstate enabled\n": {"started", "see why with: ha-manager status"},
 	} {
 		dir := t.TempDir()

@@ -255,7 +255,8 @@ const maxWarnings = 20
 
 // No name of a file in a container can make such a line: tar and rsync escape
 // newlines in it.
-var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|explicitly configured lxc\.[a-z.]+ overrides the following settings: .+)$`)
+var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|` +
+	`explicitly configured lxc\.[a-z.]+ overrides the following settings: .+)$`)
 
 // warnings returns the lines in which Proxmox warns of something, each once.
 func warnings(outputs ...[]byte) []string {
@@ -263,7 +264,8 @@ func warnings(outputs ...[]byte) []string {
 	for _, output := range outputs {
 		for line := range strings.Lines(string(output)) {
 			line = strings.TrimSpace(line)
-			if len(line) <= cmdline.MaxLogLine && warningRE.MatchString(line) && !slices.Contains(found, line) && len(found) < maxWarnings {
+			if len(line) <= cmdline.MaxLogLine && warningRE.MatchString(line) && !slices.Contains(found, line) &&
+				len(found) < maxWarnings {
 				found = append(found, line)
 			}
 		}
@@ -300,7 +302,8 @@ func environment() []string {
 	return append(env, "PATH="+strings.Join(dirs, ":"))
 }
 
-var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
+var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|` +
+	`(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
 
 // pct runs pct with these arguments and returns its stdout. A later run
 // knows it by its environment, also when phx has been killed.
@@ -355,11 +358,14 @@ func parseStatus(out []byte) string {
 	return strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
 }
 
+// unquoted are the characters that mean nothing to a shell.
+const unquoted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
+
 // Quote joins the words of a command as a shell would read them.
 func Quote(argv []string) string {
 	words := make([]string, len(argv))
 	for i, w := range argv {
-		if w == "" || strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%") != "" {
+		if w == "" || strings.Trim(w, unquoted) != "" {
 			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 		words[i] = w

@@ -81,7 +81,8 @@ const lockInterval = 200 * time.Millisecond
 // AwaitLock returns the configuration of a container once Proxmox has no lock
 // on it, and whether that had to be waited for. It waits at most for patience,
 // and says through logf what it waits for.
-func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration, logf Logf) (conf *Conf, waited bool, err error) {
+func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration,
+	logf Logf) (conf *Conf, waited bool, err error) {
 	deadline := time.Now().Add(patience)
 	for ; ; waited = true {
 		if conf, err = h.ReadConf(ctid); err != nil {
@@ -93,7 +94,8 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration, 
 			return conf, waited, nil
 		case time.Now().After(deadline):
 			return nil, waited, fmt.Errorf("container %d is locked (%s): "+
-				"wait for the task that holds the lock, or, if there is none any more, run: %s", ctid, lock, conf.releaseLock(ctid))
+				"wait for the task that holds the lock, or, if there is none any more, run: %s",
+				ctid, lock, conf.releaseLock(ctid))
 		case !waited:
 			logf("waiting for container %d, which is locked (%s)", ctid, lock)
 		}
@@ -106,7 +108,8 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration, 
 // awaitCommands waits, at most for patience, for the end of the commands that
 // are at work on a container: a start, say, of a run that was killed. It says
 // through logf what it waits for.
-func (h *Host) awaitCommands(ctx context.Context, ctid int, patience time.Duration, logf Logf) (waited bool, err error) {
+func (h *Host) awaitCommands(ctx context.Context, ctid int, patience time.Duration,
+	logf Logf) (waited bool, err error) {
 	commands, err := h.commands(ctid)
 	if err != nil {
 		return false, err

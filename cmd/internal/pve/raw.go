@@ -182,6 +182,6 @@ func mapID(idMaps []string, kind, what string, id int) (int, error) {
 			return host + id - first, nil
 		}
 	}
-	return 0, fmt.Errorf("%s %d of the container is in none of its maps of ids (%s): nothing on the host can belong to it",
-		what, id, strings.Join(idMaps, "; "))
+	return 0, fmt.Errorf("%s %d of the container is in none of its maps of ids (%s): "+
+		"nothing on the host can belong to it", what, id, strings.Join(idMaps, "; "))
 }

@@ -7,12 +7,16 @@ import (
 )
 
 func TestSingleKeys(t *testing.T) {
-	single := `lxc.apparmor.profile lxc.apparmor.allow_nesting lxc.apparmor.allow_incomplete lxc.autodev lxc.tty.max lxc.pty.max
-		lxc.init.cmd lxc.arch lxc.signal.halt lxc.prlimit.nofile lxc.sysctl.kernel.sem lxc.hook.version lxc.mount.fstab
-		lxc.cgroup2.memory.max lxc.cgroup2.cpuset.cpus lxc.seccomp.profile lxc.log.level lxc.start.auto lxc.uts.name lxc.kmsg`
-	repeatable := `lxc.mount.entry lxc.mount.auto lxc.cgroup2.devices.allow lxc.cgroup2.devices.deny lxc.cgroup.devices.allow
-		lxc.cgroup2.io.max lxc.cap.keep lxc.cap.drop lxc.idmap lxc.environment lxc.environment.hooks lxc.include lxc.net.0.type
-		lxc.net.1.ipv4.address lxc.hook.start lxc.hook.pre-start lxc.group lxc.apparmor.raw`
+	single := `
+		lxc.apparmor.profile lxc.apparmor.allow_nesting lxc.apparmor.allow_incomplete lxc.autodev lxc.tty.max
+		lxc.pty.max lxc.init.cmd lxc.arch lxc.signal.halt lxc.prlimit.nofile lxc.sysctl.kernel.sem
+		lxc.hook.version lxc.mount.fstab lxc.cgroup2.memory.max lxc.cgroup2.cpuset.cpus lxc.seccomp.profile
+		lxc.log.level lxc.start.auto lxc.uts.name lxc.kmsg`
+	repeatable := `
+		lxc.mount.entry lxc.mount.auto lxc.cgroup2.devices.allow lxc.cgroup2.devices.deny
+		lxc.cgroup.devices.allow lxc.cgroup2.io.max lxc.cap.keep lxc.cap.drop lxc.idmap lxc.environment
+		lxc.environment.hooks lxc.include lxc.net.0.type lxc.net.1.ipv4.address lxc.hook.start lxc.hook.pre-start
+		lxc.group lxc.apparmor.raw`
 	for key := range strings.FieldsSeq(single) {
 		if !isSingle(key) {
 			t.Errorf("%s is taken for repeatable", key)
@@ -58,39 +62,57 @@ func TestRewriteRaw(t *testing.T) {
 			"lxc.tty.max: 2\n", allowA, head + "lxc.tty.max: 2\n" + snap + "lxc.tty.max: 1\n" + allowA + allowA},
 		{"not appended again on every run", head + allowA + allowA + allowA + snap, allowA, "", head + allowA + snap},
 		{"equal lines made by hand become one", head + handX + handY + handX, "", "", head + handX + handY},
-		{"another notation counts as there", head + "lxc.cgroup2.devices.allow = c 1:1 rwm  \nlxc.tty.max=4\nlxc.arch:amd64\n",
-			allowA + "lxc.tty.max: 4\nlxc.arch: amd64\n", "", head + "lxc.cgroup2.devices.allow = c 1:1 rwm  \nlxc.tty.max=4\nlxc.arch:amd64\n"},
-		{"one line in two notations becomes one", head + "lxc.tty.max=4\nlxc.tty.max: 4\n", "lxc.tty.max: 4\n", "", head + "lxc.tty.max=4\n"},
-		{"written earlier and not wanted any more", head + allowA + allowB + handX, allowB, allowA + allowB, head + allowB + handX},
-		{"written earlier, in another notation since", head + "lxc.tty.max = 3\n" + handX, "", "lxc.tty.max: 3\n", head + handX},
+		{"another notation counts as there", head +
+			"lxc.cgroup2.devices.allow = c 1:1 rwm  \nlxc.tty.max=4\nlxc.arch:amd64\n",
+			allowA + "lxc.tty.max: 4\nlxc.arch: amd64\n", "", head +
+				"lxc.cgroup2.devices.allow = c 1:1 rwm  \nlxc.tty.max=4\nlxc.arch:amd64\n"},
+		{"one line in two notations becomes one", head + "lxc.tty.max=4\nlxc.tty.max: 4\n", "lxc.tty.max: 4\n", "",
+			head + "lxc.tty.max=4\n"},
+		{"written earlier and not wanted any more", head + allowA + allowB + handX, allowB, allowA + allowB, head +
+			allowB + handX},
+		{"written earlier, in another notation since", head + "lxc.tty.max = 3\n" + handX, "", "lxc.tty.max: 3\n",
+			head + handX},
 		{"made by hand and never wanted", head + allowA + handX, "", "", head + allowA + handX},
 		{"another value of a key that can have one is replaced in its place",
-			head + "lxc.apparmor.profile: unconfined\n" + handX, "lxc.apparmor.profile: phx\n", "", head + "lxc.apparmor.profile: phx\n" + handX},
+			head + "lxc.apparmor.profile: unconfined\n" + handX, "lxc.apparmor.profile: phx\n", "", head +
+				"lxc.apparmor.profile: phx\n" + handX},
 		{"several values of such a key become the wanted one",
-			head + "lxc.tty.max: 1\n" + handX + "lxc.tty.max: 2\nlxc.tty.max: 3\n", "lxc.tty.max: 2\n", "", head + "lxc.tty.max: 2\n" + handX},
-		{"another value of a key that may repeat stays", head + allowA + handX, allowB + "lxc.mount.entry: /y y none bind\n", "",
+			head + "lxc.tty.max: 1\n" + handX + "lxc.tty.max: 2\nlxc.tty.max: 3\n", "lxc.tty.max: 2\n", "", head +
+				"lxc.tty.max: 2\n" + handX},
+		{"another value of a key that may repeat stays", head + allowA + handX, allowB +
+			"lxc.mount.entry: /y y none bind\n", "",
 			head + allowA + handX + allowB + "lxc.mount.entry: /y y none bind\n"},
 		{"other limits and settings of the kernel stay", head + "lxc.prlimit.nofile: 1\nlxc.sysctl.kernel.sem: 1\n",
 			"lxc.prlimit.nofile: 2\n", "", head + "lxc.prlimit.nofile: 2\nlxc.sysctl.kernel.sem: 1\n"},
-		{"generated is the absence of a profile", head + "lxc.apparmor.profile: unconfined\n" + handX + "lxc.apparmor.profile=x\n",
+		{"generated is the absence of a profile", head + "lxc.apparmor.profile: unconfined\n" + handX +
+			"lxc.apparmor.profile=x\n",
 			"lxc.apparmor.profile: generated\n", "", head + handX},
 		{"generated is not written", head + handX, "lxc.apparmor.profile: generated\n", "", head + handX},
-		{"generated, written by hand, goes as well", head + "lxc.apparmor.profile: generated\n", "lxc.apparmor.profile: generated\n", "", head},
+		{"generated, written by hand, goes as well", head + "lxc.apparmor.profile: generated\n",
+			"lxc.apparmor.profile: generated\n", "", head},
 		{"id_maps replace all maps, as a mixture cannot start",
 			head + "lxc.idmap: u 0 100000 65536\n" + handX + "lxc.idmap = g 0 100000 65536\nlxc.idmap: g 0 5 6\n",
 			"lxc.idmap: u 0 5 6\nlxc.idmap: g 0 5 6\n", "", head + handX + "lxc.idmap: u 0 5 6\nlxc.idmap: g 0 5 6\n"},
-		{"maps made by hand stay when none are configured", head + "lxc.idmap: u 0 1 2\n", allowA, "", head + "lxc.idmap: u 0 1 2\n" + allowA},
-		{"a missing line goes behind the one before it", head + allowA + handX + allowC + handY, allowA + allowB + allowC, "",
+		{"maps made by hand stay when none are configured", head + "lxc.idmap: u 0 1 2\n", allowA, "", head +
+			"lxc.idmap: u 0 1 2\n" + allowA},
+		{"a missing line goes behind the one before it", head + allowA + handX + allowC + handY, allowA + allowB +
+			allowC, "",
 			head + allowA + allowB + handX + allowC + handY},
-		{"the first goes before the others", head + handX + allowB + handY, allowA + allowB, "", head + handX + allowA + allowB + handY},
-		{"the last goes behind the others", head + handX + allowA + handY, allowA + allowB, "", head + handX + allowA + allowB + handY},
-		{"lines in the wrong order become a group", head + handX + allowC + handY + allowA, allowA + allowB + allowC, "",
+		{"the first goes before the others", head + handX + allowB + handY, allowA + allowB, "", head + handX + allowA +
+			allowB + handY},
+		{"the last goes behind the others", head + handX + allowA + handY, allowA + allowB, "", head + handX + allowA +
+			allowB + handY},
+		{"lines in the wrong order become a group", head + handX + allowC + handY + allowA, allowA + allowB + allowC,
+			"",
 			head + handX + allowA + allowB + allowC + handY},
-		{"comments, unknown lines and blank lines stay", head + "foo bar\n\n# x\n" + allowA + "\n\n" + snap, allowA + allowB, "",
+		{"comments, unknown lines and blank lines stay", head + "foo bar\n\n# x\n" + allowA + "\n\n" + snap, allowA +
+			allowB, "",
 			head + "foo bar\n\n# x\n" + allowA + allowB + "\n\n" + snap},
 		{"the last line lacks its end", strings.TrimSuffix(head, "\n"), allowA, "", head + allowA},
-		{"and keeps lacking it when nothing differs", head + strings.TrimSuffix(allowA, "\n"), allowA, "", head + strings.TrimSuffix(allowA, "\n")},
-		{"line ends of another system", "cores: 2\r\nlxc.tty.max: 1\r\n", "lxc.tty.max: 1\n", "", "cores: 2\r\nlxc.tty.max: 1\r\n"},
+		{"and keeps lacking it when nothing differs", head + strings.TrimSuffix(allowA, "\n"), allowA, "", head +
+			strings.TrimSuffix(allowA, "\n")},
+		{"line ends of another system", "cores: 2\r\nlxc.tty.max: 1\r\n", "lxc.tty.max: 1\n", "",
+			"cores: 2\r\nlxc.tty.max: 1\r\n"},
 		{"nothing but sections", "[a1]\nmemory: 1\n", allowA, "", allowA + "[a1]\nmemory: 1\n"},
 		{"a bracket inside a line begins no section", "#x [y]\ncores: 2\n", allowA, "", "#x [y]\ncores: 2\n" + allowA},
 	} {
@@ -115,7 +137,8 @@ func FuzzRewriteRaw(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, wanted string) {
 		var lines []RawLine
 		for l := range strings.Lines(wanted) {
-			if raw, ok := parseRaw(l); ok && !slices.ContainsFunc(lines, func(o RawLine) bool { return o.Key == raw.Key }) {
+			if raw, ok := parseRaw(l); ok &&
+				!slices.ContainsFunc(lines, func(o RawLine) bool { return o.Key == raw.Key }) {
 				lines = append(lines, raw)
 			}
 		}

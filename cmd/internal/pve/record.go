@@ -143,7 +143,8 @@ func (r *Records) load() error {
 		return fmt.Errorf("read the key of the records: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("the key of the records, %s, is %v: others than root may have read or written it: remove it: phx then makes a new one and goes on as without any record", r.path, info.Mode())
+		return fmt.Errorf("the key of the records, %s, is %v: others than root may have read or written it: remove "+
+			"it: phx then makes a new one and goes on as without any record", r.path, info.Mode())
 	}
 	text, err := os.ReadFile(r.path)
 	if err != nil {
@@ -155,7 +156,8 @@ func (r *Records) load() error {
 	}
 	key, err := hex.DecodeString(file.Key)
 	if err != nil || len(key) != sha256.Size {
-		return fmt.Errorf("the key of the records, %s, is not %d bytes in hexadecimal digits: bring it back from a backup, or remove it: phx then makes a new one and goes on as without any record", r.path, sha256.Size)
+		return fmt.Errorf("the key of the records, %s, is not %d bytes in hexadecimal digits: bring it back from a "+
+			"backup, or remove it: phx then makes a new one and goes on as without any record", r.path, sha256.Size)
 	}
 	r.key, r.unkeyed = key, file.Unkeyed
 	return nil
@@ -219,7 +221,10 @@ type foreignRecord struct {
 }
 
 func (e *foreignRecord) Error() string {
-	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then works as if it had never worked on the container, removes nothing because of the record, and writes one of its own; or bring back %s as it was when the record was written, from a backup or from the host that the container comes from",
+	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then "+
+		"works as if it had never worked on the container, removes nothing because of the record, and writes one of "+
+		"its own; or bring back %s as it was when the record was written, from a backup or from the host that the "+
+		"container comes from",
 		e.CTID, e.Reason, e.path)
 }
 
@@ -302,7 +307,8 @@ func (r *Records) check(ctid int, description string) (record Record, reason str
 		return Record{}, ""
 	case 1:
 	default:
-		if !slices.ContainsFunc(lines, func(l string) bool { return parseRecord(l)[macWord] != "" }) && r.isUnkeyed(ctid) {
+		if !slices.ContainsFunc(lines, func(l string) bool { return parseRecord(l)[macWord] != "" }) &&
+			r.isUnkeyed(ctid) {
 			break // as the old form had it, all of them count
 		}
 		return nil, "there are several"
@@ -319,7 +325,8 @@ func (r *Records) check(ctid int, description string) (record Record, reason str
 	case mac == "":
 		return nil, "it has no signature"
 	case !hmac.Equal([]byte(r.sign(ctid, record)), []byte(strings.TrimSpace(lines[0]))):
-		return nil, "its signature is not that of this host's key for this container, as after an edit of the notes, or in a copy of another container"
+		return nil, "its signature is not that of this host's key for this container, as after an edit of the notes, " +
+			"or in a copy of another container"
 	}
 	return record, ""
 }
