@@ -59,7 +59,8 @@ func hasFirewallFlag(conf *pve.Conf) bool {
 func enforcing(text []byte, cut []string) string {
 	options := pve.FirewallOptions(text)
 	lines := []string{fmt.Sprintf("its firewall is not in force, and stays so, because the container was there "+
-		"before: --enforce-firewall (PHX_ENFORCE_FIREWALL=1) puts it in force, with policy_in %s, policy_out %s and the rules:",
+		"before: --enforce-firewall (PHX_ENFORCE_FIREWALL=1) puts it in force, "+
+		"with policy_in %s, policy_out %s and the rules:",
 		options["policy_in"], options["policy_out"])}
 	for _, r := range pve.FirewallRules(text) {
 		lines = append(lines, r.String())

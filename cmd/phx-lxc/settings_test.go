@@ -116,3 +116,19 @@ func TestMACIsKeptWhereNoneIsConfigured(t *testing.T) {
 		t.Errorf("settings\n%s", got)
 	}
 }
+
+// A volume that is recorded as having been there is not allocated again, also
+// by a record of the time when hashes in lists were shorter.
+func TestLostVolumeIsNotAllocatedAgain(t *testing.T) {
+	c := containerWith(t, `"volumes": [{"pool": "lab", "size_gb": 2, "mount_point": "/data"}]`)
+	conf := pve.ParseConf([]byte("rootfs: lab:101/vm-101-disk-0.raw,size=8G\n"))
+	if err := refusals(c, conf, nil); err != nil {
+		t.Errorf("a new volume: %v", err)
+	}
+	for _, list := range []string{pve.HashList([]string{"/data"}), "bd4741", "ffffff,bd4741"} {
+		err := refusals(c, conf, pve.Record{pve.VolumesWord: list}.Hashes(pve.VolumesWord))
+		if err == nil || !strings.Contains(err.Error(), "the volume at /data is not mounted any more") {
+			t.Errorf("%s: %v", list, err)
+		}
+	}
+}

@@ -203,7 +203,7 @@ func (j *job) decideFirewall(context.Context) error {
 	if err != nil {
 		return err
 	}
-	inForce := pve.FirewallOptions(text)["enable"] == "1" && j.ct.Conf != nil && hasFirewallFlag(j.ct.Conf)
+	inForce := pve.FirewallOptions(text)["enable"] == "1" && hasFirewallFlag(j.ct.Conf)
 	if j.created || j.ct.Before[pve.FirewallWord] != "" || j.options.enforce || inForce {
 		_, on := j.host.DatacenterFirewall()
 		j.notInForce = fw.Enabled && !on

@@ -1,9 +1,12 @@
-// Package pve drives the containers of a Proxmox VE host: it runs pct and the
-// scripts that call it, and reads the files in which Proxmox keeps its
-// containers' configuration.
+// Package pve is for what belongs to Proxmox VE: it runs pct and all other
+// programs, and it alone reads and changes the files below Proxmox's root:
+// containers' configuration with what phx records in it, firewalls, HA, locks.
 //
 // Every call of the real pct costs about half a second of Perl start-up, so
 // whatever a file can tell is read from the file.
+//
+// It must not know phx's configuration, nor what a container should be: it is
+// given settings, lines, rules and scripts.
 package pve
 
 import (
