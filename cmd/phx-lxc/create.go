@@ -10,20 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
-
-// cloneSource is a container that others may be cloned from.
-type cloneSource struct {
-	copying   sync.Mutex        // Proxmox locks a source for the whole copy, and refuses a second clone meanwhile
-	container *config.Container // nil until planned
-	conf      *pve.Conf         // in a dry run: what it would be
-}
 
 // define makes sure that the container exists, and that it can be brought
 // into the desired state.
@@ -53,7 +45,7 @@ func (j *job) create(ctx context.Context) error {
 	j.created = true
 	// pct create makes privileged containers on some versions and
 	// unprivileged ones on others: it is always told.
-	privileges := boolean(unprivileged(j.c))
+	privileges := pve.FormatBool(unprivileged(j.c))
 	rootfs := fmt.Sprintf("%s:%d", j.c.StoragePool, j.c.StorageSizeGB)
 	wanted := j.settings(&pve.Conf{})
 	args := []string{"create", j.ct.ID(), j.c.Template, "--rootfs", rootfs, "--unprivileged", privileges}
@@ -122,7 +114,7 @@ func (j *job) clone(ctx context.Context) error {
 		return fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: "+
 			"a clone keeps its source's value, which is fixed when a container is created: "+
 			"clone from another container, or create this one from a template",
-			id, boolean(have), j.c.CTID, boolean(!have))
+			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
 	}
 	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name, "--storage", j.c.StoragePool}
 	origin := strconv.Itoa(id)

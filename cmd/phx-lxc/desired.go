@@ -43,7 +43,7 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, written 
 	}
 	set("cores", strconv.Itoa(c.Cores))
 	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
-		s.Set("onboot", boolean(*c.StartAtBoot))
+		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
 	}
 	merge("startup", startup(c))
 	net := pve.ParseProperties(next["net0"])
@@ -97,7 +97,7 @@ func network(c *config.Container, fw *config.Firewall) pve.Properties {
 		ps.Set("gw", c.Network.Gateway.String())
 	}
 	if fw != nil {
-		ps.Set("firewall", boolean(fw.Enabled))
+		ps.Set("firewall", pve.FormatBool(fw.Enabled))
 	}
 	return ps
 }
@@ -109,13 +109,6 @@ func address(c *config.Container) string {
 		return ""
 	}
 	return c.Network.IP.Addr().String()
-}
-
-func boolean(b bool) string {
-	if b {
-		return "1"
-	}
-	return "0"
 }
 
 // unprivileged reports whether a container that is created is unprivileged, as
@@ -227,7 +220,7 @@ func refusals(c *config.Container, conf *pve.Conf, allocated pve.Hashes) error {
 	}
 	if have, differs := wrongPrivilege(c, &conf.Section); differs {
 		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: "+
-			"make a new container, or correct the configuration", boolean(have), boolean(!have))
+			"make a new container, or correct the configuration", pve.FormatBool(have), pve.FormatBool(!have))
 	}
 	for _, d := range disks(c, conf) {
 		if d.have > d.want {

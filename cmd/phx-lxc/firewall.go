@@ -25,12 +25,12 @@ func managedFirewall(c *config.Container, before pve.Record) *config.Firewall {
 // once.
 func pveFirewall(fw *config.Firewall) *pve.Firewall {
 	p := &pve.Firewall{}
-	p.Options.Set("enable", boolean(fw.Enabled))
+	p.Options.Set("enable", pve.FormatBool(fw.Enabled))
 	if fw.MACFilter != nil {
-		p.Options.Set("macfilter", boolean(*fw.MACFilter))
+		p.Options.Set("macfilter", pve.FormatBool(*fw.MACFilter))
 	}
 	if fw.IPFilter != nil {
-		p.Options.Set("ipfilter", boolean(*fw.IPFilter))
+		p.Options.Set("ipfilter", pve.FormatBool(*fw.IPFilter))
 	}
 	if fw.PolicyIn != "" {
 		p.Options.Set("policy_in", fw.PolicyIn)

@@ -98,11 +98,11 @@ func main() {
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
-		Action: run,
+		Action: provision,
 	})
 }
 
-func run(c *cli.Context) error {
+func provision(c *cli.Context) error {
 	filter, err := cmdline.Filter(c)
 	switch {
 	case err != nil:

@@ -20,14 +20,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
-// script is a feature or application script that is configured.
-type script struct {
-	name    string // under which it is recorded and reported
-	feature bool   // it runs on the host
-	text    []byte
-	hash    string // of all that it depends on
-}
-
 // checkScripts checks that all scripts are there, before anything is changed.
 func (j *job) checkScripts(context.Context) error {
 	var all []error

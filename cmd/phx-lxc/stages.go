@@ -11,51 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
-
-// options are what the command line asks for.
-type options struct {
-	host                            pve.Host
-	qm, scripts                     string
-	profiles, profileDir            string // of AppArmor: where they come from, and where they go
-	lockWait                        time.Duration
-	dryRun, restart, ignoreExternal bool
-	enforce                         bool // the firewall, also where none is in force
-}
-
-// job is the work on one container.
-type job struct {
-	c           *config.Container
-	external    []int                          // guests outside of the configuration that it depends on
-	plan        config.Plan                    // that the container belongs to
-	options     options                        // dryRun, too, where the plan asks for it
-	source      *cloneSource                   // nil for a container that is not cloned
-	states      func() (map[int]string, error) // of all containers, by pct list
-	guest       func(id int) error             // why a guest outside of the configuration is not ready
-	records     func() (*pve.Records, error)
-	datacenter  *sync.Once // for saying that the datacenter's firewall is off
-	emit        func(event.Body)
-	host        *pve.Host // in a dry run: one with a preview
-	ct          *pve.Container
-	stage       string   // what is being done, for errors
-	created     bool     // by this run
-	started     bool     // or restarted, by this run
-	changes     []string // that this run has made
-	scripts     []script // that are configured
-	due         []script // those that have to run
-	profileHash string   // of the container's own AppArmor profile
-
-	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
-	notInForce    bool // for that reason, or because the datacenter's firewall is off
-}
 
 // converge brings the container into the desired state, stage by stage. After
 // an error, j.stage is the stage that failed.
@@ -99,19 +61,6 @@ func (j *job) converge(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (j *job) logf(format string, args ...any) {
-	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
-}
-
-// changed reports something that this run has changed.
-func (j *job) changed(since time.Time, format string, args ...any) {
-	change := fmt.Sprintf(format, args...)
-	j.changes = append(j.changes, change)
-	if !j.options.dryRun {
-		j.logf("%s (%s)", change, cmdline.Elapsed(since))
-	}
 }
 
 // checkExternal checks that the guests outside of the configuration run on
@@ -217,21 +166,6 @@ func (j *job) decideFirewall(context.Context) error {
 	return nil
 }
 
-// firewall is what the container's firewall should be, nil when it is to stay
-// as it is.
-func (j *job) firewall() *config.Firewall {
-	if j.firewallWaits {
-		return nil
-	}
-	return managedFirewall(j.c, j.ct.Before)
-}
-
-// desiredRecord is the record once all is written that phx writes beside pct's
-// options.
-func (j *job) desiredRecord() pve.Record {
-	return record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
-}
-
 // writeRawLines brings the raw lines up to date, and the record with them.
 func (j *job) writeRawLines(ctx context.Context) error {
 	start := time.Now()
@@ -291,12 +225,6 @@ func (j *job) writeFirewall(ctx context.Context) error {
 	return nil
 }
 
-// settings returns how a configuration of Proxmox's differs from the desired
-// one.
-func (j *job) settings(conf *pve.Conf) *pve.Settings {
-	return settings(j.c, conf, j.firewall(), j.ct.Before.Hashes(pve.MountsWord))
-}
-
 // configure applies every setting that differs, in one call.
 func (j *job) configure(ctx context.Context) error {
 	if len(j.settings(j.ct.Conf).Args()) == 0 {
@@ -327,10 +255,6 @@ func (j *job) configure(ctx context.Context) error {
 		j.changed(start, "%s", change)
 	}
 	return nil
-}
-
-func (j *job) refusals() error {
-	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
 }
 
 // pruneRecord takes out of the record what is in no file any more.
@@ -370,38 +294,6 @@ func (j *job) restartIfAllowed(ctx context.Context) error {
 	}
 	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
-}
-
-// start starts the container unless it runs.
-func (j *job) start(ctx context.Context) error {
-	start := time.Now()
-	started, err := j.ct.Start(ctx)
-	if started {
-		j.started = true
-		j.changed(start, "started")
-	}
-	return err
-}
-
-// restart restarts the container, or starts it when it does not run.
-func (j *job) restart(ctx context.Context) error {
-	start := time.Now()
-	done, err := j.ct.Restart(ctx)
-	if done != "" {
-		j.started = true
-		j.changed(start, "%s", done)
-	}
-	return err
-}
-
-// shutdown stops the container if it runs.
-func (j *job) shutdown(ctx context.Context) error {
-	start := time.Now()
-	stopped, err := j.ct.Shutdown(ctx)
-	if stopped {
-		j.changed(start, "shut down")
-	}
-	return err
 }
 
 // stopTemplate shuts down a template that this run, or one before it that did

@@ -236,6 +236,14 @@ func ParseBool(s string) bool {
 	return false
 }
 
+// FormatBool returns a boolean as Proxmox writes it.
+func FormatBool(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
 // Gigabytes reads a disk size such as "8G", "8192M" or "1T" in GiB, rounded
 // down.
 func Gigabytes(s string) (int, error) {

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// options are what the command line asks for.
+type options struct {
+	host                            pve.Host
+	qm, scripts                     string
+	profiles, profileDir            string // of AppArmor: where they come from, and where they go
+	lockWait                        time.Duration
+	dryRun, restart, ignoreExternal bool
+	enforce                         bool // the firewall, also where none is in force
+}
+
+// job is the work on one container.
+type job struct {
+	c           *config.Container
+	external    []int                          // guests outside of the configuration that it depends on
+	plan        config.Plan                    // that the container belongs to
+	options     options                        // dryRun, too, where the plan asks for it
+	source      *cloneSource                   // nil for a container that is not cloned
+	states      func() (map[int]string, error) // of all containers, by pct list
+	guest       func(id int) error             // why a guest outside of the configuration is not ready
+	records     func() (*pve.Records, error)
+	datacenter  *sync.Once // for saying that the datacenter's firewall is off
+	emit        func(event.Body)
+	host        *pve.Host // in a dry run: one with a preview
+	ct          *pve.Container
+	stage       string   // what is being done, for errors
+	created     bool     // by this run
+	started     bool     // or restarted, by this run
+	changes     []string // that this run has made
+	scripts     []script // that are configured
+	due         []script // those that have to run
+	profileHash string   // of the container's own AppArmor profile
+
+	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
+	notInForce    bool // for that reason, or because the datacenter's firewall is off
+}
+
+// cloneSource is a container that others may be cloned from.
+type cloneSource struct {
+	copying   sync.Mutex        // Proxmox locks a source for the whole copy, and refuses a second clone meanwhile
+	container *config.Container // nil until planned
+	conf      *pve.Conf         // in a dry run: what it would be
+}
+
+// script is a feature or application script that is configured.
+type script struct {
+	name    string // under which it is recorded and reported
+	feature bool   // it runs on the host
+	text    []byte
+	hash    string // of all that it depends on
+}
+
+func (j *job) logf(format string, args ...any) {
+	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
+}
+
+// changed reports something that this run has changed.
+func (j *job) changed(since time.Time, format string, args ...any) {
+	change := fmt.Sprintf(format, args...)
+	j.changes = append(j.changes, change)
+	if !j.options.dryRun {
+		j.logf("%s (%s)", change, cmdline.Elapsed(since))
+	}
+}
+
+// firewall is what the container's firewall should be, nil when it is to stay
+// as it is.
+func (j *job) firewall() *config.Firewall {
+	if j.firewallWaits {
+		return nil
+	}
+	return managedFirewall(j.c, j.ct.Before)
+}
+
+// desiredRecord is the record once all is written that phx writes beside pct's
+// options.
+func (j *job) desiredRecord() pve.Record {
+	return record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+}
+
+// settings returns how a configuration of Proxmox's differs from the desired
+// one.
+func (j *job) settings(conf *pve.Conf) *pve.Settings {
+	return settings(j.c, conf, j.firewall(), j.ct.Before.Hashes(pve.MountsWord))
+}
+
+// refusals returns what keeps the container from becoming the desired one.
+func (j *job) refusals() error {
+	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+}
+
+// start starts the container unless it runs.
+func (j *job) start(ctx context.Context) error {
+	start := time.Now()
+	started, err := j.ct.Start(ctx)
+	if started {
+		j.started = true
+		j.changed(start, "started")
+	}
+	return err
+}
+
+// restart restarts the container, or starts it when it does not run.
+func (j *job) restart(ctx context.Context) error {
+	start := time.Now()
+	done, err := j.ct.Restart(ctx)
+	if done != "" {
+		j.started = true
+		j.changed(start, "%s", done)
+	}
+	return err
+}
+
+// shutdown stops the container if it runs.
+func (j *job) shutdown(ctx context.Context) error {
+	start := time.Now()
+	stopped, err := j.ct.Shutdown(ctx)
+	if stopped {
+		j.changed(start, "shut down")
+	}
+	return err
+}
