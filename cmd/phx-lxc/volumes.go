@@ -45,7 +45,8 @@ func addMountPoints(s *pve.Settings, c *config.Container, next map[string]string
 			have[0].Key = ""
 		}
 		value, differs := have.Merge(pve.Properties{
-			{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath}, {Key: "ro", Value: pve.FormatBool(m.ReadOnly)},
+			{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath},
+			{Key: "ro", Value: pve.FormatBool(m.ReadOnly)},
 		})
 		if differs {
 			s.Set(o, value.String())
