@@ -419,3 +419,19 @@ func TestRunEnds(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// This package runs in the container: nothing of Proxmox VE and of the events is
+// there.
+func TestNothingOfTheHost(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const internal = "thinkheads.ai/phx/cmd/internal/"
+	for _, pkg := range strings.Fields(string(out)) {
+		switch name, _ := strings.CutPrefix(pkg, internal); name {
+		case "config", "event", "pve", "service":
+			t.Errorf("it links %s", pkg)
+		}
+	}
+}

@@ -474,22 +474,3 @@ func mounted(c *config.Container, path string) (string, error) {
 	}
 	return "", fmt.Errorf("no mount point shows %s to the container: add %s to its mount_points", path, filepath.Dir(path))
 }
-
-// Call runs the container's half of the program, which is given the request.
-// names are those of the service's certificates. Programs that the container
-// lacks are installed; supply supplies its other needs.
-func (t *Target) Call(ctx context.Context, request any, names []string, supply func(need string) (any, error)) (*remote.Answer, error) {
-	log := &cmdline.LineWriter{Line: func(line string) {
-		t.Logf("%s", cmdline.Quoted(strings.TrimPrefix(line, cmdline.Name()+": ")))
-	}}
-	defer log.Close()
-	return remote.Call(ctx, t.Host, t.CTID, names, func(need string) (any, error) {
-		switch need {
-		case "request":
-			return request, nil
-		case "step_cli", "traefik": // features
-			return true, t.Host.RunFeature(ctx, t.scripts, need, t.CTID, "", log)
-		}
-		return supply(need)
-	}, log)
-}
