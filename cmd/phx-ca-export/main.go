@@ -17,6 +17,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -134,7 +135,7 @@ func newExporter(c *cli.Context) (*exporter, error) {
 		return nil, cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	switch e.rotate {
-	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:
+	case "", cahost.StepTrust, cahost.StepCertificates, cahost.StepDrop:
 	default:
 		return nil, cmdline.Usagef("--rotate-root %q: the steps are trust, certificates, drop", e.rotate)
 	}
@@ -158,7 +159,7 @@ func run(c *cli.Context) error {
 		if e.rotate != "" {
 			return cmdline.Usagef("--rotate-root works in the pipe, which knows who trusts the CA: PHX_ROTATE_ROOT=%s phoenix", e.rotate)
 		}
-		if _, err := e.export(c.Context, c.Int("ctid"), ca.Options{Log: cmdline.Logf}); err != nil {
+		if _, err := e.export(c.Context, c.Int("ctid"), cahost.Options{Log: cmdline.Logf}); err != nil {
 			return fmt.Errorf("%s is unchanged: %w", e.path, err)
 		}
 		return nil
@@ -192,12 +193,12 @@ func initialize(c *cli.Context) error {
 	case !config.IsHostName(c.String("name")):
 		return cmdline.Usagef("init: --name %q: not a host name", c.String("name"))
 	}
-	store, closeStore, err := ca.OpenStore(c.Context, ca.StoreDir(e.host))
+	store, closeStore, err := cahost.OpenStore(c.Context, e.host)
 	if err != nil {
 		return err
 	}
 	defer closeStore()
-	result, err := ca.Converge(c.Context, e.host, c.Int("ctid"), store, ca.Options{
+	result, err := cahost.Converge(c.Context, e.host, c.Int("ctid"), store, cahost.Options{
 		Settings: &ca.Settings{Domain: domain, Addr: addr, Name: c.String("name"), Port: c.Int("port")},
 		Create:   true,
 		Accept:   e.accept,
@@ -225,20 +226,6 @@ func (e *exporter) fail(err error) {
 	e.mu.Lock()
 	e.failed = true
 	e.mu.Unlock()
-}
-
-// settingsOf returns what the plan says about the CA. Its port and its name are
-// those of its traefik_service.
-func settingsOf(p *config.Plan) ca.Settings {
-	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
-	for _, service := range p.Services {
-		if service.CTID == p.CA.CTID {
-			_, at, _ := config.ParseServiceURL(service.URL) // the plan is checked
-			s.Name, s.Port = service.Name, int(at.Port())
-		}
-		s.Names = append(s.Names, service.Host)
-	}
-	return s
 }
 
 func (e *exporter) filter(ctx context.Context) error {
@@ -298,9 +285,9 @@ func ask(ev event.Event) error {
 // react exports the root of the CA of which ev tells the end, and says so.
 // Where the CA cannot be asked, the pinned root is exported.
 func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
-	ctid, settings := p.CA.CTID, settingsOf(p)
+	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
-	o := ca.Options{
+	o := cahost.Options{
 		Settings: &settings,
 		Rotate:   e.rotate,
 		Taken:    func(pins []string) error { return e.taken(p, pins) },
@@ -325,13 +312,13 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	if x.Refused != nil {
 		e.fail(fmt.Errorf("%s: rotation of the root: %s: %w", label, e.rotate, x.Refused))
 	}
-	if step := x.Pin.Step; step != "" || e.rotate == ca.StepDrop && x.Pin.Dropped != "" {
+	if step := x.Pin.Step; step != "" || e.rotate == cahost.StepDrop && x.Pin.Dropped != "" {
 		r := rotation{Step: step, SHA256: x.Pin.Primary, Also: x.Pin.Also, Changed: x.Rotated}
 		switch step {
-		case ca.StepTrust:
+		case cahost.StepTrust:
 			r.SHA256, r.Also = r.Also, r.SHA256
 		case "":
-			r.Step, r.Also = ca.StepDrop, x.Pin.Dropped
+			r.Step, r.Also = cahost.StepDrop, x.Pin.Dropped
 		}
 		e.emit("ca.rotation", ctid, r)
 	}
@@ -381,7 +368,7 @@ func (e *exporter) taken(p *config.Plan, pins []string) error {
 		if place == nil {
 			continue
 		}
-		if !ca.Taken(e.host, name, pins) {
+		if !cahost.Taken(e.host, name, pins) {
 			return fmt.Errorf("phx-%s has not taken the step before yet: run phoenix without a step until all is well", name)
 		}
 	}
@@ -389,21 +376,21 @@ func (e *exporter) taken(p *config.Plan, pins []string) error {
 }
 
 type exported struct {
-	*ca.Result
+	*cahost.Result
 	changed  bool // the file
 	fromHost bool
 }
 
 // export brings the CA, the pin and the file up to date.
-func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exported, error) {
+func (e *exporter) export(ctx context.Context, ctid int, o cahost.Options) (*exported, error) {
 	start := time.Now()
-	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
+	store, closeStore, err := cahost.OpenStore(ctx, e.host)
 	if err != nil {
 		return nil, err
 	}
 	defer closeStore()
 	o.Accept = e.accept
-	result, err := ca.Converge(ctx, e.host, ctid, store, o)
+	result, err := cahost.Converge(ctx, e.host, ctid, store, o)
 	if err != nil {
 		return nil, err
 	}
@@ -419,7 +406,7 @@ func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exporte
 	return x, nil
 }
 
-func sums(p ca.Pin) string {
+func sums(p cahost.Pin) string {
 	if p.Also == "" {
 		return "SHA-256 " + p.Primary
 	}
@@ -434,12 +421,12 @@ func (e *exporter) write(roots []*x509.Certificate) (changed bool, err error) {
 
 // fromHost brings the file up to date from what is pinned.
 func (e *exporter) fromHost(ctx context.Context) (*exported, error) {
-	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
+	store, closeStore, err := cahost.OpenStore(ctx, e.host)
 	if err != nil {
 		return nil, err
 	}
 	defer closeStore()
-	result, err := ca.Pinned(store)
+	result, err := cahost.Pinned(store)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -119,7 +120,7 @@ func (p proxy) static(duration int) []byte {
 		},
 		"providers": map[string]any{"file": map[string]any{"directory": dynamicDir, "watch": true}},
 		"certificatesResolvers": map[string]any{resolver: map[string]any{"acme": map[string]any{
-			"caServer":             p.CAURL + "/acme/acme/directory",
+			"caServer":             ca.ACMEDirectory(p.CAURL),
 			"caCertificates":       []string{rootFile},
 			"storage":              p.acmeFile(),
 			"keyType":              "EC256",

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -345,7 +345,7 @@ func (f *filter) begin(ctx context.Context, r *round) {
 			err = fmt.Errorf("not done in the container:\n%s", cmdline.Quoted(answer.Error))
 		}
 		if err == nil {
-			err = ca.WriteTaken(f.host, f.event, target.Trust.Pins())
+			err = cahost.WriteTaken(f.host, f.event, target.Trust.Pins())
 		}
 		if err != nil {
 			stage := "apply"
@@ -388,7 +388,7 @@ func (t *Target) checkCA() error {
 // checkPin returns an error unless the fingerprints are those that the host
 // has pinned, if it has: the stream may come from a file.
 func (t *Target) checkPin() error {
-	pin, err := (&ca.Store{Dir: ca.StoreDir(t.Host)}).Pin()
+	pin, err := cahost.ReadPin(t.Host)
 	if err != nil || pin == nil {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
@@ -189,7 +189,7 @@ func TestAnyOrder(t *testing.T) {
 		if ready < 0 || end < ready || strings.Contains(r.out, "nginx.failed") {
 			t.Errorf("%q: want nginx.ready before plan.done:\n%s", events, r.out)
 		}
-		if !ca.Taken(f.host, "nginx", []string{f.pin}) {
+		if !cahost.Taken(f.host, "nginx", []string{f.pin}) {
 			t.Error("it is not noted which root the gateway trusts")
 		}
 	}
@@ -362,7 +362,7 @@ func TestTrustIsChecked(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFixture(t)
 			if tt.pinned != "" {
-				dir := ca.StoreDir(f.host)
+				dir := f.host.State("ca").Path("")
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -374,7 +374,7 @@ func TestTrustIsChecked(t *testing.T) {
 			if r.err == nil || len(r.targets) != 0 || !strings.HasPrefix(r.failure(), "trust: ") || !strings.Contains(r.failure(), tt.want) {
 				t.Errorf("%d times, %v, %q; want %q", len(r.targets), r.err, r.failure(), tt.want)
 			}
-			if ca.Taken(f.host, "nginx", []string{f.pin}) {
+			if cahost.Taken(f.host, "nginx", []string{f.pin}) {
 				t.Error("it is noted that the gateway trusts the root")
 			}
 		})

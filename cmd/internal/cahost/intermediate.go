@@ -1,4 +1,4 @@
-package ca
+package cahost
 
 import (
 	"crypto"
@@ -14,7 +14,11 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"strings"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cert"
 )
 
 const (
@@ -54,7 +58,9 @@ func newRoot(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 // signIntermediate signs the certificate of an intermediate that can issue
 // for the domain and the CA's own addresses only. Of the request, in PEM,
 // only the key counts.
-func signIntermediate(request []byte, s Settings, root *x509.Certificate, signer crypto.Signer, now time.Time) (*x509.Certificate, error) {
+func signIntermediate(request []byte, s ca.Settings,
+	root *x509.Certificate, signer crypto.Signer, now time.Time,
+) (*x509.Certificate, error) {
 	block, rest := pem.Decode(request)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) > 0 {
 		return nil, errors.New("not a certificate request")
@@ -84,8 +90,43 @@ func signIntermediate(request []byte, s Settings, root *x509.Certificate, signer
 	return create(template, root, csr.PublicKey, signer)
 }
 
+// renewIntermediate has the CA get another certificate for its intermediate if
+// it needs one, beside the one in use, and returns the places of certificate
+// and key, "" when nothing is to change. Below another root it has another key.
+func (w *work) renewIntermediate(root *x509.Certificate, signer crypto.Signer) (certificate, key string, err error) {
+	home := w.state.home
+	if !strings.HasPrefix(w.files.intermediate, home+"/") || !strings.HasPrefix(w.files.key, home+"/") {
+		return "", "", fmt.Errorf("%s: the intermediate is not below %s", w.state.config, home)
+	}
+	data, err := w.c.read(w.files.intermediate)
+	if err != nil {
+		return "", "", err
+	}
+	why := "it cannot be read"
+	key = w.files.key
+	if all, err := cert.ParseChain(data); err == nil {
+		if why = misfit(all[0], *w.Settings, root, w.now); why == "" {
+			return "", "", nil
+		}
+		if !signedBy(all[0], root) {
+			key = fmt.Sprintf("%s/secrets/intermediate_ca-%.8s_key", home, w.pin.Primary)
+		}
+	}
+	request, err := w.c.file("csr", key)
+	if err != nil {
+		return "", "", err
+	}
+	c, err := signIntermediate(request, *w.Settings, root, signer, w.now)
+	if err != nil {
+		return "", "", err
+	}
+	certificate = fmt.Sprintf("%s/certs/intermediate_ca-%.8s.crt", home, cert.Fingerprint(c))
+	w.Log("the intermediate is replaced: %s", why)
+	return certificate, key, w.c.put(certificate, cert.Encode(c))
+}
+
 // intermediateTemplate is what settings ask of the intermediate.
-func intermediateTemplate(s Settings) *x509.Certificate {
+func intermediateTemplate(s ca.Settings) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "Phoenix CA Intermediate"},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -110,7 +151,7 @@ func single(ip net.IP) *net.IPNet {
 
 // misfit says why an intermediate is not the one that settings ask for, ""
 // when it is.
-func misfit(c *x509.Certificate, s Settings, root *x509.Certificate, now time.Time) string {
+func misfit(c *x509.Certificate, s ca.Settings, root *x509.Certificate, now time.Time) string {
 	want := intermediateTemplate(s)
 	ips := func(list []*net.IPNet) (all []string) {
 		for _, ip := range list {

@@ -1,4 +1,4 @@
-package ca
+package cahost
 
 import (
 	"bufio"
@@ -13,12 +13,17 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 //go:embed container.sh
 var containerScript string
+
+// containerNames are what the script calls the places and names of package ca.
+const containerNames = "default=" + ca.Home + " provisioner=" + ca.Provisioner +
+	" settings=" + ca.AdoptedFile + " stale=" + ca.RestartFile + "\n"
 
 // container is a conversation with the CA's container: one pct exec, however
 // much is to be done. What the container says is data: bounded, and checked by
@@ -35,19 +40,18 @@ type container struct {
 // maxAnswer is how long an answer may be: a file of 64 KiB in base64.
 const maxAnswer = 96 << 10
 
-// patience is how long a conversation may take: the container may have to wait
+// timeout is how long a conversation may take: the container may have to wait
 // for another one, and step-ca to start.
-const patience = 10 * time.Minute
+const timeout = 10 * time.Minute
 
-// goodbye is how long a conversation may take to end when all is done.
-const goodbye = 10 * time.Second
+// endLimit is how long a conversation may take to end when all is done.
+const endLimit = 10 * time.Second
 
-// linger is how long what pct exec has left in the container may go on
-// speaking.
+// linger is how long what pct exec has left in the container may hold the pipes.
 const linger = 2 * time.Second
 
 func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
-	cmd := host.Exec(ctid, "/bin/sh", "-c", containerScript, "phx-ca-export")
+	cmd := host.Exec(ctid, "/bin/sh", "-c", containerNames+containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
 
 	// Pipes of the system, not of Go: each side then sees the other one end.
@@ -62,7 +66,7 @@ func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
 		return nil, err
 	}
 	cmd.Stdin, cmd.Stdout = stdin, stdout
-	cmd.Timeout = patience
+	cmd.Timeout = timeout
 	ctx, stop := context.WithCancelCause(ctx)
 	c := &container{ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop}
 	// What runs in the container may outlive its pct exec, and hold the pipes.
@@ -92,7 +96,7 @@ func (c *container) end(err error) {
 	c.in.Close()
 	select {
 	case <-c.ended:
-	case <-time.After(goodbye):
+	case <-time.After(endLimit):
 		c.stop(errors.New("all is done, and it does not end"))
 		<-c.ended
 	}

@@ -1,4 +1,4 @@
-package ca
+package cahost
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/ca"
 )
 
 // object is a JSON object with its members in order, so that an edited
@@ -120,7 +122,7 @@ type policy struct {
 // policyOf returns the policy for X.509: the domain, every name one label
 // below, which is what step-ca's asterisk stands for, and those names below
 // that are given. Addresses are for nobody.
-func policyOf(s Settings) policy {
+func policyOf(s ca.Settings) policy {
 	var p policy
 	p.Wildcards = true
 	p.Allow.DNS = []string{s.Domain, "*." + s.Domain}
@@ -139,7 +141,7 @@ var challenges = []string{"tls-alpn-01"}
 
 // editConfig returns ca.json as settings want it, and what of it was another.
 // An empty intermediate leaves the intermediate as it is.
-func editConfig(data []byte, s Settings, intermediate, key string) (text []byte, changes []string, err error) {
+func editConfig(data []byte, s ca.Settings, intermediate, key string) (text []byte, changes []string, err error) {
 	o, err := parseConfig(data)
 	if err != nil {
 		return nil, nil, err
@@ -154,7 +156,7 @@ func editConfig(data []byte, s Settings, intermediate, key string) (text []byte,
 		}
 	}
 	set(&o, "port", "address", ":"+strconv.Itoa(s.Port))
-	set(&o, "names", "dnsNames", s.serverNames())
+	set(&o, "names", "dnsNames", s.ServerNames())
 	if intermediate != "" {
 		set(&o, "intermediate", "crt", intermediate)
 		set(&o, "intermediate", "key", key)
@@ -195,16 +197,16 @@ func editConfig(data []byte, s Settings, intermediate, key string) (text []byte,
 }
 
 func isACME(o object) bool {
-	return strings.EqualFold(o.text("type"), "ACME") && o.text("name") == "acme"
+	return strings.EqualFold(o.text("type"), "ACME") && o.text("name") == ca.ACME
 }
 
 func newACME() object {
-	return object{{"type", json.RawMessage(`"ACME"`)}, {"name", json.RawMessage(`"acme"`)}}
+	return object{{"type", json.RawMessage(`"ACME"`)}, {"name", json.RawMessage(`"` + ca.ACME + `"`)}}
 }
 
 // completeConfig adds to the ca.json of a CA that was there before what phx
 // needs and is not there: the ACME provisioner, and a policy if there is none.
-func completeConfig(data []byte, s Settings) (text []byte, changes []string, err error) {
+func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, err error) {
 	o, err := parseConfig(data)
 	if err != nil {
 		return nil, nil, err
@@ -221,7 +223,7 @@ func completeConfig(data []byte, s Settings) (text []byte, changes []string, err
 		p := newACME()
 		p.set("challenges", challenges)
 		authority.set("provisioners", append(provisioners, p))
-		changes = append(changes, "ACME provisioner acme")
+		changes = append(changes, "ACME provisioner "+ca.ACME)
 	}
 	var names []string
 	if err := json.Unmarshal(o.get("dnsNames"), &names); err != nil {

@@ -1,4 +1,4 @@
-package ca
+package cahost
 
 import (
 	"bufio"
@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cert"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // FuzzContainer: whatever a container answers, it is believed only if it has
 // the pinned root, and what is shown of it is short and acts on no terminal.
 func FuzzContainer(f *testing.F) {
-	store, closeStore, err := OpenStore(f.Context(), f.TempDir()+"/ca")
+	store, closeStore, err := OpenStore(f.Context(), &pve.Host{PVERoot: f.TempDir()})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -8,10 +8,11 @@ umask 077
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-default=/home/step
-settings=/etc/phx/ca.env # where a CA lies that phx has taken over
-# There while the running service may not have what is on disk; the application script knows it, too. A reboot settles that.
-stale=/run/step-ca.restart
+# These come first, in the text that the host sends:
+#   default: the home of a CA that phx makes; provisioner: its name for one-time tokens
+#   settings: says where a CA lies that phx has taken over
+#   stale: there while the running service may not have what is on disk; the application script knows it, too, and a reboot settles that
+: "${default:?}" "${provisioner:?}" "${settings:?}" "${stale:?}"
 limit=65536
 home=$default config=$default/config/ca.json unit=step-ca.service locked=
 
@@ -130,16 +131,16 @@ make() { # PORT NAME,NAME…
     for password in ca provisioner thrown_away; do
       head -c 32 /dev/urandom | base64 >".new/secrets/${password}_password"
     done
-    port=$2 names=$3
+    port=$2 names=$3 provisioner=$4
     set --
     IFS=,
     for name in $names; do set -- "$@" --dns "$name"; done
     STEPPATH=$PWD/.new step ca init --deployment-type standalone --name "Phoenix CA" "$@" --address ":$port" --with-ca-url "https://127.0.0.1:$port" \
-      --provisioner phoenix --acme \
+      --provisioner "$provisioner" --acme \
       --password-file .new/secrets/thrown_away_password --provisioner-password-file .new/secrets/provisioner_password
     rm -rf .new/certs/* .new/secrets/*_key .new/secrets/thrown_away_password .new/config/defaults.json
     sed -i "s|$PWD/\.new/|$PWD/|g" .new/config/ca.json
-  ' sh "$home" "$1" "$2" 2>&1 </dev/null); then
+  ' sh "$home" "$1" "$2" "$provisioner" 2>&1 </dev/null); then
     read_file "$home/.new/config/ca.json"
   else
     error "step ca init failed: $out"

@@ -1,4 +1,4 @@
-package ca
+package cahost
 
 import (
 	"context"
@@ -11,16 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.step.sm/crypto/pemutil"
-	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cert"
-	"thinkheads.ai/phx/cmd/internal/flock"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // Store is the host's state of the CA, for root alone: which root is trusted,
@@ -28,10 +25,9 @@ import (
 // SHA256.password belong to the root with this fingerprint, so that changing
 // from one root to another is one change of pin.json.
 //
-// The cluster file system of Proxmox VE keeps it: plain files, replaced by
-// rename, nothing else.
+// There may be one for a host at a time, see [OpenStore].
 type Store struct {
-	Dir string
+	dir pve.State
 
 	// keys are those that have been decrypted, by what their files hold:
 	// decrypting is made slow, and a run may need the same key several times.
@@ -64,38 +60,42 @@ const (
 	StepDrop         = "drop"
 )
 
-// OpenStore opens the directory dir, makes it if need be, and waits for others
+// pinFile is the file that says which root is trusted.
+const pinFile = "pin.json"
+
+func stateOf(host *pve.Host) pve.State { return host.State("ca") }
+
+// OpenStore opens the store of a host, makes it if need be, and waits for others
 // who work on it. They have to wait until done is called.
-func OpenStore(ctx context.Context, dir string) (store *Store, done func(), err error) {
-	old := syscall.Umask(0o077)
-	err = os.MkdirAll(dir, 0o700)
-	syscall.Umask(old)
-	if err != nil {
-		return nil, nil, err
-	}
-	if done, err = flock.AcquireDirectory(ctx, dir, time.Minute); err != nil {
+func OpenStore(ctx context.Context, host *pve.Host) (store *Store, done func(), err error) {
+	dir := stateOf(host)
+	if done, err = dir.Lock(ctx); err != nil {
 		return nil, nil, err
 	}
 	return &Store{dir, map[encryptedKey]crypto.Signer{}}, done, nil
 }
 
+// ReadPin returns what is pinned on a host, nil when nothing is yet.
+func ReadPin(host *pve.Host) (*Pin, error) { return (&Store{dir: stateOf(host)}).Pin() }
+
 // Pin returns what is pinned, nil when nothing is yet.
 func (s *Store) Pin() (*Pin, error) {
-	path := filepath.Join(s.Dir, "pin.json")
-	data, err := cert.ReadFile(path)
+	data, err := s.dir.Read(pinFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	path := s.dir.Path(pinFile)
+	const wayOut = "bring the file back, or remove it to pin the CA's root again"
 	var p Pin
 	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("%s: damaged: %w: bring the file back, or remove it to pin the CA's root anew", path, err)
+		return nil, fmt.Errorf("%s: damaged: %w: %s", path, err, wayOut)
 	}
 	for _, sum := range []string{p.Primary, p.Also, p.Dropped} {
 		if sum != "" && !cert.IsFingerprint(sum) || p.Primary == "" {
-			return nil, fmt.Errorf("%s: not the fingerprints of roots: bring the file back, or remove it to pin the CA's root anew", path)
+			return nil, fmt.Errorf("%s: not the fingerprints of roots: %s", path, wayOut)
 		}
 	}
 	if p.Step != "" && p.Step != StepTrust && p.Step != StepCertificates || (p.Step == "") != (p.Also == "") {
@@ -106,22 +106,20 @@ func (s *Store) Pin() (*Pin, error) {
 
 // SetPin replaces what is pinned. Its roots must be in the store.
 func (s *Store) SetPin(p Pin) error {
-	for _, sum := range p.Pins() {
-		if _, err := s.Root(sum); err != nil {
-			return err
-		}
+	if _, err := s.roots(p); err != nil {
+		return err
 	}
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return err
 	}
-	return s.write("pin.json", append(data, '\n'))
+	return s.dir.Write(pinFile, append(data, '\n'))
 }
 
 // Root returns the certificate of a root.
 func (s *Store) Root(sum string) (*x509.Certificate, error) {
-	path := filepath.Join(s.Dir, sum+".crt")
-	data, err := cert.ReadFile(path)
+	path := s.dir.Path(sum + ".crt")
+	data, err := s.dir.Read(sum + ".crt")
 	if err != nil {
 		return nil, err
 	}
@@ -135,13 +133,26 @@ func (s *Store) Root(sum string) (*x509.Certificate, error) {
 	return root, nil
 }
 
+// roots returns the certificates of a pin's roots, in its order.
+func (s *Store) roots(p Pin) ([]*x509.Certificate, error) {
+	var roots []*x509.Certificate
+	for _, sum := range p.Pins() {
+		root, err := s.Root(sum)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, root)
+	}
+	return roots, nil
+}
+
 // Keep keeps the certificate of a root.
 func (s *Store) Keep(root *x509.Certificate) error {
 	sum := cert.Fingerprint(root)
 	if have, err := s.Root(sum); err == nil && have.Equal(root) {
 		return nil
 	}
-	return s.write(sum+".crt", cert.Encode(root))
+	return s.dir.Write(sum+".crt", cert.Encode(root))
 }
 
 // NewRoot makes a root. Its key and the key's password are there before its
@@ -165,11 +176,11 @@ func (s *Store) NewRoot() (*x509.Certificate, error) {
 		return nil, err
 	}
 	sum := cert.Fingerprint(root)
-	if err := s.write(sum+".password", []byte(password+"\n")); err != nil {
+	if err := s.dir.Write(sum+".password", []byte(password+"\n")); err != nil {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(block)
-	if err := s.write(sum+".key", text); err != nil {
+	if err := s.dir.Write(sum+".key", text); err != nil {
 		return nil, err
 	}
 	s.keys[encryptedKey{string(text), password}] = key
@@ -178,14 +189,17 @@ func (s *Store) NewRoot() (*x509.Certificate, error) {
 
 // sweep removes keys without a certificate, and files that were being written.
 func (s *Store) sweep() {
-	entries, _ := os.ReadDir(s.Dir)
-	for _, e := range entries {
-		sum, kind, _ := strings.Cut(e.Name(), ".")
-		_, err := os.Stat(filepath.Join(s.Dir, sum+".crt"))
-		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) && errors.Is(err, fs.ErrNotExist)
-		if orphan || strings.HasPrefix(e.Name(), ".") {
-			os.Remove(filepath.Join(s.Dir, e.Name()))
+	names, _ := s.dir.List()
+	var left []string
+	for _, name := range names {
+		sum, kind, _ := strings.Cut(name, ".")
+		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) && !slices.Contains(names, sum+".crt")
+		if orphan || strings.HasPrefix(name, ".") {
+			left = append(left, name)
 		}
+	}
+	for _, name := range left {
+		s.dir.Remove(name) // another one may go, even if this one does not
 	}
 }
 
@@ -196,12 +210,12 @@ func (s *Store) Signer(sum string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.Dir, sum+".key")
-	data, err := cert.ReadFile(path)
+	path := s.dir.Path(sum + ".key")
+	data, err := s.dir.Read(sum + ".key")
 	if err != nil {
 		return nil, err
 	}
-	password, err := cert.ReadFile(filepath.Join(s.Dir, sum+".password"))
+	password, err := s.dir.Read(sum + ".password")
 	if err != nil {
 		return nil, err
 	}
@@ -225,15 +239,5 @@ func (s *Store) Signer(sum string) (crypto.Signer, error) {
 
 // Remove removes a root and its key.
 func (s *Store) Remove(sum string) error {
-	for _, kind := range []string{".key", ".password", ".crt"} {
-		if err := os.Remove(filepath.Join(s.Dir, sum+kind)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return atomicfile.SyncDirectory(s.Dir)
-}
-
-// write replaces a file.
-func (s *Store) write(name string, data []byte) error {
-	return atomicfile.Write(filepath.Join(s.Dir, name), data, 0o600)
+	return s.dir.Remove(sum+".key", sum+".password", sum+".crt")
 }
