@@ -1,9 +1,10 @@
 package guest
 
 import (
-	"reflect"
 	"strings"
 	"testing"
+
+	"reflect"
 )
 
 func TestNeighbourUnitText(t *testing.T) {
