@@ -232,7 +232,7 @@ func (e *exporter) filter(ctx context.Context) error {
 	var p *config.Plan
 	begun := false
 	for {
-		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready", "ct.failed", "ct.skipped")
+		ev, err := e.stream.Next(ctx, event.NamePlanStarted, event.NameContainerReady, event.NameContainerFailed, event.NameContainerSkipped)
 		if err != nil {
 			e.work.Wait()
 			if !errors.Is(err, io.EOF) {
@@ -241,19 +241,20 @@ func (e *exporter) filter(ctx context.Context) error {
 			break
 		}
 		switch {
-		case ev.Name == event.PlanStarted:
+		case ev.Name == event.NamePlanStarted:
 			begun = false
-			if p, err = config.ParsePlan(ev.Raw); err != nil {
+			started := ev.Body.(event.PlanStarted)
+			if p, err = &started.Plan, started.Check(); err != nil {
 				p = nil
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
-		case ev.Name == event.PlanDone:
+		case ev.Name == event.NamePlanDone:
 			e.work.Wait()
 			if err := e.stream.Forward(ev); err != nil {
 				return err
 			}
 		case p == nil || p.CA == nil || ev.CTID() != p.CA.CTID:
-			if ev.Name == "ct.ready" && ev.Get("application_script").Str == config.CAScript {
+			if ready, ok := ev.Body.(event.ContainerReady); ok && ready.ApplicationScript == config.CAScript {
 				e.fail(fmt.Errorf("event stream: line %d: container %d has the application script %s, and the plan has another CA, or none with a fixed address", ev.Line, ev.CTID(), config.CAScript))
 			}
 		case begun:
@@ -269,24 +270,30 @@ func (e *exporter) filter(ctx context.Context) error {
 	return nil
 }
 
-// ask returns an error if the CA's container is in no state to be asked. A CA
-// that is not healthy is asked: what it lacks may be what the host has.
-func ask(ev event.Event) error {
-	stage := ev.Get("stage").Str
-	switch {
-	case ev.Name == "ct.skipped":
-		return errors.New("its container was skipped")
-	case ev.Name == "ct.failed" && stage != "health check" && stage != config.CAScript:
-		return fmt.Errorf("its container has failed: %s", stage)
+// canAsk returns the name of the CA's container, and an error if it is in no
+// state to be asked. A CA that is not healthy is asked: what it lacks may be
+// what the host has.
+func canAsk(ev event.Event) (name string, err error) {
+	switch body := ev.Body.(type) {
+	case event.ContainerReady:
+		return body.Name, nil
+	case event.ContainerSkipped:
+		return body.Name, errors.New("its container was skipped")
+	case event.ContainerFailed:
+		if body.Stage != event.StageHealthCheck && body.Stage != config.CAScript {
+			err = fmt.Errorf("its container has failed: %s", body.Stage)
+		}
+		return body.Name, err
 	}
-	return nil
+	return "", nil
 }
 
 // react exports the root of the CA of which ev tells the end, and says so.
 // Where the CA cannot be asked, the pinned root is exported.
 func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
-	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
+	name, err := canAsk(ev)
+	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, name))
 	o := cahost.Options{
 		Settings: &settings,
 		Rotate:   e.rotate,
@@ -294,15 +301,12 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		Log:      func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) },
 	}
 	var x *exported
-	err := ask(ev)
 	if err == nil {
 		x, err = e.export(ctx, ctid, o)
 	}
 	if err != nil {
 		e.fail(fmt.Errorf("%s: %w", label, err))
-		e.emit("ca.failed", ctid, struct {
-			Error string `json:"error"`
-		}{err.Error()})
+		e.emit(event.CAFailed{CTID: ctid, Error: err.Error()})
 		if x, err = e.fromHost(ctx); err != nil {
 			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
 			return
@@ -313,50 +317,27 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		e.fail(fmt.Errorf("%s: rotation of the root: %s: %w", label, e.rotate, x.Refused))
 	}
 	if step := x.Pin.Step; step != "" || e.rotate == cahost.StepDrop && x.Pin.Dropped != "" {
-		r := rotation{Step: step, SHA256: x.Pin.Primary, Also: x.Pin.Also, Changed: x.Rotated}
+		r := event.CARotation{CTID: ctid, Step: step, SHA256: x.Pin.Primary, Also: x.Pin.Also, Changed: x.Rotated}
 		switch step {
 		case cahost.StepTrust:
 			r.SHA256, r.Also = r.Also, r.SHA256
 		case "":
 			r.Step, r.Also = cahost.StepDrop, x.Pin.Dropped
 		}
-		e.emit("ca.rotation", ctid, r)
+		e.emit(r)
 	}
-	e.emit("ca.exported", ctid, struct {
-		Path     string `json:"path"`
-		SHA256   string `json:"sha256"`
-		Also     string `json:"also,omitempty"`
-		CAURL    string `json:"ca_url"`
-		Changed  bool   `json:"changed"`
-		FromHost bool   `json:"from_host,omitempty"`
-		Known    *known `json:"known,omitempty"`
-	}{e.path, x.Pin.Primary, x.Pin.Also, settings.URL(), x.changed || len(x.Changes) > 0, x.fromHost, knownBy(x)})
-}
-
-// known is what the CA's container finds the proxy by: hashes of what it has.
-type known struct {
-	Hosts      string `json:"hosts"`
-	Neighbours string `json:"neighbours"`
-}
-
-// knownBy returns nil where the container was not looked into.
-func knownBy(x *exported) *known {
-	if x.fromHost {
-		return nil
+	done := event.CAExported{
+		CTID: ctid, Path: e.path, SHA256: x.Pin.Primary, Also: x.Pin.Also, CAURL: settings.URL(),
+		Changed: x.changed || len(x.Changes) > 0, FromHost: x.fromHost,
 	}
-	return &known{pve.Hash(x.Hosts), pve.Hash(x.Neighbours)}
+	if !x.fromHost {
+		done.Known = &event.CAKnows{Hosts: pve.Hash(x.Hosts), Neighbours: pve.Hash(x.Neighbours)}
+	}
+	e.emit(done)
 }
 
-// rotation is the event of a rotation of the root.
-type rotation struct {
-	Step    string `json:"step"`
-	SHA256  string `json:"sha256"` // of the new root
-	Also    string `json:"also"`   // of the old one
-	Changed bool   `json:"changed"`
-}
-
-func (e *exporter) emit(name string, ctid int, fields any) {
-	if err := e.stream.Emit(name, ctid, fields); err != nil {
+func (e *exporter) emit(body event.Body) {
+	if err := e.stream.Emit(body); err != nil {
 		e.fail(err)
 	}
 }

@@ -157,7 +157,7 @@ func filter(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	stream := event.NewStream(in, out, fail)
 	for {
-		ev, err := stream.Next(ctx, "ca.exported")
+		ev, err := stream.Next(ctx, event.NameCAExported)
 		switch {
 		case errors.Is(err, io.EOF):
 			if failed {
@@ -166,35 +166,32 @@ func filter(ctx context.Context, in io.Reader, out io.Writer) error {
 			return nil
 		case err != nil:
 			return err
-		case ev.Name == event.PlanDone:
+		case ev.Name == event.NamePlanDone:
 			if err := stream.Forward(ev); err != nil {
 				return err
 			}
 			continue
 		}
-		path := ev.Get("path").Str
-		if path == "" {
+		exported := ev.Body.(event.CAExported)
+		if exported.Path == "" {
 			fail(fmt.Errorf("event stream: line %d: ca.exported without a path", ev.Line))
 			continue
 		}
-		pins := []string{ev.Get("sha256").Str}
-		if pins[0] == "" {
+		if exported.SHA256 == "" {
 			fail(fmt.Errorf("event stream: line %d: ca.exported without a fingerprint", ev.Line))
 			continue
 		}
-		if also := ev.Get("also").Str; also != "" {
-			pins = append(pins, also)
+		pins := []string{exported.SHA256}
+		if exported.Also != "" {
+			pins = append(pins, exported.Also)
 		}
-		if _, err := cert.ReadPinned(path, pins...); err != nil {
+		if _, err := cert.ReadPinned(exported.Path, pins...); err != nil {
 			fail(fmt.Errorf("not what phx-ca-export has exported: %w", err))
 			continue
 		}
-		err = stream.Emit("ca.fingerprint", 0, struct {
-			Path   string `json:"path"`
-			SHA256 string `json:"sha256"`
-			Also   string `json:"also,omitempty"`
-			CAURL  string `json:"ca_url"`
-		}{path, pins[0], ev.Get("also").Str, ev.Get("ca_url").Str})
+		err = stream.Emit(event.CAFingerprint{
+			Path: exported.Path, SHA256: exported.SHA256, Also: exported.Also, CAURL: exported.CAURL,
+		})
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
@@ -15,55 +16,43 @@ type action struct {
 	run     func(*job, context.Context) error
 	changes bool   // it can change something: a dry run previews it
 	done    string // the message when it has changed something
-	event   string // the event that tells of its success
-	fields  func(*job, time.Duration) any
+	success func(*job, time.Duration) event.Body
 }
 
 var actions = map[string]action{
-	"create":  {(*job).converge, true, "ready", "ct.ready", (*job).readyFields},
-	"start":   {(*job).startAction, true, "is up", "ct.started", (*job).changedFields},
-	"restart": {(*job).restartAction, true, "is up", "ct.started", (*job).changedFields},
-	"stop":    {(*job).stopAction, true, "is down", "ct.stopped", (*job).changedFields},
-	"delete":  {(*job).deleteAction, true, "is gone", "ct.removed", (*job).changedFields},
-	"status":  {(*job).statusAction, false, "", "ct.status", (*job).statusFields},
+	"create":  {(*job).converge, true, "ready", (*job).isReady},
+	"start":   {(*job).startAction, true, "is up", (*job).isStarted},
+	"restart": {(*job).restartAction, true, "is up", (*job).isStarted},
+	"stop":    {(*job).stopAction, true, "is down", (*job).isStopped},
+	"delete":  {(*job).deleteAction, true, "is gone", (*job).isRemoved},
+	"status":  {(*job).statusAction, false, "", (*job).hasStatus},
 }
 
-func (j *job) readyFields(elapsed time.Duration) any {
-	return struct {
-		Name              string   `json:"name"`
-		IP                string   `json:"ip"`
-		Changed           bool     `json:"changed"`
-		Changes           []string `json:"changes"`
-		RestartRequired   []string `json:"restart_required"`
-		ApplicationScript string   `json:"application_script"`
-		NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
-		ElapsedMS         int64    `json:"elapsed_ms"`
-	}{
-		j.c.Name, address(j.c), len(j.changes) > 0, j.changes, j.restartRequired(),
-		j.c.ApplicationScript, j.notInForce, elapsed.Milliseconds(),
+func (j *job) isReady(elapsed time.Duration) event.Body {
+	return event.ContainerReady{
+		CTID: j.ctid, Name: j.c.Name, IP: address(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
+		RestartRequired: j.restartRequired(), ApplicationScript: j.c.ApplicationScript, NotInForce: j.notInForce,
+		ElapsedMS: elapsed.Milliseconds(),
 	}
 }
 
-func (j *job) changedFields(time.Duration) any {
-	return struct {
-		Name    string `json:"name"`
-		Changed bool   `json:"changed"`
-	}{j.c.Name, len(j.changes) > 0}
+func (j *job) isStarted(time.Duration) event.Body { return event.ContainerStarted(j.hasChanged()) }
+func (j *job) isStopped(time.Duration) event.Body { return event.ContainerStopped(j.hasChanged()) }
+func (j *job) isRemoved(time.Duration) event.Body { return event.ContainerRemoved(j.hasChanged()) }
+
+func (j *job) hasChanged() event.ContainerChanged {
+	return event.ContainerChanged{CTID: j.ctid, Name: j.c.Name, Changed: len(j.changes) > 0}
 }
 
-func (j *job) statusFields(time.Duration) any {
-	fields := struct {
-		Name            string     `json:"name"`
-		State           string     `json:"state"`
-		Lock            string     `json:"lock,omitempty"`
-		IP              string     `json:"ip"`
-		Applied         pve.Record `json:"applied"`
-		RestartRequired []string   `json:"restart_required"`
-	}{j.c.Name, j.state(), j.lock(), address(j.c), pve.Record{}, []string{}}
+func (j *job) hasStatus(time.Duration) event.Body {
+	status := event.ContainerStatus{
+		CTID: j.ctid, Name: j.c.Name, State: j.state(), Lock: j.lock(), IP: address(j.c),
+		Applied: pve.Record{}, RestartRequired: []string{},
+	}
 	if j.conf != nil {
-		fields.Applied, fields.RestartRequired = j.record, j.restartRequired()
+		status.Applied, status.RestartRequired = j.record, j.restartRequired()
 	}
-	return fields
+	return status
 }
 
 // state is running, stopped or missing.

@@ -19,6 +19,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -50,7 +51,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"snapshot", j.preConfigured},
 		{"features", j.awaitScripts},
 		{"features", j.runScripts},
-		{"health check", j.checkHealth},
+		{event.StageHealthCheck, j.checkHealth},
 		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
 		{"snapshot", j.finalSnapshots},
@@ -493,8 +494,8 @@ func (j *job) previewEdit(path string, old []byte, edit func([]byte) []byte) (ch
 		return false, nil
 	}
 	j.texts[path] = previewText{t.old, text}
-	change := fileChange{path, unifiedDiff(path, t.old, text)}
-	i := slices.IndexFunc(j.preview.Files, func(f fileChange) bool { return f.Path == path })
+	change := event.FileChange{Path: path, Diff: unifiedDiff(path, t.old, text)}
+	i := slices.IndexFunc(j.preview.Files, func(f event.FileChange) bool { return f.Path == path })
 	if i < 0 {
 		j.preview.Files = append(j.preview.Files, change)
 	} else {
@@ -729,7 +730,7 @@ func (j *job) loadProfile(ctx context.Context) error {
 		return err
 	}
 	if j.dryRun {
-		j.preview.Files = append(j.preview.Files, fileChange{path, unifiedDiff(path, have, want)})
+		j.preview.Files = append(j.preview.Files, event.FileChange{Path: path, Diff: unifiedDiff(path, have, want)})
 		j.changed(start, "AppArmor profile %s", name)
 		return nil
 	}

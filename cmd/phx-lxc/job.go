@@ -15,6 +15,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
@@ -46,20 +47,8 @@ type job struct {
 	firewallWaits bool       // the configured firewall is not put in force: see judgeFirewall
 	notInForce    bool       // for that reason, or because the datacenter's firewall is off
 
-	preview preview
+	preview event.ContainerPreview
 	texts   map[string]previewText // by path: the files that a dry run would change
-}
-
-// preview is what a dry run would do.
-type preview struct {
-	Commands [][]string   `json:"commands"`
-	Files    []fileChange `json:"files"`
-}
-
-// fileChange is a change of a file, as a unified diff.
-type fileChange struct {
-	Path string `json:"path"`
-	Diff string `json:"diff"`
 }
 
 // do carries an action out, says how it went, and reports whether the container
@@ -76,7 +65,7 @@ func (j *job) do(act action) bool {
 	}
 	if j.dryRun {
 		host.Preview = func(c pve.Command) { j.preview.Commands = append(j.preview.Commands, c.Argv) }
-		j.preview = preview{Commands: [][]string{}, Files: []fileChange{}}
+		j.preview = event.ContainerPreview{CTID: j.ctid, Name: j.c.Name, Commands: [][]string{}, Files: []event.FileChange{}}
 	}
 	err := j.look()
 	if err == nil {
@@ -86,11 +75,7 @@ func (j *job) do(act action) bool {
 	switch {
 	case err != nil:
 		j.fail(fmt.Errorf("%d %s: %s: %w", j.ctid, j.c.Name, j.stage, err))
-		j.emit("ct.failed", j.ctid, struct {
-			Name  string `json:"name"`
-			Stage string `json:"stage"`
-			Error string `json:"error"`
-		}{j.c.Name, j.stage, err.Error()})
+		j.emit(event.ContainerFailed{CTID: j.ctid, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
 		return false
 	case j.dryRun && act.changes:
 		j.emitPreview()
@@ -101,13 +86,13 @@ func (j *job) do(act action) bool {
 	default:
 		j.logf("%s (%s)", act.done, cmdline.Elapsed(start))
 	}
-	j.emit(act.event, j.ctid, act.fields(j, time.Since(start)))
+	j.emit(act.success(j, time.Since(start)))
 	return true
 }
 
 func (j *job) emitPreview() {
-	changed := len(j.preview.Commands)+len(j.preview.Files) > 0
-	if changed {
+	j.preview.Changed = len(j.preview.Commands)+len(j.preview.Files) > 0
+	if j.preview.Changed {
 		j.provisioner.mu.Lock()
 		j.toDo = true
 		j.provisioner.mu.Unlock()
@@ -120,11 +105,7 @@ func (j *job) emitPreview() {
 	for _, argv := range j.preview.Commands {
 		j.logf("would run: %s", pve.Quote(argv))
 	}
-	j.emit("ct.preview", j.ctid, struct {
-		Name    string `json:"name"`
-		Changed bool   `json:"changed"`
-		preview
-	}{j.c.Name, changed, j.preview})
+	j.emit(j.preview)
 }
 
 // look finds out whether the container exists, and whether it runs.

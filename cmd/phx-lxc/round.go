@@ -41,9 +41,9 @@ func (p *provisioner) fail(err error) {
 }
 
 func (p *provisioner) filter(ctx context.Context) error {
-	r := p.newRound(ctx, event.Event{})
+	r := p.newRound(ctx, nil)
 	for {
-		ev, err := p.stream.Next(ctx, event.PlanStarted, "ct.planned")
+		ev, err := p.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned)
 		if err != nil {
 			r.halt()
 			p.work.Wait()
@@ -52,21 +52,25 @@ func (p *provisioner) filter(ctx context.Context) error {
 			}
 			break
 		}
-		switch ev.Name {
+		switch body := ev.Body.(type) {
 		case event.PlanStarted:
 			r.halt()
-			r = p.newRound(ctx, ev)
-		case "ct.planned":
-			if err := r.take(ev); err != nil {
+			r = p.newRound(ctx, &body)
+			if err := body.Check(); err != nil {
+				p.fail(fmt.Errorf("event stream: line %d: %s: %w", ev.Line, ev.Name, err))
+				r.halt()
+			}
+		case event.ContainerPlanned:
+			if err := r.take(body); err != nil {
 				p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 			}
-		case event.PlanDone:
+		default: // plan.done
 			close(r.planned)
 			p.work.Wait()
 			if err := p.stream.Forward(ev); err != nil {
 				return err
 			}
-			r = p.newRound(ctx, event.Event{})
+			r = p.newRound(ctx, nil)
 		}
 	}
 	switch {
@@ -107,11 +111,17 @@ type node struct {
 	conf      *pve.Conf         // in a dry run: what it would be
 }
 
-func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
+// newRound returns the round of a plan; started is nil for what comes without a
+// plan.started, as it may from a file.
+func (p *provisioner) newRound(ctx context.Context, started *event.PlanStarted) *round {
+	if started == nil {
+		started = &event.PlanStarted{}
+	}
 	r := &round{
 		provisioner: p,
 		ctx:         ctx,
-		dryRun:      p.dryRun || ev.Get("dry_run").Bool(),
+		dryRun:      p.dryRun || started.DryRun,
+		plan:        started.Plan,
 		planned:     make(chan struct{}),
 		halted:      make(chan struct{}),
 		nodes:       map[int]*node{},
@@ -122,21 +132,11 @@ func (p *provisioner) newRound(ctx context.Context, ev event.Event) *round {
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.host.List(ctx) })
 	r.records = sync.OnceValues(func() (*pve.Records, error) {
 		host := *p.host
-		if r.dryRun || ev.Get("action").Str == "status" {
+		if r.dryRun || started.Action == "status" {
 			host.Preview = func(pve.Command) {}
 		}
 		return host.Records(ctx)
 	})
-	if ev.Raw == nil {
-		return r // what comes without a plan.started may come from a file
-	}
-	plan, err := config.ParsePlan(ev.Raw)
-	if err != nil {
-		p.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
-		r.halt()
-		return r
-	}
-	r.plan = *plan
 	return r
 }
 
@@ -165,14 +165,13 @@ func (r *round) source(ctid int) *sync.Mutex {
 }
 
 // take takes a ct.planned and starts the container's work.
-func (r *round) take(ev event.Event) error {
-	ctid := ev.CTID()
-	action := ev.Get("action").String()
-	act, ok := actions[action]
+func (r *round) take(planned event.ContainerPlanned) error {
+	ctid := planned.CTID
+	act, ok := actions[planned.Action]
 	if !ok {
-		return fmt.Errorf("container %d: action %q is none that phx-lxc knows", ctid, action)
+		return fmt.Errorf("container %d: action %q is none that phx-lxc knows", ctid, planned.Action)
 	}
-	container, err := config.ParseContainer(ctid, []byte(ev.Get("config").Raw))
+	container, err := config.ParseContainer(ctid, planned.Config)
 	if err != nil {
 		return err
 	}
@@ -181,11 +180,10 @@ func (r *round) take(ev event.Event) error {
 		return fmt.Errorf("container %d is planned twice", ctid)
 	}
 	n.container = container
-	needs := integers(ev, "needs")
-	j := &job{round: r, self: n, ctid: ctid, c: container, external: integers(ev, "external"), changes: []string{}, record: pve.Record{}, written: pve.Record{}, texts: map[string]previewText{}}
+	j := &job{round: r, self: n, ctid: ctid, c: container, external: planned.External, changes: []string{}, record: pve.Record{}, written: pve.Record{}, texts: map[string]previewText{}}
 	r.work.Go(func() {
 		defer close(n.done)
-		if reason, because := r.await(needs); reason != "" {
+		if reason, because := r.await(planned.Needs); reason != "" {
 			r.skip(ctid, container.Name, reason, because)
 			return
 		}
@@ -208,14 +206,6 @@ func (r *round) take(ev event.Event) error {
 }
 
 const planBrokeOff = "the plan broke off"
-
-func integers(ev event.Event, field string) []int {
-	var ids []int
-	for _, id := range ev.Get(field).Array() {
-		ids = append(ids, int(id.Int()))
-	}
-	return ids
-}
 
 // await waits until all needs are ready. Otherwise it returns why not, and
 // the container to blame, if any.
@@ -245,15 +235,11 @@ func (r *round) await(needs []int) (reason string, because int) {
 
 func (r *round) skip(ctid int, name, reason string, because int) {
 	r.fail(fmt.Errorf("%d %s: skipped: %s", ctid, name, reason))
-	r.emit("ct.skipped", ctid, struct {
-		Name    string `json:"name"`
-		Reason  string `json:"reason"`
-		Because int    `json:"because,omitempty"`
-	}{name, reason, because})
+	r.emit(event.ContainerSkipped{CTID: ctid, Name: name, Reason: reason, Because: because})
 }
 
-func (r *round) emit(name string, ctid int, fields any) {
-	if err := r.stream.Emit(name, ctid, fields); err != nil {
+func (r *round) emit(body event.Body) {
+	if err := r.stream.Emit(body); err != nil {
 		r.fail(err)
 		r.halt()
 	}

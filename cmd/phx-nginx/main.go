@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 	"thinkheads.ai/phx/cmd/internal/service"
@@ -98,31 +99,39 @@ func gatewayFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	return service.Run(c, config.GatewayScript, "nginx", func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
-		if t.Proxy == nil {
-			return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
+	return service.Run(c, service.Program{
+		Name:   "nginx",
+		Script: config.GatewayScript,
+		SetUp:  setUp,
+		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
+		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+	})
+}
+
+func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+	if t.Proxy == nil {
+		return nil, fmt.Errorf("the configuration has no proxy behind the gateway: give a container with a fixed address the application script %s", config.ProxyScript)
+	}
+	g := gateway{
+		Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
+		Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+	}
+	if s := t.Container.TraefikService; s != nil {
+		g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
+		if s.Port == 80 || s.Port == 443 {
+			t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
+			g.StatusPort, g.StatusHost = 0, ""
 		}
-		g := gateway{
-			Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
-			Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+	}
+	if err := g.check(); err != nil {
+		return nil, err
+	}
+	return t.Call(ctx, g, g.names(), func(need string) (any, error) {
+		if need != "token" {
+			return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
 		}
-		if s := t.Container.TraefikService; s != nil {
-			g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
-			if s.Port == 80 || s.Port == 443 {
-				t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
-				g.StatusPort, g.StatusHost = 0, ""
-			}
-		}
-		if err := g.check(); err != nil {
-			return nil, err
-		}
-		return t.Call(ctx, g, g.names(), func(need string) (any, error) {
-			if need != "token" {
-				return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
-			}
-			t.Logf("getting a one-time token from container %d", t.CA.CTID)
-			return fetchToken(ctx, t.Host, t.CA.CTID, g)
-		})
+		t.Logf("getting a one-time token from container %d", t.CA.CTID)
+		return fetchToken(ctx, t.Host, t.CA.CTID, g)
 	})
 }
 

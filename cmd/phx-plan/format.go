@@ -3,13 +3,13 @@ package main
 import (
 	"bufio"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
-	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
 
@@ -26,14 +26,9 @@ func (p *plan) events(out *bufio.Writer) error {
 	for i, c := range p.order {
 		order[i] = c.CTID
 	}
-	started, err := event.Marshal(event.PlanStarted, 0, struct {
-		Round  string `json:"round"`
-		Action string `json:"action"`
-		DryRun bool   `json:"dry_run,omitempty"`
-		Count  int    `json:"count"`
-		Order  []int  `json:"order"`
-		config.Plan
-	}{round, p.name, p.dryRun, len(order), order, p.file.Plan(p.domain)})
+	started, err := event.Append(nil, event.PlanStarted{
+		Round: round, Action: p.name, DryRun: p.dryRun, Count: len(order), Order: order, Plan: p.file.Plan(p.domain),
+	})
 	if err != nil {
 		return err
 	}
@@ -53,56 +48,17 @@ func (p *plan) events(out *bufio.Writer) error {
 		}
 		out.Write(line)
 	}
-	done, err := event.Marshal(event.PlanDone, 0, struct {
-		Round string `json:"round"`
-		Count int    `json:"count"`
-	}{round, len(order)})
+	done, err := event.Append(nil, event.PlanDone{Round: round, Count: len(order)})
 	out.Write(done)
 	return err
 }
 
 // event appends the container's ct.planned to line.
 func (c *planned) event(line []byte) ([]byte, error) {
-	head, err := event.Marshal("ct.planned", c.CTID, struct {
-		Name     string `json:"name"`
-		Action   string `json:"action"`
-		Needs    []int  `json:"needs"`
-		External []int  `json:"external"`
-	}{c.Name, c.action, notNil(c.before), notNil(c.external)})
-	if err != nil {
-		return nil, err
-	}
-	line = append(line, head[:len(head)-len("}\n")]...)
-	line = append(line, `,"config":`...)
-	start := len(line)
-	line = appendCompact(line, c.Raw)
-	line = append(line[:start], event.Escape(line[start:])...)
-	line = append(line, "}\n"...)
-	if len(line) > event.MaxLine {
-		return nil, fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
-	}
-	return line, nil
-}
-
-// appendCompact appends valid JSON to line, without the blanks between its
-// tokens.
-func appendCompact(line []byte, text string) []byte {
-	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case ' ', '\t', '\n', '\r':
-		case '"':
-			start := i
-			for i++; text[i] != '"'; i++ {
-				if text[i] == '\\' {
-					i++
-				}
-			}
-			line = append(line, text[start:i+1]...)
-		default:
-			line = append(line, text[i])
-		}
-	}
-	return line
+	return event.Append(line, event.ContainerPlanned{
+		CTID: c.CTID, Name: c.Name, Action: c.action,
+		Needs: notNil(c.before), External: notNil(c.external), Config: json.RawMessage(c.Raw),
+	})
 }
 
 func notNil(ids []int) []int {

@@ -160,10 +160,3 @@ func TestManyNeeds(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-func TestCompact(t *testing.T) {
-	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
-	if got, want := string(appendCompact(nil, text)), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}

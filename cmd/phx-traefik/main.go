@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/remote"
 	"thinkheads.ai/phx/cmd/internal/service"
@@ -106,30 +107,38 @@ func proxyFlags() []cli.Flag {
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
-	return service.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
-		p := proxy{Trust: t.Trust, Interface: t.Container.Network.Name, Neighbours: t.Neighbours()}
-		if t.Gateway != nil {
-			p.Gateway = t.Gateway.IP
-		}
-		for _, s := range t.Services {
-			p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
-		}
-		if err := p.check(); err != nil {
-			return nil, err
-		}
-		// All else is done also when the CA's container cannot be reached.
-		hostsErr := leadCA(ctx, t, p)
-		answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
-			if need == "gateway" {
-				return t.GatewayReady(ctx), nil
-			}
-			return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
-		})
-		if err == nil && answer.Error == "" && hostsErr != nil {
-			return &remote.Answer{Stage: "hosts"}, hostsErr
-		}
-		return answer, err
+	return service.Run(c, service.Program{
+		Name:   "traefik",
+		Script: config.ProxyScript,
+		SetUp:  setUp,
+		Ready:  func(r event.ServiceReady) event.Body { return event.TraefikReady(r) },
+		Failed: func(f event.ServiceFailed) event.Body { return event.TraefikFailed(f) },
 	})
+}
+
+func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+	p := proxy{Trust: t.Trust, Interface: t.Container.Network.Name, Neighbours: t.Neighbours()}
+	if t.Gateway != nil {
+		p.Gateway = t.Gateway.IP
+	}
+	for _, s := range t.Services {
+		p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
+	}
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	// All else is done also when the CA's container cannot be reached.
+	hostsErr := leadCA(ctx, t, p)
+	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+		if need == "gateway" {
+			return t.GatewayReady(ctx), nil
+		}
+		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
+	})
+	if err == nil && answer.Error == "" && hostsErr != nil {
+		return &remote.Answer{Stage: "hosts"}, hostsErr
+	}
+	return answer, err
 }
 
 // leadCA makes the CA's container find the proxy, if that container is there.

@@ -38,6 +38,9 @@ const (
 // this exit status and prints nothing more.
 type Status int
 
+// Other packages make errors with a method Reported, which reports whether the
+// user has been told already: the program ends with status 1 then.
+
 func (s Status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
 
 type usageError struct{ msg string }
@@ -117,9 +120,12 @@ func run(app *cli.App) int {
 	}
 	var status Status
 	var wrong *usageError
+	var reported interface{ Reported() bool }
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &reported) && reported.Reported():
+		return 1
 	case errors.As(err, &status):
 		return int(status)
 	case errors.As(err, &wrong):

@@ -331,11 +331,8 @@ func FuzzParse(f *testing.F) {
 					t.Fatalf("%d by itself is another: %+v, %+v", id, c, alone)
 				}
 			}
-			started, err := json.Marshal(file.Plan("example.org"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ParsePlan(started); err != nil {
+			plan := file.Plan("example.org")
+			if err := plan.Check(); err != nil {
 				t.Fatalf("its plan: %v", err)
 			}
 		case !errors.As(err, &wrong) || len(wrong.Mistakes) == 0:

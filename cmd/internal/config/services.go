@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -24,30 +23,26 @@ type Plan struct {
 	Gateway  *Place    `json:"gateway,omitempty"`
 }
 
-// ParsePlan reads a plan.started. It refuses what the plan of a checked file
-// cannot hold: the stream may come from elsewhere.
-func ParsePlan(raw []byte) (*Plan, error) {
-	p := &Plan{}
-	if err := json.Unmarshal(raw, p); err != nil {
-		return nil, err
-	}
+// Check returns an error for what the plan of a checked file cannot hold: a
+// plan that was read may come from elsewhere.
+func (p *Plan) Check() error {
 	if !IsHostName(p.Domain) {
-		return nil, fmt.Errorf("domain %q: not a domain", p.Domain)
+		return fmt.Errorf("domain %q: not a domain", p.Domain)
 	}
 	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
 		if place == nil {
 			continue
 		}
 		if err := place.Check(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, s := range p.Services {
 		if err := s.Check(p.Domain); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // Service is a traefik_service as the proxy serves it.

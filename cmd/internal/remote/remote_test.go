@@ -44,11 +44,20 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 			if !strings.HasSuffix(got.Error, " bytes more)") || !strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
 				t.Errorf("%q: it does not say that it was cut: %q", char, got.Changes[maxChanges-1])
 			}
-			if _, err := event.Marshal("nginx.ready", 101, got); err != nil {
+			if err := fitsIntoEvents(got); err != nil {
 				t.Errorf("%q: %v", char, err)
 			}
 		}
 	}
+}
+
+// fitsIntoEvents returns an error if an event cannot hold the answer.
+func fitsIntoEvents(a *Answer) error {
+	_, err := event.Append(nil, event.NginxReady{CTID: 101, Names: a.Names, NotAfter: a.NotAfter, Changed: a.Changed, Changes: a.Changes})
+	if err == nil {
+		_, err = event.Append(nil, event.NginxFailed{CTID: 101, Stage: a.Stage, Error: a.Error})
+	}
+	return err
 }
 
 // What the host sends has the same limit.
@@ -115,7 +124,7 @@ func FuzzTalk(f *testing.F) {
 				t.Fatalf("a change of %d bytes", len(change))
 			}
 		}
-		if _, err := event.Marshal("nginx.ready", 101, answer); err != nil {
+		if err := fitsIntoEvents(answer); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -82,14 +82,25 @@ func (t *Target) Logf(format string, args ...any) {
 	cmdline.Logf("%d %s: %s", t.CTID, t.Container.Name, fmt.Sprintf(format, args...))
 }
 
-// filter works on the container with a certain application script, once a
+// Program is a program that sets a service up in a container.
+type Program struct {
+	Name   string // under which it is noted which roots the service trusts: nginx, traefik
+	Script string // the application script for which the program stands in
+
+	// SetUp sets the service up. Its error, or that of its answer, is reported as
+	// the event that Failed makes.
+	SetUp func(context.Context, *Target) (*remote.Answer, error)
+
+	Ready  func(event.ServiceReady) event.Body
+	Failed func(event.ServiceFailed) event.Body
+}
+
+// filter works on the container with the program's application script, once a
 // round.
 type filter struct {
-	script string
-	event  string
-	host   *pve.Host
-	dir    string // of the feature scripts
-	setUp  func(context.Context, *Target) (*remote.Answer, error)
+	program Program
+	host    *pve.Host
+	dir     string // of the feature scripts
 
 	stream *event.Stream
 	work   sync.WaitGroup
@@ -107,11 +118,8 @@ func Flags() []cli.Flag {
 	}
 }
 
-// Run runs the filter over stdin and stdout. script is the application script
-// that the program stands in for; prefix is that of its events, prefix.ready
-// and prefix.failed; setUp sets the service up, and its error, or that of its
-// answer, becomes prefix.failed.
-func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Target) (*remote.Answer, error)) error {
+// Run runs the program as a filter over stdin and stdout.
+func Run(c *cli.Context, program Program) error {
 	isFilter, err := cmdline.Filter(c)
 	switch {
 	case err != nil:
@@ -122,11 +130,9 @@ func Run(c *cli.Context, script, prefix string, setUp func(context.Context, *Tar
 		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	f := &filter{
-		script: script,
-		event:  prefix,
-		host:   &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
-		dir:    c.String("scripts"),
-		setUp:  setUp,
+		program: program,
+		host:    &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		dir:     c.String("scripts"),
 	}
 	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
 	return f.run(c.Context)
@@ -142,9 +148,9 @@ type round struct {
 	caPlanned   bool
 	caReady     bool
 	caGone      string // why the CA's container will not get ready
-	ca          event.Event
+	ca          *event.CAExported
 	caFailed    string
-	fingerprint event.Event
+	fingerprint *event.CAFingerprint
 	begun       bool
 }
 
@@ -178,8 +184,9 @@ func newRound() *round { return &round{gateway: newGate()} }
 func (f *filter) run(ctx context.Context) error {
 	r := newRound()
 	for {
-		ev, err := f.stream.Next(ctx, event.PlanStarted, "ct.planned", "ct.ready", "ct.preview", "ct.failed", "ct.skipped",
-			"ca.exported", "ca.failed", "ca.fingerprint", "nginx.ready", "nginx.failed")
+		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
+			event.NameContainerPreview, event.NameContainerFailed, event.NameContainerSkipped,
+			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint, event.NameNginxReady, event.NameNginxFailed)
 		if err != nil {
 			r.gateway.settle(false)
 			f.work.Wait()
@@ -188,7 +195,7 @@ func (f *filter) run(ctx context.Context) error {
 			}
 			break
 		}
-		if ev.Name == event.PlanDone {
+		if ev.Name == event.NamePlanDone {
 			r.gateway.settle(false)
 			f.work.Wait()
 			f.missing(r)
@@ -198,17 +205,17 @@ func (f *filter) run(ctx context.Context) error {
 			r = newRound()
 			continue
 		}
-		if ev.Name == event.PlanStarted {
+		if ev.Name == event.NamePlanStarted {
 			r.gateway.settle(false)
 			r = newRound()
 		}
-		if err := r.take(ev, f.script, func(ctid int) bool {
+		if err := r.take(ev, f.program.Script, func(ctid int) bool {
 			_, err := f.host.ReadConf(ctid)
 			return err == nil
 		}); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 		}
-		if r.ready && r.ca.Raw != nil && r.fingerprint.Raw != nil && !r.begun {
+		if r.ready && r.ca != nil && r.fingerprint != nil && !r.begun {
 			r.begun = true
 			f.begin(ctx, r)
 		}
@@ -224,52 +231,53 @@ func (f *filter) run(ctx context.Context) error {
 func (r *round) take(ev event.Event, script string, exists func(ctid int) bool) error {
 	ours := r.container != nil && ev.CTID() == r.container.CTID
 	r.takeCA(ev)
-	switch ev.Name {
+	switch body := ev.Body.(type) {
 	case event.PlanStarted:
-		plan, err := config.ParsePlan(ev.Raw)
-		if err != nil {
-			return fmt.Errorf("plan.started: %w", err)
+		if err := body.Check(); err != nil {
+			return fmt.Errorf("%s: %w", ev.Name, err)
 		}
-		r.plan = *plan
-	case "ct.planned":
-		if ev.Get("action").Str != "create" || ev.Get("config.application_script").Str != script {
+		r.plan = body.Plan
+	case event.ContainerPlanned:
+		if body.Action != "create" || body.ApplicationScript() != script {
 			return nil
 		}
 		if r.container != nil {
-			return fmt.Errorf("container %d: %s is the application script of container %d already", ev.CTID(), script, r.container.CTID)
+			return fmt.Errorf("container %d: %s is the application script of container %d already", body.CTID, script, r.container.CTID)
 		}
-		container, err := config.ParseContainer(ev.CTID(), []byte(ev.Get("config").Raw))
+		container, err := config.ParseContainer(body.CTID, body.Config)
 		r.container = container
 		return err
-	case "ct.ready":
+	case event.ContainerReady:
 		r.ready = r.ready || ours
-	case "ct.preview":
+	case event.ContainerPreview:
 		if ours {
 			r.container, r.ready = nil, false // a dry run: nothing is to be done
 		}
-	case "ct.failed":
+	case event.ContainerFailed:
 		if ours {
-			r.gone = gone(ev)
+			r.gone = "failed: " + body.Error
 			// What the service's health check finds may be what is mended here.
-			r.ready = r.ready || ev.Get("stage").Str == "health check"
+			r.ready = r.ready || body.Stage == event.StageHealthCheck
 		}
-	case "ct.skipped":
+	case event.ContainerSkipped:
 		if ours {
-			r.gone = gone(ev)
+			r.gone = "was skipped: " + body.Reason
 			// Without another container, what is there is mended as far as that goes.
-			r.ready = r.ready || ev.Get("because").Int() != 0 && exists(ev.CTID())
+			r.ready = r.ready || body.Because != 0 && exists(body.CTID)
 		}
-	case "ca.exported":
-		if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {
-			return fmt.Errorf("ca.exported of container %d, which is not the CA of the plan", ev.CTID())
+	case event.CAExported:
+		if r.plan.CA == nil || body.CTID != r.plan.CA.CTID {
+			return fmt.Errorf("ca.exported of container %d, which is not the CA of the plan", body.CTID)
 		}
-		r.ca = ev
-	case "ca.failed":
-		r.caFailed = ev.Get("error").Str
-	case "ca.fingerprint":
-		r.fingerprint = ev
-	case "nginx.ready", "nginx.failed":
-		r.gateway.settle(ev.Name == "nginx.ready")
+		r.ca = &body
+	case event.CAFailed:
+		r.caFailed = body.Error
+	case event.CAFingerprint:
+		r.fingerprint = &body
+	case event.NginxReady:
+		r.gateway.settle(true)
+	case event.NginxFailed:
+		r.gateway.settle(false)
 	}
 	return nil
 }
@@ -279,23 +287,16 @@ func (r *round) takeCA(ev event.Event) {
 	if r.plan.CA == nil || ev.CTID() != r.plan.CA.CTID {
 		return
 	}
-	switch ev.Name {
-	case "ct.planned":
-		r.caPlanned = ev.Get("action").Str == "create"
-	case "ct.ready":
+	switch body := ev.Body.(type) {
+	case event.ContainerPlanned:
+		r.caPlanned = body.Action == "create"
+	case event.ContainerReady:
 		r.caReady = true
-	case "ct.failed", "ct.skipped":
-		r.caGone = gone(ev)
+	case event.ContainerFailed:
+		r.caGone = "failed: " + body.Error
+	case event.ContainerSkipped:
+		r.caGone = "was skipped: " + body.Reason
 	}
-}
-
-// gone returns why a container will not get ready: ev is its ct.failed or
-// ct.skipped.
-func gone(ev event.Event) string {
-	if ev.Name == "ct.failed" {
-		return "failed: " + ev.Get("error").Str
-	}
-	return "was skipped: " + ev.Get("reason").Str
 }
 
 // begin starts the work on the round's container.
@@ -311,16 +312,17 @@ func (f *filter) begin(ctx context.Context, r *round) {
 		Proxy:     r.plan.Proxy,
 		Gateway:   r.plan.Gateway,
 		Trust: guest.Trust{
-			Fingerprint: r.fingerprint.Get("sha256").Str,
-			Also:        r.fingerprint.Get("also").Str,
-			CAURL:       r.fingerprint.Get("ca_url").Str,
+			Fingerprint: r.fingerprint.SHA256,
+			Also:        r.fingerprint.Also,
+			CAURL:       r.fingerprint.CAURL,
 		},
-		CADown:       r.ca.Get("from_host").Bool(),
-		CAHosts:      r.ca.Get("known.hosts").Str,
-		CANeighbours: r.ca.Get("known.neighbours").Str,
+		CADown:       r.ca.FromHost,
 		GatewayReady: r.gateway.wait,
 	}
-	path := r.fingerprint.Get("path").Str
+	if known := r.ca.Known; known != nil {
+		target.CAHosts, target.CANeighbours = known.Hosts, known.Neighbours
+	}
+	path := r.fingerprint.Path
 	f.work.Go(func() {
 		start := time.Now()
 		answer, err := func() (*remote.Answer, error) {
@@ -339,13 +341,13 @@ func (f *filter) begin(ctx context.Context, r *round) {
 				return trust, err
 			}
 			target.Trust.Root = root
-			return f.setUp(ctx, target)
+			return f.program.SetUp(ctx, target)
 		}()
 		if err == nil && answer.Error != "" {
 			err = fmt.Errorf("not done in the container:\n%s", cmdline.Quoted(answer.Error))
 		}
 		if err == nil {
-			err = cahost.WriteTaken(f.host, f.event, target.Trust.Pins())
+			err = cahost.WriteTaken(f.host, f.program.Name, target.Trust.Pins())
 		}
 		if err != nil {
 			stage := "apply"
@@ -361,14 +363,17 @@ func (f *filter) begin(ctx context.Context, r *round) {
 		for _, change := range answer.Changes {
 			target.Logf("%s", cmdline.Quoted(change))
 		}
-		answer.Changes = append(append([]string{}, target.changes...), answer.Changes...)
-		answer.Changed = answer.Changed || len(target.changes) > 0
-		if answer.Changed {
+		ready := event.ServiceReady{
+			CTID: target.CTID, Names: answer.Names, NotAfter: answer.NotAfter,
+			Changed: answer.Changed || len(target.changes) > 0,
+			Changes: slices.Concat([]string{}, target.changes, answer.Changes),
+		}
+		if ready.Changed {
 			target.Logf("ready (%s)", cmdline.Elapsed(start))
 		} else {
 			target.Logf("unchanged")
 		}
-		f.emit(f.event+".ready", target.CTID, answer)
+		f.emit(f.program.Ready(ready))
 	})
 }
 
@@ -413,7 +418,7 @@ func (f *filter) missing(r *round) {
 		why = "no ct.ready of the container has come: is phx-lxc in the pipe?"
 	case r.caFailed != "":
 		why = "the CA's root certificate was not exported: " + r.caFailed
-	case r.ca.Raw == nil:
+	case r.ca == nil:
 		why = "no ca.exported has come: " + r.withoutCA()
 	default:
 		why = "no ca.fingerprint has come: is phx-fingerprint in the pipe?"
@@ -440,14 +445,11 @@ func (r *round) withoutCA() string {
 
 func (f *filter) reportFailure(ctid int, name, stage, why string) {
 	f.fail(fmt.Errorf("%d %s: %s: %s", ctid, name, stage, why))
-	f.emit(f.event+".failed", ctid, struct {
-		Stage string `json:"stage"`
-		Error string `json:"error"`
-	}{stage, why})
+	f.emit(f.program.Failed(event.ServiceFailed{CTID: ctid, Stage: stage, Error: why}))
 }
 
-func (f *filter) emit(name string, ctid int, fields any) {
-	if err := f.stream.Emit(name, ctid, fields); err != nil {
+func (f *filter) emit(body event.Body) {
+	if err := f.stream.Emit(body); err != nil {
 		f.fail(err)
 	}
 }

@@ -131,12 +131,21 @@ type result struct {
 // failure returns the error of the gateway's failed event, "" for none.
 func (r *result) failure() string {
 	for _, l := range strings.Split(r.out, "\n") {
-		ev := event.Event{Raw: []byte(l)}
-		if ev.Get("event").Str == "nginx.failed" {
-			return ev.Get("stage").Str + ": " + ev.Get("error").Str
+		if ev, _ := event.Parse([]byte(l)); ev.Name == event.NameNginxFailed {
+			failed := ev.Body.(event.NginxFailed)
+			return failed.Stage + ": " + failed.Error
 		}
 	}
 	return ""
+}
+
+// program returns the filter of a program that is like phx-nginx.
+func (f *fixture) program(setUp func(context.Context, *Target) (*remote.Answer, error)) *filter {
+	return &filter{host: f.host, program: Program{
+		Name: "nginx", Script: config.GatewayScript, SetUp: setUp,
+		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
+		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+	}}
 }
 
 // filter runs the filter over these lines.
@@ -144,12 +153,12 @@ func (f *fixture) filter(t *testing.T, lines ...string) *result {
 	t.Helper()
 	r := &result{}
 	var out bytes.Buffer
-	j := &filter{script: config.GatewayScript, event: "nginx", host: f.host, setUp: func(_ context.Context, target *Target) (*remote.Answer, error) {
+	j := f.program(func(_ context.Context, target *Target) (*remote.Answer, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.targets = append(r.targets, target)
 		return &remote.Answer{}, nil
-	}}
+	})
 	j.stream = event.NewStream(strings.NewReader(strings.Join(lines, "\n")+"\n"), &out, j.fail)
 	r.err = j.run(t.Context())
 	r.out = out.String()
@@ -398,10 +407,10 @@ func TestGatewayReady(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var ready, asked bool
-			j := &filter{script: config.GatewayScript, event: "nginx", host: f.host, setUp: func(ctx context.Context, target *Target) (*remote.Answer, error) {
+			j := f.program(func(ctx context.Context, target *Target) (*remote.Answer, error) {
 				ready, asked = target.GatewayReady(ctx), true
 				return &remote.Answer{}, nil
-			}}
+			})
 			lines := slices.Concat([]string{started(), f.planned("create"), of(gateway, "ct.ready", ""), f.exported(), f.fingerprint()}, tt.end)
 			j.stream = event.NewStream(strings.NewReader(strings.Join(lines, "\n")+"\n"), io.Discard, j.fail)
 			j.run(t.Context())

@@ -1,13 +1,3 @@
-// Package event is the stream that connects the programs of phx: one JSON
-// object a line, UTF-8, at most [MaxLine] bytes, always ended by a newline.
-// Every line has the fields "event" and "time"; a line about a container has
-// "ctid".
-//
-// A filter forwards every line unchanged and at once, adds lines of its own,
-// and holds back only "plan.done" until its own work is finished.
-//
-// The stream may come from a file that somebody has edited: the container ids
-// of an event are checked before a program sees it.
 package event
 
 import (
@@ -19,45 +9,43 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
-	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 )
 
 // MaxLine is the greatest length of a line in bytes, its newline included.
 const MaxLine = 1 << 20
 
-// The events that frame a plan.
-const (
-	PlanStarted = "plan.started"
-	PlanDone    = "plan.done"
-)
-
-// ErrTruncated says that the stream ended without plan.done or in the middle
-// of a line: a program before this one has died. Work in flight may be
+// ErrTruncated is the error for a stream that ended without plan.done or in the
+// middle of a line: an upstream program has failed. Work in flight may be
 // finished; nothing new may be started.
-var ErrTruncated = errors.New("the event stream ended too early: a program before this one has failed")
+var ErrTruncated = errors.New("the event stream ended too early: an upstream program has failed")
+
+// ErrEmpty is the error for a pipe that ended without any line: phx-plan has
+// refused its configuration, and has said why.
+var ErrEmpty error = emptyError{}
+
+type emptyError struct{}
+
+func (emptyError) Error() string { return "the event stream is empty" }
+
+// Reported reports that the user has been told of the reason already.
+func (emptyError) Reported() bool { return true }
 
 // Event is a line of the stream.
 type Event struct {
 	Name string // the field "event"
 	Line int    // the line's number in the stream, from 1
 	Raw  []byte // the JSON object, without the newline
+	Body Body   // what the line says: a struct, not a pointer; nil where this package has none for the name
 }
-
-// Get returns the value at a gjson path of the event.
-func (e Event) Get(path string) gjson.Result { return gjson.GetBytes(e.Raw, path) }
-
-// CTID returns the field "ctid", a valid id, or 0 when the event has none, as
-// one about a container always has.
-func (e Event) CTID() int { return int(e.Get("ctid").Int()) }
 
 // Stream is a filter's view of the events: what it reads, and what it writes.
 type Stream struct {
@@ -136,10 +124,11 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // Next forwards the lines of the stream, each byte for byte, until one comes
 // whose event is plan.done or among names, and returns that one. Only
 // plan.done is not forwarded: see [Stream.Forward]. An event whose container
-// ids are none is forwarded, reported and not returned.
+// ids are none, or whose fields have wrong types, is forwarded, reported and
+// not returned.
 //
 // The error is io.EOF when the stream ended as it should, [ErrTruncated] when
-// it did not, a [cmdline.Status] when a pipe had no line at all, the cause of ctx
+// it did not, [ErrEmpty] when a pipe had no line at all, the cause of ctx
 // when that is done, what is wrong with a plan.started, without which nothing
 // of a plan may be done, or what reading or writing said; nothing can be read
 // afterwards. The ctx of the first call limits all writing: what nobody reads
@@ -177,10 +166,10 @@ func (s *Stream) next(names []string) (Event, error) {
 		}
 		name := gjson.GetBytes(line, "event").Str
 		switch name {
-		case PlanDone:
+		case NamePlanDone:
 			s.open = false
-			return Event{name, s.line, bytes.Clone(line[:len(line)-1])}, s.flush()
-		case PlanStarted:
+			return Event{Name: name, Line: s.line, Raw: bytes.Clone(line[:len(line)-1])}, s.flush()
+		case NamePlanStarted:
 			s.open = true
 		}
 		if err := s.write(line); err != nil {
@@ -189,15 +178,16 @@ func (s *Stream) next(names []string) (Event, error) {
 		if !slices.Contains(names, name) {
 			continue
 		}
-		ev := Event{name, s.line, bytes.Clone(line[:len(line)-1])}
-		if err := ev.check(); err != nil {
-			err = fmt.Errorf("event stream: line %d: %s: %w", s.line, name, err)
-			if name == PlanStarted {
+		ev, err := Parse(line[:len(line)-1])
+		if err != nil {
+			err = fmt.Errorf("event stream: line %d: %w", s.line, err)
+			if name == NamePlanStarted {
 				return Event{}, errors.Join(err, s.flush())
 			}
 			s.bad(err)
 			continue
 		}
+		ev.Line = s.line
 		return ev, s.flush()
 	}
 }
@@ -231,7 +221,7 @@ func (s *Stream) readLine() ([]byte, error) {
 		}
 		return nil, s.end(err)
 	}
-	if err := check(line); err != nil {
+	if err := checkLine(line); err != nil {
 		s.bad(fmt.Errorf("event stream: line %d: %w", s.line, err))
 		return nil, nil
 	}
@@ -245,55 +235,15 @@ func (s *Stream) end(err error) error {
 	case !errors.Is(err, io.EOF) || !s.open:
 		return err
 	case s.line == 0 && s.piped:
-		return cmdline.Status(1)
+		return ErrEmpty
 	case s.line == 0:
-		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + cmdline.Name())
+		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + filepath.Base(os.Args[0]))
 	}
 	return ErrTruncated
 }
 
-// check returns an error for a container id that is none.
-func (e Event) check() error {
-	const one, list = false, true
-	var wrong error
-	look := func(path string, isList bool) {
-		v := e.Get(path)
-		values := []gjson.Result{v}
-		switch {
-		case !v.Exists() || wrong != nil:
-			return
-		case isList && !v.IsArray():
-			wrong = fmt.Errorf("%s: not a list of container ids", path)
-			return
-		case isList:
-			values = v.Array()
-		}
-		for _, v := range values {
-			if _, err := config.ParseCTID(v.Raw); v.Type != gjson.Number || err != nil {
-				wrong = fmt.Errorf("%s: %.100s is not a container id: a number from 100 to 999999999", path, v.Raw)
-				return
-			}
-		}
-	}
-	look("ctid", one)
-	switch {
-	case e.Name == PlanStarted:
-		look("order", list)
-		look("services.#.ctid", list)
-		for _, place := range []string{"ca", "gateway", "proxy"} {
-			look(place+".ctid", one)
-		}
-	case strings.HasPrefix(e.Name, "ct."):
-		look("needs", list)
-		look("external", list)
-		if wrong == nil && e.CTID() == 0 {
-			wrong = errors.New("ctid is missing")
-		}
-	}
-	return wrong
-}
-
-func check(line []byte) error {
+// checkLine returns an error for what is no JSON object.
+func checkLine(line []byte) error {
 	switch {
 	case !utf8.Valid(line):
 		return errors.New("not UTF-8")
@@ -313,11 +263,10 @@ func (s *Stream) Forward(ev Event) error {
 	return s.flush()
 }
 
-// Emit writes an event of the program's own, whole and at once. A ctid of 0
-// is left out. fields is a struct or map with the event's further fields, or
-// nil. Emit may be called by several goroutines.
-func (s *Stream) Emit(name string, ctid int, fields any) error {
-	line, err := Marshal(name, ctid, fields)
+// Emit writes an event of the program's own, whole and at once. It may be called
+// by several goroutines.
+func (s *Stream) Emit(body Body) error {
+	line, err := Append(nil, body)
 	if err != nil {
 		return err
 	}
@@ -327,36 +276,93 @@ func (s *Stream) Emit(name string, ctid int, fields any) error {
 	return s.flush()
 }
 
-// Marshal returns the line of an event, its newline included. It fails for
-// one longer than [MaxLine]. What could act on a terminal is escaped, so that
-// a line may be shown there as it is.
-func Marshal(name string, ctid int, fields any) ([]byte, error) {
-	line := append([]byte(`{"event":`), strconv.Quote(name)...)
+// Parse returns the event of a line, which must be a JSON object. Its Raw is a
+// copy, and its Line 0.
+func Parse(line []byte) (Event, error) {
+	ev := Event{Name: gjson.GetBytes(line, "event").Str, Raw: bytes.Clone(line)}
+	if ctid := gjson.GetBytes(line, "ctid"); ctid.Exists() {
+		if _, err := config.ParseCTID(ctid.Raw); err != nil {
+			return ev, fmt.Errorf("%s: %w", ev.Name, notCTID("ctid", ctid.Raw))
+		}
+	}
+	decode := decoders[ev.Name]
+	if decode == nil {
+		return ev, nil
+	}
+	var err error
+	if ev.Body, err = decode(ev.Raw); err != nil {
+		err = fmt.Errorf("%s: %w", ev.Name, err)
+	}
+	return ev, err
+}
+
+// CTID returns the container that the event is about, 0 when it is about none.
+func (e Event) CTID() int {
+	if e.Body == nil {
+		return 0
+	}
+	_, ctid := e.Body.about()
+	return ctid
+}
+
+// Append appends the line of an event, its newline included, to buf. It fails
+// for one longer than [MaxLine]. What could act on a terminal is escaped, so
+// that a line may be shown there as it is.
+func Append(buf []byte, body Body) ([]byte, error) {
+	name, ctid := body.about()
+	// A plan may have a hundred thousand containers, and json.Marshal would read
+	// all of their configurations three times.
+	var object json.RawMessage
+	if planned, ok := body.(ContainerPlanned); ok {
+		object, planned.Config = planned.Config, nil
+		body = planned
+	}
+	var fields bytes.Buffer
+	enc := json.NewEncoder(&fields)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		return nil, fmt.Errorf("event %s: %w", name, err)
+	}
+	fields.Truncate(fields.Len() - len("}\n"))
+
+	line := slices.Grow(buf, 100+fields.Len()+len(object))
+	line = strconv.AppendQuote(append(line, `{"event":`...), name)
 	line = append(line, `,"time":"`...)
 	line = time.Now().UTC().AppendFormat(line, "2006-01-02T15:04:05.000Z")
 	line = append(line, '"')
-	if ctid != 0 {
-		line = append(line, `,"ctid":`...)
-		line = strconv.AppendInt(line, int64(ctid), 10)
-	}
-	if fields != nil {
-		var object bytes.Buffer
-		enc := json.NewEncoder(&object)
-		enc.SetEscapeHTML(false)
-		if err := enc.Encode(fields); err != nil {
-			return nil, fmt.Errorf("event %s: %w", name, err)
-		}
-		inner := Escape(bytes.TrimSpace(object.Bytes()))
-		inner = inner[1 : len(inner)-1]
-		if len(inner) > 0 {
-			line = append(append(line, ','), inner...)
-		}
+	line = append(append(line, ','), Escape(fields.Bytes()[1:])...) // every body has a field
+	if object != nil {
+		line = append(line, `,"config":`...)
+		start := len(line)
+		line = appendCompact(line, object)
+		line = append(line[:start], Escape(line[start:])...)
 	}
 	line = append(line, "}\n"...)
-	if len(line) > MaxLine {
+	if len(line)-len(buf) > MaxLine {
 		return nil, fmt.Errorf("event %s of container %d: longer than %d bytes", name, ctid, MaxLine)
 	}
 	return line, nil
+}
+
+// appendCompact appends valid JSON to line, without the blanks between its
+// tokens.
+func appendCompact(line, text []byte) []byte {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case ' ', '\t', '\n', '\r':
+		case '"':
+			start := i
+			for i++; text[i] != '"'; i++ {
+				if text[i] == '\\' {
+					i++
+				}
+			}
+			line = append(line, text[start:i+1]...)
+		default:
+			line = append(line, text[i])
+		}
+	}
+	return line
 }
 
 // Escape returns JSON with what is valid in it and could act on a terminal
