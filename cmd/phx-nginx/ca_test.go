@@ -159,7 +159,7 @@ func TestCertify(t *testing.T) {
 		}
 		tokens = 0
 		s := &guest.Setup{}
-		leaf, err := certify(t.Context(), s, g, roots, ask)
+		leaf, err := ensureCertificate(t.Context(), s, g, roots, ask)
 		if err != nil || tokens != tt.tokens {
 			t.Errorf("%s: %d tokens, %v", tt.name, tokens, err)
 			continue
@@ -174,7 +174,7 @@ func TestCertify(t *testing.T) {
 			t.Errorf("%s: pairs %q", tt.name, pairs)
 		}
 		again := &guest.Setup{}
-		if _, err := certify(t.Context(), again, g, roots, nil); err != nil || len(again.Changes) > 0 {
+		if _, err := ensureCertificate(t.Context(), again, g, roots, nil); err != nil || len(again.Changes) > 0 {
 			t.Errorf("%s: the second run: %v, %q", tt.name, err, again.Changes)
 		}
 	}
@@ -184,7 +184,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := leafOf(t)
-	if leaf, err := certify(t.Context(), &guest.Setup{}, g, roots, nil); err != nil || leaf.Equal(before) {
+	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, roots, nil); err != nil || leaf.Equal(before) {
 		t.Errorf("the timer: %v", err)
 	}
 	// While roots are exchanged, what the CA issues may be of either.
@@ -192,7 +192,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before = leafOf(t)
-	if leaf, err := certify(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root}, nil); err != nil || leaf.Equal(before) {
+	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root}, nil); err != nil || leaf.Equal(before) {
 		t.Errorf("the timer, while roots are exchanged: %v", err)
 	}
 
@@ -200,7 +200,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	leaf, err := certify(t.Context(), &guest.Setup{}, g, roots, ask)
+	leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, roots, ask)
 	if !errors.Is(err, errDue) || errors.Is(err, errReissue) || leaf == nil {
 		t.Errorf("a CA that is down: %v", err)
 	}

@@ -647,7 +647,7 @@ func TestCertifyWithoutCA(t *testing.T) {
 	roots := []*x509.Certificate{a.root}
 	certify := func(roots []*x509.Certificate, ask func(string, any) error) (*guest.Setup, *x509.Certificate, error) {
 		s := &guest.Setup{}
-		leaf, err := certify(context.Background(), s, g, roots, ask)
+		leaf, err := ensureCertificate(context.Background(), s, g, roots, ask)
 		return s, leaf, err
 	}
 

@@ -29,7 +29,7 @@ func FuzzRequest(f *testing.F) {
 		for _, s := range p.Services {
 			names[s.Name] = true
 		}
-		for _, text := range [][]byte{p.static(usual), p.dynamic()} {
+		for _, text := range [][]byte{p.static(usualHours), p.dynamic()} {
 			var parsed struct {
 				HTTP struct {
 					Services map[string]any

@@ -176,7 +176,7 @@ func (tr *traefik) do(method, url, host string, header http.Header) (*http.Respo
 }
 
 func TestTraefik(t *testing.T) {
-	tr := startTraefik(t, usual)
+	tr := startTraefik(t, usualHours)
 	t.Run("the CA's API", func(t *testing.T) {
 		sum := strings.Repeat("0a", 32)
 		for request, passes := range map[string]bool{
@@ -266,7 +266,7 @@ func TestTraefik(t *testing.T) {
 
 // What is needed to have all certificates renewed at once.
 func TestTraefikRenewsAllAtOnce(t *testing.T) {
-	tr := startTraefik(t, allAtOnce)
+	tr := startTraefik(t, renewAll)
 	err := guest.Until(context.Background(), time.Minute, func() error {
 		if !tr.ca.got("GET /acme/acme/directory") {
 			return errors.New("Traefik has not asked the CA for anything")

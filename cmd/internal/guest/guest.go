@@ -1,12 +1,13 @@
 // Package guest sets up services from inside a container: packages, files,
 // units, and trust in the CA. Every step does nothing when there is nothing
-// to do, and says what it has changed.
+// to do, and says what it has changed. It knows nothing of Proxmox VE and of the
+// events: what it needs of the host it asks for.
 package guest
 
 import (
-	"encoding/json"
+	"context"
+	"crypto/x509"
 	"fmt"
-	"os"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/remote"
@@ -21,8 +22,8 @@ const (
 
 // Setup is one run of changes to a container.
 type Setup struct {
-	Stage    string // what is being done, for the answer to a failure
-	Changes  []string
+	Stage    string    // what is being done, for the answer to a failure
+	Changes  []string  // what has been changed, for people
 	NotAfter time.Time // when the first of the service's certificates expires
 }
 
@@ -31,23 +32,30 @@ type Setup struct {
 func Apply(names []string, work func(*Setup) error) *remote.Answer {
 	s := &Setup{}
 	err := work(s)
-	a := &remote.Answer{Names: names, NotAfter: s.NotAfter, Changed: len(s.Changes) > 0, Changes: append([]string{}, s.Changes...)}
+	a := &remote.Answer{
+		Names: names, NotAfter: s.NotAfter,
+		Changed: len(s.Changes) > 0, Changes: append([]string{}, s.Changes...),
+	}
 	if err != nil {
 		a.Stage, a.Error = s.Stage, err.Error()
 	}
 	return a
 }
 
-// Print prints the answer to whoever has run a program's half in the container
-// by hand. The error is that of the answer.
-func Print(a *remote.Answer) error {
-	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
-		return err
+// Prepare does what comes first in each run of apply: [Setup.Begin], the end of
+// the container's boot, and the neighbours on device.
+func (s *Setup) Prepare(ctx context.Context, program string, trust Trust,
+	device string, neighbours []Neighbour,
+) ([]*x509.Certificate, error) {
+	roots, err := s.Begin(ctx, program, trust)
+	if err != nil {
+		return nil, err
 	}
-	if a.Error != "" {
-		return fmt.Errorf("%s: %s", a.Stage, a.Error)
+	if err := s.WaitForBoot(ctx); err != nil {
+		return nil, err
 	}
-	return nil
+	s.Stage = "neighbours"
+	return roots, s.PinNeighbours(ctx, device, neighbours)
 }
 
 // Changed notes something that has been changed.

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// RequireFeature has a program installed that only the host can bring: ask is told the
-// name of the feature.
-func (s *Setup) RequireFeature(program, feature string, ask func(need string, value any) error) error {
+// RequireFeature has a program installed that only the host can bring, by the
+// feature with this name. program is its path.
+func (s *Setup) RequireFeature(program, feature string, ask Ask) error {
 	if exists(program) {
 		return nil
 	}

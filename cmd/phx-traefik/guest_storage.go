@@ -1,3 +1,5 @@
+// Traefik's storage of certificates, in the container.
+
 package main
 
 import (

@@ -1,79 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
-	"regexp"
 	"strings"
 
+	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 	"thinkheads.ai/phx/cmd/internal/ca"
-	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/guest"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 )
-
-// proxy is what is to be set up: the request from the host's half to the
-// container's.
-type proxy struct {
-	guest.Trust
-	Services   []route           `json:"services"`
-	Gateway    string            `json:"gateway"`   // IP address of the gateway before it; "" for none
-	Interface  string            `json:"interface"` // through which its neighbours are reached
-	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
-}
-
-// route leads from a name to a container's service behind the proxy.
-type route struct {
-	Name string `json:"name"` // of its router
-	Host string `json:"host"` // the name under which it is served
-	URL  string `json:"url"`  // where the container answers: SCHEME://ADDRESS:PORT
-	CA   bool   `json:"ca,omitempty"`
-}
-
-// address returns the IP address where the container answers.
-func (r route) address() string {
-	_, at, _ := config.ParseServiceURL(r.URL)
-	return at.Addr().String()
-}
-
-var (
-	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	hostForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-)
-
-// check refuses what would mean something else in a Traefik rule, in
-// /etc/hosts or on step's command line, or in Traefik's dynamic configuration,
-// where {{ }} is a template whatever YAML thinks of it.
-func (p proxy) check() error {
-	for _, s := range p.Services {
-		if !nameForm.MatchString(s.Name) {
-			return fmt.Errorf("service %q: not a label of a host name in lower case", s.Name)
-		}
-		if !hostForm.MatchString(s.Host) {
-			return fmt.Errorf("service %s: host %q: not a host name in lower case", s.Name, s.Host)
-		}
-		if _, _, err := config.ParseServiceURL(s.URL); err != nil {
-			return fmt.Errorf("service %s: %w", s.Name, err)
-		}
-	}
-	if p.CAURL == "" {
-		return errors.New("CA URL: none is given")
-	}
-	if ip, err := netip.ParseAddr(p.Gateway); p.Gateway != "" && (err != nil || ip.Zone() != "") {
-		return fmt.Errorf("gateway %q: not an IP address", p.Gateway)
-	}
-	return p.Trust.Check()
-}
-
-// hosts are the names that the proxy serves.
-func (p proxy) hosts() []string {
-	hosts := []string{}
-	for _, s := range p.Services {
-		hosts = append(hosts, s.Host)
-	}
-	return hosts
-}
 
 // Places in the proxy's container.
 const (
@@ -95,6 +30,7 @@ const (
 // another root are worth nothing: each root has a file of its own.
 func (p proxy) acmeFile() string { return storagePath(p.Fingerprint) }
 
+// storagePath returns the storage that belongs to a root, by its fingerprint.
 func storagePath(pin string) string { return fmt.Sprintf("%s/acme-%.12s.json", stateDir, pin) }
 
 const header = "# Written by phx-traefik. Changes made here are lost at its next run.\n"
@@ -103,12 +39,12 @@ const header = "# Written by phx-traefik. Changes made here are lost at its next
 // schedules renewal: of 24 hours 6 before their end, and of 90 days, Traefik's
 // default, a month before: all at its start.
 const (
-	usual     = 24
-	allAtOnce = 90 * 24
+	usualHours = 24
+	renewAll   = 90 * 24
 )
 
 // static is Traefik's static configuration, which it reads when it starts.
-func (p proxy) static(duration int) []byte {
+func (p proxy) static(hours int) []byte {
 	return render(map[string]any{
 		"global": map[string]any{"checkNewVersion": false, "sendAnonymousUsage": false},
 		"log":    map[string]any{"level": "INFO", "noColor": true},
@@ -124,7 +60,7 @@ func (p proxy) static(duration int) []byte {
 			"caCertificates":       []string{rootFile},
 			"storage":              p.acmeFile(),
 			"keyType":              "EC256",
-			"certificatesDuration": duration,
+			"certificatesDuration": hours,
 			"tlsChallenge":         map[string]any{},
 		}}},
 	})
@@ -237,4 +173,15 @@ func render(v any) []byte {
 		panic(err) // maps and strings can always be marshalled
 	}
 	return append([]byte(header), text...)
+}
+
+// renderCommand prints both files, here as in the container.
+func renderCommand(c *cli.Context) error {
+	p, err := proxyOf(c, proxy{})
+	if err != nil {
+		return err
+	}
+	return cmdline.ReadOnly(c.Context, func() error {
+		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usualHours), dynamicFile, p.dynamic()))
+	})
 }

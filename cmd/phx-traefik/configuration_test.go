@@ -81,7 +81,7 @@ func at(t *testing.T, text []byte, path ...string) any {
 }
 
 func TestStatic(t *testing.T) {
-	text := testProxy.static(usual)
+	text := testProxy.static(usualHours)
 	acme := []string{"certificatesResolvers", "internal", "acme"}
 	for key, want := range map[string]any{
 		"caServer":             "https://10.0.0.10:9000/acme/acme/directory",

@@ -1,3 +1,5 @@
+// nginx's configuration, in the container: phx's site beside those of others.
+
 package main
 
 import (
@@ -47,14 +49,14 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	var undo []func() error
 	err := func() error {
 		if target, err := os.Readlink(stockSite); err == nil {
-			if err := errors.Join(unload(), os.Remove(stockSite)); err != nil {
+			if err := errors.Join(forgetLoaded(), os.Remove(stockSite)); err != nil {
 				return err
 			}
 			undo = append(undo, func() error { return os.Symlink(target, stockSite) })
 			s.Changed("removed %s", stockSite)
 		}
 		if content, err := os.ReadFile(oldSite); err == nil && isOldSite(content, g.Domain) {
-			if err := unload(); err != nil {
+			if err := forgetLoaded(); err != nil {
 				return err
 			}
 			back, err := moveAway(oldSite, content)
@@ -93,9 +95,9 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 	return err
 }
 
-// unload has [serve] reload nginx, in this run or, if it does not get there,
+// forgetLoaded has [serve] reload nginx, in this run or, if it does not get there,
 // in a later one.
-func unload() error {
+func forgetLoaded() error {
 	if err := os.Remove(loadedFile); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

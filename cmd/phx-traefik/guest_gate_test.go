@@ -79,7 +79,7 @@ func TestGateLetsLoopbackThrough(t *testing.T) {
 
 func TestStorageOf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "traefik.yml")
-	if err := os.WriteFile(file, testProxy.static(usual), 0o600); err != nil {
+	if err := os.WriteFile(file, testProxy.static(usualHours), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := storageOf(file); err != nil || got != testProxy.acmeFile() {

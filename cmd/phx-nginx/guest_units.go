@@ -1,3 +1,5 @@
+// The gateway's units, in the container.
+
 package main
 
 import (

@@ -1,3 +1,6 @@
+// What of phx-traefik runs on the hypervisor: the filter, and what the CA's container
+// needs to find the proxy.
+
 package main
 
 import (
@@ -7,11 +10,71 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remote"
 	"thinkheads.ai/phx/cmd/internal/service"
 )
+
+// filter is the host's half.
+func filter(c *cli.Context) error {
+	return service.Run(c, service.Program{
+		Name:   "traefik",
+		Script: config.ProxyScript,
+		SetUp:  setUp,
+		Ready:  func(r event.ServiceReady) event.Body { return event.TraefikReady(r) },
+		Failed: func(f event.ServiceFailed) event.Body { return event.TraefikFailed(f) },
+	})
+}
+
+// setUp has the container of a target set up as the proxy, and the CA's container
+// find it.
+func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+	p, err := requestFor(t)
+	if err != nil {
+		return nil, err
+	}
+	// All else is done also when the CA's container cannot be reached.
+	hostsErr := updateHosts(ctx, t, p)
+	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
+		if need == "gateway" {
+			return t.GatewayReady(ctx), nil
+		}
+		return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
+	})
+	if err == nil && answer.Error == "" && hostsErr != nil {
+		return &remote.Answer{Stage: "hosts"}, hostsErr
+	}
+	return answer, err
+}
+
+// requestFor returns the proxy that the configuration asks for.
+func requestFor(t *service.Target) (proxy, error) {
+	p := proxy{
+		Trust: t.Trust, Services: routesOf(t.Services, t.CA.CTID),
+		Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+	}
+	if t.Gateway != nil {
+		p.Gateway = t.Gateway.IP
+	}
+	return p, p.check()
+}
+
+// updateHosts makes the CA's container find the proxy, unless the CA is down.
+func updateHosts(ctx context.Context, t *service.Target, p proxy) error {
+	if t.CADown {
+		return nil
+	}
+	changed, err := writeHosts(ctx, t, p)
+	if changed {
+		t.Changed("hosts of container %d", t.CA.CTID)
+	}
+	return err
+}
 
 // hostsScript replaces the block between two lines of /etc/hosts, or appends
 // it, and keeps all else; it then writes and starts a unit. Its arguments:
@@ -49,7 +112,8 @@ systemctl restart "$3"`
 // it has been seen to do so. It reports whether that has changed anything.
 func writeHosts(ctx context.Context, t *service.Target, p proxy) (changed bool, err error) {
 	if !t.Container.Network.IP.IsValid() {
-		return false, errors.New("the container has no fixed address to which the CA could connect: set network_config.ip")
+		return false, errors.New("the container has no fixed address to which the CA could connect: " +
+			"set network_config.ip")
 	}
 	block := ca.HostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
 	name, unit, err := neighbourUnit(t.CA.Interface, t.NeighboursOf(t.CA.CTID))

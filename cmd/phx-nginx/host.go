@@ -1,3 +1,5 @@
+// What of phx-nginx runs on the hypervisor: the filter, and the one-time token.
+
 package main
 
 import (
@@ -11,10 +13,61 @@ import (
 	"time"
 
 	"github.com/smallstep/cli-utils/token"
+	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/process"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remote"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
+
+// filter is the host's half.
+func filter(c *cli.Context) error {
+	return service.Run(c, service.Program{
+		Name:   "nginx",
+		Script: config.GatewayScript,
+		SetUp:  setUp,
+		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
+		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+	})
+}
+
+// setUp has the container of a target set up as the gateway.
+func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+	g, err := requestFor(t)
+	if err != nil {
+		return nil, err
+	}
+	return t.Call(ctx, g, g.names(), func(need string) (any, error) {
+		if need != "token" {
+			return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)
+		}
+		t.Logf("getting a one-time token from container %d", t.CA.CTID)
+		return fetchToken(ctx, t.Host, t.CA.CTID, g)
+	})
+}
+
+// requestFor returns the gateway that the configuration asks for.
+func requestFor(t *service.Target) (gateway, error) {
+	if t.Proxy == nil {
+		return gateway{}, fmt.Errorf("the configuration has no proxy behind the gateway: "+
+			"give a container with a fixed address the application script %s", config.ProxyScript)
+	}
+	g := gateway{
+		Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
+		Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+	}
+	if s := t.Container.TraefikService; s != nil {
+		g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
+		if s.Port == 80 || s.Port == 443 {
+			t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
+			g.StatusPort, g.StatusHost = 0, ""
+		}
+	}
+	return g, g.check()
+}
 
 // tokenLife is how long step makes a token valid.
 const tokenLife = 5 * time.Minute
@@ -59,7 +112,8 @@ func checkToken(s string, g gateway, now time.Time) error {
 	case p.Expiry == nil || !p.Expiry.Time().After(now):
 		return errors.New("it has expired")
 	case p.Expiry.Time().After(now.Add(tokenLife + time.Minute)):
-		return fmt.Errorf("it is valid until %s, longer than the %s of a one-time token", p.Expiry.Time().UTC().Format(time.RFC3339), tokenLife)
+		return fmt.Errorf("it is valid until %s, longer than the %s of a one-time token",
+			p.Expiry.Time().UTC().Format(time.RFC3339), tokenLife)
 	case p.NotBefore != nil && p.NotBefore.Time().After(now.Add(time.Minute)):
 		return errors.New("it is not valid yet: compare the clocks of host and container")
 	}

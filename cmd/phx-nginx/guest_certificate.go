@@ -1,3 +1,5 @@
+// The gateway's certificate, in the container.
+
 package main
 
 import (
@@ -16,15 +18,6 @@ import (
 	"github.com/google/renameio/v2"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
-)
-
-// The gateway's certificate and key live in a directory that only root can
-// enter, behind a symbolic link: exchanging the link exchanges both at once.
-const (
-	stateDir        = "/etc/phx/nginx"
-	pairLink        = stateDir + "/tls"
-	certificateFile = pairLink + "/gateway.crt"
-	keyFile         = pairLink + "/gateway.key"
 )
 
 // Reasons for a new certificate.
@@ -133,11 +126,11 @@ func conceal(dir string) (changed bool, err error) {
 	return changed, nil
 }
 
-// certify makes sure of a good certificate. ask gets a one-time token, or the
+// ensureCertificate makes sure of a good certificate. ask gets a one-time token, or the
 // program step, from the host; nil means that the host cannot be asked. When
-// there is no better certificate to be had, certify returns the present one
+// there is no better certificate to be had, ensureCertificate returns the present one
 // with the error; nil when there is none that nginx could load.
-func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, ask func(need string, value any) error) (*x509.Certificate, error) {
+func ensureCertificate(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, ask guest.Ask) (*x509.Certificate, error) {
 	present, why := inspect(pairLink, g.names(), roots, time.Now())
 	if errors.Is(why, errExposed) {
 		changed, err := conceal(pairLink)
@@ -169,10 +162,10 @@ func certify(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certi
 
 // obtain gets a new pair from the CA: by the present pair where that is good
 // enough, else by a one-time token.
-func obtain(ctx context.Context, g gateway, roots []*x509.Certificate, why error, ask func(need string, value any) error) (*x509.Certificate, error) {
+func obtain(ctx context.Context, g gateway, roots []*x509.Certificate, why error, ask guest.Ask) (*x509.Certificate, error) {
 	var rekeyErr error
 	if errors.Is(why, errDue) || errors.Is(why, errExposed) {
-		leaf, err := stage(g, roots, func(crt, key string) error { return rekey(ctx, g, crt, key) })
+		leaf, err := replacePair(g, roots, func(crt, key string) error { return rekey(ctx, g, crt, key) })
 		if err == nil {
 			return leaf, nil
 		}
@@ -186,7 +179,7 @@ func obtain(ctx context.Context, g gateway, roots []*x509.Certificate, why error
 		return nil, errors.Join(rekeyErr, err)
 	}
 	// The root that the CA must have now is in the token.
-	return stage(g, roots[:1], func(crt, key string) error {
+	return replacePair(g, roots[:1], func(crt, key string) error {
 		_, err := guest.RunEnv(ctx, []string{"STEP_TOKEN=" + ott}, guest.StepProgram, "ca", "certificate",
 			"--force", "--ca-url", g.CAURL, "--root", g.Root, g.Domain, crt, key)
 		return err
@@ -200,11 +193,11 @@ func rekey(ctx context.Context, g gateway, crt, key string) error {
 	return err
 }
 
-// stage lets issue write a pair into a directory of its own, checks it, and
+// replacePair lets issue write a pair into a directory of its own, checks it, and
 // puts it in the place of the present one, also for after a power failure.
 // step writes certificate and key one after the other: nginx must never see
 // one without the other.
-func stage(g gateway, roots []*x509.Certificate, issue func(crt, key string) error) (*x509.Certificate, error) {
+func replacePair(g gateway, roots []*x509.Certificate, issue func(crt, key string) error) (*x509.Certificate, error) {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return nil, err
 	}

@@ -1,3 +1,5 @@
+// The gate before Traefik's sockets, in the container.
+
 package main
 
 import (
