@@ -64,6 +64,7 @@ Options:
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 Options of init:
     --domain DOMAIN       Domain of the services' names.

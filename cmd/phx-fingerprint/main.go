@@ -35,6 +35,7 @@ Options:
     --verify HEX    Print nothing and compare: exit status 0 if the fingerprint
                     is HEX, 1 if not. Either case, colons allowed.
     --help          Print this text.
+    --version       Print the version.
 
 Events read: ca.exported, plan.done.
 Events written: ca.fingerprint.

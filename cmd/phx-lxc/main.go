@@ -51,6 +51,7 @@ Options:
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,

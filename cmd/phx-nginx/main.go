@@ -25,6 +25,7 @@ nginx up in the container as the TLS gateway of *.DOMAIN.
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 apply sets nginx up in the container where it runs; a second run changes
 nothing. render prints nginx's configuration and touches nothing. Both take the

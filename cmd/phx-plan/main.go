@@ -43,6 +43,7 @@ Options:
     --format FORMAT       jsonl (events, the default), or for people: table,
                           mermaid, dot. (PHX_FORMAT)
     --help                Print this text.
+    --version             Print the version.
 
 Actions:
     create    the named containers, their clone sources and all dependencies,

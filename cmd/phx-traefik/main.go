@@ -32,6 +32,7 @@ set up, a request has to come through it and the proxy.
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 apply sets Traefik up in the container where it runs; a second run changes
 nothing. render prints Traefik's configuration, the static and the dynamic

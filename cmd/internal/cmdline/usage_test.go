@@ -41,7 +41,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 		if strings.Contains(code, "service.Flags()") {
 			code += string(shared)
 		}
-		flags, variables := map[string]bool{"help": true}, map[string]bool{}
+		flags, variables := map[string]bool{"help": true, "version": true}, map[string]bool{}
 		for _, f := range flagLiteral.FindAllStringSubmatch(code, -1) {
 			if strings.Contains(f[2], "Hidden: true") {
 				continue
