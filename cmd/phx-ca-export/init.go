@@ -50,8 +50,8 @@ func settingsOf(c *cli.Context) (*ca.Settings, error) {
 	case !config.IsHostName(domain):
 		return nil, cmdline.Usagef("init: --domain %q: not a domain", domain)
 	case addrErr != nil || addr.Zone() != "":
-		return nil, cmdline.Usagef("init: --ip %q: not an IP address: the CA needs a fixed one, by which others reach it",
-			c.String("ip"))
+		return nil, cmdline.Usagef("init: --ip %q: not an IP address: "+
+			"the CA needs a fixed one, by which others reach it", c.String("ip"))
 	case c.Int("port") < 1 || c.Int("port") > 65535:
 		return nil, cmdline.Usagef("init: --port %d: not a port", c.Int("port"))
 	case !config.IsHostName(c.String("name")):

@@ -24,7 +24,8 @@ func newRoot(t *testing.T) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +64,8 @@ func TestNoRoomForTheRoots(t *testing.T) {
 		t.Fatal("the file system is not full")
 	}
 	changed, err := writeRoots(path, true, []*x509.Certificate{other})
-	if changed || err == nil || !strings.HasPrefix(err.Error(), path+": ") || !strings.Contains(err.Error(), "no space left on device") {
+	if changed || err == nil || !strings.HasPrefix(err.Error(), path+": ") ||
+		!strings.Contains(err.Error(), "no space left on device") {
 		t.Errorf("changed %v, error %v", changed, err)
 	}
 	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, cert.Encode(old)) {
@@ -92,11 +94,14 @@ func TestTargetOfAnotherKind(t *testing.T) {
 		"16 MiB of comments": {func(path string) error {
 			return os.WriteFile(path, append(bytes.Repeat([]byte("# a comment\n"), 16<<20/12), text...), 0o644)
 		}, false},
-		"the same length": {func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("x"), len(text)), 0o644) }, false},
-		"another mode":    {func(path string) error { return os.WriteFile(path, text, 0o600) }, false},
-		"a FIFO":          {func(path string) error { return unix.Mkfifo(path, 0o644) }, true},
-		"a directory":     {func(path string) error { return os.Mkdir(path, 0o755) }, true},
-		"a link":          {func(path string) error { return os.Symlink("elsewhere", path) }, true},
+		"the same length": {func(path string) error {
+			return os.WriteFile(path, bytes.Repeat([]byte("x"), len(text)),
+				0o644)
+		}, false},
+		"another mode": {func(path string) error { return os.WriteFile(path, text, 0o600) }, false},
+		"a FIFO":       {func(path string) error { return unix.Mkfifo(path, 0o644) }, true},
+		"a directory":  {func(path string) error { return os.Mkdir(path, 0o755) }, true},
+		"a link":       {func(path string) error { return os.Symlink("elsewhere", path) }, true},
 	} {
 		path := filepath.Join(t.TempDir(), "phoenix_ca.crt")
 		if err := tt.make(path); err != nil {
@@ -111,7 +116,8 @@ func TestTargetOfAnotherKind(t *testing.T) {
 		}
 		have, readErr := os.ReadFile(path)
 		info, statErr := os.Stat(path)
-		if !changed || err != nil || readErr != nil || !bytes.Equal(have, text) || statErr != nil || info.Mode().Perm() != 0o644 {
+		if !changed || err != nil || readErr != nil || !bytes.Equal(have, text) || statErr != nil ||
+			info.Mode().Perm() != 0o644 {
 			t.Errorf("%s: changed %v, %v; %d bytes", name, changed, err, len(have))
 		}
 	}

@@ -34,7 +34,8 @@ func realCA(t *testing.T) (root *x509.Certificate, stop func()) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", "/home/step/secrets/provisioner_password", "/home/step/config/ca.json")
+	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", "/home/step/secrets/provisioner_password",
+		"/home/step/config/ca.json")
 	cmd.Env = []string{"STEPPATH=/home/step", "HOME=/home/step"}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -144,7 +145,8 @@ func TestCertify(t *testing.T) {
 		}, 1},
 		{"lost directory", func() error { return os.RemoveAll(pairLink + "/") }, 1},
 		{"mismatched", func() error {
-			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))), 0o600)
+			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))),
+				0o600)
 		}, 1},
 		{"another root", func() error { return put(a.pair(t, g.names(), later)) }, 1},
 		{"other names", func() error { return put(a.pair(t, []string{"bank.example"}, later)) }, 1},
@@ -192,7 +194,8 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before = leafOf(t)
-	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root}, nil); err != nil || leaf.Equal(before) {
+	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root},
+		nil); err != nil || leaf.Equal(before) {
 		t.Errorf("the timer, while roots are exchanged: %v", err)
 	}
 

@@ -96,7 +96,8 @@ func FuzzToken(f *testing.F) {
 			t.Fatal(err)
 		}
 		p := jwt.Payload
-		if !strings.EqualFold(p.SHA, testGateway.Fingerprint) || p.Subject != testGateway.Domain || len(p.SANs) != len(testGateway.names()) ||
+		if !strings.EqualFold(p.SHA, testGateway.Fingerprint) || p.Subject != testGateway.Domain ||
+			len(p.SANs) != len(testGateway.names()) ||
 			p.Expiry == nil || !p.Expiry.Time().After(at) || p.Expiry.Time().Sub(at) > tokenLife+time.Minute {
 			t.Errorf("taken: %+v", p)
 		}

@@ -128,7 +128,9 @@ func setUpServing(ctx context.Context, s *guest.Setup, g gateway,
 
 // ensureServing checks that nginx serves the certificate. One that was started without
 // its site has left the ports to systemd, and no reload brings it back to them.
-func ensureServing(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
+func ensureServing(ctx context.Context, s *guest.Setup, g gateway,
+	roots []*x509.Certificate, leaf *x509.Certificate,
+) error {
 	err := checkServing(ctx, g, roots, leaf)
 	if err != nil {
 		if _, err := guest.Run(ctx, "systemctl", "restart", nginxUnit); err != nil {

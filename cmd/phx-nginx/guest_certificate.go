@@ -65,7 +65,9 @@ func inspect(dir string, names []string, roots []*x509.Certificate, now time.Tim
 }
 
 // verify returns the first of the roots under which leaf is valid now.
-func verify(leaf *x509.Certificate, rest [][]byte, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+func verify(leaf *x509.Certificate, rest [][]byte,
+	roots []*x509.Certificate, now time.Time,
+) (*x509.Certificate, error) {
 	var first error
 	for _, root := range roots {
 		err := cert.VerifyUnder(root, leaf, rest, "", now)
@@ -130,7 +132,9 @@ func conceal(dir string) (changed bool, err error) {
 // program step, from the host; nil means that the host cannot be asked. When
 // there is no better certificate to be had, ensureCertificate returns the present one
 // with the error; nil when there is none that nginx could load.
-func ensureCertificate(ctx context.Context, s *guest.Setup, g gateway, roots []*x509.Certificate, ask guest.Ask) (*x509.Certificate, error) {
+func ensureCertificate(ctx context.Context, s *guest.Setup, g gateway,
+	roots []*x509.Certificate, ask guest.Ask,
+) (*x509.Certificate, error) {
 	present, why := inspect(pairLink, g.names(), roots, time.Now())
 	if errors.Is(why, errExposed) {
 		changed, err := conceal(pairLink)
@@ -162,7 +166,9 @@ func ensureCertificate(ctx context.Context, s *guest.Setup, g gateway, roots []*
 
 // obtain gets a new pair from the CA: by the present pair where that is good
 // enough, else by a one-time token.
-func obtain(ctx context.Context, g gateway, roots []*x509.Certificate, why error, ask guest.Ask) (*x509.Certificate, error) {
+func obtain(ctx context.Context, g gateway,
+	roots []*x509.Certificate, why error, ask guest.Ask,
+) (*x509.Certificate, error) {
 	var rekeyErr error
 	if errors.Is(why, errDue) || errors.Is(why, errExposed) {
 		leaf, err := replacePair(g, roots, func(crt, key string) error { return rekey(ctx, g, crt, key) })

@@ -128,13 +128,16 @@ func checkConfiguration(ctx context.Context, g gateway) error {
 	dump, err := guest.Run(ctx, "nginx", "-T", "-q")
 	if err != nil {
 		if strings.Contains(err.Error(), "duplicate default server") {
-			err = fmt.Errorf("%w: unknown hosts are for phx to refuse: take default_server out of that file, or disable that site", err)
+			err = fmt.Errorf("%w: unknown hosts are for phx to refuse: "+
+				"take default_server out of that file, or disable that site", err)
 		}
 		return fmt.Errorf("nginx refuses its configuration: %w", err)
 	}
 	others, found := parseSites(dump)
 	if !found {
-		return fmt.Errorf("/etc/nginx/nginx.conf does not include %s: add \"include /etc/nginx/conf.d/*.conf;\" to its http block, or bring back the package's own (apt-get install --reinstall -o Dpkg::Options::=--force-confnew nginx-common)", siteFile)
+		return fmt.Errorf("/etc/nginx/nginx.conf does not include %s: "+
+			"add \"include /etc/nginx/conf.d/*.conf;\" to its http block, or bring back the package's own "+
+			"(apt-get install --reinstall -o Dpkg::Options::=--force-confnew nginx-common)", siteFile)
 	}
 	for _, other := range others {
 		if !other.isOnOurPorts() {
@@ -143,7 +146,9 @@ func checkConfiguration(ctx context.Context, g gateway) error {
 		for _, name := range other.names {
 			switch {
 			case name == g.Domain || name == "*."+g.Domain || name == "."+g.Domain:
-				return fmt.Errorf("%s serves %s as well, at the same port: give that site other names or another port, or disable it (nginx reads all of /etc/nginx/sites-enabled and conf.d)", other.file, name)
+				return fmt.Errorf("%s serves %s as well, at the same port: "+
+					"give that site other names or another port, or disable it "+
+					"(nginx reads all of /etc/nginx/sites-enabled and conf.d)", other.file, name)
 			case strings.HasSuffix(name, "."+g.Domain):
 				cmdline.Logf("%s serves %s itself: its requests do not go to the proxy", other.file, name)
 			}

@@ -177,7 +177,8 @@ func units(isolated bool) [][]byte {
 func writeUnits(ctx context.Context, s *guest.Setup) error {
 	isolated := guest.CanIsolate(ctx, strings.Fields(isolation)...)
 	if !isolated {
-		cmdline.Logf("this container may mount nothing, so nginx runs without a part of its sandbox: give the container the option nesting=1")
+		cmdline.Logf("this container may mount nothing, so nginx runs without a part of its sandbox: " +
+			"give the container the option nesting=1")
 	}
 	for i, text := range units(isolated) {
 		if _, err := s.WriteFile(unitFiles[i], text, 0o644); err != nil {
@@ -227,7 +228,8 @@ func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, 
 			return nil, err
 		}
 	}
-	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile, texts, g.site(), []byte(filepath.Base(pair)), []byte(strings.Join(g.Pins(), " ")))
+	loaded, err := s.Serve(ctx, nginxUnit, verb, loadedFile,
+		texts, g.site(), []byte(filepath.Base(pair)), []byte(strings.Join(g.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}

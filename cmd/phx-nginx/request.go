@@ -38,7 +38,8 @@ func (g gateway) check() error {
 		return fmt.Errorf("domain %q: not a host name in lower case", g.Domain)
 	case g.StatusPort < 0 || g.StatusPort > 65535 || g.StatusPort == 80 || g.StatusPort == 443:
 		return fmt.Errorf("status port %d: not a free TCP port", g.StatusPort)
-	case g.StatusHost != "" && (!domainForm.MatchString(g.StatusHost) || !strings.HasSuffix(g.StatusHost, "."+g.Domain)):
+	case g.StatusHost != "" &&
+		(!domainForm.MatchString(g.StatusHost) || !strings.HasSuffix(g.StatusHost, "."+g.Domain)):
 		return fmt.Errorf("status host %q: not a host name below %s", g.StatusHost, g.Domain)
 	case g.Root == "":
 		return errors.New("root certificate: no place is given")

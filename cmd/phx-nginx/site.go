@@ -26,16 +26,17 @@ var siteText string
 // take them for the word of the proxy before it.
 var blanked = []string{
 	"Forwarded", "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Method", "X-Forwarded-Prefix", "X-Forwarded-Protocol",
-	"X-Forwarded-Scheme", "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Forwarded-Uri", "X-Forwarded-Url", "X-Forwarded-Path",
-	"X-Forwarded-Tls-Client-Cert", "X-Forwarded-Tls-Client-Cert-Info", "X-Forwarded-Client-Cert",
-	"X-Forwarded-User", "X-Forwarded-Groups", "X-Forwarded-Email", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
-	"X-Original-Forwarded-For", "X-Original-Host", "X-Original-Method", "X-Original-Remote-Addr", "X-Original-Uri", "X-Original-Url",
-	"X-Rewrite-Url", "X-Host", "X-Http-Host-Override", "X-Scheme", "X-Url-Scheme", "Front-End-Https",
-	"Client-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Originating-Ip", "X-Remote-Addr", "X-Remote-Ip",
-	"X-ProxyUser-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Real-Host", "X-Real-Port",
-	"Remote-User", "Remote-Groups", "Remote-Name", "Remote-Email", "X-Remote-User", "X-Remote-Group", "X-Webauth-User",
-	"X-Ssl-Client-Cert", "X-Ssl-Client-Verify", "X-Ssl-Client-Dn", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "Ssl-Client-Verify", "X-Client-Cert",
-	"Proxy", "Http2-Settings",
+	"X-Forwarded-Scheme", "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Forwarded-Uri", "X-Forwarded-Url",
+	"X-Forwarded-Path", "X-Forwarded-Tls-Client-Cert", "X-Forwarded-Tls-Client-Cert-Info", "X-Forwarded-Client-Cert",
+	"X-Forwarded-User", "X-Forwarded-Groups", "X-Forwarded-Email", "X-Forwarded-Preferred-Username",
+	"X-Forwarded-Access-Token", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-Method",
+	"X-Original-Remote-Addr", "X-Original-Uri", "X-Original-Url", "X-Rewrite-Url", "X-Host", "X-Http-Host-Override",
+	"X-Scheme", "X-Url-Scheme", "Front-End-Https", "Client-Ip", "True-Client-Ip", "X-Client-Ip",
+	"X-Cluster-Client-Ip", "X-Originating-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-ProxyUser-Ip", "Cf-Connecting-Ip",
+	"Fastly-Client-Ip", "X-Real-Host", "X-Real-Port", "Remote-User", "Remote-Groups", "Remote-Name", "Remote-Email",
+	"X-Remote-User", "X-Remote-Group", "X-Webauth-User", "X-Ssl-Client-Cert", "X-Ssl-Client-Verify",
+	"X-Ssl-Client-Dn", "X-Ssl-Client-S-Dn", "Ssl-Client-Cert", "Ssl-Client-Verify", "X-Client-Cert", "Proxy",
+	"Http2-Settings",
 }
 
 var siteTemplate = template.Must(template.New("site").Parse(siteText))

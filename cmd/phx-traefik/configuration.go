@@ -90,7 +90,8 @@ func (p proxy) encryptedEntryPoint() map[string]any {
 
 // caRequests are those that the CA gets through the proxy: what clients need
 // to trust it. Certificates are for those who reach the CA itself.
-const caRequests = " && (Method(`GET`) || Method(`HEAD`)) && PathRegexp(`^/(1\\.0/)?(health|roots|roots\\.pem|root/[0-9a-fA-F]{64}|crl)$`)"
+const caRequests = " && (Method(`GET`) || Method(`HEAD`)) && " +
+	"PathRegexp(`^/(1\\.0/)?(health|roots|roots\\.pem|root/[0-9a-fA-F]{64}|crl)$`)"
 
 // Middlewares, by the names that routers use.
 const (
@@ -182,6 +183,7 @@ func renderCommand(c *cli.Context) error {
 		return err
 	}
 	return cmdline.ReadOnly(c.Context, func() error {
-		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usualHours), dynamicFile, p.dynamic()))
+		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s",
+			staticFile, p.static(usualHours), dynamicFile, p.dynamic()))
 	})
 }

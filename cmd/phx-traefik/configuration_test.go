@@ -107,7 +107,8 @@ func TestStatic(t *testing.T) {
 	if got := at(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
 		t.Errorf("an upload may take %v", got)
 	}
-	if got := at(t, text, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
+	if got := at(t, text, "entryPoints", "websecure", "forwardedHeaders",
+		"trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
 		t.Errorf("the client's address is believed from %v", got)
 	}
 	if got := at(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
@@ -129,7 +130,8 @@ func TestDynamic(t *testing.T) {
 	if got := at(t, text, "http", "serversTransports", "gateway"); got != nil {
 		t.Errorf("a transport for a plain service: %v", got)
 	}
-	if got := at(t, text, "http", "routers", "phx:plain", "rule"); got != "Host(`gateway.internal.example`) || Host(`ca.internal.example`)" {
+	if got := at(t, text, "http", "routers", "phx:plain",
+		"rule"); got != "Host(`gateway.internal.example`) || Host(`ca.internal.example`)" {
 		t.Errorf("plain HTTP is led on for %v", got)
 	}
 	for name, want := range map[string]any{"gateway": nil, "ca": []any{patiently}} {
@@ -154,14 +156,16 @@ func TestDynamic(t *testing.T) {
 func TestWriteHosts(t *testing.T) {
 	dir := t.TempDir()
 	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
-	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system", units).Replace(hostsScript)
+	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system",
+		units).Replace(hostsScript)
 	bin := filepath.Join(dir, "bin")
 	for _, d := range []string{units, bin} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"systemctl $*\"\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"systemctl $*\"\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	const own = "127.0.0.1 localhost\n# --- BEGIN PVE ---\n10.0.0.10 Step-CA\n# --- END PVE ---\n"
@@ -185,7 +189,8 @@ func TestWriteHosts(t *testing.T) {
 		return string(text)
 	}
 	first := string(ca.HostsBlock("10.0.0.12", []string{"b.example", "a.example"}))
-	if got, want := write("", first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END PHX ---\n"; got != want {
+	if got, want := write("", first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END "+
+		"PHX ---\n"; got != want {
 		t.Errorf("hosts\n%s\nwant\n%s", got, want)
 	}
 	second := string(ca.HostsBlock("10.0.0.13", []string{"c.example"}))
@@ -249,12 +254,15 @@ func TestApplyAsLastTime(t *testing.T) {
 		want func(*proxy)
 	}{
 		{nil, func(*proxy) {}},
-		{[]string{"--ca-url", "https://ca.example", "--root", "/x"}, func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
+		{[]string{"--ca-url", "https://ca.example", "--root", "/x"},
+			func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false}, {"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false},
+				{"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false}, {"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false},
+				{"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
 		}},
 	} {
 		last, err := guest.ReadState[proxy](file)

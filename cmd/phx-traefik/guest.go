@@ -201,7 +201,8 @@ func serve(ctx context.Context, s *guest.Setup, p proxy, hours int) (taken func(
 	if err := holdSockets(ctx, s); err != nil {
 		return nil, err
 	}
-	taken, err = s.Serve(ctx, "traefik", "restart", takenFile, p.static(hours), []byte(unitText), []byte(strings.Join(p.Pins(), " ")))
+	taken, err = s.Serve(ctx, "traefik", "restart", takenFile,
+		p.static(hours), []byte(unitText), []byte(strings.Join(p.Pins(), " ")))
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,8 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 			return err
 		})
 		if down != nil {
-			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w", strings.Join(missing, ", "), errors.Join(down, notServed))
+			return fmt.Errorf("these wait for a certificate of the CA, which does not answer: %s: %w",
+				strings.Join(missing, ", "), errors.Join(down, notServed))
 		}
 		if err == nil {
 			return nil
@@ -135,7 +136,8 @@ func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask g
 	})
 	if err != nil {
 		return fmt.Errorf("the gateway and the proxy are well, each by itself, but no request comes through both: "+
-			"look for firewall rules that drop clients to %s port 443, or %s to port 443 of this container: %w", p.Gateway, p.Gateway, err)
+			"look for firewall rules that drop clients to %s port 443, or %s to port 443 of this container: %w",
+			p.Gateway, p.Gateway, err)
 	}
 	return nil
 }

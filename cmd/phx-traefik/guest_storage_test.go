@@ -69,7 +69,8 @@ func (a authority) issue(t *testing.T, host string, notAfter time.Time, addresse
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
 }
 
 // entry is what Traefik writes of a certificate.
@@ -81,7 +82,8 @@ func (a authority) entry(t *testing.T, host string, notAfter time.Time) map[stri
 
 func storageText(t *testing.T, entries ...map[string]any) []byte {
 	t.Helper()
-	text, err := json.Marshal(map[string]any{resolver: map[string]any{"Account": map[string]any{"Email": ""}, "Certificates": entries}})
+	text, err := json.Marshal(map[string]any{resolver: map[string]any{"Account": map[string]any{"Email": ""},
+		"Certificates": entries}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,8 @@ func TestForeign(t *testing.T) {
 		present.entry(t, "present.example", soon),
 		old.entry(t, "expired.example", time.Now().Add(-time.Hour)),
 		old.entry(t, "gone.example", soon),
-		map[string]any{"domain": map[string]any{"main": "damaged.example"}, "certificate": []byte("x"), "key": []byte("y")},
+		map[string]any{"domain": map[string]any{"main": "damaged.example"}, "certificate": []byte("x"),
+			"key": []byte("y")},
 	)
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -138,13 +141,16 @@ func TestMendStorage(t *testing.T) {
 	}{
 		{name: "good", prepare: []func(*testing.T, string){write(this, good, 0o600)}, want: "good"},
 		{name: "none", want: "none"},
-		{name: "open to all", prepare: []func(*testing.T, string){write(this, good, 0o644)}, want: "good", said: "mode of"},
-		{name: "broken", prepare: []func(*testing.T, string){write(this, good[:99], 0o600)}, want: "none", said: "aside"},
-		{name: "broken twice", prepare: []func(*testing.T, string){write(this, good[:99], 0o600), func(t *testing.T, dir string) {
-			if err := os.MkdirAll(filepath.Join(dir, this+".broken/x"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}}, want: "none", said: "aside"},
+		{name: "open to all", prepare: []func(*testing.T, string){write(this, good, 0o644)}, want: "good",
+			said: "mode of"},
+		{name: "broken", prepare: []func(*testing.T, string){write(this, good[:99], 0o600)}, want: "none",
+			said: "aside"},
+		{name: "broken twice", prepare: []func(*testing.T, string){write(this, good[:99], 0o600),
+			func(t *testing.T, dir string) {
+				if err := os.MkdirAll(filepath.Join(dir, this+".broken/x"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}}, want: "none", said: "aside"},
 		{name: "empty", prepare: []func(*testing.T, string){write(this, nil, 0o600)}, want: "empty"},
 		{name: "directory", prepare: []func(*testing.T, string){func(t *testing.T, dir string) {
 			if err := os.Mkdir(filepath.Join(dir, this), 0o755); err != nil {
@@ -156,21 +162,28 @@ func TestMendStorage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}}, want: "none", said: "aside"},
-		{name: "link", prepare: []func(*testing.T, string){write("elsewhere", good, 0o644), func(t *testing.T, dir string) {
-			if err := os.Symlink("elsewhere", filepath.Join(dir, this)); err != nil {
-				t.Fatal(err)
-			}
-		}}, want: "none", said: "aside"},
-		{name: "second name", prepare: []func(*testing.T, string){write("elsewhere", good, 0o644), func(t *testing.T, dir string) {
-			if err := os.Link(filepath.Join(dir, "elsewhere"), filepath.Join(dir, this)); err != nil {
-				t.Fatal(err)
-			}
-		}}, want: "none", said: "aside"},
-		{name: "rotation", prepare: []func(*testing.T, string){write(other, good, 0o600)}, rotation: true, want: "good", said: "carried"},
-		{name: "rotation, empty", prepare: []func(*testing.T, string){write(other, good, 0o600), write(this, nil, 0o600)}, rotation: true, want: "good", said: "carried"},
-		{name: "rotation, broken", prepare: []func(*testing.T, string){write(other, good, 0o600), write(this, []byte("{"), 0o600)}, rotation: true, want: "good", said: "carried"},
-		{name: "rotation, other broken", prepare: []func(*testing.T, string){write(other, []byte("{"), 0o600)}, rotation: true, want: "none"},
-		{name: "rotation, done", prepare: []func(*testing.T, string){write(other, []byte(`{"x":{}}`), 0o600), write(this, good, 0o600)}, rotation: true, want: "good"},
+		{name: "link", prepare: []func(*testing.T, string){write("elsewhere", good, 0o644),
+			func(t *testing.T, dir string) {
+				if err := os.Symlink("elsewhere", filepath.Join(dir, this)); err != nil {
+					t.Fatal(err)
+				}
+			}}, want: "none", said: "aside"},
+		{name: "second name", prepare: []func(*testing.T, string){write("elsewhere", good, 0o644),
+			func(t *testing.T, dir string) {
+				if err := os.Link(filepath.Join(dir, "elsewhere"), filepath.Join(dir, this)); err != nil {
+					t.Fatal(err)
+				}
+			}}, want: "none", said: "aside"},
+		{name: "rotation", prepare: []func(*testing.T, string){write(other, good, 0o600)}, rotation: true, want: "good",
+			said: "carried"},
+		{name: "rotation, empty", prepare: []func(*testing.T, string){write(other, good, 0o600),
+			write(this, nil, 0o600)}, rotation: true, want: "good", said: "carried"},
+		{name: "rotation, broken", prepare: []func(*testing.T, string){write(other, good, 0o600),
+			write(this, []byte("{"), 0o600)}, rotation: true, want: "good", said: "carried"},
+		{name: "rotation, other broken", prepare: []func(*testing.T, string){write(other, []byte("{"), 0o600)},
+			rotation: true, want: "none"},
+		{name: "rotation, done", prepare: []func(*testing.T, string){write(other, []byte(`{"x":{}}`), 0o600),
+			write(this, good, 0o600)}, rotation: true, want: "good"},
 		{name: "no rotation", prepare: []func(*testing.T, string){write(other, good, 0o600)}, want: "none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -219,7 +232,8 @@ func TestMendStorage(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	for _, name := range []string{this, this + ".broken", other, "acme-efefefefefef.json", "acme-efefefefefef.json.old", "acme.json", "notes"} {
+	for _, name := range []string{this, this + ".broken", other, "acme-efefefefefef.json", "acme-efefefefefef.json.old",
+		"acme.json", "notes"} {
 		write(name, good, 0o600)(t, dir)
 	}
 	s := &guest.Setup{}

@@ -40,7 +40,8 @@ func TestPasses(t *testing.T) {
 	defer server.Close()
 	address := server.Listener.Addr().String()
 	roots := []*x509.Certificate{other.cert, root.cert}
-	for code, good := range map[int]bool{200: true, 302: true, 401: true, 404: true, 500: true, 502: false, 504: false} {
+	for code, good := range map[int]bool{200: true, 302: true, 401: true, 404: true, 500: true, 502: false,
+		504: false} {
 		status = code
 		if err := passes(context.Background(), address, "a.example", roots); (err == nil) != good {
 			t.Errorf("%d: %v", code, err)
@@ -76,7 +77,8 @@ func TestGatewayIsAskedFor(t *testing.T) {
 			*value.(*bool) = tt.ready
 			return tt.fails
 		})
-		if asked != tt.asked || tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+		if asked != tt.asked || tt.err == "" && err != nil || tt.err != "" &&
+			(err == nil || !strings.Contains(err.Error(), tt.err)) {
 			t.Errorf("%s: asked %v, %v", name, asked, err)
 		}
 	}
@@ -88,7 +90,8 @@ func TestNotServedIsSaid(t *testing.T) {
 	p.CAURL = "https://127.0.0.1:1"
 	// Learned, so that the CA is asked long before Traefik would be restarted.
 	err := checkServing(t.Context(), &guest.Setup{}, p, []*x509.Certificate{newAuthority(t).cert}, true)
-	if err == nil || !strings.Contains(err.Error(), "which does not answer") || !strings.Contains(err.Error(), "TLS with 127.0.0.1:443 for ca.internal.example") {
+	if err == nil || !strings.Contains(err.Error(), "which does not answer") ||
+		!strings.Contains(err.Error(), "TLS with 127.0.0.1:443 for ca.internal.example") {
 		t.Error(err)
 	}
 }
@@ -157,13 +160,17 @@ END
 
 	apply := func() *remote.Answer {
 		os.Remove("/run/phx-traefik.lock") // which an apply holds until its process ends
-		return apply(t.Context(), p, func(need string, _ any) error { return errors.New("no " + need + " is to be had") })
+		return apply(t.Context(), p, func(need string,
+			_ any) error {
+			return errors.New("no " + need + " is to be had")
+		})
 	}
 	answer := apply()
 	if answer.Stage != "bootstrap" || answer.Error != "no step_cli is to be had" || answer.NotAfter.IsZero() {
 		t.Errorf("answer %+v", answer)
 	}
-	for _, file := range []string{staticFile, dynamicFile, rootFile, unitFile, proxyFile, takenFile, "/run/active.traefik"} {
+	for _, file := range []string{staticFile, dynamicFile, rootFile, unitFile, proxyFile, takenFile,
+		"/run/active.traefik"} {
 		if _, err := os.Stat(file); err != nil {
 			t.Error(err)
 		}
@@ -172,7 +179,8 @@ END
 		t.Fatal(err)
 	}
 	answer = apply()
-	if text, err := os.ReadFile(dynamicFile); err != nil || !bytes.Equal(text, p.dynamic()) || answer.Error == "" || strings.Join(answer.Changes, " ") != "wrote "+dynamicFile {
+	if text, err := os.ReadFile(dynamicFile); err != nil || !bytes.Equal(text, p.dynamic()) || answer.Error == "" ||
+		strings.Join(answer.Changes, " ") != "wrote "+dynamicFile {
 		t.Errorf("answer %+v, %s is %q, %v", answer, filepath.Base(dynamicFile), text, err)
 	}
 	// Without the program itself there is nothing to mend.

@@ -50,7 +50,12 @@ umask 077
 STEPPATH=` + Home + ` ROOT= PROVISIONER=` + Provisioner + ` PASSWORD=
 if [ -f ` + AdoptedFile + ` ]; then
 	while IFS='=' read -r key value; do
-		case $key in STEPPATH) STEPPATH=$value ;; ROOT) ROOT=$value ;; PROVISIONER) PROVISIONER=$value ;; PASSWORD) PASSWORD=$value ;; esac
+		case $key in
+		STEPPATH) STEPPATH=$value ;;
+		ROOT) ROOT=$value ;;
+		PROVISIONER) PROVISIONER=$value ;;
+		PASSWORD) PASSWORD=$value ;;
+		esac
 	done <` + AdoptedFile + `
 fi
 one=$(mktemp)

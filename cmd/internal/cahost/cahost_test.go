@@ -116,7 +116,8 @@ func newSite(t *testing.T) *site {
 	}
 	write(t, filepath.Join(bin, "systemctl"), systemctl, 0o755)
 
-	holder := exec.Command("unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", makeSite, "sh", filepath.Join(s.dir, "ct"))
+	holder := exec.Command("unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", makeSite, "sh",
+		filepath.Join(s.dir, "ct"))
 	out, err := holder.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +127,8 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
-	if ready := make([]byte, 6); func() error { _, err := out.Read(ready); return err }() != nil || string(ready) != "ready\n" {
+	if ready := make([]byte, 6); func() error { _, err := out.Read(ready); return err }() != nil ||
+		string(ready) != "ready\n" {
 		t.Fatal("no namespaces")
 	}
 	s.holder = fmt.Sprint(holder.Process.Pid)
@@ -143,11 +145,13 @@ func (s *site) cut(t *testing.T, n int) {
 	if n > 0 {
 		first = fmt.Sprintf(`n=%d; while [ "$n" -gt 0 ] && IFS= read -r line; do printf '%%s\n' "$line"; n=$((n - 1)); done | `, n)
 	}
-	write(t, filepath.Join(s.dir, "pct"), "#!/bin/sh\nshift 5\necho >>"+s.dir+"/calls\n"+first+s.enter()+` "$@"`+"\n", 0o755)
+	write(t, filepath.Join(s.dir, "pct"), "#!/bin/sh\nshift 5\necho >>"+s.dir+"/calls\n"+first+s.enter()+` "$@"`+"\n",
+		0o755)
 }
 
 func (s *site) enter() string {
-	return "nsenter --mount=/proc/" + s.holder + "/ns/mnt --net=/proc/" + s.holder + "/ns/net --wd=/ env -i PATH=/usr/local/bin:/usr/bin:/bin"
+	return "nsenter --mount=/proc/" + s.holder + "/ns/mnt --net=/proc/" + s.holder +
+		"/ns/net --wd=/ env -i PATH=/usr/local/bin:/usr/bin:/bin"
 }
 
 // try runs a command in the container.
@@ -180,7 +184,8 @@ func (s *site) healthy(t *testing.T, set ca.Settings) {
 	var out string
 	var err error
 	for range 100 {
-		if out, err = s.try("env", "HOME=/tmp", "step", "ca", "health", "--ca-url", set.URL(), "--root", ca.RootPath); err == nil {
+		if out, err = s.try("env", "HOME=/tmp", "step", "ca", "health", "--ca-url", set.URL(), "--root",
+			ca.RootPath); err == nil {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -297,7 +302,8 @@ func TestCreate(t *testing.T) {
 		}
 		verify(t, r.Roots, text, names[0], true)
 	}
-	for _, names := range [][]string{{"evil.example"}, {"10.0.0.99"}, {"10.0.0.10"}, {"x." + domain, "x." + domain, "evil.example"}, {"evil" + domain}, {"c.d.elsewhere.example"}} {
+	for _, names := range [][]string{{"evil.example"}, {"10.0.0.99"}, {"10.0.0.10"},
+		{"x." + domain, "x." + domain, "evil.example"}, {"evil" + domain}, {"c.d.elsewhere.example"}} {
 		if _, err := s.issue(t, with, names[0], names[min(1, len(names)-1):]...); err == nil {
 			t.Errorf("%q was issued", names)
 		}
@@ -350,12 +356,15 @@ func verify(t *testing.T, roots []*x509.Certificate, chain, name string, good bo
 	write(t, dir+"/root.crt", string(cert.Encode(roots...)), 0o600)
 	write(t, dir+"/chain.crt", chain, 0o600)
 	write(t, dir+"/between.crt", string(cert.Encode(all[1:]...)), 0o600)
-	ssl, sslErr := exec.Command("openssl", "verify", "-x509_strict", "-CAfile", dir+"/root.crt", "-untrusted", dir+"/between.crt", dir+"/chain.crt").CombinedOutput()
+	ssl, sslErr := exec.Command("openssl", "verify", "-x509_strict", "-CAfile", dir+"/root.crt", "-untrusted",
+		dir+"/between.crt", dir+"/chain.crt").CombinedOutput()
 	programs, _ := tools()
-	step := exec.Command(strings.Fields(programs)[0], "certificate", "verify", dir+"/chain.crt", "--roots", dir+"/root.crt", "--host", name)
+	step := exec.Command(strings.Fields(programs)[0], "certificate", "verify", dir+"/chain.crt", "--roots",
+		dir+"/root.crt", "--host", name)
 	step.Env = []string{"HOME=" + dir, "PATH=/usr/bin:/bin"}
 	out, stepErr := step.CombinedOutput()
-	for program, err := range map[string]error{"Go": goErr, "openssl: " + string(ssl): sslErr, "step: " + string(out): stepErr} {
+	for program, err := range map[string]error{"Go": goErr, "openssl: " + string(ssl): sslErr, "step: " +
+		string(out): stepErr} {
 		if (err == nil) != good {
 			t.Errorf("%s: good %t, %s says %v", name, good, program, err)
 		}
@@ -378,7 +387,8 @@ func TestNameConstraints(t *testing.T) {
 	if why := misfit(intermediate, settings, root, now); why != "" {
 		t.Error(why)
 	}
-	if why := misfit(intermediate, settings, root, now.Add(intermediateLife-renewBefore/2)); why != "it is about to expire" {
+	if why := misfit(intermediate, settings, root,
+		now.Add(intermediateLife-renewBefore/2)); why != "it is about to expire" {
 		t.Errorf("near its end: %q", why)
 	}
 	other := settings
@@ -386,11 +396,13 @@ func TestNameConstraints(t *testing.T) {
 	if why := misfit(intermediate, other, root, now); why != "it is for other names" {
 		t.Errorf("of another address: %q", why)
 	}
-	leaf := func(parent *x509.Certificate, signer *ecdsa.PrivateKey, change func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
+	leaf := func(parent *x509.Certificate, signer *ecdsa.PrivateKey, change func(*x509.Certificate)) (*x509.Certificate,
+		*ecdsa.PrivateKey) {
 		t.Helper()
 		key := newKey(t)
 		serial, _ := newSerial()
-		template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "x"}, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
+		template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "x"},
+			NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
 			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true}
 		change(template)
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
@@ -420,7 +432,8 @@ func TestNameConstraints(t *testing.T) {
 	c, _ := leaf(intermediate, key, func(c *x509.Certificate) {
 		c.DNSNames, c.ExtKeyUsage = []string{"a." + domain}, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	})
-	if _, err := c.Verify(x509.VerifyOptions{Roots: cert.Pool(root), Intermediates: cert.Pool(intermediate), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}); err == nil {
+	if _, err := c.Verify(x509.VerifyOptions{Roots: cert.Pool(root), Intermediates: cert.Pool(intermediate),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}); err == nil {
 		t.Error("a certificate to sign code counts")
 	}
 	// It signs no further CA.
@@ -447,7 +460,8 @@ func TestNameConstraints(t *testing.T) {
 	}
 	// Nothing outlives its issuer.
 	late := now.Add(rootLife - time.Hour)
-	if c, err := signIntermediate(requestOf(t, key), settings, root, rootKey, late); err != nil || c.NotAfter.After(root.NotAfter) {
+	if c, err := signIntermediate(requestOf(t, key), settings, root, rootKey, late); err != nil ||
+		c.NotAfter.After(root.NotAfter) {
 		t.Errorf("%v, %v", c, err)
 	}
 }
@@ -463,7 +477,8 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 
 func requestOf(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "evil"}, DNSNames: []string{"evil.example"}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader,
+		&x509.CertificateRequest{Subject: pkix.Name{CommonName: "evil"}, DNSNames: []string{"evil.example"}}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -590,7 +605,8 @@ func TestTakenBack(t *testing.T) {
 	before := s.do(t, "cat", ca.ConfigPath)
 	taken := other
 	taken.Port = 80 // not for the CA's user
-	if _, _, err := s.converge(t, Options{Settings: &taken}); err == nil || !strings.Contains(err.Error(), "the former configuration is in place again") {
+	if _, _, err := s.converge(t, Options{Settings: &taken}); err == nil ||
+		!strings.Contains(err.Error(), "the former configuration is in place again") {
 		t.Errorf("%v", err)
 	}
 	if after := s.do(t, "cat", ca.ConfigPath); after != before {
@@ -649,7 +665,8 @@ func TestRotation(t *testing.T) {
 			}
 			for _, root := range []string{"/etc/trusted.crt", ca.RootPath} {
 				requests++
-				if out, err := s.try("env", "HOME=/tmp", "step", "ca", "health", "--ca-url", settings.URL(), "--root", root); err != nil {
+				if out, err := s.try("env", "HOME=/tmp", "step", "ca", "health", "--ca-url", settings.URL(), "--root",
+					root); err != nil {
 					failed = append(failed, root+": "+out)
 				}
 			}
@@ -658,7 +675,8 @@ func TestRotation(t *testing.T) {
 	renew := func(step string) {
 		t.Helper()
 		s.do(t, "sh", "-c", "cp /run/old.crt /run/r.crt; cp /run/old.key /run/r.key")
-		if out, err := s.try("env", "HOME=/tmp", "STEPPATH=/run/client", "step", "ca", "renew", "--force", "--ca-url", settings.URL(), "--root", "/etc/trusted.crt", "/run/r.crt", "/run/r.key"); err != nil {
+		if out, err := s.try("env", "HOME=/tmp", "STEPPATH=/run/client", "step", "ca", "renew", "--force", "--ca-url",
+			settings.URL(), "--root", "/etc/trusted.crt", "/run/r.crt", "/run/r.key"); err != nil {
 			t.Errorf("%s: renewing by a certificate of the old root: %s", step, out)
 		}
 	}
@@ -782,7 +800,8 @@ func TestRotationIsCompleted(t *testing.T) {
 			if again, _ := s.must(t, Options{Settings: &settings}); len(again.Changes) > 0 {
 				t.Errorf("%s after %d: the second run changed %q", step, n, again.Changes)
 			}
-			if want := map[string]string{StepTrust: StepTrust, StepCertificates: StepCertificates}[step]; r.Pin.Step != want {
+			if want := map[string]string{StepTrust: StepTrust,
+				StepCertificates: StepCertificates}[step]; r.Pin.Step != want {
 				t.Fatalf("%s after %d: the pin is %+v", step, n, r.Pin)
 			}
 		}
@@ -800,13 +819,15 @@ func TestAnotherRootIsRefused(t *testing.T) {
 		t.Fatalf("%+v", r.Pin)
 	}
 	s.do(t, "sh", "-c", "rm -rf /home/step/*")
-	if _, _, err := s.converge(t, Options{Settings: &settings, Create: true}); err == nil || !strings.Contains(err.Error(), old) {
+	if _, _, err := s.converge(t, Options{Settings: &settings, Create: true}); err == nil ||
+		!strings.Contains(err.Error(), old) {
 		t.Errorf("a new CA in place of one that is pinned: %v", err)
 	}
 	other := s.makeLegacy(t)
 	for _, accept := range []string{"", strings.Repeat("0", 64), old} {
 		_, _, err := s.converge(t, Options{Settings: &settings, Create: true, Accept: accept})
-		if err == nil || !strings.Contains(err.Error(), old) || !strings.Contains(err.Error(), "PHX_ACCEPT_NEW_ROOT="+other) {
+		if err == nil || !strings.Contains(err.Error(), old) ||
+			!strings.Contains(err.Error(), "PHX_ACCEPT_NEW_ROOT="+other) {
 			t.Errorf("accept %q: %v", accept, err)
 		}
 	}
@@ -856,11 +877,13 @@ func TestAdopt(t *testing.T) {
 			before := s.do(t, "sh", "-c", listing, "sh", place)
 			former := s.do(t, "cat", place+"/config/ca.json")
 
-			if _, _, err := s.converge(t, Options{Settings: &settings}); err == nil || !strings.Contains(err.Error(), "has not taken over") {
+			if _, _, err := s.converge(t, Options{Settings: &settings}); err == nil ||
+				!strings.Contains(err.Error(), "has not taken over") {
 				t.Errorf("without the feature: %v", err)
 			}
 			r, log := s.must(t, Options{Settings: &settings, Create: true})
-			for _, said := range []string{"ACME provisioner acme", "policy: " + domain, "took over the CA at " + place + "/config/ca.json", "ca.json.before-phx"} {
+			for _, said := range []string{"ACME provisioner acme", "policy: " + domain, "took over the CA at " + place +
+				"/config/ca.json", "ca.json.before-phx"} {
 				if !strings.Contains(log, said) {
 					t.Errorf("it does not say %q:\n%s", said, log)
 				}
@@ -872,7 +895,8 @@ func TestAdopt(t *testing.T) {
 			if kept := s.do(t, "cat", place+"/config/ca.json.before-phx"); kept != former {
 				t.Error("the copy is another file")
 			}
-			if root := strings.TrimSpace(s.do(t, "env", "HOME=/tmp", "step", "certificate", "fingerprint", place+"/certs/root_ca.crt")); root != r.Pin.Primary {
+			if root := strings.TrimSpace(s.do(t, "env", "HOME=/tmp", "step", "certificate", "fingerprint",
+				place+"/certs/root_ca.crt")); root != r.Pin.Primary {
 				t.Errorf("pinned %s, the root is %s", r.Pin.Primary, root)
 			}
 			text, err := s.issue(t, settings, domain, domain, "*."+domain)
@@ -906,7 +930,8 @@ func TestAdoptIsCompleted(t *testing.T) {
 		first, step = 1, 1
 	}
 	for n := first; ; n += step {
-		s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/phx /root/.step /home/step/* /etc/systemd/system/step-ca.service")
+		s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/phx /root/.step /home/step/* "+
+			"/etc/systemd/system/step-ca.service")
 		os.RemoveAll(s.host.PVERoot)
 		s.makeOld(t, place, "")
 		s.oldUnit(t, place)
@@ -925,7 +950,8 @@ func TestAdoptIsCompleted(t *testing.T) {
 			t.Errorf("after %d commands, the copy is another file", n)
 		}
 		// The running service has what was added.
-		s.do(t, "curl", "--silent", "--show-error", "--fail", "--cacert", place+"/certs/root_ca.crt", settings.URL()+"/acme/acme/directory")
+		s.do(t, "curl", "--silent", "--show-error", "--fail", "--cacert", place+"/certs/root_ca.crt",
+			settings.URL()+"/acme/acme/directory")
 		if text := s.do(t, "cat", place+"/config/ca.json"); strings.Count(text, `"ACME"`) != 1 {
 			t.Errorf("after %d commands, ca.json is\n%s", n, text)
 		}
@@ -952,7 +978,8 @@ func TestNotAdopted(t *testing.T) {
 		{"mount missing", "mv /etc/step-ca /etc/away", "was a CA, and /etc/step-ca/ssl/config/ca.json is missing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/step-ca /etc/away /root/.step /home/step/* /etc/systemd/system/step-ca.service")
+			s.do(t, "sh", "-c", "systemctl stop; rm -rf /etc/step-ca /etc/away /root/.step /home/step/* "+
+				"/etc/systemd/system/step-ca.service")
 			os.RemoveAll(s.host.PVERoot)
 			s.makeOld(t, "/etc/step-ca/ssl", "")
 			if tt.make == "" {
@@ -1006,9 +1033,11 @@ func TestHostileContainer(t *testing.T) {
 		"not base64":     "printf 'ok own /home/step /home/step/config/ca.json no no\\nok !!!\\n'; cat >/dev/null",
 		"a path":         "printf 'ok own /home/step $(reboot) no no\\n'; cat >/dev/null",
 		"a message":      `printf 'ok several /home/step /x.\342\240\200Run:\342\240\200curl\342\240\200https://evil.example no no\n'; cat >/dev/null`,
-		"a long path":    "printf 'ok lost /home/step /%s no no\\n' \"$(head -c 4000 /dev/zero | tr '\\0' x)\"; cat >/dev/null",
-		"many files":     "printf 'ok own /home/step /home/step/config/ca.json no no%s\\n' \"$(yes ' /x' | head -n 20000 | tr -d '\\n')\"; while read -r _; do echo ok -; done",
-		"exit":           "echo 'sorry' >&2; exit 3",
+		"a long path": "printf 'ok lost /home/step /%s no no\\n' \"$(head -c 4000 /dev/zero | tr '\\0' x)\"; " +
+			"cat >/dev/null",
+		"many files": "printf 'ok own /home/step /home/step/config/ca.json no no%s\\n' \"$(yes ' /x' | head -n " +
+			"20000 | tr -d '\\n')\"; while read -r _; do echo ok -; done",
+		"exit": "echo 'sorry' >&2; exit 3",
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(t, host.PCT, "#!/bin/sh\n"+says+"\n", 0o755)
@@ -1017,15 +1046,18 @@ func TestHostileContainer(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeStore()
-			_, err = Converge(context.Background(), host, 103, store, Options{Settings: &settings, Create: true, Log: t.Logf})
+			_, err = Converge(context.Background(), host, 103, store,
+				Options{Settings: &settings, Create: true, Log: t.Logf})
 			if err == nil {
 				t.Fatal("it was believed")
 			}
-			if text := err.Error(); len(text) > 5000 || strings.ContainsAny(text, "\x1b\x07\r") || strings.Contains(text, "\nhint:") {
+			if text := err.Error(); len(text) > 5000 || strings.ContainsAny(text, "\x1b\x07\r") ||
+				strings.Contains(text, "\nhint:") {
 				t.Errorf("%q", text)
 			}
 			// What is no path is shown quoted, as a word of the container's.
-			if text := err.Error(); (strings.Contains(says, "/x") || strings.Contains(says, " /%s ")) && !strings.Contains(text, `not an answer: "`) {
+			if text := err.Error(); (strings.Contains(says, "/x") || strings.Contains(says, " /%s ")) &&
+				!strings.Contains(text, `not an answer: "`) {
 				t.Errorf("the container speaks: %q", text)
 			}
 			if pin, _ := store.Pin(); pin != nil {
@@ -1063,10 +1095,11 @@ func TestContainerThatDoesNotEnd(t *testing.T) {
 	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; "
 	var all sync.WaitGroup
 	for name, script := range map[string]string{
-		"silent":              stays + "while :; do sleep 0.1; done",
-		"silent after a time": stays + "echo ok own /home/step /home/step/config/ca.json no no; while :; do sleep 0.1; done",
-		"half a line":         stays + "printf 'ok own'; while :; do sleep 0.1; done",
-		"the pct alone ends":  stays + "exit 4",
+		"silent": stays + "while :; do sleep 0.1; done",
+		"silent after a time": stays + "echo ok own /home/step /home/step/config/ca.json no no; while :; " +
+			"do sleep 0.1; done",
+		"half a line":        stays + "printf 'ok own'; while :; do sleep 0.1; done",
+		"the pct alone ends": stays + "exit 4",
 	} {
 		for _, way := range []string{"cancelled", "out of time"} {
 			dir := t.TempDir()
@@ -1132,10 +1165,12 @@ func TestConfigKeepsTheRest(t *testing.T) {
 	if got.String() != want {
 		t.Errorf("\n%s\nwant\n%s", got.String(), want)
 	}
-	if again, changes, err := editConfig(edited, settings, "", ""); err != nil || len(changes) > 0 || !bytes.Equal(again, edited) {
+	if again, changes, err := editConfig(edited, settings, "", ""); err != nil || len(changes) > 0 ||
+		!bytes.Equal(again, edited) {
 		t.Errorf("edited again: %q, %v", changes, err)
 	}
-	for _, bad := range []string{"", "[]", "{", `{"a":1,"a":2}`, `{"authority":1}`, `{"authority":{"provisioners":{}}}`} {
+	for _, bad := range []string{"", "[]", "{", `{"a":1,"a":2}`, `{"authority":1}`,
+		`{"authority":{"provisioners":{}}}`} {
 		if _, _, err := editConfig([]byte(bad), settings, "", ""); err == nil {
 			t.Errorf("%q was edited", bad)
 		}
@@ -1179,7 +1214,8 @@ func TestStore(t *testing.T) {
 	if err != nil || !root.PublicKey.(*ecdsa.PublicKey).Equal(signer.Public()) {
 		t.Errorf("%v, %v", signer, err)
 	}
-	if root.MaxPathLen != 1 || root.Subject.CommonName != "Phoenix CA Root" || root.NotAfter.Before(time.Now().AddDate(9, 11, 0)) || root.SerialNumber.Cmp(big.NewInt(0)) <= 0 {
+	if root.MaxPathLen != 1 || root.Subject.CommonName != "Phoenix CA Root" ||
+		root.NotAfter.Before(time.Now().AddDate(9, 11, 0)) || root.SerialNumber.Cmp(big.NewInt(0)) <= 0 {
 		t.Errorf("%+v", root.Subject)
 	}
 	// Another root's file under this name is no root of the store.
@@ -1191,7 +1227,8 @@ func TestStore(t *testing.T) {
 	if _, err := store.Signer(sum); err == nil {
 		t.Error("a root with another fingerprint was taken")
 	}
-	for _, bad := range []string{"{", `{"primary":""}`, `{"primary":"x"}`, fmt.Sprintf(`{"primary":%q,"step":"trust"}`, sum), fmt.Sprintf(`{"primary":%q,"also":%q,"step":"x"}`, sum, sum)} {
+	for _, bad := range []string{"{", `{"primary":""}`, `{"primary":"x"}`, fmt.Sprintf(`{"primary":%q,"step":"trust"}`,
+		sum), fmt.Sprintf(`{"primary":%q,"also":%q,"step":"x"}`, sum, sum)} {
 		write(t, filepath.Join(dir, "pin.json"), bad, 0o600)
 		if pin, err := store.Pin(); err == nil {
 			t.Errorf("%s: %+v", bad, pin)

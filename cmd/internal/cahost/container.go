@@ -68,7 +68,9 @@ func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
 	cmd.Stdin, cmd.Stdout = stdin, stdout
 	cmd.Timeout = timeout
 	ctx, stop := context.WithCancelCause(ctx)
-	c := &container{ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop}
+	c := &container{
+		ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop,
+	}
 	// What runs in the container may outlive its pct exec, and hold the pipes.
 	unhook := context.AfterFunc(ctx, func() { out.Close(); in.Close() })
 	c.close = func() {
@@ -130,7 +132,8 @@ func (c *container) call(command string, args ...string) ([]string, error) {
 	case "ok":
 		return strings.Fields(rest), nil
 	case "error":
-		return nil, fmt.Errorf("container %d: %s failed\n%s", c.ctid, command, cmdline.Quoted(cmdline.Escape(short(rest))))
+		return nil, fmt.Errorf("container %d: %s failed\n%s", c.ctid, command,
+			cmdline.Quoted(cmdline.Escape(short(rest))))
 	}
 	return nil, fmt.Errorf("container %d: %s: not an answer: %q", c.ctid, command, short(string(line)))
 }
@@ -222,5 +225,10 @@ func (c *container) look() (state, error) {
 	if !good {
 		return state{}, fmt.Errorf("container %d: not an answer: %q", c.ctid, short(strings.Join(answer, " ")))
 	}
-	return state{answer[0], answer[1], answer[2], answer[3] == "yes", answer[4] == "yes", answer[4] == "stale", answer[5:]}, nil
+	return state{
+		kind: answer[0], home: answer[1], config: answer[2],
+		rootKey:  answer[3] == "yes",
+		finished: answer[4] == "yes", stale: answer[4] == "stale",
+		intermediates: answer[5:],
+	}, nil
 }

@@ -171,8 +171,8 @@ func (w *work) ensureCA() error {
 			short(w.state.config))
 	case kind == kindSeveral:
 		return fmt.Errorf("there is more than one CA: %s, and none is run by step-ca.service: "+
-			"phx takes none of them and makes no other: let step-ca.service name the one to use, or move the others away",
-			short(w.state.config))
+			"phx takes none of them and makes no other: "+
+			"let step-ca.service name the one to use, or move the others away", short(w.state.config))
 	case kind == kindLost:
 		return fmt.Errorf("there was a CA, and %s is missing: bring its files back from a backup, "+
 			"or move what is left away, with step-ca.service, for a new one", short(w.state.config))

@@ -44,19 +44,24 @@ func FuzzContainer(f *testing.F) {
 	for _, seed := range []string{
 		good + strings.Repeat("ok -\n", 30),
 		good + strings.Repeat(encode(string(cert.Encode(root))), 30),
-		strings.Replace(good, " no no", " yes stale /home/step/certs/intermediate_ca.crt", 1) + strings.Repeat("ok\n", 30),
+		strings.Replace(good, " no no", " yes stale /home/step/certs/intermediate_ca.crt", 1) +
+			strings.Repeat("ok\n", 30),
 		strings.Replace(good, "ok own", "ok adopted", 1) + "ok -\nok -\n",
-		"ok found /home/step /etc/step-ca/config/ca.json no no\n" + ca + "ok -\n", "ok several /home/step /a,/b no no\n", "ok lost /x /y no no\n", "ok none /x /y no no\n",
-		"error \x1b]0;owned\a\n", "ok\n", "", look + "ok !!!\n", look + encode("{}"), look + encode(`{"root":["/a","/b"],"authority":null}`),
+		"ok found /home/step /etc/step-ca/config/ca.json no no\n" + ca +
+			"ok -\n", "ok several /home/step /a,/b no no\n", "ok lost /x /y no no\n", "ok none /x /y no no\n",
+		"error \x1b]0;owned\a\n", "ok\n", "", look + "ok !!!\n", look + encode("{}"), look +
+			encode(`{"root":["/a","/b"],"authority":null}`),
 	} {
 		f.Add([]byte(seed), true)
 		f.Add([]byte(seed), false)
 	}
 	f.Fuzz(func(t *testing.T, answers []byte, change bool) {
-		c := &container{ctid: 103, in: null, out: bufio.NewReaderSize(bytes.NewReader(answers), maxAnswer), ended: make(chan error, 1), stop: func(error) {}}
+		c := &container{ctid: 103, in: null, out: bufio.NewReaderSize(bytes.NewReader(answers), maxAnswer),
+			ended: make(chan error, 1), stop: func(error) {}}
 		c.ended <- errors.New("it is over")
 		said := 0
-		w := &work{Options: Options{Log: func(_ string, args ...any) { said++ }}, store: store, c: c, pin: &pin, now: time.Now()}
+		w := &work{Options: Options{Log: func(_ string, args ...any) { said++ }}, store: store, c: c, pin: &pin,
+			now: time.Now()}
 		if change {
 			w.Settings = &settings
 		}
@@ -65,7 +70,8 @@ func FuzzContainer(f *testing.F) {
 			if result.Pin != pin || len(result.Roots) != 1 || !result.Roots[0].Equal(root) {
 				t.Errorf("%+v", result)
 			}
-		} else if text := err.Error(); len(text) > 20000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f }) {
+		} else if text := err.Error(); len(text) > 20000 ||
+			strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f }) {
 			t.Errorf("%d bytes: %.1000q", len(text), text)
 		}
 		if said > 2*maxIntermediates {

@@ -43,7 +43,9 @@ func newRoot(now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	template := &x509.Certificate{
 		SerialNumber: serial,
 		// Two roots in one file must not have the same name.
-		Subject:               pkix.Name{CommonName: "Phoenix CA Root", SerialNumber: hex.EncodeToString(serial.Bytes()[:4])},
+		Subject: pkix.Name{
+			CommonName: "Phoenix CA Root", SerialNumber: hex.EncodeToString(serial.Bytes()[:4]),
+		},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(rootLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -125,7 +127,7 @@ func (w *work) renewIntermediate(root *x509.Certificate, signer crypto.Signer) (
 	return certificate, key, w.c.put(certificate, cert.Encode(c))
 }
 
-// intermediateTemplate is what settings ask of the intermediate.
+// intermediateTemplate returns what settings ask of the intermediate.
 func intermediateTemplate(s ca.Settings) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "Phoenix CA Intermediate"},
@@ -139,12 +141,15 @@ func intermediateTemplate(s ca.Settings) *x509.Certificate {
 		// certificate needs the addresses.
 		PermittedDNSDomainsCritical: true,
 		PermittedDNSDomains:         []string{s.Domain},
-		PermittedIPRanges:           []*net.IPNet{single(net.IP(s.Addr.AsSlice())), single(net.IPv4(127, 0, 0, 1).To4())},
-		PermittedEmailAddresses:     []string{s.Domain},
-		PermittedURIDomains:         []string{s.Domain},
+		PermittedIPRanges: []*net.IPNet{
+			single(net.IP(s.Addr.AsSlice())), single(net.IPv4(127, 0, 0, 1).To4()),
+		},
+		PermittedEmailAddresses: []string{s.Domain},
+		PermittedURIDomains:     []string{s.Domain},
 	}
 }
 
+// single returns the range of one address.
 func single(ip net.IP) *net.IPNet {
 	return &net.IPNet{IP: ip, Mask: net.CIDRMask(8*len(ip), 8*len(ip))}
 }
@@ -180,6 +185,7 @@ func misfit(c *x509.Certificate, s ca.Settings, root *x509.Certificate, now time
 // signedBy reports whether root has signed c.
 func signedBy(c, root *x509.Certificate) bool { return c.CheckSignatureFrom(root) == nil }
 
+// create returns the certificate of key that signer makes below parent.
 func create(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
 	if err != nil {

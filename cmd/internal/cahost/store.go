@@ -193,7 +193,8 @@ func (s *Store) sweep() {
 	var left []string
 	for _, name := range names {
 		sum, kind, _ := strings.Cut(name, ".")
-		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) && !slices.Contains(names, sum+".crt")
+		orphan := (kind == "key" || kind == "password") && cert.IsFingerprint(sum) &&
+			!slices.Contains(names, sum+".crt")
 		if orphan || strings.HasPrefix(name, ".") {
 			left = append(left, name)
 		}

@@ -21,7 +21,8 @@ func ReadPinned(path string, pins ...string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("root certificate %s: %w", path, err)
 	}
 	if have := fingerprints(roots); have != strings.Join(pins, ", ") {
-		return nil, fmt.Errorf("root certificate %s has the fingerprint %s and should have %s: it is another CA's", path, have, strings.Join(pins, ", "))
+		return nil, fmt.Errorf("root certificate %s has the fingerprint %s and should have %s: it is another CA's",
+			path, have, strings.Join(pins, ", "))
 	}
 	return roots, nil
 }

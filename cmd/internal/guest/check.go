@@ -16,7 +16,9 @@ import (
 func Served(ctx context.Context, address, name string, roots ...*x509.Certificate) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12}}
+	dialer := tls.Dialer{
+		Config: &tls.Config{ServerName: name, RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12},
+	}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("TLS with %s for %s: %w", address, name, err)

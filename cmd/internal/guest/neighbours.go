@@ -143,7 +143,8 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 	return s.Start(ctx, NeighbourUnit)
 }
 
-var entryForm = regexp.MustCompile(`(?m)^ExecStart=/sbin/ip neighbour replace (\S+) lladdr \S+ dev (\S+) nud permanent$`)
+var entryForm = regexp.MustCompile(
+	`(?m)^ExecStart=/sbin/ip neighbour replace (\S+) lladdr \S+ dev (\S+) nud permanent$`)
 
 // neighboursOf returns the IP addresses in the text of the unit by their
 // interface.

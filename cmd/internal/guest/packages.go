@@ -28,7 +28,8 @@ var packagesLocked = regexp.MustCompile(`Could not get lock|Unable to lock|(fron
 // interrupted dpkg leaves programs without their configuration. It waits for
 // others to end: a fresh system updates itself for a while.
 func (s *Setup) Install(ctx context.Context, pkg string) error {
-	if status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err == nil && status == "installed" {
+	status, err := Run(ctx, "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg)
+	if err == nil && status == "installed" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, packageLimit, fmt.Errorf("not done after %s", packageLimit))

@@ -39,8 +39,11 @@ func RunEnv(ctx context.Context, env []string, argv ...string) (string, error) {
 		limit = packageLimit
 	}
 	stdout, stderr, err := process.Run(ctx, process.Command{
-		Argv:      append([]string{program}, argv[1:]...),
-		Env:       append([]string{"PATH=" + loginPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "STEPPATH=" + stepPath}, env...),
+		Argv: append([]string{program}, argv[1:]...),
+		Env: append([]string{
+			"PATH=" + loginPath, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+			"STEPPATH=" + stepPath,
+		}, env...),
 		MaxStdout: process.MaxList, // apt-get has much to say
 		Survive:   true,
 		Timeout:   limit,

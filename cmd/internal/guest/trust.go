@@ -89,7 +89,8 @@ func (s *Setup) Bootstrap(ctx context.Context, url, fingerprint string) error {
 	if err := os.MkdirAll(stepPath, 0o700); err != nil {
 		return err
 	}
-	if _, err := Run(ctx, StepProgram, "ca", "bootstrap", "--ca-url", url, "--fingerprint", fingerprint, "--force"); err != nil {
+	_, err := Run(ctx, StepProgram, "ca", "bootstrap", "--ca-url", url, "--fingerprint", fingerprint, "--force")
+	if err != nil {
 		return err
 	}
 	s.Changed("bootstrapped from %s", url)

@@ -30,7 +30,8 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 			return nil
 		}
 		if wait(ctx, 200*time.Millisecond) != nil {
-			return fmt.Errorf("the container has not finished its boot after a minute: systemctl is-system-running says %q (%v)", state, err)
+			return fmt.Errorf("the container has not finished its boot after a minute: "+
+				"systemctl is-system-running says %q (%v)", state, err)
 		}
 	}
 }
@@ -42,7 +43,9 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 // seen to serve. A run that ends before that leaves the reload to the next
 // one. A service that has taken its configuration, and runs the program that
 // is installed, is left alone.
-func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string, configuration ...[]byte) (taken func() error, err error) {
+func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string,
+	configuration ...[]byte,
+) (taken func() error, err error) {
 	hash := sha256.New()
 	for _, part := range configuration {
 		sum := sha256.Sum256(part)
@@ -134,7 +137,8 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	}
 	// start succeeds when a condition of the unit is not met.
 	if !Active(ctx, unit) {
-		return errors.Join(fmt.Errorf("systemctl start %s exited 0, but the unit is not active", unit), Journal(ctx, unit))
+		return errors.Join(fmt.Errorf("systemctl start %s exited 0, but the unit is not active", unit),
+			Journal(ctx, unit))
 	}
 	s.Changed("started %s", unit)
 	return nil
@@ -162,7 +166,8 @@ func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 		}
 		former := state
 		if state = unitFileState(ctx, unit); state == former {
-			return fmt.Errorf("%s: %s is still %s: systemctl cat %s shows the file, which is empty: remove it", strings.Join(argv, " "), unit, state, unit)
+			return fmt.Errorf("%s: %s is still %s: systemctl cat %s shows the file, which is empty: remove it",
+				strings.Join(argv, " "), unit, state, unit)
 		}
 		s.Changed("unmasked %s", unit)
 	}

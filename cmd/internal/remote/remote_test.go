@@ -39,9 +39,11 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(got.Error) > maxError || len(got.Changes) > maxChanges || len(got.Changes[0]) > maxChange {
-				t.Errorf("%q: %d bytes of error, %d changes, the first of %d bytes", char, len(got.Error), len(got.Changes), len(got.Changes[0]))
+				t.Errorf("%q: %d bytes of error, %d changes, the first of %d bytes", char, len(got.Error),
+					len(got.Changes), len(got.Changes[0]))
 			}
-			if !strings.HasSuffix(got.Error, " bytes more)") || !strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
+			if !strings.HasSuffix(got.Error, " bytes more)") ||
+				!strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
 				t.Errorf("%q: it does not say that it was cut: %q", char, got.Changes[maxChanges-1])
 			}
 			if err := fitsIntoEvents(got); err != nil {
@@ -53,7 +55,8 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 
 // fitsIntoEvents returns an error if an event cannot hold the answer.
 func fitsIntoEvents(a *Answer) error {
-	_, err := event.Append(nil, event.NginxReady{CTID: 101, Names: a.Names, NotAfter: a.NotAfter, Changed: a.Changed, Changes: a.Changes})
+	_, err := event.Append(nil, event.NginxReady{CTID: 101, Names: a.Names, NotAfter: a.NotAfter, Changed: a.Changed,
+		Changes: a.Changes})
 	if err == nil {
 		_, err = event.Append(nil, event.NginxFailed{CTID: 101, Stage: a.Stage, Error: a.Error})
 	}
@@ -72,7 +75,8 @@ func TestHostSendsNoMoreThanALine(t *testing.T) {
 		t.Errorf("%d bytes sent, error %v", out.Len(), err)
 	}
 	endless := io.MultiReader(strings.NewReader(`{"value":"`), neverEnds{})
-	if err := NewPeer(endless, io.Discard).Ask("request", &value); err == nil || !strings.Contains(err.Error(), "sends a line longer than 1 MiB") {
+	if err := NewPeer(endless, io.Discard).Ask("request", &value); err == nil ||
+		!strings.Contains(err.Error(), "sends a line longer than 1 MiB") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -90,9 +94,12 @@ func (neverEnds) Read(p []byte) (int, error) {
 // with it, keeps within its limits, and asks for nothing twice.
 func FuzzTalk(f *testing.F) {
 	for _, said := range []string{
-		"", "\n", "null\n", "{}\n", `{"need":"request"}` + "\n", `{"need":"program"}` + "\n" + `{"answer":{"changes":["x"],"changed":true}}` + "\n",
-		`{"need":"token"}` + "\n" + `{"need":"token"}` + "\n", `{"answer":{"stage":"check","error":"\u001b[2J","not_after":"2030-01-02T03:04:05Z"}}` + "\n",
-		`{"answer":{"stage":7}}` + "\n", `{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}` + "\n", `{"Need":"request","need":"x"}` + "\n", "[[[[\n", "\xff\xfe\n",
+		"", "\n", "null\n", "{}\n", `{"need":"request"}` + "\n", `{"need":"program"}` + "\n" +
+			`{"answer":{"changes":["x"],"changed":true}}` + "\n",
+		`{"need":"token"}` + "\n" + `{"need":"token"}` +
+			"\n", `{"answer":{"stage":"check","error":"\u001b[2J","not_after":"2030-01-02T03:04:05Z"}}` + "\n",
+		`{"answer":{"stage":7}}` + "\n", `{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}` +
+			"\n", `{"Need":"request","need":"x"}` + "\n", "[[[[\n", "\xff\xfe\n",
 	} {
 		f.Add([]byte(said))
 	}
@@ -116,7 +123,8 @@ func FuzzTalk(f *testing.F) {
 			}
 			return
 		}
-		if len(answer.Error) > maxError || len(answer.Changes) > maxChanges || answer.Changes == nil || len(answer.Names) != 1 || answer.Names[0] != names[0] {
+		if len(answer.Error) > maxError || len(answer.Changes) > maxChanges || answer.Changes == nil ||
+			len(answer.Names) != 1 || answer.Names[0] != names[0] {
 			t.Fatalf("answer %+v", answer)
 		}
 		for _, change := range answer.Changes {
@@ -133,7 +141,8 @@ func FuzzTalk(f *testing.F) {
 // Whatever comes from the host, the half in the container reads one line of it
 // at most, or says what is wrong.
 func FuzzRequest(f *testing.F) {
-	for _, said := range []string{"", "\n", `{"value":{"a":1}}` + "\n", `{"error":"no"}` + "\n", `{"value":null}` + "\n", "{}\n", "[]\nx\n", `{"value":{"a":1}}`} {
+	for _, said := range []string{"", "\n", `{"value":{"a":1}}` + "\n", `{"error":"no"}` + "\n", `{"value":null}` +
+		"\n", "{}\n", "[]\nx\n", `{"value":{"a":1}}`} {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {

@@ -89,7 +89,8 @@ func talk(host *pve.Host, request string, token error) (*remote.Answer, []string
 func TestCall(t *testing.T) {
 	host, dir := fakePct(t)
 	answer, needs, err := talk(host, "token please", nil)
-	if err != nil || answer.Error != "" || strings.Join(answer.Changes, " ") != "secret" || strings.Join(needs, " ") != "request token" {
+	if err != nil || answer.Error != "" || strings.Join(answer.Changes, " ") != "secret" ||
+		strings.Join(needs, " ") != "request token" {
 		t.Fatalf("answer %+v, needs %v, error %v", answer, needs, err)
 	}
 	program := filepath.Join(dir, filepath.Base(os.Args[0]))
@@ -98,7 +99,8 @@ func TestCall(t *testing.T) {
 		t.Fatalf("program %v, %v", before, err)
 	}
 	// The program is there now: it does not travel again.
-	if answer, _, err := talk(host, "hello", nil); err != nil || answer.Changes[0] != "hello" || answer.Names[0] != "a.example" {
+	if answer, _, err := talk(host, "hello", nil); err != nil || answer.Changes[0] != "hello" ||
+		answer.Names[0] != "a.example" {
 		t.Fatalf("answer %+v, error %v", answer, err)
 	}
 	if after, err := os.Stat(program); err != nil || !os.SameFile(before, after) {
@@ -108,7 +110,8 @@ func TestCall(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if answer, _, err := talk(host, "hello", nil); err != nil || answer.Changes[0] != "hello" || answer.Names[0] != "a.example" {
+	if answer, _, err := talk(host, "hello", nil); err != nil || answer.Changes[0] != "hello" ||
+		answer.Names[0] != "a.example" {
 		t.Fatalf("answer %+v, error %v", answer, err)
 	}
 	if calls, _ := os.ReadFile(filepath.Join(dir, "calls")); strings.Count(string(calls), "call") != 3 {
@@ -129,7 +132,8 @@ func TestHostCannotSupply(t *testing.T) {
 
 func TestContainerHalfFails(t *testing.T) {
 	host, _ := fakePct(t)
-	for request, want := range map[string]string{"die": "out of memory", "babble": `not an answer: "Reading package lists...`} {
+	for request, want := range map[string]string{"die": "out of memory",
+		"babble": `not an answer: "Reading package lists...`} {
 		answer, _, err := talk(host, request, nil)
 		if answer != nil || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: answer %+v, error %v", request, answer, err)
@@ -271,21 +275,29 @@ func TestHostileContainer(t *testing.T) {
 		want   string // of the error; "" for an answer
 		needs  string
 	}{
-		"a line without an end":         {`exec tr '\0' x </dev/zero`, "sends a line longer than 1 MiB", ""},
-		"100 MB of a line":              {`printf '{"need":"'; head -c 100000000 /dev/zero | tr '\0' x; echo '"}'; ` + answer, "sends a line longer than 1 MiB", ""},
-		"needs without end":             {`i=0; while :; do i=$((i+1)); echo '{"need":"n'$i'"}'; done`, "asks for more than 16 things", "n1 n2 n3 n4 n5 n6 n7 n8 n9 n10 n11 n12 n13 n14 n15 n16"},
-		"many tokens":                   {`for i in 1 2 3; do echo '{"need":"token"}'; done; read -r reply; ` + answer, "asks for the token a second time", "token"},
-		"the program, and never reads":  {`echo '{"need":"program"}'; sleep 0.5; echo '{"need":"token"}'; exit 3`, "exit status 3", ""},
-		"a need that is no word":        {`printf '{"need":"token\\n\\u001b[2J"}\n'`, "not a need: ", ""},
-		"an empty object":               {`echo '{}'`, "not a need: ", ""},
-		"null":                          {`echo null`, "not a need: ", ""},
-		"deep nesting":                  {`head -c 500000 /dev/zero | tr '\0' '['; echo`, "not an answer: ", ""},
-		"not JSON":                      {`printf '\033]0;x\007\n'`, `not an answer: "\x1b]0;x\a\n"`, ""},
-		"wrong types":                   {`echo '{"answer":{"stage":7}}'`, "not an answer: ", ""},
-		"a stage that is none":          {`printf '{"answer":{"stage":"check\\nphx-nginx: all well"}}\n'`, "not a stage: ", ""},
-		"a long stage":                  {`echo '{"answer":{"stage":"'$(head -c 5000 /dev/zero | tr '\0' x)'"}}'`, "not a stage: ", ""},
-		"a certificate without end":     {`echo '{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}'`, "not the end of a certificate: ", ""},
-		"a certificate of long ago":     {`echo '{"answer":{"not_after":"0001-01-01T00:00:01Z"}}'`, "not the end of a certificate: ", ""},
+		"a line without an end": {`exec tr '\0' x </dev/zero`, "sends a line longer than 1 MiB", ""},
+		"100 MB of a line": {`printf '{"need":"'; head -c 100000000 /dev/zero | tr '\0' x; echo '"}'; ` +
+			answer, "sends a line longer than 1 MiB", ""},
+		"needs without end": {`i=0; while :; do i=$((i+1)); echo '{"need":"n'$i'"}'; done`,
+			"asks for more than 16 things", "n1 n2 n3 n4 n5 n6 n7 n8 n9 n10 n11 n12 n13 n14 n15 n16"},
+		"many tokens": {`for i in 1 2 3; do echo '{"need":"token"}'; done; read -r reply; ` + answer,
+			"asks for the token a second time", "token"},
+		"the program, and never reads": {`echo '{"need":"program"}'; sleep 0.5; echo '{"need":"token"}'; exit 3`,
+			"exit status 3", ""},
+		"a need that is no word": {`printf '{"need":"token\\n\\u001b[2J"}\n'`, "not a need: ", ""},
+		"an empty object":        {`echo '{}'`, "not a need: ", ""},
+		"null":                   {`echo null`, "not a need: ", ""},
+		"deep nesting":           {`head -c 500000 /dev/zero | tr '\0' '['; echo`, "not an answer: ", ""},
+		"not JSON":               {`printf '\033]0;x\007\n'`, `not an answer: "\x1b]0;x\a\n"`, ""},
+		"wrong types":            {`echo '{"answer":{"stage":7}}'`, "not an answer: ", ""},
+		"a stage that is none": {`printf '{"answer":{"stage":"check\\nphx-nginx: all well"}}\n'`,
+			"not a stage: ", ""},
+		"a long stage": {`echo '{"answer":{"stage":"'$(head -c 5000 /dev/zero | tr '\0' x)'"}}'`,
+			"not a stage: ", ""},
+		"a certificate without end": {`echo '{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}'`,
+			"not the end of a certificate: ", ""},
+		"a certificate of long ago": {`echo '{"answer":{"not_after":"0001-01-01T00:00:01Z"}}'`,
+			"not the end of a certificate: ", ""},
 		"silence, and the end":          {`exit 0`, "ended without an answer", ""},
 		"half a line":                   {`printf '{"answer":{}}'`, "ended without an answer", ""},
 		"an answer and then no end":     {answer + `; exec sleep 300`, "", ""},
@@ -299,10 +311,11 @@ func TestHostileContainer(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			var needs []string
-			answer, err := call(ctx, hostileHost(t, tt.script), 101, []string{"a.example"}, func(need string) (any, error) {
-				needs = append(needs, need)
-				return "x", nil
-			}, io.Discard)
+			answer, err := call(ctx, hostileHost(t, tt.script), 101, []string{"a.example"},
+				func(need string) (any, error) {
+					needs = append(needs, need)
+					return "x", nil
+				}, io.Discard)
 			switch {
 			case ctx.Err() != nil:
 				t.Error("it hangs")

@@ -89,7 +89,8 @@ func (f *filter) run(ctx context.Context) error {
 	for {
 		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
 			event.NameContainerPreview, event.NameContainerFailed, event.NameContainerSkipped,
-			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint, event.NameNginxReady, event.NameNginxFailed)
+			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint,
+			event.NameNginxReady, event.NameNginxFailed)
 		if err != nil {
 			p.gatewayReady.set(false)
 			f.work.Wait()

@@ -61,7 +61,8 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	f := &fixture{&pve.Host{PVERoot: filepath.Join(dir, "pve")}, filepath.Join(dir, "ssl", "phoenix_ca.crt"), cert.Fingerprint(root)}
+	f := &fixture{&pve.Host{PVERoot: filepath.Join(dir, "pve")}, filepath.Join(dir, "ssl", "phoenix_ca.crt"),
+		cert.Fingerprint(root)}
 	for _, d := range []string{filepath.Dir(f.root), filepath.Join(f.host.PVERoot, "lxc")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -108,7 +109,8 @@ func (f *fixture) exported() string {
 }
 
 func (f *fixture) fingerprint() string {
-	return line("ca.fingerprint", fmt.Sprintf(`,"path":%q,"sha256":%q,"ca_url":"https://10.0.0.10:9000"`, f.root, f.pin))
+	return line("ca.fingerprint", fmt.Sprintf(`,"path":%q,"sha256":%q,"ca_url":"https://10.0.0.10:9000"`, f.root,
+		f.pin))
 }
 
 // exist gives the host a container.
@@ -228,13 +230,16 @@ func TestWithoutTheCA(t *testing.T) {
 			if tt.exists {
 				f.exist(t, gateway)
 			}
-			events := []string{of(caID, "ca.failed", `,"error":"it has failed"`), fromHost(f), f.fingerprint(), tt.skipped}
+			events := []string{of(caID, "ca.failed", `,"error":"it has failed"`), fromHost(f), f.fingerprint(),
+				tt.skipped}
 			for _, order := range permutations(events) {
-				r := f.filter(t, slices.Concat([]string{started(), f.caPlanned(), f.planned("create")}, order, []string{done()})...)
+				r := f.filter(t, slices.Concat([]string{started(), f.caPlanned(), f.planned("create")}, order,
+					[]string{done()})...)
 				switch {
 				case tt.begins && (r.err != nil || len(r.targets) != 1 || !r.targets[0].CADown):
 					t.Errorf("%q: %d times, %v\n%s", order, len(r.targets), r.err, r.out)
-				case !tt.begins && (r.err == nil || len(r.targets) != 0 || !strings.HasPrefix(r.failure(), "join: the container ")):
+				case !tt.begins && (r.err == nil || len(r.targets) != 0 ||
+					!strings.HasPrefix(r.failure(), "join: the container ")):
 					t.Errorf("%q: %d times, %v, %q", order, len(r.targets), r.err, r.failure())
 				}
 			}
@@ -252,20 +257,30 @@ func TestMissing(t *testing.T) {
 		lines []string
 		want  string
 	}{
-		{"no ct.ready", []string{started(), f.planned("create"), f.exported(), f.fingerprint()}, "is phx-lxc in the pipe?"},
-		{"it failed", []string{started(), f.planned("create"), of(gateway, "ct.failed", `,"error":"no disk"`)}, "the container failed: no disk"},
-		{"no ca.fingerprint", []string{started(), f.planned("create"), ready, f.exported()}, "is phx-fingerprint in the pipe?"},
-		{"no export", []string{started(), f.caPlanned(), f.planned("create"), ready, of(caID, "ca.failed", `,"error":"no answer"`)},
+		{"no ct.ready", []string{started(), f.planned("create"), f.exported(), f.fingerprint()},
+			"is phx-lxc in the pipe?"},
+		{"it failed", []string{started(), f.planned("create"), of(gateway, "ct.failed", `,"error":"no disk"`)},
+			"the container failed: no disk"},
+		{"no ca.fingerprint", []string{started(), f.planned("create"), ready, f.exported()},
+			"is phx-fingerprint in the pipe?"},
+		{"no export", []string{started(), f.caPlanned(), f.planned("create"), ready,
+			of(caID, "ca.failed", `,"error":"no answer"`)},
 			"the CA's root certificate was not exported: no answer"},
 		{"the CA is not planned", []string{started(), f.planned("create"), ready}, "plan the CA's container 103 too"},
-		{"the CA is only stopped", []string{started(), strings.Replace(f.caPlanned(), `"create"`, `"stop"`, 1), f.planned("create"), ready}, "plan the CA's container 103 too"},
-		{"the CA failed", []string{started(), f.caPlanned(), f.planned("create"), ready, of(caID, "ct.failed", `,"error":"no disk"`)},
+		{"the CA is only stopped", []string{started(), strings.Replace(f.caPlanned(), `"create"`, `"stop"`, 1),
+			f.planned("create"), ready}, "plan the CA's container 103 too"},
+		{"the CA failed", []string{started(), f.caPlanned(), f.planned("create"), ready,
+			of(caID, "ct.failed", `,"error":"no disk"`)},
 			"the CA's container 103 failed: no disk"},
-		{"the CA was skipped", []string{started(), f.caPlanned(), of(caID, "ct.skipped", `,"reason":"900 failed","because":900`), f.planned("create"), ready},
+		{"the CA was skipped", []string{started(), f.caPlanned(),
+			of(caID, "ct.skipped", `,"reason":"900 failed","because":900`), f.planned("create"), ready},
 			"the CA's container 103 was skipped: 900 failed"},
-		{"the CA is not ready", []string{started(), f.caPlanned(), f.planned("create"), ready}, "the CA's container 103 has not become ready"},
-		{"the CA is ready", []string{started(), f.caPlanned(), of(caID, "ct.ready", ""), f.planned("create"), ready}, "is phx-ca-export in the pipe?"},
-		{"the file has no CA", []string{withoutCA, f.planned("create"), ready}, "no container of the file is a CA with a fixed address"},
+		{"the CA is not ready", []string{started(), f.caPlanned(), f.planned("create"), ready},
+			"the CA's container 103 has not become ready"},
+		{"the CA is ready", []string{started(), f.caPlanned(), of(caID, "ct.ready", ""), f.planned("create"), ready},
+			"is phx-ca-export in the pipe?"},
+		{"the file has no CA", []string{withoutCA, f.planned("create"), ready},
+			"no container of the file is a CA with a fixed address"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := f.filter(t, append(slices.Clone(tt.lines), done())...)
@@ -311,13 +326,15 @@ func TestNothingBegins(t *testing.T) {
 	})
 	t.Run("two gateways", func(t *testing.T) {
 		second := strings.Replace(f.planned("create"), `"ctid":101`, `"ctid":105`, 1)
-		r := f.filter(t, started(), f.planned("create"), second, of(105, "ct.ready", ""), f.exported(), f.fingerprint(), done())
+		r := f.filter(t, started(), f.planned("create"), second, of(105, "ct.ready", ""), f.exported(), f.fingerprint(),
+			done())
 		if r.err == nil || len(r.targets) != 0 {
 			t.Errorf("%d times, %v", len(r.targets), r.err)
 		}
 	})
 	t.Run("one round's events are not another's", func(t *testing.T) {
-		r := f.filter(t, started(), f.caPlanned(), f.exported(), f.fingerprint(), done(), started(), f.planned("create"), ready, done())
+		r := f.filter(t, started(), f.caPlanned(), f.exported(), f.fingerprint(), done(), started(),
+			f.planned("create"), ready, done())
 		if r.err == nil || len(r.targets) != 0 {
 			t.Errorf("%d times, %v", len(r.targets), r.err)
 		}
@@ -334,7 +351,8 @@ func TestTruncated(t *testing.T) {
 			t.Errorf("after %d lines: %v", n, r.err)
 		}
 		begun := n == len(whole)
-		if (len(r.targets) == 1) != begun || strings.Contains(r.out, `"nginx.ready"`) != begun || strings.Contains(r.out, "plan.done") {
+		if (len(r.targets) == 1) != begun || strings.Contains(r.out, `"nginx.ready"`) != begun ||
+			strings.Contains(r.out, "plan.done") {
 			t.Errorf("after %d lines: %d times\n%s", n, len(r.targets), r.out)
 		}
 	}
@@ -356,8 +374,10 @@ func TestTrustIsChecked(t *testing.T) {
 		{"a URL that is none", func(f *fixture) string {
 			return strings.Replace(f.fingerprint(), "https://10.0.0.10:9000", "https://10.0.0.10:9000/;x", 1)
 		}, "", true, "not https://HOST:PORT"},
-		{"no fingerprint", func(f *fixture) string { return strings.Replace(f.fingerprint(), f.pin, "1", 1) }, "", true, "not 64 hexadecimal digits"},
-		{"another root", func(f *fixture) string { return strings.Replace(f.fingerprint(), f.pin, zeros, 1) }, "", true, "it is another CA's"},
+		{"no fingerprint", func(f *fixture) string { return strings.Replace(f.fingerprint(), f.pin, "1", 1) }, "", true,
+			"not 64 hexadecimal digits"},
+		{"another root", func(f *fixture) string { return strings.Replace(f.fingerprint(), f.pin, zeros, 1) }, "", true,
+			"it is another CA's"},
 		{"another root than is pinned", (*fixture).fingerprint, zeros, true, "this host has pinned " + zeros},
 		{"not mounted", func(f *fixture) string {
 			moved := filepath.Join(filepath.Dir(filepath.Dir(f.root)), "moved.crt")
@@ -375,12 +395,15 @@ func TestTrustIsChecked(t *testing.T) {
 				if err := os.MkdirAll(dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.WriteFile(filepath.Join(dir, "pin.json"), fmt.Appendf(nil, `{"primary":%q}`, tt.pinned), 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, "pin.json"), fmt.Appendf(nil, `{"primary":%q}`, tt.pinned),
+					0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
-			r := f.filter(t, started(), f.plannedWith("create", tt.readOnly), of(gateway, "ct.ready", ""), f.exported(), tt.fingerprint(f), done())
-			if r.err == nil || len(r.targets) != 0 || !strings.HasPrefix(r.failure(), "trust: ") || !strings.Contains(r.failure(), tt.want) {
+			r := f.filter(t, started(), f.plannedWith("create", tt.readOnly), of(gateway, "ct.ready", ""), f.exported(),
+				tt.fingerprint(f), done())
+			if r.err == nil || len(r.targets) != 0 || !strings.HasPrefix(r.failure(), "trust: ") ||
+				!strings.Contains(r.failure(), tt.want) {
 				t.Errorf("%d times, %v, %q; want %q", len(r.targets), r.err, r.failure(), tt.want)
 			}
 			if cahost.Taken(f.host, "nginx", []string{f.pin}) {
@@ -411,7 +434,8 @@ func TestGatewayReady(t *testing.T) {
 				ready, asked = target.GatewayReady(ctx), true
 				return &remote.Answer{}, nil
 			})
-			lines := slices.Concat([]string{started(), f.planned("create"), of(gateway, "ct.ready", ""), f.exported(), f.fingerprint()}, tt.end)
+			lines := slices.Concat([]string{started(), f.planned("create"), of(gateway, "ct.ready", ""), f.exported(),
+				f.fingerprint()}, tt.end)
 			j.stream = event.NewStream(strings.NewReader(strings.Join(lines, "\n")+"\n"), io.Discard, j.fail)
 			j.run(t.Context())
 			if !asked || ready != tt.want {
