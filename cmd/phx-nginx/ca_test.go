@@ -28,8 +28,10 @@ func realCA(t *testing.T) (root *x509.Certificate, stop func()) {
 		cp "$1" /usr/local/bin/step
 		export STEPPATH=/home/step
 		echo secret >/home/step/secrets/provisioner_password
-		step ca init --deployment-type standalone --name Test --dns 127.0.0.1 --address 127.0.0.1:9000 --provisioner phoenix \
-			--password-file /home/step/secrets/provisioner_password --provisioner-password-file /home/step/secrets/provisioner_password`,
+		step ca init --deployment-type standalone --name Test \
+			--dns 127.0.0.1 --address 127.0.0.1:9000 --provisioner phoenix \
+			--password-file /home/step/secrets/provisioner_password \
+			--provisioner-password-file /home/step/secrets/provisioner_password`,
 		"sh", os.Getenv("PHX_TEST_STEP")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -117,7 +119,8 @@ func TestCertify(t *testing.T) {
 		}
 		now := time.Now()
 		cmd := exec.Command(guest.StepProgram, "ca", "certificate", "--force", "--ca-url", g.CAURL, "--root", g.Root,
-			"--not-before", now.Add(-30*time.Minute).Format(time.RFC3339), "--not-after", now.Add(10*time.Minute).Format(time.RFC3339), g.Domain, certificateFile, keyFile)
+			"--not-before", now.Add(-30*time.Minute).Format(time.RFC3339),
+			"--not-after", now.Add(10*time.Minute).Format(time.RFC3339), g.Domain, certificateFile, keyFile)
 		cmd.Env = append(os.Environ(), "STEP_TOKEN="+token)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return errors.New(string(out))

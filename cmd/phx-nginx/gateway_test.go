@@ -166,7 +166,8 @@ func TestTokenIsInNoError(t *testing.T) {
 func TestTokenThatDoesNotCome(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "pct")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >"+dir+"/pid; while :; do sleep 0.1; done\n"), 0o755); err != nil {
+	script := "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >" + dir + "/pid; while :; do sleep 0.1; done\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	_, err := fetchToken(t.Context(), &pve.Host{PCT: path, Timeout: 2 * time.Second}, 103, testGateway)

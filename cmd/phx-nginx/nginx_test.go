@@ -81,9 +81,11 @@ func inNamespace(t *testing.T) bool {
 		done
 		mount -t tmpfs tmpfs /run
 		rm -rf /etc/nginx /etc/phx
-		mkdir -p /etc/nginx/conf.d /etc/nginx/sites-enabled /etc/nginx/sites-available /etc/nginx/ssl /etc/phx/nginx /var/log/nginx /var/lib/nginx /usr/local/sbin
+		mkdir -p /etc/nginx/conf.d /etc/nginx/sites-enabled /etc/nginx/sites-available /etc/nginx/ssl \
+			/etc/phx/nginx /var/log/nginx /var/lib/nginx /usr/local/sbin
 		cp "$2" "$1/nginx"
-		ln -sf "$1/nginx" /usr/local/sbin/nginx`, "sh", os.Getenv("PHX_TEST_NAMESPACE"), os.Getenv("PHX_TEST_NGINX")).CombinedOutput()
+		ln -sf "$1/nginx" /usr/local/sbin/nginx`,
+		"sh", os.Getenv("PHX_TEST_NAMESPACE"), os.Getenv("PHX_TEST_NGINX")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -137,7 +139,8 @@ func TestConfigure(t *testing.T) {
 	}{
 		{name: "nothing else"},
 		{name: "the package's site", files: map[string]string{
-			"sites-available/default": "server { listen 80 default_server; }", "sites-enabled/default": "/etc/nginx/sites-available/default",
+			"sites-available/default": "server { listen 80 default_server; }",
+			"sites-enabled/default":   "/etc/nginx/sites-available/default",
 		}, gone: []string{"sites-enabled/default"}},
 		{name: "the old site", files: map[string]string{
 			"sites-available/gateway": old, "sites-enabled/gateway": "/etc/nginx/sites-available/gateway",
@@ -152,7 +155,8 @@ func TestConfigure(t *testing.T) {
 		{name: "the same name at another port",
 			files: map[string]string{"sites-enabled/mine": strings.Replace(other, "443", "8443", 1)}},
 		{name: "another site that is broken",
-			files: map[string]string{"sites-enabled/mine": "server { listen 81; no_such_word; }"}, want: "no_such_word"},
+			files: map[string]string{"sites-enabled/mine": "server { listen 81; no_such_word; }"},
+			want:  "no_such_word"},
 		{name: "a broken nginx.conf", files: map[string]string{"nginx.conf": "worker_processes many;\n" + nginxConf},
 			want: "/etc/nginx/nginx.conf:1"},
 		{name: "an nginx.conf without our site", files: map[string]string{"nginx.conf": strings.Replace(nginxConf,
@@ -372,7 +376,8 @@ func TestGatewayServes(t *testing.T) {
 			t.Errorf("http, host %q: %q", host, answer)
 		}
 	}
-	if answer := plain("GET http://bank.example/ HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n"); answer != "" {
+	answer := plain("GET http://bank.example/ HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n")
+	if answer != "" {
 		t.Errorf("a request for another host in the URL: %q", answer)
 	}
 	for _, name := range []string{"bank.example", "localhost", ""} {
@@ -420,7 +425,7 @@ func TestGatewayServes(t *testing.T) {
 	for _, name := range blanked {
 		request += name + ": 6.6.6.6\n"
 	}
-	answer := secure(request + "\n")
+	answer = secure(request + "\n")
 	head, body, _ := strings.Cut(answer, "\r\n\r\n")
 	head += "\r\n"
 	if n := strings.Count(strings.ToLower(head), "strict-transport-security"); n != 1 ||
@@ -436,7 +441,8 @@ func TestGatewayServes(t *testing.T) {
 		t.Fatalf("answer %q", answer)
 	}
 	want := http.Header{
-		"Host": {"x.internal.example"}, "X-Real-Ip": {"127.0.0.1"}, "X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"x.internal.example"},
+		"Host": {"x.internal.example"}, "X-Real-Ip": {"127.0.0.1"}, "X-Forwarded-For": {"127.0.0.1"},
+		"X-Forwarded-Host": {"x.internal.example"},
 		"X-Forwarded-Port": {"443"}, "X-Forwarded-Proto": {"https"}, "Connection": {"close"}, "X-Kept": {"yes"},
 	}
 	for name, values := range headers {
@@ -450,7 +456,8 @@ func TestGatewayServes(t *testing.T) {
 	}
 
 	// Upgrades.
-	if line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n"); !strings.HasPrefix(line, "HTTP/1.1 101 ") {
+	line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n")
+	if !strings.HasPrefix(line, "HTTP/1.1 101 ") {
 		t.Errorf("WebSocket: %q", line)
 	}
 	for _, protocol := range []string{"h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocketx"} {

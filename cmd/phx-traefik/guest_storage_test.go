@@ -32,7 +32,8 @@ func newAuthority(t *testing.T) authority {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Root"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
+		KeyUsage:  x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
 	}
 	a := authority{}
 	a.cert, a.key = sign(t, template, a)
@@ -63,7 +64,8 @@ func sign(t *testing.T, template *x509.Certificate, by authority) (*x509.Certifi
 func (a authority) issue(t *testing.T, host string, notAfter time.Time, addresses ...net.IP) (certPEM, keyPEM []byte) {
 	t.Helper()
 	cert, key := sign(t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: []string{host}, IPAddresses: addresses, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: notAfter,
+		SerialNumber: big.NewInt(2), DNSNames: []string{host}, IPAddresses: addresses,
+		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: notAfter,
 	}, a)
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {

@@ -182,10 +182,13 @@ func TestTraefik(t *testing.T) {
 	t.Run("the CA's API", func(t *testing.T) {
 		sum := strings.Repeat("0a", 32)
 		for request, passes := range map[string]bool{
-			"GET /health": true, "HEAD /health": true, "GET /1.0/health": true, "GET /roots": true, "GET /roots.pem": true,
+			"GET /health": true, "HEAD /health": true, "GET /1.0/health": true,
+			"GET /roots": true, "GET /roots.pem": true,
 			"GET /crl": true, "GET /root/" + sum: true, "GET /1.0/root/" + sum: true,
-			"POST /health": false, "GET /": false, "GET /version": false, "GET /provisioners": false, "POST /sign": false,
-			"POST /1.0/sign": false, "GET /acme/acme/directory": false, "POST /acme/acme/new-order": false, "POST /renew": false,
+			"POST /health": false, "GET /": false, "GET /version": false,
+			"GET /provisioners": false, "POST /sign": false,
+			"POST /1.0/sign": false, "GET /acme/acme/directory": false,
+			"POST /acme/acme/new-order": false, "POST /renew": false,
 			"POST /ssh/sign": false, "GET /root/" + sum + "/x": false, "GET /root/..": false, "GET /2.0/health": false,
 			"GET /healthx": false, "GET /x/health": false, "GET /provisioners/health": false, "GET /rootsXpem": false,
 		} {

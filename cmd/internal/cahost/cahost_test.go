@@ -66,13 +66,23 @@ const systemctl = `#!/bin/bash
 unit=/etc/systemd/system/step-ca.service
 value() { sed -n "s/^$1=//p" "$unit" 2>/dev/null; }
 active() { [[ -s /run/pid ]] && kill -0 "$(cat /run/pid)" 2>/dev/null; }
-stop() { if active; then kill "$(cat /run/pid)"; for _ in {1..100}; do active || return 0; sleep 0.02; done; kill -9 "$(cat /run/pid)"; fi; }
+stop() {
+  active || return 0
+  kill "$(cat /run/pid)"
+  for _ in {1..100}; do active || return 0; sleep 0.02; done
+  kill -9 "$(cat /run/pid)"
+}
 start() {
-  setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
+  setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups \
+    env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
     $(value ExecStart) >>/run/log 2>&1 </dev/null 9>&- & echo $! >/run/pid
 }
 case $1 in
-show) case $3 in ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;; *) value "$3" ;; esac ;;
+show)
+  case $3 in
+  ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;;
+  *) value "$3" ;;
+  esac ;;
 is-active) active ;;
 reload) active && kill -HUP "$(cat /run/pid)" ;;
 restart | start) stop; start ;;
@@ -143,7 +153,8 @@ func (s *site) cut(t *testing.T, n int) {
 	t.Helper()
 	first := ""
 	if n > 0 {
-		first = fmt.Sprintf(`n=%d; while [ "$n" -gt 0 ] && IFS= read -r line; do printf '%%s\n' "$line"; n=$((n - 1)); done | `, n)
+		first = fmt.Sprintf(`n=%d; while [ "$n" -gt 0 ] && IFS= read -r line; do `+
+			`printf '%%s\n' "$line"; n=$((n - 1)); done | `, n)
 	}
 	write(t, filepath.Join(s.dir, "pct"), "#!/bin/sh\nshift 5\necho >>"+s.dir+"/calls\n"+first+s.enter()+` "$@"`+"\n",
 		0o755)
@@ -174,7 +185,12 @@ func (s *site) do(t *testing.T, argv ...string) string {
 func (s *site) serve(t *testing.T) {
 	t.Helper()
 	s.do(t, "sh", "-c", `mkdir -p /etc/systemd/system
-[ -e /etc/systemd/system/step-ca.service ] || printf '%s\n' User=990 Environment=STEPPATH=/home/step 'ExecStart=/usr/local/bin/step-ca /home/step/config/ca.json --password-file /home/step/secrets/ca_password' >/etc/systemd/system/step-ca.service
+unit=/etc/systemd/system/step-ca.service
+[ -e $unit ] || cat >$unit <<UNIT
+User=990
+Environment=STEPPATH=/home/step
+ExecStart=/usr/local/bin/step-ca /home/step/config/ca.json --password-file /home/step/secrets/ca_password
+UNIT
 systemctl start`)
 	s.healthy(t, settings)
 }
@@ -235,7 +251,9 @@ func (s *site) issue(t *testing.T, set ca.Settings, name string, names ...string
 		return "", fmt.Errorf("token: %s", token)
 	}
 	lines := strings.Fields(token)
-	out, err := s.try("sh", "-c", `cd /run && rm -f x.crt x.key && STEPPATH=/run/client HOME=/run STEP_TOKEN=$1 step ca certificate "$2" x.crt x.key --ca-url "$3" --root `+ca.RootPath+` --force 2>&1 </dev/null && cat x.crt`,
+	out, err := s.try("sh", "-c", `cd /run && rm -f x.crt x.key &&
+STEPPATH=/run/client HOME=/run STEP_TOKEN=$1 step ca certificate "$2" x.crt x.key --force \
+	--ca-url "$3" --root `+ca.RootPath+` 2>&1 </dev/null && cat x.crt`,
 		"sh", lines[len(lines)-1], name, set.URL())
 	if err != nil {
 		return "", errors.New(out)
@@ -403,7 +421,8 @@ func TestNameConstraints(t *testing.T) {
 		serial, _ := newSerial()
 		template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "x"},
 			NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour),
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true}
+			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+			BasicConstraintsValid: true}
 		change(template)
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 		if err != nil {
@@ -618,10 +637,14 @@ func TestTakenBack(t *testing.T) {
 // makeLegacy makes a CA as phx did before, with the root's key in its container.
 func (s *site) makeLegacy(t *testing.T) string {
 	t.Helper()
-	s.do(t, "setpriv", "--reuid", "990", "--regid", "990", "--clear-groups", "sh", "-euc", `umask 077; cd /home/step; export HOME=/home/step STEPPATH=/home/step
+	s.do(t, "setpriv", "--reuid", "990", "--regid", "990", "--clear-groups", "sh", "-euc", `umask 077
+cd /home/step
+export HOME=/home/step STEPPATH=/home/step
 mkdir secrets; for p in ca provisioner; do head -c 32 /dev/urandom | base64 >secrets/${p}_password; done
-step ca init --deployment-type standalone --name "Phoenix CA" --dns ca.internal.example --dns 10.0.0.10 --dns Step-CA --dns localhost --dns 127.0.0.1 \
-	--address :9000 --with-ca-url https://localhost:9000 --provisioner phoenix --acme --password-file secrets/ca_password --provisioner-password-file secrets/provisioner_password`)
+step ca init --deployment-type standalone --name "Phoenix CA" \
+	--dns ca.internal.example --dns 10.0.0.10 --dns Step-CA --dns localhost --dns 127.0.0.1 \
+	--address :9000 --with-ca-url https://localhost:9000 --provisioner phoenix --acme \
+	--password-file secrets/ca_password --provisioner-password-file secrets/provisioner_password`)
 	return strings.TrimSpace(s.do(t, "env", "HOME=/tmp", "step", "certificate", "fingerprint", ca.RootPath))
 }
 
@@ -855,13 +878,20 @@ func (s *site) makeOld(t *testing.T, place, acme string) {
 	t.Helper()
 	s.do(t, "sh", "-euc", `umask 022; mkdir -p "$1"; cd "$1"; export HOME=/tmp STEPPATH=$1
 echo "the password of the keys" >ca_password.txt; echo "the password of the provisioner" >provisioner_password.txt
-step ca init --deployment-type standalone --name "ThinkHeads Internal CA" --dns ca.internal.example --dns 10.0.0.10 --address :9000 \
-	--with-ca-url https://ca.internal.example:9000 --provisioner admin@internal.example $2 --password-file ca_password.txt --provisioner-password-file provisioner_password.txt`, "sh", place, acme)
+step ca init --deployment-type standalone --name "ThinkHeads Internal CA" \
+	--dns ca.internal.example --dns 10.0.0.10 --address :9000 --with-ca-url https://ca.internal.example:9000 \
+	--provisioner admin@internal.example $2 \
+	--password-file ca_password.txt --provisioner-password-file provisioner_password.txt`, "sh", place, acme)
 }
 
 func (s *site) oldUnit(t *testing.T, place string) {
 	t.Helper()
-	s.do(t, "sh", "-euc", `mkdir -p /etc/systemd/system; printf '%s\n' User=0 "Environment=STEPPATH=$1" "ExecStart=/usr/local/bin/step-ca $1/config/ca.json --password-file $1/ca_password.txt" >/etc/systemd/system/step-ca.service
+	s.do(t, "sh", "-euc", `mkdir -p /etc/systemd/system
+cat >/etc/systemd/system/step-ca.service <<UNIT
+User=0
+Environment=STEPPATH=$1
+ExecStart=/usr/local/bin/step-ca $1/config/ca.json --password-file $1/ca_password.txt
+UNIT
 systemctl start`, "sh", place)
 }
 
@@ -873,7 +903,8 @@ func TestAdopt(t *testing.T) {
 			s := newSite(t)
 			s.makeOld(t, place, "")
 			s.oldUnit(t, place)
-			listing := `cd "$1"; find . -path ./db -prune -o -type f ! -name 'ca.json*' -exec sha256sum {} +; sha256sum /etc/systemd/system/step-ca.service`
+			listing := `cd "$1"; find . -path ./db -prune -o -type f ! -name 'ca.json*' -exec sha256sum {} +; ` +
+				`sha256sum /etc/systemd/system/step-ca.service`
 			before := s.do(t, "sh", "-c", listing, "sh", place)
 			former := s.do(t, "cat", place+"/config/ca.json")
 
@@ -988,7 +1019,8 @@ func TestNotAdopted(t *testing.T) {
 				s.oldUnit(t, "/etc/step-ca/ssl")
 				s.do(t, "sh", "-c", tt.make)
 			}
-			const listing = `find /etc/step-ca /etc/away /root/.step /home/step -path '*/db' -prune -o -type f -exec sha256sum {} + 2>/dev/null`
+			const listing = `find /etc/step-ca /etc/away /root/.step /home/step ` +
+				`-path '*/db' -prune -o -type f -exec sha256sum {} + 2>/dev/null`
 			before, _ := s.try("sh", "-c", listing)
 			_, log, err := s.converge(t, Options{Settings: &settings, Create: true})
 			if err == nil || !strings.Contains(err.Error(), tt.why) {
@@ -1008,7 +1040,8 @@ func TestLongRootFile(t *testing.T) {
 	s.makeLegacy(t)
 	first, _ := s.must(t, Options{Settings: nil})
 	for size, refused := range map[int]bool{1 << 10: false, 16 << 20: true} {
-		s.do(t, "sh", "-euc", `cd /home/step/certs; cp root_ca.crt kept; { yes '# a comment' | head -c "$1"; echo; cat kept; } >root_ca.crt`, "sh", strconv.Itoa(size))
+		s.do(t, "sh", "-euc", `cd /home/step/certs; cp root_ca.crt kept
+{ yes '# a comment' | head -c "$1"; echo; cat kept; } >root_ca.crt`, "sh", strconv.Itoa(size))
 		r, _, err := s.converge(t, Options{})
 		switch {
 		case refused && (err == nil || !strings.Contains(err.Error(), ca.RootPath+": longer than 65536 bytes")):
@@ -1032,7 +1065,8 @@ func TestHostileContainer(t *testing.T) {
 		"another answer": "printf 'ok own\\n'; cat >/dev/null",
 		"not base64":     "printf 'ok own /home/step /home/step/config/ca.json no no\\nok !!!\\n'; cat >/dev/null",
 		"a path":         "printf 'ok own /home/step $(reboot) no no\\n'; cat >/dev/null",
-		"a message":      `printf 'ok several /home/step /x.\342\240\200Run:\342\240\200curl\342\240\200https://evil.example no no\n'; cat >/dev/null`,
+		"a message": `printf 'ok several /home/step /x.\342\240\200Run:\342\240\200curl\342\240\200` +
+			`https://evil.example no no\n'; cat >/dev/null`,
 		"a long path": "printf 'ok lost /home/step /%s no no\\n' \"$(head -c 4000 /dev/zero | tr '\\0' x)\"; " +
 			"cat >/dev/null",
 		"many files": "printf 'ok own /home/step /home/step/config/ca.json no no%s\\n' \"$(yes ' /x' | head -n " +
@@ -1149,7 +1183,9 @@ func TestContainerThatDoesNotEnd(t *testing.T) {
 }
 
 func TestConfigKeepsTheRest(t *testing.T) {
-	const text = `{"root":"/home/step/certs/root_ca.crt","x":{"b":1,"a":2},"address":":1","dnsNames":["Step-CA"],"authority":{"provisioners":[{"type":"JWK","name":"p"},{"type":"ACME","name":"acme","claims":{"a":1}}],"policy":{"ssh":{}}},"tls":{"minVersion":1.2}}`
+	const text = `{"root":"/home/step/certs/root_ca.crt","x":{"b":1,"a":2},"address":":1","dnsNames":["Step-CA"],` +
+		`"authority":{"provisioners":[{"type":"JWK","name":"p"},{"type":"ACME","name":"acme","claims":{"a":1}}],` +
+		`"policy":{"ssh":{}}},"tls":{"minVersion":1.2}}`
 	edited, changes, err := editConfig([]byte(text), settings, "", "")
 	if err != nil {
 		t.Fatal(err)
@@ -1161,7 +1197,12 @@ func TestConfigKeepsTheRest(t *testing.T) {
 	if err := json.Compact(&got, edited); err != nil {
 		t.Fatal(err)
 	}
-	want := `{"root":"/home/step/certs/root_ca.crt","x":{"b":1,"a":2},"address":":9000","dnsNames":["ca.internal.example","10.0.0.10","127.0.0.1"],"authority":{"provisioners":[{"type":"JWK","name":"p"},{"type":"ACME","name":"acme","claims":{"a":1},"challenges":["tls-alpn-01"]}],"policy":{"ssh":{},"x509":{"allow":{"dns":["internal.example","*.internal.example"]},"allowWildcardNames":true}}},"tls":{"minVersion":1.2}}`
+	want := `{"root":"/home/step/certs/root_ca.crt","x":{"b":1,"a":2},"address":":9000",` +
+		`"dnsNames":["ca.internal.example","10.0.0.10","127.0.0.1"],` +
+		`"authority":{"provisioners":[{"type":"JWK","name":"p"},` +
+		`{"type":"ACME","name":"acme","claims":{"a":1},"challenges":["tls-alpn-01"]}],` +
+		`"policy":{"ssh":{},"x509":{"allow":{"dns":["internal.example","*.internal.example"]},` +
+		`"allowWildcardNames":true}}},"tls":{"minVersion":1.2}}`
 	if got.String() != want {
 		t.Errorf("\n%s\nwant\n%s", got.String(), want)
 	}

@@ -11,7 +11,8 @@ export PATH
 # These come first, in the text that the host sends:
 #   default: the home of a CA that phx makes; provisioner: its name for one-time tokens
 #   settings: says where a CA lies that phx has taken over
-#   stale: there while the running service may not have what is on disk; the application script knows it, too, and a reboot settles that
+#   stale: there while the running service may not have what is on disk; the
+#     application script knows it, too, and a reboot settles that
 : "${default:?}" "${provisioner:?}" "${settings:?}" "${stale:?}"
 limit=65536
 home=$default config=$default/config/ca.json unit=step-ca.service locked=
@@ -105,7 +106,9 @@ look() {
   [ ! -e "$stale" ] || finished=stale
   rootkey=no
   [ ! -e "$home/secrets/root_ca_key" ] || rootkey=yes
-  ok "$kind" "$home" "$config" "$rootkey" "${finished:-no}" "$(find "$home/certs" "$home/secrets" -maxdepth 1 -name 'intermediate_ca*' 2>/dev/null | sort | tr '\n' ' ')"
+  intermediates=$(find "$home/certs" "$home/secrets" -maxdepth 1 -name 'intermediate_ca*' 2>/dev/null |
+    sort | tr '\n' ' ')
+  ok "$kind" "$home" "$config" "$rootkey" "${finished:-no}" "$intermediates"
 }
 
 read_file() { # PATH
@@ -135,7 +138,8 @@ make() { # PORT NAME,NAME…
     set --
     IFS=,
     for name in $names; do set -- "$@" --dns "$name"; done
-    STEPPATH=$PWD/.new step ca init --deployment-type standalone --name "Phoenix CA" "$@" --address ":$port" --with-ca-url "https://127.0.0.1:$port" \
+    STEPPATH=$PWD/.new step ca init --deployment-type standalone --name "Phoenix CA" "$@" \
+      --address ":$port" --with-ca-url "https://127.0.0.1:$port" \
       --provisioner "$provisioner" --acme \
       --password-file .new/secrets/thrown_away_password --provisioner-password-file .new/secrets/provisioner_password
     rm -rf .new/certs/* .new/secrets/*_key .new/secrets/thrown_away_password .new/config/defaults.json
@@ -156,7 +160,8 @@ csr() { # KEY
     umask 077
     rm -f "$1.csr" "$1.phx"
     if [ ! -s "$1" ]; then
-      step certificate create --csr --kty EC --crv P-256 --password-file "$2" "Phoenix CA Intermediate" "$1.csr" "$1.phx"
+      step certificate create --csr --kty EC --crv P-256 --password-file "$2" \
+        "Phoenix CA Intermediate" "$1.csr" "$1.phx"
       sync "$1.phx"
       mv -T "$1.phx" "$1"
     else
@@ -187,7 +192,8 @@ put() { # PATH CONTENT
 # repeated by the next run.
 ready() {
   # shellcheck disable=SC2016 # expanded by the inner shell
-  if out=$(as_ca /bin/sh -euc 'cd "$1" && sync -f .new && mv -T .new .ready && sync -f .' sh "$home" 2>&1 && settle 2>&1); then
+  if out=$(as_ca /bin/sh -euc 'cd "$1" && sync -f .new && mv -T .new .ready && sync -f .' sh "$home" 2>&1 &&
+    settle 2>&1); then
     ok
   else
     error "the new CA cannot be put in place: $out"

@@ -39,7 +39,10 @@ func FuzzContainer(f *testing.F) {
 
 	const look = "ok own /home/step /home/step/config/ca.json no no\n"
 	encode := func(data string) string { return "ok " + base64.StdEncoding.EncodeToString([]byte(data)) + "\n" }
-	ca := encode(`{"root":"/home/step/certs/root_ca.crt","crt":"/home/step/certs/i.crt","key":"/home/step/secrets/i","address":":9000","dnsNames":["ca"],"authority":{"provisioners":[{"type":"ACME","name":"acme"},{"type":"JWK","name":"phoenix","encryptedKey":"x"}]}}`)
+	ca := encode(`{"root":"/home/step/certs/root_ca.crt","crt":"/home/step/certs/i.crt",` +
+		`"key":"/home/step/secrets/i","address":":9000","dnsNames":["ca"],` +
+		`"authority":{"provisioners":[{"type":"ACME","name":"acme"},` +
+		`{"type":"JWK","name":"phoenix","encryptedKey":"x"}]}}`)
 	good := look + ca + encode(string(cert.Encode(root)))
 	for _, seed := range []string{
 		good + strings.Repeat("ok -\n", 30),

@@ -179,7 +179,8 @@ func TestInstall(t *testing.T) {
 				"install ok unpacked\nMaintainer: x <x@x>\nArchitecture: all\nVersion: 1\nDescription: x\n")
 			write(t, "/var/lib/dpkg/info/phx-interrupted.list", "/.\n")
 			build := exec.Command("sh", "-euc", `mkdir -p x/DEBIAN
-				printf 'Package: phx-test\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n' >x/DEBIAN/control
+				printf '%s\n' 'Package: phx-test' 'Version: 1' 'Architecture: all' 'Maintainer: x <x@x>' \
+					'Description: x' >x/DEBIAN/control
 				dpkg-deb -b x phx-test_1_all.deb >&2
 				{ cat x/DEBIAN/control; echo Filename: ./phx-test_1_all.deb; echo Size: $(stat -c %s phx-test_1_all.deb)
 					set -- $(sha256sum phx-test_1_all.deb); echo SHA256: $1; } >Packages`)

@@ -298,13 +298,14 @@ func TestHostileContainer(t *testing.T) {
 			"not the end of a certificate: ", ""},
 		"a certificate of long ago": {`echo '{"answer":{"not_after":"0001-01-01T00:00:01Z"}}'`,
 			"not the end of a certificate: ", ""},
-		"silence, and the end":          {`exit 0`, "ended without an answer", ""},
-		"half a line":                   {`printf '{"answer":{}}'`, "ended without an answer", ""},
-		"an answer and then no end":     {answer + `; exec sleep 300`, "", ""},
-		"an answer and then a flood":    {answer + `; exec yes`, "", ""},
-		"leaves a process behind":       {`sleep 60 & exit 4`, "exit status 4", ""},
-		"messages without end":          {`exec yes >&2`, "printed more than 16 MiB on stdout and stderr", ""},
-		"control characters everywhere": {`printf '{"answer":{"stage":"check","error":"\\u001b[2J","changes":["\\u001b"],"changed":true}}\n'`, "", ""},
+		"silence, and the end":       {`exit 0`, "ended without an answer", ""},
+		"half a line":                {`printf '{"answer":{}}'`, "ended without an answer", ""},
+		"an answer and then no end":  {answer + `; exec sleep 300`, "", ""},
+		"an answer and then a flood": {answer + `; exec yes`, "", ""},
+		"leaves a process behind":    {`sleep 60 & exit 4`, "exit status 4", ""},
+		"messages without end":       {`exec yes >&2`, "printed more than 16 MiB on stdout and stderr", ""},
+		"control characters everywhere": {`printf '{"answer":{"stage":"check","error":"\\u001b[2J",` +
+			`"changes":["\\u001b"],"changed":true}}\n'`, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

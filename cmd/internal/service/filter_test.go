@@ -84,7 +84,8 @@ func of(ctid int, name, fields string) string {
 }
 
 func started() string {
-	return line("plan.started", `,"domain":"example.test","services":[],"ca":{"ctid":103,"ip":"10.0.0.10","mac":"52:54:00:67:89:C3"},`+
+	return line("plan.started", `,"domain":"example.test","services":[],`+
+		`"ca":{"ctid":103,"ip":"10.0.0.10","mac":"52:54:00:67:89:C3"},`+
 		`"gateway":{"ctid":101,"ip":"10.0.0.153","mac":"52:54:00:67:89:B3"}`)
 }
 
@@ -93,15 +94,19 @@ func done() string { return line("plan.done", "") }
 func (f *fixture) planned(action string) string { return f.plannedWith(action, true) }
 
 func (f *fixture) plannedWith(action string, readOnly bool) string {
-	return of(gateway, "ct.planned", fmt.Sprintf(`,"name":"gw","action":%q,"config":{"name":"gw","template":"local:vztmpl/x.tar.zst",`+
-		`"memory_mb":64,"cores":1,"storage_pool":"local","storage_size_gb":1,"network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.153/24","gw":"10.0.0.1"},`+
+	return of(gateway, "ct.planned", fmt.Sprintf(`,"name":"gw","action":%q,`+
+		`"config":{"name":"gw","template":"local:vztmpl/x.tar.zst",`+
+		`"memory_mb":64,"cores":1,"storage_pool":"local","storage_size_gb":1,`+
+		`"network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.153/24","gw":"10.0.0.1"},`+
 		`"mac_address":"52:54:00:67:89:B3","unprivileged":true,"start_at_boot":true,"boot_order":1,"boot_delay":1,`+
-		`"mount_points":[{"host_path":%q,"container_path":"/ssl","read_only":%t}],"features":[],"application_script":"phoenix_hypervisor_lxc_101.sh"}`,
+		`"mount_points":[{"host_path":%q,"container_path":"/ssl","read_only":%t}],"features":[],`+
+		`"application_script":"phoenix_hypervisor_lxc_101.sh"}`,
 		action, filepath.Dir(f.root), readOnly))
 }
 
 func (f *fixture) caPlanned() string {
-	return of(caID, "ct.planned", `,"name":"ca","action":"create","config":{"application_script":"phoenix_hypervisor_lxc_103.sh"}`)
+	return of(caID, "ct.planned", `,"name":"ca","action":"create",`+
+		`"config":{"application_script":"phoenix_hypervisor_lxc_103.sh"}`)
 }
 
 func (f *fixture) exported() string {
