@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -94,12 +95,7 @@ func flowsOf(p config.Plan) []flow {
 			all = append(all, f)
 		}
 	}
-	caPort := 9000
-	for _, s := range p.Services {
-		if _, at, err := config.ParseServiceURL(s.URL); err == nil && p.CA != nil && s.CTID == p.CA.CTID {
-			caPort = int(at.Port())
-		}
-	}
+	caPort := ca.Port(&p)
 	if p.Gateway != nil {
 		add("clients", "gateway", nil, p.Gateway, 80, 443)
 	}

@@ -1,4 +1,4 @@
-// Package atomicfile replaces files whole.
+// Package atomicfile reads and replaces files whole.
 package atomicfile
 
 import (

@@ -19,7 +19,7 @@ var (
 // The usage text of each program names its flags and their variables, and no
 // others.
 func TestUsageNamesEveryFlag(t *testing.T) {
-	shared, err := os.ReadFile("../service/join.go")
+	shared, err := os.ReadFile("../service/filter.go")
 	if err != nil {
 		t.Fatal(err)
 	}

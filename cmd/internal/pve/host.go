@@ -51,10 +51,10 @@ type Host struct {
 // a slow line.
 const DefaultTimeout = time.Hour
 
-// StateDir is the directory in which phx keeps what only root may read: the
+// stateDir is the directory in which phx keeps what only root may read: the
 // cluster file system gives nobody else access to what is below priv, and
 // takes only plain files there.
-func (h *Host) StateDir() string { return filepath.Join(h.PVERoot, "priv/phx") }
+func (h *Host) stateDir() string { return filepath.Join(h.PVERoot, "priv/phx") }
 
 // Command is one external command. Everything that phx runs on the host goes
 // through [Host.Run].

@@ -112,7 +112,7 @@ type recordFile struct {
 // Records returns the records of a host. Where there is no key yet it makes
 // one, but for a preview: then what it signs is of no use later.
 func (h *Host) Records(ctx context.Context) (*Records, error) {
-	r := &Records{host: h, path: filepath.Join(h.StateDir(), "record.json")}
+	r := &Records{host: h, path: filepath.Join(h.stateDir(), "record.json")}
 	err := r.load()
 	switch {
 	case !errors.Is(err, os.ErrNotExist):
@@ -131,7 +131,7 @@ func (h *Host) Records(ctx context.Context) (*Records, error) {
 	if err := r.draw(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(h.StateDir(), 0o700); err != nil {
+	if err := os.MkdirAll(h.stateDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the key of the records: %w", err)
 	}
 	return r, r.save()

@@ -75,7 +75,7 @@ func TestKeyIsRootsAlone(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	h := newHost(t)
 	h.open(t)
-	path := filepath.Join(h.StateDir(), "record.json")
+	path := filepath.Join(h.stateDir(), "record.json")
 	info, err := os.Stat(path)
 	if err != nil || info.Mode() != 0o600 {
 		t.Fatalf("mode %v, %v", info.Mode(), err)
@@ -108,7 +108,7 @@ func TestPreviewMakesNoKey(t *testing.T) {
 	if record, err := r.read(103, "phx: a=1"); err != nil || record["a"] != "1" {
 		t.Errorf("what a run would take over: %v, %v", record, err)
 	}
-	if _, err := os.Stat(h.StateDir()); !os.IsNotExist(err) {
+	if _, err := os.Stat(h.stateDir()); !os.IsNotExist(err) {
 		t.Errorf("something was made: %v", err)
 	}
 }
