@@ -37,10 +37,10 @@ const (
 
 // Status is an error that has been reported already: the program ends with
 // this exit status and prints nothing more.
+//
+// Packages that know nothing of exit statuses have errors with a method
+// Reported() bool instead: where it returns true, the status is 1.
 type Status int
-
-// Other packages make errors with a method Reported, which reports whether the
-// user has been told already: the program ends with status 1 then.
 
 func (s Status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
 

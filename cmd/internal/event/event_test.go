@@ -137,12 +137,15 @@ func TestLyingPlan(t *testing.T) {
 		`"ca":{"ctid":"103","ip":"10.0.0.10"}`, `"proxy":{"ctid":1.5}`, `"gateway":{"ctid":-1}`, `"ctid":1`,
 	} {
 		line := `{"event":"plan.started","dry_run":true,` + plan + `}` + "\n"
-		s := NewStream(strings.NewReader(line+`{"event":"ct.planned","ctid":103}`+"\n"+done), io.Discard, func(err error) { t.Error(err) })
-		if ev, err := s.Next(context.Background(), NamePlanStarted, "ct.planned"); err == nil || !strings.HasPrefix(err.Error(), "event stream: line 1: plan.started: ") {
+		in := line + `{"event":"ct.planned","ctid":103}` + "\n" + done
+		s := NewStream(strings.NewReader(in), io.Discard, func(err error) { t.Error(err) })
+		ev, err := s.Next(context.Background(), NamePlanStarted, "ct.planned")
+		if err == nil || !strings.HasPrefix(err.Error(), "event stream: line 1: plan.started: ") {
 			t.Errorf("%s: returned %s, %v", plan, ev.Raw, err)
 		}
 	}
-	good := `{"event":"plan.started","order":[900,103],"services":[{"ctid":103}],"ca":{"ctid":103},"proxy":{"ctid":102}}` + "\n" + done
+	good := `{"event":"plan.started","order":[900,103],"services":[{"ctid":103}],` +
+		`"ca":{"ctid":103},"proxy":{"ctid":102}}` + "\n" + done
 	s := NewStream(strings.NewReader(good), io.Discard, func(err error) { t.Error(err) })
 	if ev, err := s.Next(context.Background(), NamePlanStarted); err != nil || ev.Name != NamePlanStarted {
 		t.Errorf("returned %s, %v", ev.Raw, err)
@@ -396,7 +399,8 @@ func TestEmitWritesWholeLines(t *testing.T) {
 }
 
 func BenchmarkForeignLines(b *testing.B) {
-	line := []byte(`{"event":"somebody.elses","time":"2026-01-02T03:04:05.678Z","ctid":4711,"name":"Some-Container","text":"of the usual length"}` + "\n")
+	line := []byte(`{"event":"somebody.elses","time":"2026-01-02T03:04:05.678Z","ctid":4711,` +
+		`"name":"Some-Container","text":"of the usual length"}` + "\n")
 	in := io.MultiReader(&repeated{line, b.N}, strings.NewReader(done))
 	b.SetBytes(int64(len(line)))
 	b.ReportAllocs()

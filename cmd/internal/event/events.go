@@ -187,7 +187,7 @@ type CAExported struct {
 	CTID     int      `json:"ctid"` // of the CA
 	Path     string   `json:"path"`
 	SHA256   string   `json:"sha256"`         // fingerprint of the CA's root, as read out of its container
-	Also     string   `json:"also,omitempty"` // fingerprint of a second root that is trusted while a rotation is under way
+	Also     string   `json:"also,omitempty"` // fingerprint of a second root, trusted while a rotation is under way
 	CAURL    string   `json:"ca_url"`         // https://HOST:PORT
 	Changed  bool     `json:"changed"`        // the file, or the CA
 	FromHost bool     `json:"from_host,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
@@ -237,7 +238,8 @@ func (s *Stream) end(err error) error {
 	case s.line == 0 && s.piped:
 		return ErrEmpty
 	case s.line == 0:
-		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + filepath.Base(os.Args[0]))
+		program := filepath.Base(os.Args[0])
+		return errors.New("stdin is empty: expected the events of a plan, as in phx-plan | " + program)
 	}
 	return ErrTruncated
 }
@@ -369,14 +371,15 @@ func appendCompact(line, text []byte) []byte {
 // escaped: DEL, the control characters from U+0080 to U+009F, and those that
 // turn the direction of text. They are only in strings.
 func Escape(text []byte) []byte {
-	if bytes.IndexByte(text, 0x7f) < 0 && bytes.IndexByte(text, 0xc2) < 0 && bytes.IndexByte(text, 0xd8) < 0 && bytes.IndexByte(text, 0xe2) < 0 {
-		return text // the lead bytes of all that is looked for
+	lead := func(b byte) bool { return bytes.IndexByte(text, b) >= 0 }
+	if !lead(0x7f) && !lead(0xc2) && !lead(0xd8) && !lead(0xe2) { // of all that is looked for
+		return text
 	}
 	var b []byte
 	for rest := text; len(rest) > 0; {
 		r, size := utf8.DecodeRune(rest)
 		switch {
-		case r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+		case r >= 0x7f && r <= 0x9f, unicode.Is(unicode.Bidi_Control, r):
 			b = fmt.Appendf(b, `\u%04x`, r)
 		default:
 			b = append(b, rest[:size]...)
