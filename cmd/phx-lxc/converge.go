@@ -360,25 +360,26 @@ func (j *job) asMade() *config.Container {
 // checkOwners refuses to give away what holds more than the container's data.
 // phx-plan has looked, too: but the stream may come from a file.
 func (j *job) checkOwners(context.Context) error {
-	guarded := config.GuardedPlaces(j.plan.Config, j.scripts, j.host.PVERoot)
-	guarded = append(guarded, config.Guarded{Path: j.profileDir, What: "the AppArmor profiles", Tree: true})
+	guarded := hostdir.GuardedPlaces(j.plan.Config, j.scripts, j.host.PVERoot, j.host.Storages())
+	guarded = append(guarded, hostdir.Guarded{Path: j.profileDir, What: "the AppArmor profiles", Tree: true})
+	check := hostdir.OwnerCheck(guarded)
 	var dirs []string
 	for _, m := range j.c.MountPoints {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		if err := config.CheckOwner(m.HostPath, guarded); err != nil {
+		if err := check(m.HostPath); err != nil {
 			return err
 		}
 		dirs = append(dirs, m.HostPath)
 	}
-	owners, err := config.Packaged(dirs)
+	packages, err := hostdir.Packaged(dirs)
 	if err != nil {
 		return err
 	}
 	for _, dir := range dirs {
-		if owner := owners[dir]; owner != "" {
-			return config.PackagedError(dir, owner)
+		if name := packages[dir]; name != "" {
+			return hostdir.PackagedError(dir, name)
 		}
 	}
 	return nil

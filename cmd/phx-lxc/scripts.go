@@ -108,28 +108,9 @@ func (j *job) dueScripts() ([]script, error) {
 	return due, nil
 }
 
-// appliedKeys are the keys that phx-lxc itself applies. They stand in the object
-// that an application script is given, and are no reason to run it again.
-var appliedKeys = []string{
-	"template", "clone_from_ctid", "memory_mb", "swap_mb", "cores", "storage_pool", "storage_size_gb", "mac_address",
-	"unprivileged", "start_at_boot", "boot_order", "boot_delay", "pct_options", "lxc_options", "apparmor_profile",
-	"apparmor_manages_nesting", "gpu_assignment", "id_maps", "firewall", "zfs_volumes", "volumes", "mount_points",
-	"features", "bootstrap_ca_url", "application_script", "enable_lifecycle_snapshots", "template_snapshot_name",
-	"health_check", "health_checks", "dependencies",
-}
-
 // scriptInput is what an application script reads of the container's object,
 // in a fixed order.
-func (j *job) scriptInput() ([]byte, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(j.c.Raw), &object); err != nil {
-		return nil, err
-	}
-	for _, key := range appliedKeys {
-		delete(object, key)
-	}
-	return json.Marshal(object)
-}
+func (j *job) scriptInput() ([]byte, error) { return j.c.ScriptInput() }
 
 // featureInputs are files that feature scripts read beside their own text:
 // the library that they share, the pinned releases, and the checksums of the

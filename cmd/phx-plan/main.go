@@ -19,6 +19,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/hostdir"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const usage = `Usage:
@@ -116,8 +118,8 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("%s needs explicit CTIDs", name)
 	}
 
-	path := c.String("config")
-	file, err := load(path, config.GuardedPlaces(path, c.String("scripts"), c.String("pve-root")))
+	path, host := c.String("config"), &pve.Host{PVERoot: c.String("pve-root")}
+	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), host.PVERoot, host.Storages()))
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,7 @@ func ctids(args []string) ([]int, error) {
 }
 
 // load reads the configuration and reports all that is wrong with it.
-func load(path string, guarded []config.Guarded) (*config.File, error) {
+func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {

@@ -1,4 +1,4 @@
-package config
+package hostdir
 
 import (
 	"os"
@@ -8,15 +8,17 @@ import (
 )
 
 func TestDirectoriesOfTheSystem(t *testing.T) {
-	for _, dir := range strings.Fields(`/ /etc /etc/ssl /etc/pve/priv /usr /usr/share/x /usr/local /usr/local/bin /usr/local/etc/x /bin /sbin /lib /lib/x /lib64
-		/boot /boot/grub /dev /dev/shm/x /proc /sys/fs /run /run/lock /var /var/lib /var/log /var/lib/dpkg /var/lib/dpkg/info /var/lib/lxc/103
-		/var/spool/cron /root /root/.ssh /home /opt /srv /mnt /mnt/pve /media /tmp /var/tmp /var/run/x`) {
+	for _, dir := range strings.Fields(`/ /etc /etc/ssl /etc/pve/priv /usr /usr/share/x /usr/local /usr/local/bin
+		/usr/local/etc/x /bin /sbin /lib /lib/x /lib64 /boot /boot/grub /dev /dev/shm/x /proc /sys/fs /run /run/lock
+		/var /var/lib /var/log /var/lib/dpkg /var/lib/dpkg/info /var/lib/lxc/103 /var/spool/cron
+		/root /root/.ssh /home /opt /srv /mnt /mnt/pve /media /tmp /var/tmp /var/run/x`) {
 		if systemDirectory(dir) == "" {
 			t.Errorf("%s could be given away", dir)
 		}
 	}
-	for _, dir := range strings.Fields(`/srv/x /opt/app /home/user/data /mnt/data /mnt/pve/quickOS/lxc-persistent-data/101/logs /media/usb/x /var/lib/app-data
-		/var/www /var/log/app /tmp/x /data /etcetera /library /usr/local/phoenix_hypervisor/persistent-storage/x /usr/localhost/x`) {
+	for _, dir := range strings.Fields(`/srv/x /opt/app /home/user/data /mnt/data /media/usb/x /var/lib/app-data
+		/mnt/pve/quickOS/lxc-persistent-data/101/logs /var/www /var/log/app /tmp/x /data /etcetera /library
+		/usr/local/phoenix_hypervisor/persistent-storage/x /usr/localhost/x`) {
 		why := systemDirectory(dir)
 		if strings.HasPrefix(dir, "/usr/localhost") {
 			if why == "" {
@@ -41,11 +43,9 @@ func TestGuardedPlaces(t *testing.T) {
 	if err := os.Symlink("store", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	storage := "dir: local\n\tpath " + dir + "/link\n\tcontent images\n\nnfs: quickOS\n\tserver 10.0.0.5\n\texport /x\n\nzfspool: tank\n\tpool tank\n\tmountpoint /tank\n"
-	if err := os.WriteFile(filepath.Join(dir, "pve/storage.cfg"), []byte(storage), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	guarded := GuardedPlaces(filepath.Join(dir, "etc/f.json"), filepath.Join(dir, "scripts"), filepath.Join(dir, "pve"))
+	check := OwnerCheck(GuardedPlaces(filepath.Join(dir, "etc/f.json"), filepath.Join(dir, "scripts"),
+		filepath.Join(dir, "pve"), map[string]string{
+			"local": filepath.Join(dir, "link"), "quickOS": "/mnt/pve/quickOS", "tank": "/tank"}))
 	for path, want := range map[string]string{
 		dir:                                    " holds ",
 		dir + "/etc":                           "holds the configuration file, ",
@@ -64,7 +64,7 @@ func TestGuardedPlaces(t *testing.T) {
 		"/mnt/pve/quickOS/lxc-persistent-data": "",
 		"/tank/app":                            "",
 	} {
-		err := CheckOwner(path, guarded)
+		err := check(path)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
@@ -73,14 +73,14 @@ func TestGuardedPlaces(t *testing.T) {
 
 // The same directory by another name, as by a bind mount.
 func TestDirectoryOfTheSystemByAnotherName(t *testing.T) {
-	if err := CheckOwner("/proc/self/root/srv", nil); err == nil {
+	if err := OwnerCheck(nil)("/proc/self/root/srv"); err == nil {
 		t.Error("/srv could be given away")
 	}
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink("/srv", link); err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckOwner(link, nil); err == nil || !strings.Contains(err.Error(), link+" is /srv") {
+	if err := OwnerCheck(nil)(link); err == nil || !strings.Contains(err.Error(), link+" is /srv") {
 		t.Errorf("%v", err)
 	}
 }
@@ -89,23 +89,12 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	old := dpkgInfo
 	defer func() { dpkgInfo = old }()
 	dpkgInfo = t.TempDir()
-	if err := os.WriteFile(filepath.Join(dpkgInfo, "nginx:amd64.list"), []byte("/.\n/var\n/var/www\n/var/www/html/index.html\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dpkgInfo, "nginx:amd64.list"),
+		[]byte("/.\n/var\n/var/www\n/var/www/html/index.html\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	owners, err := Packaged([]string{"/var/www", "/var/www/html", "/www"})
 	if err != nil || len(owners) != 1 || owners["/var/www"] != "nginx:amd64" {
 		t.Errorf("%v, %v", owners, err)
-	}
-	path := filepath.Join(t.TempDir(), "f.json")
-	text := strings.Replace(base, `"features": ["base_setup"]`, `"mount_points": [{"container_path": "/w", "host_path": "/var/www", "owner_uid": 33}]`, 1)
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, err = LoadOn(path, []Guarded{})
-	if err == nil || !strings.Contains(err.Error(), ":37:62: lxc_configs.102.mount_points.0.host_path: /var/www belongs to the package nginx:amd64") {
-		t.Errorf("%v", err)
-	}
-	if _, err := Load(path); err != nil {
-		t.Errorf("not on its host: %v", err)
 	}
 }
