@@ -211,9 +211,9 @@ func programEvents(t *testing.T, dir string) (reads, writes []string) {
 		names[m[1]] = m[2]
 		types[reflect.TypeOf(bodyOf(t, m[2])).Name()] = m[2]
 	}
-	// An event is written as a value: a pointer to one is there to be decoded into.
-	for _, m := range regexp.MustCompile(`[^&\w]event\.(\w+)[({]`).FindAllStringSubmatch(source, -1) {
-		if name := types[m[1]]; name != "" {
+	// A pointer to an empty struct is there to be decoded into.
+	for _, m := range regexp.MustCompile(`(&?)\bevent\.(\w+)(\(|\{\}?)`).FindAllStringSubmatch(source, -1) {
+		if name := types[m[2]]; name != "" && m[1]+m[3] != "&{}" {
 			writes = append(writes, name)
 		}
 	}
