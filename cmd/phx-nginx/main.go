@@ -46,8 +46,8 @@ which it keeps in ` + gatewayFile + `:
 
 renew renews the gateway's certificate when it is due; a timer calls it.
 
-Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
-ca.exported, ca.failed, ca.fingerprint, plan.done.
+Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
+ct.skipped, ca.exported, ca.failed, ca.fingerprint, plan.done.
 Events written: nginx.ready, nginx.failed.
 
 Example:

@@ -48,8 +48,9 @@ not given is as in its last run here, which it keeps in
     --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
     --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
 
-Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
-ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed, plan.done.
+Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
+ct.skipped, ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed,
+plan.done.
 Events written: traefik.ready, traefik.failed.
 
 Example:
