@@ -1,4 +1,9 @@
 // Command phx-lxc provisions the containers that phx-plan has planned.
+//
+// Its files are in layers: main.go reads the command line and the stream,
+// schedule.go lets containers wait for each other, actions.go and stages.go work
+// on one, and desired.go and what it uses compute, without reading or changing
+// anything, what it should be. How Proxmox VE stores that is for package pve.
 package main
 
 import (

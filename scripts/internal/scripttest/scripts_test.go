@@ -1,4 +1,6 @@
-// Package scripttest tests the feature and application scripts as the driver runs them, with a pct and a curl of its own.
+// Package scripttest tests the feature and application scripts as the driver
+// runs them, with a pct and a curl of its own: nothing is downloaded, and there
+// are no containers.
 package scripttest
 
 import (
