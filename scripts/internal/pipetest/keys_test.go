@@ -173,6 +173,7 @@ type keyCase struct {
 	calls   string            // the exact calls of pct, a line each
 	env     string            // a variable of the environment
 	nothing bool              // nothing is to be done
+	root    bool              // only root may do it
 	record  string            // the words of the record then, without its signature
 	conf    []string          // lines that the conf then has
 	without []string          // and lines that it has not
@@ -234,7 +235,7 @@ var keyCases = []keyCase{
 		conf:  []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1", "lxc.include: /usr/share/lxc/config/nesting.conf"},
 		files: map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"}, restart: "lxc",
 		check: `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
-	{name: "mount_points with an owner in an unprivileged container", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
+	{name: "mount_points with an owner in an unprivileged container", root: true, keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
 		calls: "set 500 --mp0 $WORK/www,mp=/var/www", record: " +mounts=HASHES", check: `test "$(stat -c %u:%g www)" = 100033:100033`},
 	{name: "health_checks", nothing: true, keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh", "args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
 	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, record: " +lxc=HASHES",
@@ -270,6 +271,9 @@ var keyCases = []keyCase{
 func TestKeys(t *testing.T) {
 	for _, tt := range keyCases {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.root && os.Geteuid() != 0 {
+				t.Skip("only root may give files away")
+			}
 			t.Parallel()
 			h := newHost(t)
 			if tt.env != "" {

@@ -1,6 +1,12 @@
 // Package pipetest uses the programs as a user does, alone and in the pipe,
 // on a host whose pct keeps Proxmox's files, rules and mistakes but starts no
 // containers.
+//
+// It builds the programs, with the race detector when it is tested with -race.
+// Plain go test tries a few of the faults, signals and kills that interrupt
+// runs; scripts/test sets PHX_TEST_FULL=1 and tries many, scripts/test --long
+// sets PHX_TEST_LONG=1 as well and tries all. What only root may do is skipped
+// for other users.
 package pipetest
 
 import (
@@ -19,7 +25,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +37,7 @@ import (
 var bin, repo string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "pipetest")
 		if err != nil {
@@ -41,22 +49,40 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		programs := []string{"build", "-tags", "urfave_cli_no_docs", "-o", dir + "/", "./cmd/..."}
-		if flag.Parse(); flag.Lookup("test.bench").Value.String() == "" {
-			programs = slices.Insert(programs, 1, "-race") // the programs work on containers side by side
+		// With the race detector where the tests have it, because the programs work on containers side by side.
+		if out, err := build(dir, "-race="+strconv.FormatBool(raceEnabled)); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
 		}
-		for _, args := range [][]string{programs, {"build", "-o", dir + "/pct", "./scripts/internal/lab-pct"}} {
-			cmd := exec.Command("go", args...)
-			cmd.Dir = repo
-			if out, err := cmd.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-				return 1
-			}
+		if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+			parallel.Set(strconv.Itoa(4 * runtime.GOMAXPROCS(0))) // tests wait more than they work
 		}
 		return m.Run()
 	}())
 }
 
+// build builds the programs and the lab's pct in the directory dir.
+func build(dir string, flags ...string) (output []byte, err error) {
+	for _, args := range [][]string{
+		append(flags, "-tags", "urfave_cli_no_docs", "-o", dir+"/", "./cmd/..."),
+		{"-o", dir + "/pct", "./scripts/internal/lab-pct"},
+		{"-o", dir + "/", "./scripts/internal/pipetest/killat"},
+	} {
+		cmd := exec.Command("go", append([]string{"build"}, args...)...)
+		cmd.Dir = repo
+		if output, err = cmd.CombinedOutput(); err != nil {
+			return output, err
+		}
+	}
+	return nil, nil
+}
+
+// full reports whether much is to be tried, as scripts/test does, and not just
+// enough to notice a mistake while one works on the programs.
+func full() bool { return os.Getenv("PHX_TEST_FULL") == "1" }
+
+// TestScripts runs testdata/*.txtar. In their conditions, full is [full], and
+// root reports whether root runs the tests.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
@@ -64,6 +90,15 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"events": events,
 			"calls":  calls,
+		},
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "full":
+				return full(), nil
+			case "root":
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
 		},
 	})
 }
