@@ -194,7 +194,8 @@ func withMore(dir string, containers map[string]object) {
 	containers["101"]["lxc_options"] = []string{"lxc.environment=OLD=1"}
 	containers["101"]["apparmor_profile"] = "lxc-phoenix"
 	rules := containers["102"]["firewall"].(object)
-	rules["rules"] = append(rules["rules"].([]any), object{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"})
+	rules["rules"] = append(rules["rules"].([]any),
+		object{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"})
 	containers["103"]["volumes"] = []any{object{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}
 }
 
@@ -212,7 +213,8 @@ func withChanges(dir string, containers map[string]object) {
 		object{"host_path": dir + "/data", "container_path": "/mnt/data", "owner_uid": 33})
 	containers["103"]["volumes"] = []any{object{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}
 	rules := containers["103"]["firewall"].(object)
-	rules["rules"] = append(rules["rules"].([]any)[1:], object{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "proto": "tcp", "port": "9000"})
+	rules["rules"] = append(rules["rules"].([]any)[1:],
+		object{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "proto": "tcp", "port": "9000"})
 	containers["103"]["traefik_service"].(object)["name"] = "authority"
 }
 
@@ -238,7 +240,8 @@ type end struct {
 }
 
 func newPlace(t *testing.T, dir, programs string) *place {
-	p := &place{t: t, dir: filepath.Join(dir, "host"), aside: filepath.Join(dir, "aside"), programs: programs, ends: map[string]*end{}}
+	p := &place{t: t, dir: filepath.Join(dir, "host"), aside: filepath.Join(dir, "aside"), programs: programs,
+		ends: map[string]*end{}}
 	for _, dir := range []string{p.dir, p.aside} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -247,7 +250,8 @@ func newPlace(t *testing.T, dir, programs string) *place {
 	if err := makeHost(p.dir); err != nil {
 		t.Fatal(err)
 	}
-	for dir, mode := range map[string]fs.FileMode{"apparmor": 0o755, "apparmor.d": 0o755, "bin": 0o755, "host/pve/priv/lock": 0o700} {
+	for dir, mode := range map[string]fs.FileMode{"apparmor": 0o755, "apparmor.d": 0o755, "bin": 0o755,
+		"host/pve/priv/lock": 0o700} {
 		if err := os.MkdirAll(filepath.Join(p.dir, dir), mode); err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +286,8 @@ func (p *place) read(name string) string {
 }
 
 func (p *place) feature(name, version string) {
-	p.write("scripts/phoenix_hypervisor_feature_install_"+name+".sh", "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature "+name+" "+version+" </dev/null\n", 0o755)
+	p.write("scripts/phoenix_hypervisor_feature_install_"+name+".sh",
+		"#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature "+name+" "+version+" </dev/null\n", 0o755)
 }
 
 func (p *place) configure(change func(dir string, containers map[string]object)) {
@@ -346,7 +351,8 @@ func (p *place) undisturbed(name string) (*end, error) {
 	// Another run changes nothing. What is left equally is so, too.
 	again, err := p.run(s, "", "")
 	if err != nil || again.status != 0 || len(again.calls) > 5 {
-		return nil, fmt.Errorf("%s, another run: status %d: %v: %d calls %q\n%s", name, again.status, err, len(again.calls), again.calls, again.stderr)
+		return nil, fmt.Errorf("%s, another run: status %d: %v: %d calls %q\n%s", name, again.status, err,
+			len(again.calls), again.calls, again.stderr)
 	}
 	if diff := e.state.diff(p.state()); diff != "" || len(maps.Collect(maps.All(p.ran()))) != len(e.ran) {
 		return nil, fmt.Errorf("%s, another run changes something: %s%v, before %v", name, diff, p.ran(), e.ran)
@@ -388,7 +394,8 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	}
 	stop := p.freeStaleLocks()
 	defer func() { stop(fault == "") }()
-	cmd := exec.Command("bash", append([]string{"-c", `echo $$ >"$0"; exec phoenix "$@"`, filepath.Join(p.aside, "driver")}, s.args...)...)
+	cmd := exec.Command("bash", append([]string{"-c", `echo $$ >"$0"; exec phoenix "$@"`,
+		filepath.Join(p.aside, "driver")}, s.args...)...)
 	cmd.Dir = p.dir
 	cmd.Env = os.Environ()
 	for name, value := range environment(p.dir) {
@@ -718,7 +725,8 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 	r, err := p.run(f.scenario, f.kind.name, f.call)
 	defer r.left.kill()
 	say := func(format string, args ...any) (time.Duration, error) {
-		return r.took, fmt.Errorf("%s: the run with the fault ended with %d after %.1f s and said\n%s", fmt.Sprintf(format, args...), r.status, r.took.Seconds(), r.stderr)
+		return r.took, fmt.Errorf("%s: the run with the fault ended with %d after %.1f s and said\n%s",
+			fmt.Sprintf(format, args...), r.status, r.took.Seconds(), r.stderr)
 	}
 	if err != nil {
 		return say("%v", err)
@@ -734,8 +742,10 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 	}
 	for _, process := range r.left {
 		// Proxmox's own tasks are not killed, but named; all else is.
-		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") && !strings.HasPrefix(f.call, "status ")
-		if f.kind.hangs && process.pid == faulty && !(f.kind.deaf && isTask && strings.Contains(r.stderr, strconv.Itoa(faulty))) {
+		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") &&
+			!strings.HasPrefix(f.call, "status ")
+		if f.kind.hangs && process.pid == faulty &&
+			!(f.kind.deaf && isTask && strings.Contains(r.stderr, strconv.Itoa(faulty))) {
 			return say("what hung was left:\n%s", r.left)
 		}
 	}
@@ -797,7 +807,8 @@ func (p *place) compare(want *end, last result, started processes) error {
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", process.pid)); bytes.Contains(env, []byte("PHX_MARK="+p.dir)) {
+		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", process.pid)); bytes.Contains(env,
+			[]byte("PHX_MARK="+p.dir)) {
 			all = append(all, fmt.Errorf("left: %d %s", process.pid, process.line))
 		}
 	}
@@ -930,5 +941,6 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	work.Wait()
-	t.Logf("%d faults injected, %d survived; %d of them hangs; at most %.1f s to the end", injected, survived, hangs, longest.Seconds())
+	t.Logf("%d faults injected, %d survived; %d of them hangs; at most %.1f s to the end", injected, survived,
+		hangs, longest.Seconds())
 }

@@ -38,10 +38,13 @@ func TestKilledBetweenSystemCalls(t *testing.T) {
 		waits         string // for a restart
 		back          bool   // the configuration of before undoes all
 	}{
-		{"rules and raw lines", map[string]any{"firewall": firewall("443", "80"), "lxc_options": []string{"lxc.environment=A=1"}},
-			map[string]any{"firewall": firewall("22", "443"), "lxc_options": []string{"lxc.environment=B=2"}, "memory_mb": 600}, "[lxc]", true},
+		{"rules and raw lines", map[string]any{"firewall": firewall("443", "80"),
+			"lxc_options": []string{"lxc.environment=A=1"}},
+			map[string]any{"firewall": firewall("22", "443"), "lxc_options": []string{"lxc.environment=B=2"},
+				"memory_mb": 600}, "[lxc]", true},
 		{"volumes and scripts", map[string]any{"mount_points": mount("a"), "features": []string{"base_setup"}},
-			map[string]any{"mount_points": mount("b"), "features": []string{"base_setup", "step_cli"}, "volumes": withVolume["volumes"]}, "[mp0]", false},
+			map[string]any{"mount_points": mount("b"), "features": []string{"base_setup", "step_cli"},
+				"volumes": withVolume["volumes"]}, "[mp0]", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) { testKills(t, tt.before, tt.after, tt.waits, tt.back) })
 	}
@@ -95,7 +98,8 @@ func testKills(t *testing.T, before, after map[string]any, wantWaits string, bac
 		h.bash("rmdir host/pve/priv/lock/*; rm -rf left; cp -a host left")
 		events, _, status, stderr := h.run()
 		if got := h.state(); status != 0 || got != want || waits(events) != wantWaits {
-			t.Errorf("killed at %s, the same again: status %d, %s waits, %s\n%s\n%s", call, status, waits(events), stderr, got, h.read("left/pve/lxc/500.conf"))
+			t.Errorf("killed at %s, the same again: status %d, %s waits, %s\n%s\n%s", call, status, waits(events),
+				stderr, got, h.read("left/pve/lxc/500.conf"))
 		}
 		if !back {
 			continue

@@ -134,7 +134,8 @@ func environment(w string) map[string]string {
 // certificates of a CA below ca/, and stand-ins for the feature scripts and
 // for the inside of the containers.
 func makeHost(w string) error {
-	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache", "host/storage/lab", "scripts", "ca", "ssl"} {
+	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
+		"host/storage/lab", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
@@ -148,7 +149,9 @@ func makeHost(w string) error {
 		"/usr/local/phoenix_hypervisor/persistent-storage/ssl", w+"/ssl",
 	).Replace(string(shipped))
 	for name, text := range map[string]string{
-		"host/pve/storage.cfg": "dir: local\n\tpath " + w + "/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w + "/host/storage/lab\n\tcontent rootdir\n",
+		"host/pve/storage.cfg": "dir: local\n\tpath " + w +
+			"/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w +
+			"/host/storage/lab\n\tcontent rootdir\n",
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
 		"phoenix_lxc_configs.json":              config,
 		"scripts/phoenix_hypervisor_lxc_103.sh": "#!/bin/sh\n",
@@ -160,7 +163,8 @@ func makeHost(w string) error {
 	}
 	programs := map[string]string{"inside": inside}
 	for _, feature := range []string{"base_setup", "step_cli", "step_ca", "traefik"} {
-		programs["scripts/phoenix_hypervisor_feature_install_"+feature+".sh"] = "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature " + feature + " </dev/null\n"
+		programs["scripts/phoenix_hypervisor_feature_install_"+feature+
+			".sh"] = "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature " + feature + " </dev/null\n"
 	}
 	for name, text := range programs {
 		if err := os.WriteFile(filepath.Join(w, name), []byte(text), 0o755); err != nil {
@@ -218,7 +222,8 @@ const caConfig = `{
 // expired.crt, leaf.crt, bundle.crt (root and leaf), truncated.crt, empty.crt,
 // and root.fingerprint.
 func certificates(dir string) error {
-	issue := func(name string, isCA bool, notAfter time.Time, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *x509.Certificate, *ecdsa.PrivateKey, error) {
+	issue := func(name string, isCA bool, notAfter time.Time, parent *x509.Certificate,
+		signer *ecdsa.PrivateKey) ([]byte, *x509.Certificate, *ecdsa.PrivateKey, error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, nil, nil, err
