@@ -1,4 +1,5 @@
-// Package atomicfile reads and replaces files whole.
+// Package atomicfile reads files up to a limit and replaces files atomically:
+// whoever reads a file sees its old content or its new content, never a part.
 package atomicfile
 
 import (
@@ -10,24 +11,26 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"thinkheads.ai/phx/cmd/internal/flock"
 )
 
 // Write gives the file at path this content and mode, whatever the umask and
-// the mode of a file that is there. Readers see the old file or the new one,
-// never a part; a file that is not for others is so from the start. Once Write
-// has returned without an error, the new file survives a power failure, where
-// the file system can sync; before, it may be either.
+// the mode of an existing file. The new file has its mode before it has any
+// content. After Write has returned nil, the new file survives a power failure
+// if the file system can sync; after an error or a crash, path holds either the
+// old file or the new one.
 //
-// What a writer that was killed has left behind beside the file is removed.
+// Temporary files that killed writers of path have left are removed.
 //
-// It needs no more of a file system than that of Proxmox VE's cluster has: no
-// links, and no other owners and modes than its own.
+// It works on Proxmox VE's cluster file system, which has no links and where
+// owners and modes cannot be set.
 func Write(path string, content []byte, mode fs.FileMode) error {
 	return write(path, content, mode, func(*os.File) error { return nil })
 }
 
-// WriteOwned is [Write] for a file that belongs to another user and group from
-// the start.
+// WriteOwned is [Write] for a file that belongs to another user and group: it
+// does before it has any content.
 func WriteOwned(path string, content []byte, mode fs.FileMode, uid, gid int) error {
 	return write(path, content, mode, func(f *os.File) error { return f.Chown(uid, gid) })
 }
@@ -53,9 +56,9 @@ func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File)
 }
 
 // pending makes the temporary file, and locks it for as long as the returned
-// descriptor is open: the lock of one whose writer was killed is free. Another
-// writer may have taken a file that was not locked yet for such a one, and
-// removed it.
+// descriptor is open: [RemoveLeftovers] removes only files that are not locked.
+// Between making and locking, another writer may have removed it: then pending
+// tries again.
 //
 // [renameio.WriteFile] would keep the mode of the old file.
 func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, err error) {
@@ -71,9 +74,9 @@ func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, 
 			f.Cleanup()
 			return nil, 0, os.NewSyscallError("dup", err)
 		}
-		err = flock(lock)
-		// Whoever may read the directory can keep it from being locked, a
-		// container that sees it, too: the file is written all the same.
+		err = flock.Try(lock)
+		// A process that may read the directory, also one in a container that
+		// has it mounted, can hold the lock: the file is written all the same.
 		if isLinked(lock) && (!errors.Is(err, unix.EWOULDBLOCK) || try == 10) {
 			return f, lock, nil
 		}
@@ -83,8 +86,8 @@ func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, 
 }
 
 // RemoveLeftovers removes the temporary files that killed writers of path have
-// left, as [Write] does: for where there is nothing to write. What cannot be
-// removed stays.
+// left, as [Write] does. It is for callers that have nothing to write. Files
+// that cannot be removed stay.
 func RemoveLeftovers(path string) {
 	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)
 	entries, _ := os.ReadDir(dir)
@@ -99,18 +102,10 @@ func RemoveLeftovers(path string) {
 		if err != nil {
 			continue
 		}
-		if flock(fd) == nil {
+		if flock.Try(fd) == nil {
 			os.Remove(name)
 		}
 		unix.Close(fd)
-	}
-}
-
-func flock(fd int) error {
-	for {
-		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
-			return err
-		}
 	}
 }
 
@@ -119,8 +114,8 @@ func isLinked(fd int) bool {
 	return unix.Fstat(fd, &stat) == nil && stat.Nlink > 0
 }
 
-// SyncDirectory brings the entries of a directory to the disk, where the file
-// system can.
+// SyncDirectory flushes the entries of a directory to the disk. A file system
+// that cannot do so is no error.
 func SyncDirectory(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {

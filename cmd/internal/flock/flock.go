@@ -1,4 +1,5 @@
-// Package flock takes the locks of files and directories, as flock(1) does.
+// Package flock takes the locks of files and directories, as flock(1) does: they
+// end with the process that holds them.
 package flock
 
 import (
@@ -13,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrHeld says that somebody else held the lock until the time was over.
+// ErrHeld is the error of a lock that another holder did not release in time.
 var ErrHeld = errors.New("held by somebody else")
 
-// Acquire takes the lock of the file at path, which it makes if it is missing,
-// and waits for it at most for timeout. The lock holds against other processes
-// and within this one, until release is called or the process ends.
+// Acquire takes the lock of the file at path and waits for it at most for
+// timeout; then the error is [ErrHeld]. The lock excludes other processes and
+// other calls in this one, until release is called or the process ends.
 //
-// The directory, which it makes as well, must be root's or the caller's own,
-// and neither it nor the file may be a symbolic link: /run/lock is writable
-// for all, so that somebody else may have been there first.
+// A missing file and its directory are made. The directory must belong to root
+// or to the caller, and neither it nor the file may be a symbolic link:
+// /run/lock is writable for everybody, so another user may have made them.
 func Acquire(ctx context.Context, path string, timeout time.Duration) (release func(), err error) {
 	fd, err := open(path)
 	if err != nil {
@@ -31,8 +32,8 @@ func Acquire(ctx context.Context, path string, timeout time.Duration) (release f
 	return wait(ctx, fd, path, timeout)
 }
 
-// AcquireDirectory is [Acquire] for a directory that is there, and in which
-// there is no place for a file of the lock.
+// AcquireDirectory is [Acquire] for the lock of an existing directory itself,
+// which gets no lock file.
 func AcquireDirectory(ctx context.Context, path string, timeout time.Duration) (release func(), err error) {
 	fd, err := ignoringEINTR(func() (int, error) {
 		return unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -43,15 +44,20 @@ func AcquireDirectory(ctx context.Context, path string, timeout time.Duration) (
 	return wait(ctx, fd, path, timeout)
 }
 
-// wait waits for the lock of fd, and closes fd where it does not get it.
+// Try takes the lock of an open file without waiting for it. The error is
+// [unix.EWOULDBLOCK] when another open file has it.
+func Try(fd int) error {
+	_, err := ignoringEINTR(func() (int, error) { return 0, unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	return err
+}
+
+// wait waits for the lock of fd, and closes fd when it does not get it.
 func wait(ctx context.Context, fd int, path string, timeout time.Duration) (release func(), err error) {
 	for deadline := time.Now().Add(timeout); ; {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		err := Try(fd)
 		switch {
 		case err == nil:
 			return sync.OnceFunc(func() { unix.Close(fd) }), nil
-		case errors.Is(err, unix.EINTR):
-			continue
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			unix.Close(fd)
 			return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -68,8 +74,8 @@ func wait(ctx context.Context, fd int, path string, timeout time.Duration) (rele
 	}
 }
 
-// open returns a descriptor that is no [os.File], which would be closed as
-// garbage, and the lock with it.
+// open opens the lock file at path. It returns a bare descriptor, because the
+// finalizer of an [os.File] would close it and release the lock.
 func open(path string) (int, error) {
 	name := filepath.Dir(path)
 	if err := os.MkdirAll(name, 0o755); err != nil {
@@ -90,10 +96,12 @@ func open(path string) (int, error) {
 		return 0, err
 	}
 	if stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return 0, fmt.Errorf("the directory %s belongs to user %d and not to root: whoever made it could lead the lock elsewhere: remove it", name, stat.Uid)
+		return 0, fmt.Errorf("the directory %s belongs to user %d and not to root: "+
+			"whoever made it could lead the lock elsewhere: remove it", name, stat.Uid)
 	}
 	fd, err := ignoringEINTR(func() (int, error) {
-		return unix.Openat(dir, filepath.Base(path), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
+		return unix.Openat(dir, filepath.Base(path), flags, 0o600)
 	})
 	if errors.Is(err, unix.ELOOP) {
 		return 0, errors.New("it is a symbolic link: remove it")

@@ -93,8 +93,8 @@ func TestModeOfANewFile(t *testing.T) {
 	}
 }
 
-// Whoever was in a directory that is writable for all before phx leads it
-// nowhere.
+// Links that another user made first in a directory that is writable for
+// everybody are not followed.
 func TestNothingOfSomebodyElseIsFollowed(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "target")
@@ -112,7 +112,8 @@ func TestNothingOfSomebodyElseIsFollowed(t *testing.T) {
 		{filepath.Join(link, "lock"), link + " is not a directory but a symbolic link: remove it"},
 		{filepath.Join(target, "lock"), "it is a symbolic link: remove it"},
 	} {
-		if _, err := Acquire(t.Context(), tt.path, time.Second); err == nil || !strings.Contains(err.Error(), tt.want) {
+		_, err := Acquire(t.Context(), tt.path, time.Second)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", tt.path, err)
 		}
 	}
@@ -125,7 +126,8 @@ func TestNothingOfSomebodyElseIsFollowed(t *testing.T) {
 	if err := os.Chown(target, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Acquire(t.Context(), filepath.Join(target, "other"), time.Second); err == nil || !strings.Contains(err.Error(), "belongs to user 65534 and not to root") {
+	_, err := Acquire(t.Context(), filepath.Join(target, "other"), time.Second)
+	if err == nil || !strings.Contains(err.Error(), "belongs to user 65534 and not to root") {
 		t.Errorf("a directory of another user: %v", err)
 	}
 }

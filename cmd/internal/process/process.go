@@ -1,8 +1,8 @@
-// Package process runs other programs. It is the only place of phx that does,
-// but for the command of phx-traefik that becomes Traefik below systemd, so
-// that all of them have the same border: a session of their own, and with it no
-// terminal to write to or type into; the environment that they are given and no
-// other; a limit on what they may print, and one on how long they may take.
+// Package process runs other programs. No other package of phx does, except
+// that phx-traefik replaces itself by Traefik under systemd. So the same limits
+// hold for all programs: each has a session of its own, and therefore no
+// terminal; it gets only the environment that it is given; and there is a limit
+// on what it may print and on how long it may take.
 package process
 
 import (
@@ -20,9 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits on what a program may print. What it prints may come out of a
-// container that was taken over: beyond a limit the program is ended, and that
-// is an error.
+// Limits on what a program may print, in bytes. Its output may come from a
+// compromised container: a program that exceeds a limit is ended, and Run
+// returns [TooMuch].
 const (
 	MaxCapture = 64 << 10 // of stdout that is returned: a certificate, a token
 	MaxList    = 1 << 20  // of stdout that is returned, where the program is Proxmox's own: pct list of 17 000 containers
@@ -30,7 +30,7 @@ const (
 	keep       = 16 << 10 // of the end of stderr, for an error
 )
 
-// Command is a program and what it is given.
+// Command is a program with its arguments, environment, streams and limits.
 type Command struct {
 	Argv   []string
 	Env    []string  // the whole environment
@@ -38,30 +38,30 @@ type Command struct {
 	Stdout io.Writer // nil: returned by Run
 	Stderr io.Writer // gets a copy of stderr as it comes; may be nil
 
-	// MaxStdout is how much stdout may be. 0 means [MaxCapture] for what is
-	// returned, and [MaxStream], together with stderr, for what is passed on.
+	// MaxStdout limits stdout, in bytes. 0 means [MaxCapture] for output that
+	// Run returns, and [MaxStream], stderr included, for output to Stdout.
 	MaxStdout int
 
-	// Survive has the program go on when this process is killed: what it
-	// prints, which cannot be passed on then, goes to files in memory, not to
-	// pipes that break.
+	// Survive lets the program go on when this process is killed: its output
+	// goes to files in memory, because pipes would break. It excludes Stdin,
+	// Stdout and Stderr.
 	Survive bool
 
-	// NoKill leaves a program alone that does not end when it was told to: one
-	// that leaves things half done, and locked, when it is killed.
+	// NoKill means that the program gets SIGTERM only, never SIGKILL: for
+	// programs that leave their work half done, and locked, when killed.
 	NoKill bool
 
-	// Timeout is how long the program may take. There is no program without.
+	// Timeout is how long the program may take. It must be positive.
 	Timeout time.Duration
 
-	// Patience is how long a program that was told to end may go on, and how
-	// long others that it has started may hold its streams. It is never longer
-	// than Timeout. 0 means [Patience].
+	// Patience is how long the program may go on after SIGTERM, and how long
+	// its descendants may hold its streams after its end. It is at most
+	// Timeout. 0 means the constant [Patience].
 	Patience time.Duration
 }
 
-// Patience is how long a program may go on when it was told to end, unless its
-// [Command] says otherwise.
+// Patience is how long a program may go on after SIGTERM, unless its [Command]
+// says otherwise.
 const Patience = 5 * time.Second
 
 // TooMuch is the error of a program that has printed more than it may.
@@ -86,19 +86,20 @@ type TimedOut struct{ Limit time.Duration }
 
 func (e *TimedOut) Error() string { return fmt.Sprintf("not done after %s", e.Limit) }
 
-// StillRuns is the error of a program that was told to end, and goes on.
+// StillRuns is the error of a program that has not ended although it was to.
 type StillRuns struct {
-	Cause error // why it was to end
-	PID   int   // also its session and its process group
-	Alive bool  // it was not killed
+	Cause  error // why it was to end
+	PID    int   // also its session and its process group
+	NoKill bool  // it got no SIGKILL, because of [Command.NoKill]
 }
 
 func (e *StillRuns) Error() string {
 	why := "is left alone, because it leaves its work half done, and locked, when it is killed"
-	if !e.Alive {
+	if !e.NoKill {
 		why = "cannot be killed while it waits in the kernel, mostly for a storage that does not answer"
 	}
-	return fmt.Sprintf("%v, and process %d goes on: it %s: run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[2]d --ppid %[2]d", e.Cause, e.PID, why)
+	return fmt.Sprintf("%v, and process %d goes on: it %s: run phx again when it has ended; "+
+		"see what it waits for with: ps -o pid,stat,wchan:20,args -s %[2]d --ppid %[2]d", e.Cause, e.PID, why)
 }
 
 func (e *StillRuns) Unwrap() error { return e.Cause }
@@ -106,11 +107,12 @@ func (e *StillRuns) Unwrap() error { return e.Cause }
 // killPatience is how long a program may take to end after SIGKILL.
 const killPatience = 5 * time.Second
 
-// Run runs a program to its end and returns its stdout, unless c.Stdout takes
-// that, and the end of its stderr. When ctx is cancelled, or the program goes
-// beyond a limit, it gets SIGTERM, with all of its process group, and is waited
-// for; what has not ended then is killed. The error is the cause of all this,
-// or a [StillRuns] where it did not help: Run returns in any case.
+// Run runs a program to its end and returns its stdout, unless that goes to
+// c.Stdout, and the end of its stderr. When ctx is cancelled or the program
+// exceeds a limit, its process group gets SIGTERM, and SIGKILL after c.Patience;
+// the error is then the context's cause, [TooMuch], [TimedOut], or [StillRuns]
+// when the program has not ended even so. A program that fails by itself is an
+// [exec.ExitError], as with [exec.Cmd.Run].
 func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 	if c.Timeout <= 0 {
 		return nil, nil, fmt.Errorf("%s: a program without a time limit", c.Argv[0])
@@ -139,8 +141,8 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 	defer time.AfterFunc(c.Timeout, func() { cancel(&TimedOut{c.Timeout}) }).Stop()
 	copied := s.begin()
 
-	// Not reaped before the last signal is sent: until then its id, which is
-	// that of its group too, belongs to nobody else.
+	// Not reaped before the last signal is sent: until then no other process or
+	// group can get its id.
 	pid := cmd.Process.Pid
 	ended := make(chan struct{})
 	go func() {
@@ -186,7 +188,7 @@ func Run(ctx context.Context, c Command) (stdout, stderr []byte, err error) {
 				s.cut()
 				<-copied
 				stdout, stderr = s.printed()
-				return stdout, stderr, &StillRuns{Cause: context.Cause(ctx), PID: pid, Alive: c.NoKill}
+				return stdout, stderr, &StillRuns{Cause: context.Cause(ctx), PID: pid, NoKill: c.NoKill}
 			}
 		}
 	}
@@ -211,7 +213,7 @@ type streams struct {
 	files        []file // stdout and stderr, where they are files
 }
 
-// connect makes the streams of cmd. cancel is told when there is too much.
+// connect makes the streams of cmd. It calls cancel when a limit is exceeded.
 func (s *streams) connect(cmd *exec.Cmd, c Command, cancel func(error)) error {
 	for _, stream := range []any{c.Stdin, c.Stdout, c.Stderr} {
 		if f, ok := stream.(*os.File); ok && isTerminal(f) {
@@ -247,7 +249,7 @@ func (s *streams) connect(cmd *exec.Cmd, c Command, cancel func(error)) error {
 	case nil:
 		cmd.Stdout, err = s.reader(&limited{&s.out, captured})
 	case *os.File:
-		cmd.Stdout = to // whoever reads the other end has limits of his own
+		cmd.Stdout = to // its reader has limits of its own
 	default:
 		cmd.Stdout, err = s.reader(&limited{to, captured})
 	}
@@ -287,8 +289,8 @@ func (s *streams) reader(w io.Writer) (*os.File, error) {
 	return theirs, nil
 }
 
-// begin copies from and to a program that has been started. The channel is
-// closed when that has come to its end.
+// begin starts copying from and to a started program. The channel is closed
+// when all copying has ended.
 func (s *streams) begin() <-chan struct{} {
 	for _, f := range s.theirs {
 		f.Close()
@@ -302,7 +304,7 @@ func (s *streams) begin() <-chan struct{} {
 	return copied
 }
 
-// cut ends the copying, whoever holds the other ends.
+// cut ends the copying, also when other processes hold the other ends.
 func (s *streams) cut() {
 	for _, f := range s.ours {
 		f.SetDeadline(time.Unix(1, 0))
@@ -354,7 +356,7 @@ func newFile(limit *TooMuch, cancel func(error)) (file, error) {
 	if err != nil {
 		return file{}, os.NewSyscallError("memfd_create", err)
 	}
-	// Whoever opens it once more through /dev/stdout truncates it.
+	// A program that opens it again through /dev/stdout truncates it.
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND); err != nil {
 		unix.Close(fd)
 		return file{}, os.NewSyscallError("fcntl", err)
@@ -362,8 +364,8 @@ func newFile(limit *TooMuch, cancel func(error)) (file, error) {
 	return file{os.NewFile(uintptr(fd), limit.Stream), limit, cancel}, nil
 }
 
-// measure cancels the program when it has printed too much, and lets it print
-// no more.
+// measure cancels the program when it has printed too much, and makes further
+// writes fail.
 func (f file) measure() {
 	if f.size() > int64(f.limit.Limit) {
 		f.seal()
@@ -371,7 +373,7 @@ func (f file) measure() {
 	}
 }
 
-// seal has whatever else is written fail.
+// seal makes further writes fail.
 func (f file) seal() { unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW) }
 
 func (f file) size() int64 {
@@ -408,7 +410,7 @@ func isTerminal(f *os.File) bool {
 	return terminal
 }
 
-// budget is how many bytes may still come.
+// budget is a number of bytes that one or more writers may still take.
 type budget struct {
 	mu   sync.Mutex
 	left int

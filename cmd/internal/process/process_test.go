@@ -73,7 +73,8 @@ func TestNoTerminal(t *testing.T) {
 	if out := onTerminal(t, "PROBE="+probe); out != "no tty\n<nil>\n" {
 		t.Errorf("the program sees %q", out)
 	}
-	if out := onTerminal(t, "PASS_TERMINAL=1"); !strings.Contains(out, "is a terminal, which a program is never given") {
+	if out := onTerminal(t, "PASS_TERMINAL=1"); !strings.Contains(out,
+		"is a terminal, which a program is never given") {
 		t.Errorf("a terminal as stdin: %q", out)
 	}
 }
@@ -88,16 +89,26 @@ func TestFlood(t *testing.T) {
 		change func(*Command)
 		want   string
 	}{
-		"captured":           {"exec head -c 300000000 /dev/zero", func(c *Command) {}, "it printed more than 64 KiB on stdout, and was ended"},
-		"captured, endless":  {endless, func(c *Command) { c.MaxStdout = MaxList }, "it printed more than 1 MiB on stdout, and was ended"},
-		"stderr":             {endless + " >&2", func(c *Command) {}, "it printed more than 16 MiB on stdout and stderr, and was ended"},
-		"passed on":          {endless, func(c *Command) { c.Stdout, c.Stderr = count, count }, "it printed more than 16 MiB on stdout and stderr, and was ended"},
-		"passed on, to 1234": {endless, func(c *Command) { c.Stdout, c.MaxStdout = count, 1234 }, "it printed more than 1234 bytes on stdout, and was ended"},
+		"captured": {"exec head -c 300000000 /dev/zero", func(c *Command) {},
+			"it printed more than 64 KiB on stdout, and was ended"},
+		"captured, endless": {endless, func(c *Command) { c.MaxStdout = MaxList },
+			"it printed more than 1 MiB on stdout, and was ended"},
+		"stderr": {endless + " >&2", func(c *Command) {},
+			"it printed more than 16 MiB on stdout and stderr, and was ended"},
+		"passed on": {endless, func(c *Command) { c.Stdout, c.Stderr = count, count },
+			"it printed more than 16 MiB on stdout and stderr, and was ended"},
+		"passed on, to 1234": {endless, func(c *Command) { c.Stdout, c.MaxStdout = count, 1234 },
+			"it printed more than 1234 bytes on stdout, and was ended"},
 		"one that may not be hurt": {"trap 'echo ended >&2; exit 0' TERM; yes | head -c 2000000; while :; do sleep 0.02; done",
-			func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute }, "it printed more than 64 KiB on stdout, and was ended"},
-		"to files, endless":      {endless, func(c *Command) { c.Survive = true }, "it printed more than 64 KiB on stdout, and was ended"},
-		"to files, stderr":       {endless + " >&2", func(c *Command) { c.Survive = true }, "it printed more than 16 MiB on stderr, and was ended"},
-		"one that does not stop": {"trap '' TERM; while :; do echo 0123456789; done", func(c *Command) { c.Patience = 100 * time.Millisecond }, "it printed more than 64 KiB on stdout, and was ended"},
+			func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute },
+			"it printed more than 64 KiB on stdout, and was ended"},
+		"to files, endless": {endless, func(c *Command) { c.Survive = true },
+			"it printed more than 64 KiB on stdout, and was ended"},
+		"to files, stderr": {endless + " >&2", func(c *Command) { c.Survive = true },
+			"it printed more than 16 MiB on stderr, and was ended"},
+		"one that does not stop": {"trap '' TERM; while :; do echo 0123456789; done",
+			func(c *Command) { c.Patience = 100 * time.Millisecond },
+			"it printed more than 64 KiB on stdout, and was ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sum = 0
@@ -205,7 +216,8 @@ func TestNoProgramWithoutLimit(t *testing.T) {
 	c := shell(": >" + file)
 	c.Timeout = 0
 	_, _, err := Run(context.Background(), c)
-	if _, statErr := os.Stat(file); err == nil || !strings.Contains(err.Error(), "without a time limit") || statErr == nil {
+	if _, statErr := os.Stat(file); err == nil || !strings.Contains(err.Error(), "without a time limit") ||
+		statErr == nil {
 		t.Errorf("error %v, and it ran: %v", err, statErr == nil)
 	}
 }
@@ -232,18 +244,29 @@ func TestRunReturns(t *testing.T) {
 		change func(*Command)
 		runs   bool // the error says that it goes on
 	}{
-		"one that ends":                        {"echo $$ >$PIDS; exec " + hour, nil, false},
-		"one that ignores SIGTERM":             {"trap '' TERM; echo $$ >$PIDS; while :; do sleep 0.1; done", nil, false},
-		"a child that ignores it":              {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", nil, false},
-		"a child in a session of its own":      {"setsid sh -c 'trap \"\" TERM; echo $$ >$PIDS; exec " + hour + "' & wait", nil, false},
-		"one that is stopped":                  {"trap 'exit 3' TERM; echo $$ >$PIDS; kill -STOP $$; " + hour, nil, false},
-		"one that is stopped and ignores it":   {"trap '' TERM; echo $$ >$PIDS; while :; do kill -STOP $$; done", nil, false},
-		"one that does not read its stdin":     {"trap '' TERM; echo $$ >$PIDS; " + hour, func(c *Command) { c.Stdin = strings.NewReader(strings.Repeat("x", 1<<20)) }, false},
-		"a task that ends":                     {"echo $$ >$PIDS; exec " + hour, func(c *Command) { c.Survive, c.NoKill = true, true }, false},
-		"a task that is stopped":               {"trap 'exit 3' TERM; echo $$ >$PIDS; kill -STOP $$; " + hour, func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute }, false},
-		"a task that ignores SIGTERM":          {"trap '' TERM; echo here >&2; echo $$ >$PIDS; while :; do sleep 0.1; done", func(c *Command) { c.Survive, c.NoKill = true, true }, true},
-		"a task whose child goes on":           {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", func(c *Command) { c.Survive, c.NoKill = true, true }, false},
-		"a task on pipes, whose child goes on": {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", func(c *Command) { c.NoKill = true }, false},
+		"one that ends": {"echo $$ >$PIDS; exec " + hour, nil, false},
+		"one that ignores SIGTERM": {"trap '' TERM; echo $$ >$PIDS; while :; do sleep 0.1; done", nil,
+			false},
+		"a child that ignores it": {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait", nil,
+			false},
+		"a child in a session of its own": {"setsid sh -c 'trap \"\" TERM; echo $$ >$PIDS; exec " + hour +
+			"' & wait", nil, false},
+		"one that is stopped": {"trap 'exit 3' TERM; echo $$ >$PIDS; kill -STOP $$; " + hour, nil,
+			false},
+		"one that is stopped and ignores it": {"trap '' TERM; echo $$ >$PIDS; while :; do kill -STOP $$; done", nil,
+			false},
+		"one that does not read its stdin": {"trap '' TERM; echo $$ >$PIDS; " + hour,
+			func(c *Command) { c.Stdin = strings.NewReader(strings.Repeat("x", 1<<20)) }, false},
+		"a task that ends": {"echo $$ >$PIDS; exec " + hour,
+			func(c *Command) { c.Survive, c.NoKill = true, true }, false},
+		"a task that is stopped": {"trap 'exit 3' TERM; echo $$ >$PIDS; kill -STOP $$; " + hour,
+			func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute }, false},
+		"a task that ignores SIGTERM": {"trap '' TERM; echo here >&2; echo $$ >$PIDS; while :; do sleep 0.1; done",
+			func(c *Command) { c.Survive, c.NoKill = true, true }, true},
+		"a task whose child goes on": {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait",
+			func(c *Command) { c.Survive, c.NoKill = true, true }, false},
+		"a task on pipes, whose child goes on": {"(trap '' TERM; exec " + hour + ") & echo $$ $! >$PIDS; wait",
+			func(c *Command) { c.NoKill = true }, false},
 	} {
 		for _, way := range []string{"cancelled", "out of time"} {
 			t.Run(name+", "+way, func(t *testing.T) {
@@ -291,7 +314,8 @@ func TestRunReturns(t *testing.T) {
 					t.Fatal("it does not return")
 				}
 				var timedOut *TimedOut
-				if way == "cancelled" && !errors.Is(r.err, cause) || way != "cancelled" && !errors.As(r.err, &timedOut) {
+				if way == "cancelled" && !errors.Is(r.err, cause) ||
+					way != "cancelled" && !errors.As(r.err, &timedOut) {
 					t.Errorf("error %v", r.err)
 				}
 				var still *StillRuns
@@ -305,7 +329,8 @@ func TestRunReturns(t *testing.T) {
 					t.Errorf("stderr %q, and process %d does not go on", r.said, still.PID)
 				}
 				_, advice, _ := strings.Cut(r.err.Error(), "with: ")
-				if out, err := exec.Command("/bin/sh", "-c", advice).CombinedOutput(); err != nil || !strings.Contains(string(out), "trap") {
+				if out, err := exec.Command("/bin/sh", "-c", advice).CombinedOutput(); err != nil ||
+					!strings.Contains(string(out), "trap") {
 					t.Errorf("%s: %s, %v", advice, out, err)
 				}
 			})
@@ -355,12 +380,14 @@ func TestFilesAreAsPipes(t *testing.T) {
 	c.Survive = true
 	out, said, err := Run(context.Background(), c)
 	var exit *exec.ExitError
-	if string(out) != "one\ntwo\nthree\n" || string(said) != "four\nfive\n" || !errors.As(err, &exit) || exit.ExitCode() != 3 {
+	if string(out) != "one\ntwo\nthree\n" || string(said) != "four\nfive\n" || !errors.As(err, &exit) ||
+		exit.ExitCode() != 3 {
 		t.Errorf("stdout %q, stderr %q, %v", out, said, err)
 	}
 	c = shell("set -e; echo one; echo two >/dev/stdout; echo three >/dev/stderr; yes | head -c 100000 >&2; echo last >&2")
 	c.Survive = true
-	if _, said, err := Run(context.Background(), c); err != nil || len(said) != keep || !strings.HasSuffix(string(said), "y\nlast\n") {
+	if _, said, err := Run(context.Background(), c); err != nil || len(said) != keep ||
+		!strings.HasSuffix(string(said), "y\nlast\n") {
 		t.Errorf("stderr %d bytes, %v", len(said), err)
 	}
 	c = shell("cat")
@@ -414,7 +441,8 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		out, _, err := Run(context.Background(), c)
 		// 3 is that of the directory.
-		if ended := i%5 != 2 && i%5 != 3; ended != (err == nil) || ended && !strings.HasPrefix(string(out), "0 1 2 3\n") {
+		if ended := i%5 != 2 && i%5 != 3; ended != (err == nil) ||
+			ended && !strings.HasPrefix(string(out), "0 1 2 3\n") {
 			t.Fatalf("%d: %q, %v", i, out, err)
 		}
 	}
@@ -431,7 +459,8 @@ func TestNothingLeaks(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d file descriptors and %d goroutines have become %d and %d", fds, goroutines, fdsAfter, goroutinesAfter)
+			t.Fatalf("%d file descriptors and %d goroutines have become %d and %d", fds, goroutines,
+				fdsAfter, goroutinesAfter)
 		}
 	}
 }
@@ -479,7 +508,8 @@ fsfreeze --unfreeze frozen`, "sh", dir)
 	c.Timeout, c.Patience = 2*time.Second, 100*time.Millisecond
 	_, _, err = Run(context.Background(), c)
 	var still *StillRuns
-	if !errors.As(err, &still) || !strings.Contains(err.Error(), "cannot be killed") || still.PID < 2 || syscall.Kill(still.PID, 0) != nil {
+	if !errors.As(err, &still) || !strings.Contains(err.Error(), "cannot be killed") || still.PID < 2 ||
+		syscall.Kill(still.PID, 0) != nil {
 		t.Fatalf("error %v", err)
 	}
 	thaw()

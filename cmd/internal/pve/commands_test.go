@@ -169,6 +169,9 @@ func TestCommandThatHasEnded(t *testing.T) {
 
 // A container's processes call themselves what they like.
 func TestCommandsOfAContainer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a PID namespace")
+	}
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
 	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c",

@@ -44,7 +44,8 @@ func (l *lab) tool(name string, args ...string) error {
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return workerDie("command '%s' failed: exit code %d", strings.Join(append([]string{name}, args...), " "), exit.ExitCode())
+		return workerDie("command '%s' failed: exit code %d",
+			strings.Join(append([]string{name}, args...), " "), exit.ExitCode())
 	}
 	if err != nil {
 		return workerDie("%v", err)

@@ -305,7 +305,8 @@ func (c *call) writeConfig(conf *config, warnings io.Writer) error {
 	}
 	own := slices.ContainsFunc(conf.raw, func(r rawLine) bool { return r.key == "lxc.apparmor.profile" })
 	if own && len(overridden) > 0 {
-		fmt.Fprintf(warnings, "explicitly configured lxc.apparmor.profile overrides the following settings: %s\n", strings.Join(overridden, ", "))
+		fmt.Fprintf(warnings, "explicitly configured lxc.apparmor.profile overrides the following settings: %s\n",
+			strings.Join(overridden, ", "))
 	}
 	return c.backend.writeConfig(conf)
 }

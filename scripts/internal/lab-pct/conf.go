@@ -151,7 +151,8 @@ func (l *lab) freeClusterLocks(expiry time.Duration) {
 	locks, _ := filepath.Glob(filepath.Join(l.dir, "pve", "priv", "lock", "*"))
 	for _, path := range locks {
 		var st unix.Statx_t
-		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st); err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st); err != nil ||
+			st.Mask&unix.STATX_BTIME == 0 {
 			continue
 		}
 		if time.Since(time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))) > expiry {
@@ -314,9 +315,11 @@ func checkType(key, value string) (string, error) {
 // rawKeys are the lxc.* keys that pct keeps (pve-container 6.1).
 var rawKeys = regexp.MustCompile(`^lxc\.(?:` + strings.Join([]string{
 	`apparmor\.(?:profile|allow_incomplete|allow_nesting|raw)`, `selinux\.context`, `include`, `arch`, `uts\.name`,
-	`signal\.(?:halt|reboot|stop)`, `init\.(?:cmd|cwd|uid|gid|groups)`, `pty\.max`, `console\.(?:logfile|path)`, `tty\.max`, `devtty\.dir`,
+	`signal\.(?:halt|reboot|stop)`, `init\.(?:cmd|cwd|uid|gid|groups)`, `pty\.max`, `console\.(?:logfile|path)`,
+	`tty\.max`, `devtty\.dir`,
 	`hook\.(?:autodev|pre-start|pre-mount|mount|start|stop|post-stop|clone|destroy|version)`, `autodev`, `kmsg`,
-	`mount\.(?:fstab|entry|auto)`, `rootfs\.mount`, `cap\.(?:drop|keep)`, `seccomp\.(?:profile|notify\.(?:proxy|cookie))`,
+	`mount\.(?:fstab|entry|auto)`, `rootfs\.mount`, `cap\.(?:drop|keep)`,
+	`seccomp\.(?:profile|notify\.(?:proxy|cookie))`,
 	`idmap`, `log\.(?:level|file)`, `start\.(?:auto|delay|order)`, `group`, `environment(?:\.(?:runtime|hooks))?`,
 	`sysctl\.(?:fs\.mqueue|kernel\.(?:msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced))`,
 	`cgroup2\..*`, `prlimit\..*`, `net\..*`,
@@ -328,13 +331,16 @@ var renamedKeys = map[string]string{
 	"lxc.console": "lxc.console.path", "lxc.devttydir": "lxc.tty.dir", "lxc.haltsignal": "lxc.signal.halt",
 	"lxc.rebootsignal": "lxc.signal.reboot", "lxc.stopsignal": "lxc.signal.stop", "lxc.id_map": "lxc.idmap",
 	"lxc.init_cmd": "lxc.init.cmd", "lxc.loglevel": "lxc.log.level", "lxc.logfile": "lxc.log.file",
-	"lxc.mount": "lxc.mount.fstab", "lxc.network.type": "lxc.net.INDEX.type", "lxc.network.flags": "lxc.net.INDEX.flags",
-	"lxc.network.link": "lxc.net.INDEX.link", "lxc.network.mtu": "lxc.net.INDEX.mtu", "lxc.network.name": "lxc.net.INDEX.name",
+	"lxc.mount": "lxc.mount.fstab", "lxc.network.type": "lxc.net.INDEX.type",
+	"lxc.network.flags": "lxc.net.INDEX.flags",
+	"lxc.network.link":  "lxc.net.INDEX.link", "lxc.network.mtu": "lxc.net.INDEX.mtu",
+	"lxc.network.name":   "lxc.net.INDEX.name",
 	"lxc.network.hwaddr": "lxc.net.INDEX.hwaddr", "lxc.network.ipv4": "lxc.net.INDEX.ipv4.address",
 	"lxc.network.ipv4.gateway": "lxc.net.INDEX.ipv4.gateway", "lxc.network.ipv6": "lxc.net.INDEX.ipv6.address",
 	"lxc.network.ipv6.gateway": "lxc.net.INDEX.ipv6.gateway", "lxc.network.script.up": "lxc.net.INDEX.script.up",
-	"lxc.network.script.down": "lxc.net.INDEX.script.down", "lxc.pts": "lxc.pty.max", "lxc.se_context": "lxc.selinux.context",
-	"lxc.seccomp": "lxc.seccomp.profile", "lxc.tty": "lxc.tty.max", "lxc.utsname": "lxc.uts.name",
+	"lxc.network.script.down": "lxc.net.INDEX.script.down", "lxc.pts": "lxc.pty.max",
+	"lxc.se_context": "lxc.selinux.context",
+	"lxc.seccomp":    "lxc.seccomp.profile", "lxc.tty": "lxc.tty.max", "lxc.utsname": "lxc.uts.name",
 }
 
 // rawKey reports whether pct keeps a raw key, and returns the warning that it prints about it.

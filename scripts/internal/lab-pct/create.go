@@ -25,7 +25,8 @@ func (c *call) create() error {
 	mounts, options := make(params), make(params)
 	for k, v := range c.p {
 		switch {
-		case slices.Contains([]string{"vmid", "ostemplate", "storage", "pool", "password", "ssh-public-keys", "start", "force",
+		case slices.Contains([]string{"vmid", "ostemplate", "storage", "pool", "password",
+			"ssh-public-keys", "start", "force",
 			"bwlimit", "ignore-unpack-errors", "ha-managed", "restore", "unique", "unprivileged"}, k):
 		case strings.HasPrefix(k, "unused"):
 			fmt.Fprintf(c.stderr, "ignoring '%s', cannot create/restore with unused volume\n", k)
@@ -129,7 +130,8 @@ func (l *lab) unused(vmid int) error {
 			return die(255, "%v", err)
 		}
 		for _, f := range found {
-			return die(255, "%s %d already exists on node '%s'", kind, vmid, filepath.Base(filepath.Dir(filepath.Dir(f))))
+			return die(255, "%s %d already exists on node '%s'", kind, vmid,
+				filepath.Base(filepath.Dir(filepath.Dir(f))))
 		}
 	}
 	return nil
@@ -193,7 +195,8 @@ func (c *call) fill(conf *config, mounts params, made *[]volume) error {
 		return err
 	}
 	defaults := map[string]string{
-		"arch": "amd64", "hostname": "CT" + strconv.Itoa(c.vmid), "memory": "512", "swap": "512", "ostype": detectOS(root),
+		"arch": "amd64", "hostname": "CT" + strconv.Itoa(c.vmid), "memory": "512", "swap": "512",
+		"ostype": detectOS(root),
 	}
 	fmt.Fprintf(c.stdout, "Detected container architecture: %s\n", defaults["arch"])
 	for k, v := range defaults {
@@ -493,8 +496,10 @@ func (c *call) printStatistics(dir string) error {
 	if err != nil {
 		return workerDie("%v", err)
 	}
-	fmt.Fprintf(c.stdout, "\nNumber of files: %d (reg: %d)\nNumber of created files: %d\nTotal file size: %d bytes\n", files, regular, files, size)
-	fmt.Fprintf(c.stdout, "\nsent %d bytes  received %d bytes\ntotal size is %d  speedup is 1.00\n", size, 19*regular, size)
+	fmt.Fprintf(c.stdout, "\nNumber of files: %d (reg: %d)\nNumber of created files: %d\nTotal file size: %d bytes\n",
+		files, regular, files, size)
+	fmt.Fprintf(c.stdout, "\nsent %d bytes  received %d bytes\ntotal size is %d  speedup is 1.00\n",
+		size, 19*regular, size)
 	return nil
 }
 

@@ -56,7 +56,8 @@ var (
 
 // parseFirewall reads a firewall file. What it cannot use it reports to warn, and leaves out, as pve-firewall does.
 func parseFirewall(path string, data []byte, warn func(place, format string, a ...any)) *firewall {
-	f := &firewall{options: map[string]string{}, aliases: map[string]string{}, ipsets: map[string][]string{}, groups: map[string][]fwRule{}}
+	f := &firewall{options: map[string]string{}, aliases: map[string]string{}, ipsets: map[string][]string{},
+		groups: map[string][]fwRule{}}
 	section, name, number := "", "", 0
 	for line := range strings.Lines(string(data)) {
 		number++
@@ -163,7 +164,8 @@ type filter struct {
 func (f *filter) addresses(text string) (v4, v6 []string, err error) {
 	words := strings.Split(text, ",")
 	if name, ok := strings.CutPrefix(text, "+"); ok {
-		if words, err = f.lookup(name, "ipset", func(f *firewall, name string) ([]string, bool) { set, ok := f.ipsets[name]; return set, ok }); err != nil {
+		if words, err = f.lookup(name, "ipset",
+			func(f *firewall, name string) ([]string, bool) { set, ok := f.ipsets[name]; return set, ok }); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -176,7 +178,8 @@ func (f *filter) addresses(text string) (v4, v6 []string, err error) {
 			_, err = netip.ParseAddr(last)
 		}
 		if err != nil { // no address: a name
-			alias, err := f.lookup(word, "alias", func(f *firewall, name string) ([]string, bool) { a, ok := f.aliases[name]; return []string{a}, ok })
+			alias, err := f.lookup(word, "alias",
+				func(f *firewall, name string) ([]string, bool) { a, ok := f.aliases[name]; return []string{a}, ok })
 			if err != nil {
 				return nil, nil, err
 			}
@@ -219,7 +222,8 @@ func anyOf(words []string) string { return "{ " + strings.Join(words, ", ") + " 
 
 var (
 	fwProtocols = map[string]string{
-		"tcp": "tcp", "6": "tcp", "udp": "udp", "17": "udp", "sctp": "sctp", "132": "sctp", "udplite": "udplite", "136": "udplite",
+		"tcp": "tcp", "6": "tcp", "udp": "udp", "17": "udp", "sctp": "sctp", "132": "sctp",
+		"udplite": "udplite", "136": "udplite",
 		"icmp": "icmp", "1": "icmp", "icmpv6": "ipv6-icmp", "ipv6-icmp": "ipv6-icmp", "58": "ipv6-icmp",
 		"esp": "esp", "50": "esp", "ah": "ah", "51": "ah", "gre": "gre", "47": "gre",
 	}
@@ -362,7 +366,8 @@ func (f *filter) rules(kind, iface string) []string {
 
 // linkLocal is the address that IPv6 makes of a hardware address.
 func linkLocal(mac net.HardwareAddr) string {
-	ip := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	ip := [16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3],
+		14: mac[4], 15: mac[5]}
 	return netip.AddrFrom16(ip).String()
 }
 

@@ -179,7 +179,8 @@ func detectOS(rootfs string) string {
 
 // systemdVersion is the major version of a guest's systemd, or 0.
 func systemdVersion(rootfs string) int {
-	for _, pattern := range []string{"usr/lib/systemd/libsystemd-shared-*.so", "usr/lib/*/systemd/libsystemd-shared-*.so"} {
+	for _, pattern := range []string{"usr/lib/systemd/libsystemd-shared-*.so",
+		"usr/lib/*/systemd/libsystemd-shared-*.so"} {
 		found, _ := filepath.Glob(filepath.Join(rootfs, pattern))
 		for _, f := range found {
 			if m := compiled(`-shared-(\d+)`).FindStringSubmatch(filepath.Base(f)); m != nil {

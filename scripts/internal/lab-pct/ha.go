@@ -98,7 +98,8 @@ func (l *lab) setResource(vmid int, state string) error {
 		if err := os.MkdirAll(l.haPath(""), 0o755); err != nil {
 			return die(255, "%v", err)
 		}
-		if err := renameio.WriteFile(l.haPath("resources.cfg"), out.Bytes(), 0o640, renameio.IgnoreUmask()); err != nil {
+		if err := renameio.WriteFile(l.haPath("resources.cfg"), out.Bytes(), 0o640,
+			renameio.IgnoreUmask()); err != nil {
 			return die(255, "%v", err)
 		}
 		return nil
@@ -197,7 +198,8 @@ func (l *lab) turn(vmid, looks int, wrong bool) bool {
 
 // act brings a state about; what fails is tried again at another look.
 func (l *lab) act(vmid int, start bool, timeout int) {
-	quiet := &lab{dir: l.dir, node: l.node, ctx: l.ctx, stdout: io.Discard, stderr: io.Discard, warned: make(map[int][]byte)}
+	quiet := &lab{dir: l.dir, node: l.node, ctx: l.ctx, stdout: io.Discard, stderr: io.Discard,
+		warned: make(map[int][]byte)}
 	if quiet.setBackend() != nil {
 		return
 	}

@@ -73,7 +73,8 @@ func cgroupKey(controller, v1, v2 string) string {
 	if _, err := os.Stat("/sys/fs/cgroup/" + controller + "/cgroup.procs"); err == nil {
 		return "lxc.cgroup." + v1
 	}
-	if data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil && strings.Contains(" "+strings.TrimSpace(string(data))+" ", " "+controller+" ") {
+	if data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil &&
+		strings.Contains(" "+strings.TrimSpace(string(data))+" ", " "+controller+" ") {
 		return "lxc.cgroup2." + v2
 	}
 	return ""
@@ -131,7 +132,8 @@ func (b *lxcBackend) writeConfig(conf *config) error {
 			kind = "file"
 		}
 		escape := strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`)
-		line("lxc.mount.entry", "%s %s none %s,create=%s 0 0", escape.Replace(source), escape.Replace(relative(m.target())), options, kind)
+		line("lxc.mount.entry", "%s %s none %s,create=%s 0 0", escape.Replace(source),
+			escape.Replace(relative(m.target())), options, kind)
 	}
 	b.limitLines(conf, line)
 	for _, r := range conf.raw {
@@ -373,7 +375,8 @@ func (b *lxcBackend) exec(vmid int, keepEnv bool, command []string) error {
 // inside runs a shell script in the container: its streams are the given ones, its messages
 // come back as the error.
 func (b *lxcBackend) inside(vmid int, in io.Reader, out io.Writer, script string, args ...string) error {
-	argv := b.lxc("lxc-attach", vmid, append([]string{"--clear-env", "--", "/bin/sh", "-c", "cd /; " + script, "sh"}, args...)...)
+	argv := b.lxc("lxc-attach", vmid, append([]string{"--clear-env", "--", "/bin/sh", "-c", "cd /; " + script, "sh"},
+		args...)...)
 	cmd := exec.CommandContext(b.ctx, argv[0], argv[1:]...)
 	var msg bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &msg
@@ -526,7 +529,8 @@ func (b *lxcBackend) hotplugNet(conf *config, key, value string) error {
 				return err
 			}
 		}
-		if err := b.tool("ip", "link", "add", pair, "type", "veth", "peer", "name", n["name"], "address", n["hwaddr"], "netns", pid); err != nil {
+		if err := b.tool("ip", "link", "add", pair, "type", "veth", "peer", "name", n["name"], "address", n["hwaddr"],
+			"netns", pid); err != nil {
 			return err
 		}
 	}

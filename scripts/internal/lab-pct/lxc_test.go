@@ -11,7 +11,8 @@ import (
 
 func TestLXCConfig(t *testing.T) {
 	dir := t.TempDir()
-	l := &lab{dir: dir, node: "node", ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr, warned: make(map[int][]byte)}
+	l := &lab{dir: dir, node: "node", ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr,
+		warned: make(map[int][]byte)}
 	b := &lxcBackend{l}
 	conf := parseConfig(103, []byte(`hostname: granite-3.3
 unprivileged: 1

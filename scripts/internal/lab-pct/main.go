@@ -111,7 +111,8 @@ func outside(err error) error {
 // printed, and this task goes on.
 func (c *call) nested(task func(*call) error) error {
 	inner := *c
-	inner.lab = &lab{dir: c.dir, node: c.node, backend: c.backend, ctx: c.ctx, stdout: c.stdout, stderr: c.stdout, warned: c.warned}
+	inner.lab = &lab{dir: c.dir, node: c.node, backend: c.backend, ctx: c.ctx, stdout: c.stdout,
+		stderr: c.stdout, warned: c.warned}
 	err := task(&inner)
 	if err == nil {
 		inner.finish()
@@ -360,7 +361,8 @@ func (l *lab) log(start time.Time, status int, args []string) error {
 		return err
 	}
 	defer f.Close()
-	_, err = fmt.Fprintf(f, "%s\t%d\t%d\t%s\n", start.Format(time.RFC3339), status, time.Since(start).Milliseconds(), quote(args))
+	_, err = fmt.Fprintf(f, "%s\t%d\t%d\t%s\n", start.Format(time.RFC3339), status,
+		time.Since(start).Milliseconds(), quote(args))
 	return err
 }
 

@@ -352,7 +352,8 @@ func (o *option) check(path, value string, errs map[string]string) {
 		}
 	}
 	if o.Enum != nil && !slices.Contains(o.Enum, value) {
-		errs[path] = fmt.Sprintf("value '%s' does not have a value in the enumeration '%s'", value, strings.Join(o.Enum, ", "))
+		errs[path] = fmt.Sprintf("value '%s' does not have a value in the enumeration '%s'", value,
+			strings.Join(o.Enum, ", "))
 	}
 }
 
@@ -479,10 +480,12 @@ var formats = map[string]func(string) error{
 	"pve-configid":   matches(`^[a-zA-Z][a-zA-Z0-9_-]+$`, "invalid configuration ID '%s'"),
 	"pve-storage-id": matches(`^[a-zA-Z][a-zA-Z0-9._-]*[a-zA-Z0-9]$`, "storage ID '%s' contains illegal characters"),
 	"pve-volume-id":  matches(`^[a-zA-Z][a-zA-Z0-9._-]*[a-zA-Z0-9]:.+$`, "unable to parse volume ID '%s'"),
-	"pve-poolid":     matches(`^[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+){0,2}$`, "value '%s' does not look like a valid pool name"),
-	"pve-tag":        matches(`^[a-zA-Z0-9_][a-zA-Z0-9_+.-]*$`, "invalid characters in tag"),
-	"disk-size":      matches(`^\d+(?:\.\d+)?[KMGT]?$`, "value does not look like a valid disk size: %s"),
-	"mac-addr":       matches(`^[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}$`, "value does not look like a valid unicast MAC address"),
+	"pve-poolid": matches(`^[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+){0,2}$`,
+		"value '%s' does not look like a valid pool name"),
+	"pve-tag":   matches(`^[a-zA-Z0-9_][a-zA-Z0-9_+.-]*$`, "invalid characters in tag"),
+	"disk-size": matches(`^\d+(?:\.\d+)?[KMGT]?$`, "value does not look like a valid disk size: %s"),
+	"mac-addr": matches(`^[0-9a-fA-F][02468aceACE](?::[0-9a-fA-F]{2}){5}$`,
+		"value does not look like a valid unicast MAC address"),
 	"pve-lxc-dev-string": func(s string) error {
 		if !strings.HasPrefix(s, "/dev/") || compiled(`/\.\.?(?:/|$)`).MatchString(s) {
 			return fmt.Errorf("%s is not a valid device path", s)
@@ -507,7 +510,8 @@ var formats = map[string]func(string) error{
 		if s == "host" || s == "UTC" {
 			return nil
 		}
-		if fi, err := os.Stat("/usr/share/zoneinfo/" + s); err != nil || !fi.Mode().IsRegular() || strings.Contains(s, "..") {
+		if fi, err := os.Stat("/usr/share/zoneinfo/" + s); err != nil || !fi.Mode().IsRegular() ||
+			strings.Contains(s, "..") {
 			return fmt.Errorf("invalid time zone '%s'", s)
 		}
 		return nil
@@ -531,13 +535,15 @@ var formats = map[string]func(string) error{
 		return nil
 	},
 	"pve-ipv4-config": func(s string) error {
-		if p, err := netip.ParsePrefix(s); s != "dhcp" && s != "manual" && (err != nil || !p.Addr().Is4() || p.Bits() < 8) {
+		if p, err := netip.ParsePrefix(s); s != "dhcp" && s != "manual" && (err != nil || !p.Addr().Is4() ||
+			p.Bits() < 8) {
 			return errors.New("value does not look like a valid ipv4 network configuration")
 		}
 		return nil
 	},
 	"pve-ipv6-config": func(s string) error {
-		if p, err := netip.ParsePrefix(s); s != "auto" && s != "dhcp" && s != "manual" && (err != nil || !p.Addr().Is6() || p.Bits() < 8) {
+		if p, err := netip.ParsePrefix(s); s != "auto" && s != "dhcp" && s != "manual" && (err != nil ||
+			!p.Addr().Is6() || p.Bits() < 8) {
 			return errors.New("value does not look like a valid ipv6 network configuration")
 		}
 		return nil

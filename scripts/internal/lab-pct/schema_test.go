@@ -11,12 +11,16 @@ import (
 
 // goodValues are valid values by option name, or else by type.
 var goodValues = map[string]string{
-	"arch": "arm64", "cmode": "shell", "delete": "mp0,net1", "dev": "/dev/null", "disk": "mp255", "entrypoint": "/sbin/init",
-	"env": "A=b", "features": "nesting=1,mount=nfs;cifs", "hookscript": "local:snippets/x.sh", "hostname": "Copy-Cuda12.8",
-	"lock": "backup", "mp": "/srv/data,mp=/mnt/data,ro=1", "nameserver": "10.0.0.53 fe80::1%eth0,1.1.1.1",
+	"arch": "arm64", "cmode": "shell", "delete": "mp0,net1", "dev": "/dev/null", "disk": "mp255",
+	"entrypoint": "/sbin/init",
+	"env":        "A=b", "features": "nesting=1,mount=nfs;cifs", "hookscript": "local:snippets/x.sh",
+	"hostname": "Copy-Cuda12.8",
+	"lock":     "backup", "mp": "/srv/data,mp=/mnt/data,ro=1", "nameserver": "10.0.0.53 fe80::1%eth0,1.1.1.1",
 	"net":    "name=eth0,bridge=vmbr0,ip=10.0.0.2/24,gw=10.0.0.1,hwaddr=bc:24:11:aa:bb:cc,tag=7,trunks=1;2,ip6=auto,rate=1.5",
-	"ostype": "debian", "password": "secret", "pool": "a/b", "revert": "memory", "rootfs": "lab:8,mountoptions=noatime;nodev",
-	"searchdomain": "phoenix.local", "size": "+1.5G", "snapname": "base-snapshot_2", "snapshot": "s1", "startup": "order=3,up=30,down=60",
+	"ostype": "debian", "password": "secret", "pool": "a/b", "revert": "memory",
+	"rootfs":       "lab:8,mountoptions=noatime;nodev",
+	"searchdomain": "phoenix.local", "size": "+1.5G", "snapname": "base-snapshot_2", "snapshot": "s1",
+	"startup": "order=3,up=30,down=60",
 	"storage": "lab", "tags": "base;phx", "target": "node-1", "timezone": "host", "unused": "lab:1/vm-1-disk-0.raw",
 	"boolean": "yes", "integer": "100", "number": "0.5", "string": "text", "tty": "6",
 }
@@ -25,20 +29,26 @@ var goodValues = map[string]string{
 var badValues = map[string][]string{
 	"boolean": {"2", "maybe"}, "integer": {"abc", "1.5", ""}, "number": {"x", "1,5"},
 	"arch": {"sparc"}, "cmode": {"x"}, "disk": {"mp256", "rootfs1"}, "lock": {"mine"}, "ostype": {"windows"},
-	"cores": {"0", "8193"}, "memory": {"15"}, "tty": {"7"}, "swap": {"-1"}, "timeout": {"-1"}, "cpulimit": {"-1", "8193"},
-	"vmid": {"99", "0100", "1000000000"}, "newid": {"99", "1000000000"},
+	"cores": {"0", "8193"}, "memory": {"15"}, "tty": {"7"}, "swap": {"-1"}, "timeout": {"-1"},
+	"cpulimit": {"-1", "8193"},
+	"vmid":     {"99", "0100", "1000000000"}, "newid": {"99", "1000000000"},
 	"delete": {"1bad"}, "revert": {"-"}, "digest": {strings.Repeat("a", 41)},
 	"dev": {"null", "/dev/../x", "mode=9", "/dev/null,mode=8888"}, "entrypoint": {"a\x01b"}, "env": {"novalue"},
 	"features": {"nest=1", "nesting=2", "nesting", "mount=a/b"}, "hookscript": {"x.sh"},
-	"hostname":   {"under_score", "-a", "a-", "a..b"},
-	"mp":         {"/srv", "mp=/x", "/srv/../x,mp=/y", "/srv,mp=/a/./b", "/srv,mp=/x,ro=7", "/srv,mp=/x,foo=1", "/srv,mp=/x,mountoptions=exec"},
-	"nameserver": {"dns.example"}, "searchdomain": {"a_b"}, "ostemplate": {strings.Repeat("a", 256)}, "password": {"1234"},
-	"net": {"", "bridge=vmbr0", "name=eth0,ip=10.0.0.2", "name=eth0,ip=10.0.0.2/7", "name=eth0,hwaddr=01:24:11:aa:bb:cc", "name=eth0,mtu=63",
-		"name=eth0,tag=4095", "name=eth0,gw=10.0.0", "name=eth0,ip6=10.0.0.2/24", "name=eth0,type=phys", "name=e th", "eth0", "name=eth0,gw6=1.1.1.1",
+	"hostname": {"under_score", "-a", "a-", "a..b"},
+	"mp": {"/srv", "mp=/x", "/srv/../x,mp=/y", "/srv,mp=/a/./b", "/srv,mp=/x,ro=7", "/srv,mp=/x,foo=1",
+		"/srv,mp=/x,mountoptions=exec"},
+	"nameserver": {"dns.example"}, "searchdomain": {"a_b"},
+	"ostemplate": {strings.Repeat("a", 256)}, "password": {"1234"},
+	"net": {"", "bridge=vmbr0", "name=eth0,ip=10.0.0.2", "name=eth0,ip=10.0.0.2/7",
+		"name=eth0,hwaddr=01:24:11:aa:bb:cc", "name=eth0,mtu=63",
+		"name=eth0,tag=4095", "name=eth0,gw=10.0.0", "name=eth0,ip6=10.0.0.2/24", "name=eth0,type=phys", "name=e th",
+		"eth0", "name=eth0,gw6=1.1.1.1",
 		"name=eth0,firewall=on,firewall=off"},
 	"pool": {"a b"}, "rootfs": {"size=8G", "lab:8,size=8GB", "lab:8,mp=/x"}, "size": {"1GB", "-1", "G", "1.G"},
 	"snapname": {"1bad", "a", strings.Repeat("a", 41)}, "snapshot": {"1bad"}, "startup": {"order=x", "later=1"},
-	"storage": {"x", "1x", "a/b"}, "tags": {"a!b", "-x", "ä"}, "target": {"a_b"}, "timezone": {"Mars/Base"}, "unused": {"/x", "x=1"},
+	"storage": {"x", "1x", "a/b"}, "tags": {"a!b", "-x", "ä"}, "target": {"a_b"}, "timezone": {"Mars/Base"},
+	"unused": {"/x", "x=1"},
 }
 
 func stem(name string) string { return strings.TrimRight(name, "0123456789") }
@@ -109,7 +119,8 @@ func TestTable(t *testing.T) {
 			if o.MaxLength > 0 {
 				bad = append(bad, strings.Repeat("x", o.MaxLength+1))
 			}
-			if len(bad) == 0 && (o.Type != "string" || o.Format != "" || o.Pattern != "" || o.Enum != nil || o.Properties != "" || o.MinLength > 0) {
+			if len(bad) == 0 && (o.Type != "string" || o.Format != "" || o.Pattern != "" || o.Enum != nil ||
+				o.Properties != "" || o.MinLength > 0) {
 				t.Errorf("pct %s: no value of %s was refused", cname, name)
 			}
 			for _, v := range bad {
@@ -173,12 +184,14 @@ func TestParse(t *testing.T) {
 		{"set 100 --memory", "Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
 		{"set 100 --memory=", "Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
 		{"set 100 --h a", "Option h is ambiguous (hookscript, hostname)\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
-		{"set 100 --lxc.apparmor.profile x", "Unknown option: lxc.apparmor.profile\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
+		{"set 100 --lxc.apparmor.profile x",
+			"Unknown option: lxc.apparmor.profile\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
 		{"status", "400 not enough arguments\npct status <vmid> [OPTIONS]"},
 		{"unlock 100 200", "400 too many arguments\npct unlock <vmid>"},
 		{"list x", "400 too many arguments\npct list"},
 		{"set 100 --onboot maybe", "400 unable to parse boolean option\npct set <vmid> [OPTIONS]"},
-		{"set 100 --memory abc --cores 9000", "400 Parameter verification failed.\ncores: value must have a maximum value of 8192\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]"},
+		{"set 100 --memory abc --cores 9000",
+			"400 Parameter verification failed.\ncores: value must have a maximum value of 8192\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]"},
 		{"status 99", "400 Parameter verification failed.\nvmid: invalid format - value does not look like a valid VM ID\n\npct status <vmid> [OPTIONS]"},
 		{"set 100 --features nest=1", "400 Parameter verification failed.\nfeatures: invalid format - format error\nfeatures.nest: property is not defined in schema and the schema does not allow additional properties\n\npct set <vmid> [OPTIONS]"},
 		{"set 100 --net0 bridge=vmbr0", "400 Parameter verification failed.\nnet0: invalid format - format error\nnet0.name: property is missing and it is not optional\n\npct set <vmid> [OPTIONS]"},
@@ -227,7 +240,8 @@ func TestCanonicalForms(t *testing.T) {
 	if got, want := uniqueTags("Phx,base; base phx"), "base;phx"; got != want {
 		t.Errorf("tags = %q, want %q", got, want)
 	}
-	for in, want := range map[string]string{"8G": "8G", "1.5G": "1536M", "5": "5", "1024": "1K", "2048M": "2G", "1T": "1T"} {
+	for in, want := range map[string]string{"8G": "8G", "1.5G": "1536M", "5": "5", "1024": "1K", "2048M": "2G",
+		"1T": "1T"} {
 		if got := formatSize(parseSize(in)); got != want {
 			t.Errorf("size %s = %s, want %s", in, got, want)
 		}

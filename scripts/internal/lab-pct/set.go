@@ -66,7 +66,8 @@ func (c *call) set() error {
 
 // change queues changes of a configuration and applies those that can be applied now. failed
 // says by option what could not be applied.
-func (c *call) change(conf *config, running bool, set params, deletes, reverts []string) (failed map[string]string, err error) {
+func (c *call) change(conf *config, running bool, set params, deletes, reverts []string) (failed map[string]string,
+	err error) {
 	for _, k := range reverts {
 		delete(conf.pending.values, k)
 		conf.unqueueDelete(k)

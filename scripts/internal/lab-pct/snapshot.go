@@ -68,7 +68,8 @@ func (c *call) listsnapshot() error {
 func copyConfig(from section) section {
 	s := from.clone()
 	for k := range s.values {
-		if strings.HasPrefix(k, "unused") || slices.Contains([]string{"snapstate", "snaptime", "lock", "description"}, k) {
+		if strings.HasPrefix(k, "unused") ||
+			slices.Contains([]string{"snapstate", "snaptime", "lock", "description"}, k) {
 			delete(s.values, k)
 		}
 	}

@@ -141,7 +141,8 @@ func (l lab) testAdoption(t *testing.T) {
 		| .lxc_configs["102"].firewall = {enabled: true, rules: [
 			{type: "in", action: "ACCEPT", source: "10.0.0.153", proto: "tcp", port: "80", comment: "Nginx to Traefik"}]}
 		| .lxc_configs["101"].firewall = {enabled: true, rules: [
-			{type: "out", action: "ACCEPT", dest: "10.0.0.12", proto: "tcp", port: "80", comment: "to Traefik"}]}`, config).Output()
+			{type: "out", action: "ACCEPT", dest: "10.0.0.12", proto: "tcp", port: "80", comment: "to Traefik"}]}`,
+		config).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,16 +175,20 @@ func (l lab) testAdoption(t *testing.T) {
 		if now := l.issuer(t); !now.Equal(issuer) {
 			t.Errorf("%s: another CA answers: issued by %s", stage, now.Issuer)
 		}
-		if now := l.tree(t, ca, oldCA+"/certs", oldCA+"/secrets", oldCA+"/ca_password.txt", oldCA+"/provisioner_password.txt",
-			oldCA+"/phoenix_ca.crt", oldCA+"/phoenix_root_ca.crt", oldCA+"/root_ca.fingerprint", oldCA+"/ca.ready"); now != keys {
+		if now := l.tree(t, ca, oldCA+"/certs", oldCA+"/secrets", oldCA+"/ca_password.txt",
+			oldCA+"/provisioner_password.txt",
+			oldCA+"/phoenix_ca.crt", oldCA+"/phoenix_root_ca.crt", oldCA+"/root_ca.fingerprint",
+			oldCA+"/ca.ready"); now != keys {
 			t.Errorf("%s: the CA's files were\n%s\nand are\n%s", stage, keys, now)
 		}
-		if now := l.tree(t, gateway, "/etc/nginx/sites-available", "/etc/nginx/old", "/etc/nginx/nginx.conf"); now != sites {
+		if now := l.tree(t, gateway, "/etc/nginx/sites-available", "/etc/nginx/old",
+			"/etc/nginx/nginx.conf"); now != sites {
 			t.Errorf("%s: nginx's files were\n%s\nand are\n%s", stage, sites, now)
 		}
 		for ctid, rules := range oldRules {
 			if now := l.read(t, "pve", "firewall", ctid+".fw"); strings.Contains(now, "enable: 1") {
-				t.Errorf("%s: the firewall of container %s, which was not in force, was\n%s\nand is\n%s", stage, ctid, rules, now)
+				t.Errorf("%s: the firewall of container %s, which was not in force, was\n%s\nand is\n%s",
+					stage, ctid, rules, now)
 			}
 		}
 		pinned := filepath.Join(l.dir, "persistent-storage", "ssl", "phoenix_ca.crt")

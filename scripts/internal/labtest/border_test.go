@@ -18,7 +18,8 @@ func (l lab) replace(t *testing.T, ctid, path, script string) (restore func()) {
 	write(t, file, script, 0o755)
 	// In one command: there may be no shell, and no mv, between the two.
 	l.inside(t, "pct", "push", ctid, file, path+".new", "--perms", "0755")
-	l.in(t, ctid, "perl", "-e", `rename("$ARGV[0]", "$ARGV[0].real") && rename("$ARGV[0].new", $ARGV[0]) or die $!`, path)
+	l.in(t, ctid, "perl", "-e", `rename("$ARGV[0]", "$ARGV[0].real") && rename("$ARGV[0].new", $ARGV[0]) or die $!`,
+		path)
 	restore = sync.OnceFunc(func() { l.in(t, ctid, "mv", path+".real", path) })
 	t.Cleanup(restore)
 	return restore
@@ -53,7 +54,8 @@ perl -e 'open(T, "+<", "/dev/tty") or exit; ioctl(T, 0x5412, my $c = $_) for spl
 	const typedThen = `; stty -echo; while read -r -t 1 line; do echo "input: $line"; done`
 	for _, ctid := range []string{ca, gateway, proxy} {
 		for _, path := range []string{"/usr/bin/cat", "/usr/bin/sh", "/usr/bin/env"} {
-			l.replace(t, ctid, path, strings.Replace(attack, "#!/bin/sh", "#!/usr/bin/dash", 1)+`exec "$0.real" "$@"`+"\n")
+			l.replace(t, ctid, path, strings.Replace(attack, "#!/bin/sh", "#!/usr/bin/dash",
+				1)+`exec "$0.real" "$@"`+"\n")
 		}
 	}
 	attacked := func(ctid string) bool {
@@ -94,7 +96,8 @@ func (l lab) testFlood(t *testing.T) {
 	const flood, limit = 600 << 20, 200 << 20
 	root := l.read(t, "persistent-storage", "ssl", "phoenix_ca.crt")
 	for _, stream := range []string{"stdout", "stderr"} {
-		script := "#!/usr/bin/dash\necho " + stream + " >>/run/flooded\nexec head -c " + strconv.Itoa(flood) + " /dev/zero"
+		script := "#!/usr/bin/dash\necho " + stream + " >>/run/flooded\nexec head -c " +
+			strconv.Itoa(flood) + " /dev/zero"
 		if stream == "stderr" {
 			script += " >&2"
 		}
@@ -125,7 +128,8 @@ func (l lab) testFlood(t *testing.T) {
 		// The CA could not be asked: that is said, and the host's root stays.
 		var said bool
 		for _, ev := range parseEvents(t, out.String()) {
-			said = said || ev.Event == "ca.failed" || ev.Event == "ct.failed" || strings.Contains(ev.line, `"from_host":true`)
+			said = said || ev.Event == "ca.failed" || ev.Event == "ct.failed" ||
+				strings.Contains(ev.line, `"from_host":true`)
 		}
 		if !said {
 			t.Errorf("%s: no event says that the CA could not be asked:\n%.2000s", stream, out.String())
@@ -139,7 +143,8 @@ func (l lab) testFlood(t *testing.T) {
 // testExposure rates the units of the containers as systemd does.
 func (l lab) testExposure(t *testing.T) {
 	const limit = 4.0
-	for _, u := range []struct{ ctid, unit string }{{gateway, "nginx"}, {gateway, "phx-nginx-renew"}, {proxy, "traefik"}, {ca, "step-ca"}} {
+	for _, u := range []struct{ ctid, unit string }{{gateway, "nginx"}, {gateway, "phx-nginx-renew"},
+		{proxy, "traefik"}, {ca, "step-ca"}} {
 		overall := l.in(t, u.ctid, "sh", "-c", "systemd-analyze security --no-pager "+u.unit+".service | tail -n 1")
 		_, rest, _ := strings.Cut(overall, ": ")
 		words := strings.Fields(rest)

@@ -31,7 +31,8 @@ func (l lab) testChanges(t *testing.T) {
 	write(t, filepath.Join(shared, "greeting"), "hello from the host\n", 0o644)
 	l.do(t, "bash", "-c", `cp scripts/phoenix_* "$1"`, "bash", scripts)
 	write(t, filepath.Join(scripts, "phoenix_hypervisor_feature_install_motd.sh"),
-		"#!/bin/sh\nset -eu\n\"$PHX_PCT\" exec --keep-env 0 \"$1\" -- /bin/sh -c 'echo phx >/etc/motd' </dev/null\n", 0o755)
+		"#!/bin/sh\nset -eu\n\"$PHX_PCT\" exec --keep-env 0 \"$1\" -- /bin/sh -c 'echo phx >/etc/motd' </dev/null\n",
+		0o755)
 	env := []string{"env", "PHX_RESTART=1", "PHX_SCRIPTS=" + scripts}
 
 	config := l.path("etc", "phoenix_lxc_configs.json")
@@ -40,18 +41,26 @@ func (l lab) testChanges(t *testing.T) {
 	for _, c := range []change{
 		{name: "memory", jq: `.memory_mb = 1280`, call: "set 101 --memory 1280", sees: conf, after: "\nmemory: 1280\n"},
 		{name: "cores", jq: `.cores = 3`, call: "set 101 --cores 3", sees: conf, after: "\ncores: 3\n"},
-		{name: "nameserver", jq: `.network_config.nameservers = "10.0.0.1"`, call: "set 101 --nameserver 10.0.0.1; reboot 101",
-			sees: func(t *testing.T) string { return l.in(t, gateway, "cat", "/etc/resolv.conf") }, after: "nameserver 10.0.0.1\n"},
-		{name: "mount point", jq: `.mount_points += [{"host_path": "` + shared + `", "container_path": "/mnt/shared", "read_only": true}]`,
+		{name: "nameserver", jq: `.network_config.nameservers = "10.0.0.1"`,
+			call:  "set 101 --nameserver 10.0.0.1; reboot 101",
+			sees:  func(t *testing.T) string { return l.in(t, gateway, "cat", "/etc/resolv.conf") },
+			after: "nameserver 10.0.0.1\n"},
+		{name: "mount point", jq: `.mount_points += [{"host_path": "` + shared +
+			`", "container_path": "/mnt/shared", "read_only": true}]`,
 			call: "set 101 --mp1 " + shared + ",mp=/mnt/shared,ro=1",
-			sees: func(t *testing.T) string { return l.in(t, gateway, "sh", "-c", "cat /mnt/shared/greeting || true") }, after: "hello from the host"},
+			sees: func(t *testing.T) string {
+				return l.in(t, gateway, "sh", "-c",
+					"cat /mnt/shared/greeting || true")
+			},
+			after: "hello from the host"},
 		{name: "firewall rule", jq: `.firewall.rules += [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"}]`,
 			sees: func(t *testing.T) string {
 				text, _ := os.ReadFile(l.path("pve", "firewall", gateway+".fw"))
 				return string(text)
 			}, after: "IN ACCEPT -p tcp -dport 8443\n"},
 		{name: "lxc option", jq: `.lxc_options = ["lxc.environment=PHX_TEST=seen"]`, call: "reboot 101",
-			sees: func(t *testing.T) string { return l.in(t, gateway, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ") }, after: "PHX_TEST=seen\n"},
+			sees:  func(t *testing.T) string { return l.in(t, gateway, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ") },
+			after: "PHX_TEST=seen\n"},
 		{name: "feature", jq: `.features += ["motd"]`,
 			sees: func(t *testing.T) string { return l.in(t, gateway, "cat", "/etc/motd") }, after: "phx\n"},
 	} {

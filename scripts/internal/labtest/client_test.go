@@ -274,7 +274,8 @@ func (l lab) ageCertificate(t *testing.T) {
 	t.Helper()
 	crt, key := l.nginxFile(t, "ssl_certificate"), l.nginxFile(t, "ssl_certificate_key")
 	l.inside(t, "pct", "push", gateway, l.path("persistent-storage", "ssl", "phoenix_ca.crt"), "/root/aged-root.crt")
-	token := l.in(t, ca, "/usr/bin/env", "HOME=/root", "STEPPATH=/home/step", "/usr/local/bin/step", "ca", "token", domain,
+	token := l.in(t, ca, "/usr/bin/env", "HOME=/root", "STEPPATH=/home/step", "/usr/local/bin/step",
+		"ca", "token", domain,
 		"--provisioner", "phoenix", "--password-file", "/home/step/secrets/provisioner_password",
 		"--ca-url", caURL, "--root", "/home/step/certs/root_ca.crt", "--san", domain, "--san", "*."+domain)
 	// 20 of its 22 hours are over.

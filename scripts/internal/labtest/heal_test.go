@@ -85,7 +85,8 @@ func (l lab) testHealing(t *testing.T) {
 				_, key := l.pairFor(t, names...)
 				l.givePair(t, "", key)
 			}},
-			{"the proxy's certificates are broken", sh(proxy, storage+`systemctl stop traefik; echo '{"internal":' >"$storage"`)},
+			{"the proxy's certificates are broken",
+				sh(proxy, storage+`systemctl stop traefik; echo '{"internal":' >"$storage"`)},
 			{"nobody can read the root on the host", func(t *testing.T) {
 				if err := os.Chmod(root, 0o600); err != nil {
 					t.Fatal(err)
@@ -96,7 +97,8 @@ func (l lab) testHealing(t *testing.T) {
 			{"others can read the gateway's key", func(t *testing.T) {
 				l.in(t, gateway, "chmod", "-R", "a+rX", "/etc/phx/nginx")
 			}},
-			{"the proxy's configuration is gone", sh(proxy, "systemctl disable --now -q traefik; rm /etc/traefik/traefik.yml /etc/systemd/system/traefik*")},
+			{"the proxy's configuration is gone",
+				sh(proxy, "systemctl disable --now -q traefik; rm /etc/traefik/traefik.yml /etc/systemd/system/traefik*")},
 			{"the CA does not find the proxy", sh(ca, "sed -i '/PHX ---$/d; /"+domain+"/d' /etc/hosts")},
 		}},
 	} {
@@ -123,7 +125,8 @@ func (l lab) testHealing(t *testing.T) {
 			if hosts := l.in(t, ca, "cat", "/etc/hosts"); !strings.Contains(hosts, proxyIP+" ca."+domain+"\n") {
 				t.Errorf("the CA does not find the proxy: %s", hosts)
 			}
-			if modes := l.in(t, proxy, "sh", "-c", "stat -c '%a %U' /var/lib/traefik/acme-*.json"); modes != "600 traefik\n" {
+			if modes := l.in(t, proxy, "sh", "-c",
+				"stat -c '%a %U' /var/lib/traefik/acme-*.json"); modes != "600 traefik\n" {
 				t.Errorf("the proxy's keys: %s", modes)
 			}
 			checkUnchanged(t, l.inside(t, "phoenix"))

@@ -24,7 +24,8 @@ func (l lab) testInit(t *testing.T) {
 
 	limit("0")
 	r := l.try(t, "scripts/lab", "run", "pct", "start", ctid)
-	if r.status != 255 || !strings.Contains(r.stdout, "its init ended") || !strings.Contains(r.stderr, "startup for container '"+ctid+"' failed") {
+	if r.status != 255 || !strings.Contains(r.stdout, "its init ended") ||
+		!strings.Contains(r.stderr, "startup for container '"+ctid+"' failed") {
 		t.Errorf("start without inotify instances: status %d, stdout %q, stderr %q", r.status, r.stdout, r.stderr)
 	}
 	if out := l.inside(t, "pct", "status", ctid); out != "status: stopped\n" {

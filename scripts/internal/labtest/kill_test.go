@@ -61,7 +61,8 @@ func TestKills(t *testing.T) {
 		w := &works[k.random.IntN(len(works))]
 		t.Run(fmt.Sprintf("%d %s", n, w.name), func(t *testing.T) { k.round(t, w) })
 	}
-	t.Logf("PHX_TEST_SEED=%d: %d kills (%v), %d too late; runs needed after each: %v", seed, k.kills, k.victims, k.late, k.runs)
+	t.Logf("PHX_TEST_SEED=%d: %d kills (%v), %d too late; runs needed after each: %v", seed, k.kills,
+		k.victims, k.late, k.runs)
 }
 
 // killer kills in a lab.
@@ -148,7 +149,8 @@ func (k *killer) configure(t *testing.T, changed bool) {
 func (k *killer) phoenix(t *testing.T, disturb func()) result {
 	t.Helper()
 	k.number++
-	cmd := k.command("scripts/lab", "run", "env", k.mark(), "PHX_RESTART=1", "PHX_SCRIPTS="+k.path("kill-scripts"), "phoenix")
+	cmd := k.command("scripts/lab", "run", "env", k.mark(), "PHX_RESTART=1",
+		"PHX_SCRIPTS="+k.path("kill-scripts"), "phoenix")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
@@ -185,7 +187,8 @@ func (k *killer) processes() map[int]string {
 		line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
 		n, _ := strconv.Atoi(pid)
 		if len(line) > 0 {
-			found[n] = strings.TrimSpace(string(name)) + " " + string(bytes.ReplaceAll(line[:min(len(line), 200)], []byte{0}, []byte{' '}))
+			found[n] = strings.TrimSpace(string(name)) + " " + string(bytes.ReplaceAll(line[:min(len(line), 200)],
+				[]byte{0}, []byte{' '}))
 		}
 	}
 	return found
@@ -198,7 +201,8 @@ func (k *killer) kill() (victim string) {
 	var ids []int
 	for pid, line := range processes {
 		name, args, _ := strings.Cut(line, " ")
-		if strings.HasPrefix(name, "phx-") || strings.HasPrefix(name, "phoenix") || name == "pct" && strings.Contains(args, "pct exec ") {
+		if strings.HasPrefix(name, "phx-") || strings.HasPrefix(name, "phoenix") ||
+			name == "pct" && strings.Contains(args, "pct exec ") {
 			ids = append(ids, pid)
 		}
 	}
@@ -340,12 +344,15 @@ func (k *killer) inventory(t *testing.T) map[string]string {
 		slices.Sort(lines)
 		return strings.Join(slices.Compact(lines), "\n")
 	}
-	found["host"] = tree(k.do(t, "find", k.path("pve"), k.path("persistent-storage"), k.path("storage"), "-maxdepth", "5", "-not", "-path", "*/images/*/*/*",
+	found["host"] = tree(k.do(t, "find", k.path("pve"), k.path("persistent-storage"), k.path("storage"), "-maxdepth",
+		"5", "-not", "-path", "*/images/*/*/*",
 		"-not", "-path", "*/snapshots/*/*/*/*", "-printf", "%p %y %m %U:%G\n"))
 	for _, ctid := range []string{gateway, proxy, ca} {
-		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c", `find /etc /usr/local /opt /home /root /var/lib/traefik -xdev \
+		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c",
+			`find /etc /usr/local /opt /home /root /var/lib/traefik -xdev \
 			-not -path '/home/step/db/*' -not -path '/etc/ssl/certs/*' -not -path '/opt/phx-lab/*' -printf '%p %y %m %u\n' 2>/dev/null || true`))
-		found["services of "+ctid] = k.in(t, ctid, "sh", "-c", `systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null | grep -vF -e /tmp/systemd-private- -e /run/phx.lock || true`)
+		found["services of "+ctid] = k.in(t, ctid, "sh", "-c",
+			`systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null | grep -vF -e /tmp/systemd-private- -e /run/phx.lock || true`)
 	}
 	return found
 }

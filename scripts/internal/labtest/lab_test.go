@@ -150,7 +150,8 @@ func checkUnchanged(t *testing.T, text string) {
 			t.Errorf("failed: %s", ev.line)
 		}
 	}
-	for name, want := range map[string]int{"plan.started": 1, "ct.ready": 4, "ca.exported": 1, "ca.fingerprint": 1, "nginx.ready": 1, "traefik.ready": 1, "plan.done": 1} {
+	for name, want := range map[string]int{"plan.started": 1, "ct.ready": 4, "ca.exported": 1, "ca.fingerprint": 1,
+		"nginx.ready": 1, "traefik.ready": 1, "plan.done": 1} {
 		if counts[name] != want {
 			t.Errorf("%d events %s, want %d", counts[name], name, want)
 		}
@@ -162,7 +163,8 @@ func (l lab) services(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	for _, s := range [][2]string{{ca, "step-ca"}, {gateway, "nginx"}, {proxy, "traefik"}} {
-		text := l.in(t, s[0], "systemctl", "show", "-p", "ActiveState", "-p", "ActiveEnterTimestamp", "-p", "ExecMainStartTimestampMonotonic", "-p", "MainPID", s[1])
+		text := l.in(t, s[0], "systemctl", "show", "-p", "ActiveState", "-p", "ActiveEnterTimestamp", "-p",
+			"ExecMainStartTimestampMonotonic", "-p", "MainPID", s[1])
 		if !strings.Contains(text, "ActiveState=active\n") {
 			t.Errorf("%s in container %s is not active:\n%s", s[1], s[0], text)
 		}
@@ -264,7 +266,8 @@ func (l lab) testUp(t *testing.T) *evidence {
 	if n := l.calls(t); n > firstBudget {
 		t.Errorf("%d calls of pct, the budget is %d:\n%s", n, firstBudget, l.read(t, "log", "pct.log"))
 	}
-	return &evidence{l.read(t, "log", "events.jsonl"), l.read(t, "log", "phoenix.log"), r.stdout + r.stderr, l.read(t, "log", "pct.log"), processes}
+	return &evidence{l.read(t, "log", "events.jsonl"), l.read(t, "log", "phoenix.log"), r.stdout + r.stderr,
+		l.read(t, "log", "pct.log"), processes}
 }
 
 func (l lab) testAnswer(t *testing.T) {
@@ -351,7 +354,8 @@ func (l lab) testCertificates(t *testing.T) {
 		for _, cert := range chain[1:] {
 			intermediates.AddCert(cert)
 		}
-		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, DNSName: name}); err != nil {
+		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates,
+			DNSName: name}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -365,7 +369,8 @@ func (l lab) testCertificates(t *testing.T) {
 		t.Errorf("the gateway's certificate is for %q, want %q", names, want)
 	}
 	if kind, name := provisioner(t, chain[0]); kind != jwk {
-		t.Errorf("the gateway's certificate is from provisioner %q of type %d, want a one-time token's (%d)", name, kind, jwk)
+		t.Errorf("the gateway's certificate is from provisioner %q of type %d, want a one-time token's (%d)", name,
+			kind, jwk)
 	}
 
 	chain = l.served(t, proxyIP)
@@ -389,7 +394,8 @@ func (l lab) testUnprivileged(t *testing.T) {
 	}
 
 	const shared = "/etc/nginx/ssl/"
-	keys := regexp.MustCompile(`(?m)^\s*ssl_certificate_key\s+(\S+);`).FindAllStringSubmatch(l.in(t, gateway, "nginx", "-T"), -1)
+	keys := regexp.MustCompile(`(?m)^\s*ssl_certificate_key\s+(\S+);`).FindAllStringSubmatch(l.in(t,
+		gateway, "nginx", "-T"), -1)
 	if len(keys) == 0 {
 		t.Error("nginx names no key")
 	}
@@ -484,7 +490,8 @@ func (l lab) testSecrets(t *testing.T, seen *evidence) {
 	find(ca, "key", "/home/step", "-type", "f", "-name", "*_key")
 	find(gateway, "key", "/etc", "/var/lib", "-xdev", "-type", "f", "-name", "*.key", "-perm", "600")
 	acmeKey := regexp.MustCompile(`"(?:key|PrivateKey)": *"([^"]{40,})"`)
-	for _, path := range strings.Fields(l.in(t, proxy, "find", "/etc", "/var/lib", "-xdev", "-type", "f", "-name", "acme*.json")) {
+	for _, path := range strings.Fields(l.in(t, proxy, "find", "/etc", "/var/lib", "-xdev", "-type", "f", "-name",
+		"acme*.json")) {
 		for _, m := range acmeKey.FindAllStringSubmatch(l.in(t, proxy, "cat", path), -1) {
 			secrets[m[1][:40]] = path
 		}
@@ -637,7 +644,8 @@ func (l lab) testKilledUp(t *testing.T, everything bool) {
 	if everything {
 		for _, pid := range pids() {
 			cgroup, _ := os.ReadFile("/proc/" + pid + "/cgroup") // a container and its monitor have one of the lab's
-			if n, _ := strconv.Atoi(pid); l.owns(pid) && !bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) && n != os.Getpid() {
+			if n, _ := strconv.Atoi(pid); l.owns(pid) && !bytes.Contains(cgroup, []byte("/"+l.namespace()+"/")) &&
+				n != os.Getpid() {
 				syscall.Kill(n, syscall.SIGKILL)
 			}
 		}
@@ -776,7 +784,8 @@ func observe(t *testing.T, l lab) machine {
 	m.others = err == nil && len(entries) > 0
 	// On a bare machine lxc comes with the first up, and stays.
 	m.containers = lines(l.do(t, "sh", "-c", `test ! -e /var/lib/lxc || find /var/lib/lxc -mindepth 1`))
-	m.cgroups = slices.DeleteFunc(lines(l.do(t, "find", "/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "(", "-name", "*lxc*", "-o", "-name", "phx-*", ")")), foreign)
+	m.cgroups = slices.DeleteFunc(lines(l.do(t, "find", "/sys/fs/cgroup", "-maxdepth", "2", "-type", "d", "(", "-name",
+		"*lxc*", "-o", "-name", "phx-*", ")")), foreign)
 	m.locks = lines(l.do(t, "sh", "-c", `find /run/lock; ls -d "/run/lxc/lock$0" 2>/dev/null || true`, l.dir))
 	for _, pid := range pids() {
 		var about []byte
@@ -798,7 +807,8 @@ func (m machine) compare(t *testing.T, before machine) {
 	before.processes = nil
 	if before.others || m.others {
 		for _, mounts := range []*[]string{&m.mounts, &before.mounts} {
-			*mounts = slices.DeleteFunc(*mounts, func(line string) bool { return strings.Contains(line, " on /run/netns ") })
+			*mounts = slices.DeleteFunc(*mounts,
+				func(line string) bool { return strings.Contains(line, " on /run/netns ") })
 		}
 	}
 	for _, c := range []struct {
@@ -813,7 +823,8 @@ func (m machine) compare(t *testing.T, before machine) {
 		{"processes", m.processes, before.processes},
 	} {
 		if !slices.Equal(c.after, c.before) {
-			t.Errorf("%s: after down:\n%s\nbefore up:\n%s", c.what, strings.Join(c.after, "\n"), strings.Join(c.before, "\n"))
+			t.Errorf("%s: after down:\n%s\nbefore up:\n%s", c.what, strings.Join(c.after, "\n"),
+				strings.Join(c.before, "\n"))
 		}
 	}
 }

@@ -124,7 +124,10 @@ func (l lab) testFirewall(t *testing.T) {
 		{"host to port 7002", func() bool { return fromHost("7002") }},
 		{"proxy to port 7001", func() bool { return from(proxy, "tcp", neighbourIP, "7001", "read -r line <&3") }},
 		{"neighbour to port 7004 of the host", func() bool { return from(neighbour, "tcp", hostIP, "7004", "true") }},
-		{"neighbour to the host, UDP", func() bool { return from(neighbour, "udp", hostIP, "7003", "echo hi >&3 && read -r -N 1 line <&3") }},
+		{"neighbour to the host, UDP", func() bool {
+			return from(neighbour, "udp", hostIP, "7003",
+				"echo hi >&3 && read -r -N 1 line <&3")
+		}},
 		{"neighbour to port 7005 of the host", func() bool { return from(neighbour, "tcp", hostIP, "7005", "true") }},
 	}
 	check := func(stage string, want ...bool) {
@@ -175,7 +178,8 @@ func (l lab) remember(t *testing.T) {
 		for _, other := range others {
 			if want := ips[other] + " dev eth0 lladdr " + macs[other]; !strings.Contains(entries, want) {
 				t.Errorf("container %s has no permanent entry %q: %q", ctid, want, entries)
-				l.in(t, ctid, "ip", "neigh", "replace", ips[other], "lladdr", macs[other], "dev", "eth0", "nud", "permanent")
+				l.in(t, ctid, "ip", "neigh", "replace", ips[other], "lladdr", macs[other], "dev",
+					"eth0", "nud", "permanent")
 			}
 		}
 	}
@@ -191,7 +195,8 @@ func (l lab) testNeighbour(t *testing.T) {
 		for ctid := range peers {
 			l.in(t, ctid, "ip", "neigh", "flush", "all")
 		}
-		l.try(t, "scripts/lab", "run", "pct", "exec", proxy, "--", "curl", "--silent", "--insecure", "--max-time", "5", caURL+"/health")
+		l.try(t, "scripts/lab", "run", "pct", "exec", proxy, "--", "curl", "--silent", "--insecure",
+			"--max-time", "5", caURL+"/health")
 	}
 	t.Cleanup(func() {
 		for ctid := range peers {
@@ -235,7 +240,8 @@ func (l lab) testNeighbour(t *testing.T) {
 		}
 		text = said.String()
 		// What was taken is given back.
-		l.in(t, neighbour, "sh", "-c", "ip address delete "+proxyIP+"/32 dev eth0; ip link set eth0 address 52:54:00:00:06:66")
+		l.in(t, neighbour, "sh", "-c", "ip address delete "+proxyIP+
+			"/32 dev eth0; ip link set eth0 address 52:54:00:00:06:66")
 		heal(t)
 		if then != nil && issued && !served {
 			t.Errorf("a certificate was issued, and clients were not served with it: %s", text)
@@ -278,7 +284,8 @@ func (l lab) testPolicy(t *testing.T) {
 	l.pushNeighbour(t, proxy)
 	defer l.in(t, proxy, "rm", program)
 	good := "gateway." + domain
-	out := l.in(t, proxy, program, "order", caURL, good, "example.com", "evil"+domain, domain+".example.com", "*."+domain, neighbourIP, proxyIP)
+	out := l.in(t, proxy, program, "order", caURL, good, "example.com", "evil"+domain, domain+".example.com",
+		"*."+domain, neighbourIP, proxyIP)
 	t.Logf("%s", out)
 	for line := range strings.Lines(out) {
 		words := strings.Fields(line)

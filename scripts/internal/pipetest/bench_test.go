@@ -92,7 +92,8 @@ func BenchmarkClones(b *testing.B) {
 				for b.Loop() {
 					b.StopTimer()
 					dir := benchHost(b)
-					if err := os.WriteFile(filepath.Join(dir, "phoenix_lxc_configs.json"), configtest.File(n+1, "fan"), 0o644); err != nil {
+					if err := os.WriteFile(filepath.Join(dir, "phoenix_lxc_configs.json"), configtest.File(n+1, "fan"),
+						0o644); err != nil {
 						b.Fatal(err)
 					}
 					shell(b, dir, fmt.Sprintf("phx-plan %d | phx-lxc && rm host/log/pct.log", configtest.First))

@@ -61,7 +61,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	t.Run("a failure leaves a running container running", func(t *testing.T) {
 		h := converged(t, nil)
 		h.configure(map[string]any{"memory_mb": 1024, "cores": 2})
-		if _, _, status, stderr := h.with("PHX_LAB_FAIL=set 500").run(); status != 1 || !strings.Contains(stderr, "500 Box: configure: pct set 500") {
+		if _, _, status, stderr := h.with("PHX_LAB_FAIL=set 500").run(); status != 1 ||
+			!strings.Contains(stderr, "500 Box: configure: pct set 500") {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 		h.wantState("running")
@@ -89,8 +90,10 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	})
 	t.Run("a running container is not stopped to be changed", func(t *testing.T) {
 		h := converged(t, nil)
-		h.configure(map[string]any{"memory_mb": 2048, "pct_options": []string{"nesting=1"}, "lxc_options": []string{"lxc.environment=A=1"}})
-		if _, calls, _, _ := h.run(); strings.Contains(join(calls), "stop") || strings.Contains(join(calls), "shutdown") || strings.Contains(join(calls), "reboot") {
+		h.configure(map[string]any{"memory_mb": 2048, "pct_options": []string{"nesting=1"},
+			"lxc_options": []string{"lxc.environment=A=1"}})
+		if _, calls, _, _ := h.run(); strings.Contains(join(calls), "stop") ||
+			strings.Contains(join(calls), "shutdown") || strings.Contains(join(calls), "reboot") {
 			t.Errorf("calls\n%s", join(calls))
 		}
 	})
@@ -117,7 +120,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 			}
 		}
 		cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(said.String(), "stopped by signal: interrupt") {
+		if code := cmd.ProcessState.ExitCode(); code != 130 ||
+			!strings.Contains(said.String(), "stopped by signal: interrupt") {
 			t.Errorf("status %d\n%s", code, said.String())
 		}
 		if _, _, status, stderr := h.run(); status != 0 {
@@ -143,7 +147,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		h.wantUnchanged()
 	})
 	t.Run("a host path with a blank is one path", func(t *testing.T) {
-		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/a b", "container_path": "/mnt/a b"}}})
+		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/a b",
+			"container_path": "/mnt/a b"}}})
 		if !strings.Contains(h.read(conf500), "\nmp0: "+h.dir+"/a b,mp=/mnt/a b\n") {
 			t.Errorf("%s", h.read(conf500))
 		}
@@ -156,7 +161,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		}
 	})
 	t.Run("mount points are not added on every run", func(t *testing.T) {
-		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
+		h := converged(t, map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/ssl"}}})
 		h.wantUnchanged()
 		if n := strings.Count(h.read(conf500), "mp=/mnt/ssl"); n != 1 {
 			t.Errorf("%d mount points", n)
@@ -164,10 +170,12 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	})
 	t.Run("raw lines do not land in a snapshot", func(t *testing.T) {
 		h := converged(t, map[string]any{"template_snapshot_name": "golden", "start_at_boot": true})
-		h.configure(map[string]any{"template_snapshot_name": "golden", "start_at_boot": true, "lxc_options": []string{"lxc.environment=A=1"}})
+		h.configure(map[string]any{"template_snapshot_name": "golden", "start_at_boot": true,
+			"lxc_options": []string{"lxc.environment=A=1"}})
 		h.run()
 		current, _, ok := strings.Cut(h.read(conf500), "[golden]")
-		if !ok || !strings.Contains(current, "\nlxc.environment: A=1\n") || strings.Count(h.read(conf500), "lxc.environment") != 1 {
+		if !ok || !strings.Contains(current, "\nlxc.environment: A=1\n") ||
+			strings.Count(h.read(conf500), "lxc.environment") != 1 {
 			t.Errorf("%s", h.read(conf500))
 		}
 		h.wantUnchanged()
@@ -179,14 +187,16 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	const rules = "[RULES]\n\nIN ACCEPT -p tcp -dport 22\nIN ACCEPT -p tcp -dport 443\nIN DROP\n"
 	t.Run("firewall rules keep their order and are enabled", func(t *testing.T) {
 		h := converged(t, firewall)
-		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, rules) || !strings.Contains(text, "enable: 1") {
+		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, rules) ||
+			!strings.Contains(text, "enable: 1") {
 			t.Errorf("%s", text)
 		}
 	})
 	t.Run("firewall rules are not added on every run", func(t *testing.T) {
 		h := converged(t, firewall)
 		h.wantUnchanged()
-		h.write("host/pve/firewall/500.fw", strings.ReplaceAll(h.read("host/pve/firewall/500.fw"), rules, rules+rules[len("[RULES]\n\n"):]))
+		h.write("host/pve/firewall/500.fw",
+			strings.ReplaceAll(h.read("host/pve/firewall/500.fw"), rules, rules+rules[len("[RULES]\n\n"):]))
 		h.run()
 		if text := h.read("host/pve/firewall/500.fw"); strings.Count(text, "-dport 22") != 1 {
 			t.Errorf("%s", text)
@@ -204,7 +214,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	})
 	t.Run("snapshots are not deleted and made again on every run", func(t *testing.T) {
 		h := converged(t, map[string]any{"enable_lifecycle_snapshots": true})
-		if text := h.read(conf500); !strings.Contains(text, "[pre-configured]") || !strings.Contains(text, "[final-form]") {
+		if text := h.read(conf500); !strings.Contains(text, "[pre-configured]") ||
+			!strings.Contains(text, "[final-form]") {
 			t.Errorf("%s", text)
 		}
 		h.wantUnchanged()
@@ -212,8 +223,10 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 	t.Run("a snapshot that a bind mount forbids is said and is no error", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
-		h.configure(map[string]any{"enable_lifecycle_snapshots": true, "mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
-		if _, _, status, stderr := h.run(); status != 0 || !strings.Contains(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") {
+		h.configure(map[string]any{"enable_lifecycle_snapshots": true,
+			"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
+		if _, _, status, stderr := h.run(); status != 0 ||
+			!strings.Contains(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})
@@ -226,8 +239,10 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		h.configure(map[string]any{"memory_mb": nil})
-		h.write("phoenix_lxc_configs.json", strings.Replace(h.read("phoenix_lxc_configs.json"), "{", `{"memory_mb": 512,`, 1))
-		if out, status := h.bash("phx-plan"); status != 2 || !strings.Contains(out, "lxc_configs.500") || !strings.Contains(out, "memory_mb") {
+		h.write("phoenix_lxc_configs.json",
+			strings.Replace(h.read("phoenix_lxc_configs.json"), "{", `{"memory_mb": 512,`, 1))
+		if out, status := h.bash("phx-plan"); status != 2 || !strings.Contains(out, "lxc_configs.500") ||
+			!strings.Contains(out, "memory_mb") {
 			t.Errorf("status %d\n%s", status, out)
 		}
 	})
@@ -243,7 +258,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
 			h.configure(nil)
-			if out, status := h.bash(script); status != 2 || strings.Contains(out, `"event"`) || len(strings.TrimSpace(out)) == 0 {
+			if out, status := h.bash(script); status != 2 || strings.Contains(out, `"event"`) ||
+				len(strings.TrimSpace(out)) == 0 {
 				t.Errorf("status %d\n%s", status, out)
 			}
 			if h.read(conf500) != "" {
@@ -270,7 +286,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		out, status := h.with("PHX_LAB_FAIL=start 103").bash("set -o pipefail; phx-plan | phx-lxc")
-		if status != 1 || !strings.Contains(out, "102 Traefik-Internal: skipped: container 103 is not ready") || h.read("host/pve/lxc/102.conf") != "" {
+		if status != 1 || !strings.Contains(out, "102 Traefik-Internal: skipped: container 103 is not ready") ||
+			h.read("host/pve/lxc/102.conf") != "" {
 			t.Errorf("status %d\n%s", status, out)
 		}
 	})
@@ -286,10 +303,12 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		h.configure(map[string]any{"features": []string{"none"}})
-		if _, _, status, stderr := h.run(); status != 1 || !strings.Contains(stderr, "PHX_SCRIPTS") || h.read(conf500) != "" {
+		if _, _, status, stderr := h.run(); status != 1 || !strings.Contains(stderr, "PHX_SCRIPTS") ||
+			h.read(conf500) != "" {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
-		if _, _, status, stderr := h.with("PHX_PCT=no-such-pct").run(); status != 1 || !strings.Contains(stderr, "run this on the Proxmox VE host") {
+		if _, _, status, stderr := h.with("PHX_PCT=no-such-pct").run(); status != 1 ||
+			!strings.Contains(stderr, "run this on the Proxmox VE host") {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})
@@ -315,10 +334,12 @@ func TestOwnDefects(t *testing.T) {
 		}
 	})
 	t.Run("a firewall that is not configured any more does not cut the container off", func(t *testing.T) {
-		h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+		h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true,
+			"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 		h.configure(nil)
 		h.run()
-		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, "enable: 0") || strings.Contains(text, "ACCEPT") {
+		if text := h.read("host/pve/firewall/500.fw"); !strings.Contains(text, "enable: 0") ||
+			strings.Contains(text, "ACCEPT") {
 			t.Errorf("%s", text)
 		}
 		if strings.Contains(h.read(conf500), "firewall=1") {
@@ -330,7 +351,8 @@ func TestOwnDefects(t *testing.T) {
 		h := converged(t, nil)
 		h.bash("$PHX_PCT set 500 --mp0 lab:1,mp=/data --mp1 lab:2,mp=/data")
 		before := h.read(conf500)
-		if _, calls, status, stderr := h.run(); status != 1 || len(calls) > 0 || !strings.Contains(stderr, "mp0 and mp1 are both mounted at /data") {
+		if _, calls, status, stderr := h.run(); status != 1 || len(calls) > 0 ||
+			!strings.Contains(stderr, "mp0 and mp1 are both mounted at /data") {
 			t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 		}
 		if h.read(conf500) != before {
@@ -397,7 +419,8 @@ func TestOwnDefects(t *testing.T) {
 		// pct list tells of a time before.
 		h.write("pct", "#!/bin/sh\nif [ \"$1\" = list ]; then $PHX_REAL list; $PHX_REAL start 500; else exec $PHX_REAL \"$@\"; fi\n")
 		h.bash("chmod +x pct")
-		if _, _, status, stderr := h.with("PHX_REAL=" + bin + "/pct").with("PHX_PCT=" + h.path("pct")).run(); status != 0 {
+		if _, _, status, stderr := h.with("PHX_REAL=" + bin + "/pct").with("PHX_PCT=" +
+			h.path("pct")).run(); status != 0 {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})
@@ -413,7 +436,8 @@ func TestOwnDefects(t *testing.T) {
 	t.Run("programs that phx starts die of a broken pipe as usual", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
-		h.write("scripts/phoenix_hypervisor_feature_install_pipe.sh", "#!/bin/bash\nset -o pipefail\nyes | head -n 1 >/dev/null\n[ $? -eq 141 ]\n")
+		h.write("scripts/phoenix_hypervisor_feature_install_pipe.sh",
+			"#!/bin/bash\nset -o pipefail\nyes | head -n 1 >/dev/null\n[ $? -eq 141 ]\n")
 		h.bash("chmod +x scripts/*.sh")
 		h.configure(map[string]any{"features": []string{"pipe"}})
 		if _, _, status, stderr := h.run(); status != 0 {

@@ -194,7 +194,8 @@ func withMore(dir string, containers map[string]object) {
 	containers["101"]["lxc_options"] = []string{"lxc.environment=OLD=1"}
 	containers["101"]["apparmor_profile"] = "lxc-phoenix"
 	rules := containers["102"]["firewall"].(object)
-	rules["rules"] = append(rules["rules"].([]any), object{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"})
+	rules["rules"] = append(rules["rules"].([]any),
+		object{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"})
 	containers["103"]["volumes"] = []any{object{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}
 }
 
@@ -212,7 +213,8 @@ func withChanges(dir string, containers map[string]object) {
 		object{"host_path": dir + "/data", "container_path": "/mnt/data", "owner_uid": 33})
 	containers["103"]["volumes"] = []any{object{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}
 	rules := containers["103"]["firewall"].(object)
-	rules["rules"] = append(rules["rules"].([]any)[1:], object{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "proto": "tcp", "port": "9000"})
+	rules["rules"] = append(rules["rules"].([]any)[1:],
+		object{"type": "in", "action": "ACCEPT", "source": "10.0.0.0/24", "proto": "tcp", "port": "9000"})
 	containers["103"]["traefik_service"].(object)["name"] = "authority"
 }
 
@@ -238,7 +240,8 @@ type end struct {
 }
 
 func newPlace(t *testing.T, dir, programs string) *place {
-	p := &place{t: t, dir: filepath.Join(dir, "host"), aside: filepath.Join(dir, "aside"), programs: programs, ends: map[string]*end{}}
+	p := &place{t: t, dir: filepath.Join(dir, "host"), aside: filepath.Join(dir, "aside"), programs: programs,
+		ends: map[string]*end{}}
 	for _, dir := range []string{p.dir, p.aside} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -247,7 +250,8 @@ func newPlace(t *testing.T, dir, programs string) *place {
 	if err := makeHost(p.dir); err != nil {
 		t.Fatal(err)
 	}
-	for dir, mode := range map[string]fs.FileMode{"apparmor": 0o755, "apparmor.d": 0o755, "bin": 0o755, "host/pve/priv/lock": 0o700} {
+	for dir, mode := range map[string]fs.FileMode{"apparmor": 0o755, "apparmor.d": 0o755, "bin": 0o755,
+		"host/pve/priv/lock": 0o700} {
 		if err := os.MkdirAll(filepath.Join(p.dir, dir), mode); err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +286,8 @@ func (p *place) read(name string) string {
 }
 
 func (p *place) feature(name, version string) {
-	p.write("scripts/phoenix_hypervisor_feature_install_"+name+".sh", "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature "+name+" "+version+" </dev/null\n", 0o755)
+	p.write("scripts/phoenix_hypervisor_feature_install_"+name+".sh",
+		"#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature "+name+" "+version+" </dev/null\n", 0o755)
 }
 
 func (p *place) configure(change func(dir string, containers map[string]object)) {
@@ -346,7 +351,8 @@ func (p *place) undisturbed(name string) (*end, error) {
 	// Another run changes nothing. What is left equally is so, too.
 	again, err := p.run(s, "", "")
 	if err != nil || again.status != 0 || len(again.calls) > 5 {
-		return nil, fmt.Errorf("%s, another run: status %d: %v: %d calls %q\n%s", name, again.status, err, len(again.calls), again.calls, again.stderr)
+		return nil, fmt.Errorf("%s, another run: status %d: %v: %d calls %q\n%s", name, again.status, err,
+			len(again.calls), again.calls, again.stderr)
 	}
 	if diff := e.state.diff(p.state()); diff != "" || len(maps.Collect(maps.All(p.ran()))) != len(e.ran) {
 		return nil, fmt.Errorf("%s, another run changes something: %s%v, before %v", name, diff, p.ran(), e.ran)
@@ -388,7 +394,8 @@ func (p *place) run(s *scenario, fault, at string) (r result, err error) {
 	}
 	stop := p.freeStaleLocks()
 	defer func() { stop(fault == "") }()
-	cmd := exec.Command("bash", append([]string{"-c", `echo $$ >"$0"; exec phoenix "$@"`, filepath.Join(p.aside, "driver")}, s.args...)...)
+	cmd := exec.Command("bash", append([]string{"-c", `echo $$ >"$0"; exec phoenix "$@"`,
+		filepath.Join(p.aside, "driver")}, s.args...)...)
 	cmd.Dir = p.dir
 	cmd.Env = os.Environ()
 	for name, value := range environment(p.dir) {
@@ -718,7 +725,8 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 	r, err := p.run(f.scenario, f.kind.name, f.call)
 	defer r.left.kill()
 	say := func(format string, args ...any) (time.Duration, error) {
-		return r.took, fmt.Errorf("%s: the run with the fault ended with %d after %.1f s and said\n%s", fmt.Sprintf(format, args...), r.status, r.took.Seconds(), r.stderr)
+		return r.took, fmt.Errorf("%s: the run with the fault ended with %d after %.1f s and said\n%s",
+			fmt.Sprintf(format, args...), r.status, r.took.Seconds(), r.stderr)
 	}
 	if err != nil {
 		return say("%v", err)
@@ -734,8 +742,10 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 	}
 	for _, process := range r.left {
 		// Proxmox's own tasks are not killed, but named; all else is.
-		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") && !strings.HasPrefix(f.call, "status ")
-		if f.kind.hangs && process.pid == faulty && !(f.kind.deaf && isTask && strings.Contains(r.stderr, strconv.Itoa(faulty))) {
+		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") &&
+			!strings.HasPrefix(f.call, "status ")
+		if f.kind.hangs && process.pid == faulty &&
+			!(f.kind.deaf && isTask && strings.Contains(r.stderr, strconv.Itoa(faulty))) {
 			return say("what hung was left:\n%s", r.left)
 		}
 	}
@@ -797,7 +807,8 @@ func (p *place) compare(want *end, last result, started processes) error {
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", process.pid)); bytes.Contains(env, []byte("PHX_MARK="+p.dir)) {
+		if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", process.pid)); bytes.Contains(env,
+			[]byte("PHX_MARK="+p.dir)) {
 			all = append(all, fmt.Errorf("left: %d %s", process.pid, process.line))
 		}
 	}
@@ -818,8 +829,8 @@ func (p *place) systemCalls(s *scenario, program string) (int, error) {
 }
 
 // Whatever goes wrong at a call of pct: the run ends, and the next one leaves
-// what a run leaves in which nothing went wrong. PHX_TEST_LONG=1 tries all;
-// PHX_TEST_FAULT is a regular expression that chooses, as SCENARIO/CALL/KIND.
+// what a run leaves in which nothing went wrong. PHX_TEST_FAULT is a regular
+// expression that chooses which ones to try, as SCENARIO/CALL/KIND.
 func TestFaults(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may give files away")
@@ -829,27 +840,30 @@ func TestFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := os.Getenv("PHX_TEST_LONG") == "1" || only.String() != ""
+	quick := !all && !full()
 	stride := 1 // of the system calls that are tried
-	if !all {
+	switch {
+	case quick:
+		stride = 150
+	case !all:
 		stride = 9
 	}
 	dir := t.TempDir()
 	if unix.Mount("tmpfs", dir, "tmpfs", 0, "") == nil { // where nothing waits for a disk
 		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	}
-	programs := filepath.Join(dir, "bin")
-	for _, args := range [][]string{{"build", "-tags", "urfave_cli_no_docs", "-o", programs + "/", "./cmd/..."}, {"build", "-o", programs + "/pct", "./scripts/internal/lab-pct"}, {"build", "-o", programs + "/", "./scripts/internal/pipetest/killat"}} {
-		cmd := exec.Command("go", args...)
-		cmd.Dir = repo
-		if out, err := cmd.CombinedOutput(); err != nil {
+	programs := bin
+	if raceEnabled { // which thousands of runs cannot afford
+		programs = filepath.Join(dir, "bin")
+		if out, err := build(programs); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 	first := newPlace(t, filepath.Join(dir, "first"), programs)
-	var quick, slow []fault
+	var brief, slow []fault
 	for i := range scenarios {
 		s := &scenarios[i]
-		if s.name == "converged" || s.long && !all {
+		if s.name == "converged" || s.long && !all || s.name != "first run" && quick {
 			continue
 		}
 		end, err := first.undisturbed(s.name)
@@ -861,14 +875,14 @@ func TestFaults(t *testing.T) {
 		}
 		t.Logf("%s: %d calls: %q", s.name, len(end.calls), end.calls)
 		for _, kind := range kinds {
-			for _, call := range end.calls {
+			for i, call := range end.calls {
 				f := fault{s, call, kind}
 				switch {
-				case kind.long && !all || !only.MatchString(f.String()):
+				case kind.long && !all || (kind.hangs || i%5 != 0) && quick || !only.MatchString(f.String()):
 				case kind.hangs:
 					slow = append(slow, f)
 				default:
-					quick = append(quick, f)
+					brief = append(brief, f)
 				}
 			}
 		}
@@ -883,7 +897,7 @@ func TestFaults(t *testing.T) {
 			t.Logf("%s: %d system calls of %s", s.name, n, program)
 			for at := 1; at <= n; at += stride {
 				if f := (fault{s, fmt.Sprintf("%s %d", program, at), killedAt}); only.MatchString(f.String()) {
-					quick = append(quick, f)
+					brief = append(brief, f)
 				}
 			}
 		}
@@ -896,7 +910,7 @@ func TestFaults(t *testing.T) {
 	for _, pool := range []struct {
 		faults  []fault
 		workers int
-	}{{slow, 16}, {quick, 4}} {
+	}{{slow, 16}, {brief, 4}} {
 		queue := make(chan fault)
 		work.Go(func() {
 			for _, f := range pool.faults {
@@ -927,5 +941,6 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	work.Wait()
-	t.Logf("%d faults injected, %d survived; %d of them hangs; at most %.1f s to the end", injected, survived, hangs, longest.Seconds())
+	t.Logf("%d faults injected, %d survived; %d of them hangs; at most %.1f s to the end", injected, survived,
+		hangs, longest.Seconds())
 }

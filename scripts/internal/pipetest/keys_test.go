@@ -50,7 +50,8 @@ func newHost(t *testing.T) *host {
 			t.Fatal(err)
 		}
 	}
-	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"), "PHX_APPARMOR_D="+h.path("apparmor.d"), "PATH="+h.path("bin")+":"+environment(h.dir)["PATH"])
+	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"), "PHX_APPARMOR_D="+h.path("apparmor.d"),
+		"PATH="+h.path("bin")+":"+environment(h.dir)["PATH"])
 	return h
 }
 
@@ -173,6 +174,7 @@ type keyCase struct {
 	calls   string            // the exact calls of pct, a line each
 	env     string            // a variable of the environment
 	nothing bool              // nothing is to be done
+	root    bool              // only root may do it
 	record  string            // the words of the record then, without its signature
 	conf    []string          // lines that the conf then has
 	without []string          // and lines that it has not
@@ -182,87 +184,142 @@ type keyCase struct {
 }
 
 var keyCases = []keyCase{
-	{name: "name", keys: map[string]any{"name": "Copy-Cuda12.8"}, calls: "set 500 --hostname Copy-Cuda12.8", conf: []string{"hostname: Copy-Cuda12.8"}},
-	{name: "memory_mb", keys: map[string]any{"memory_mb": 1024}, calls: "set 500 --memory 1024", conf: []string{"memory: 1024"}},
+	{name: "name", keys: map[string]any{"name": "Copy-Cuda12.8"}, calls: "set 500 --hostname Copy-Cuda12.8",
+		conf: []string{"hostname: Copy-Cuda12.8"}},
+	{name: "memory_mb", keys: map[string]any{"memory_mb": 1024}, calls: "set 500 --memory 1024",
+		conf: []string{"memory: 1024"}},
 	{name: "swap_mb", keys: map[string]any{"swap_mb": 0}, calls: "set 500 --swap 0", conf: []string{"swap: 0"}},
 	{name: "cores", keys: map[string]any{"cores": 4}, calls: "set 500 --cores 4", conf: []string{"cores: 4"}},
 	{name: "several at once", keys: map[string]any{"cores": 4, "memory_mb": 2048, "start_at_boot": true},
 		calls: "set 500 --memory 2048 --cores 4 --onboot 1", conf: []string{"cores: 4", "memory: 2048", "onboot: 1"}},
-	{name: "storage_size_gb", keys: map[string]any{"storage_size_gb": 6}, calls: "resize 500 rootfs 6G", conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,size=6G"}},
-	{name: "network ip", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.51/24", "gw": "10.0.0.1"}},
+	{name: "storage_size_gb", keys: map[string]any{"storage_size_gb": 6}, calls: "resize 500 rootfs 6G",
+		conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,size=6G"}},
+	{name: "network ip", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0",
+		"ip": "10.0.0.51/24", "gw": "10.0.0.1"}},
 		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.51/24,type=veth",
 		conf:  []string{"net0: name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.51/24,type=veth"}},
-	{name: "network dhcp", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "dhcp"}},
+	{name: "network dhcp", keys: map[string]any{"network_config": map[string]any{"name": "eth0",
+		"bridge": "vmbr0", "ip": "dhcp"}},
 		calls: "set 500 --net0 name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:05:00,ip=dhcp,type=veth"},
-	{name: "nameservers", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1", "nameservers": "10.0.0.153 1.1.1.1"}},
+	{name: "nameservers", keys: map[string]any{"network_config": map[string]any{"name": "eth0", "bridge": "vmbr0",
+		"ip": "10.0.0.50/24", "gw": "10.0.0.1", "nameservers": "10.0.0.153 1.1.1.1"}},
 		calls: "set 500 --nameserver 10.0.0.153 1.1.1.1", restart: "nameserver"},
 	{name: "mac_address", keys: map[string]any{"mac_address": "52:54:00:00:00:01"},
 		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=52:54:00:00:00:01,ip=10.0.0.50/24,type=veth"},
-	{name: "start_at_boot", before: map[string]any{"start_at_boot": true}, keys: map[string]any{"start_at_boot": false}, calls: "set 500 --onboot 0", conf: []string{"onboot: 0"}},
-	{name: "boot_order and boot_delay", keys: map[string]any{"boot_order": 3, "boot_delay": 7}, calls: "set 500 --startup order=3,up=7,down=7", conf: []string{"startup: order=3,up=7,down=7"}},
-	{name: "boot_order without delay", keys: map[string]any{"boot_order": 3}, calls: "set 500 --startup order=3", conf: []string{"startup: order=3"}},
-	{name: "pct_options", keys: map[string]any{"pct_options": []string{"nesting=1", "keyctl=1"}}, calls: "set 500 --features nesting=1,keyctl=1", restart: "features"},
+	{name: "start_at_boot", before: map[string]any{"start_at_boot": true}, keys: map[string]any{"start_at_boot": false},
+		calls: "set 500 --onboot 0", conf: []string{"onboot: 0"}},
+	{name: "boot_order and boot_delay", keys: map[string]any{"boot_order": 3, "boot_delay": 7},
+		calls: "set 500 --startup order=3,up=7,down=7", conf: []string{"startup: order=3,up=7,down=7"}},
+	{name: "boot_order without delay", keys: map[string]any{"boot_order": 3}, calls: "set 500 --startup order=3",
+		conf: []string{"startup: order=3"}},
+	{name: "pct_options", keys: map[string]any{"pct_options": []string{"nesting=1", "keyctl=1"}},
+		calls: "set 500 --features nesting=1,keyctl=1", restart: "features"},
 	{name: "pct_options keep what was added by hand", byHand: [2]string{"hostname:", "features: fuse=1\nhostname:"},
-		keys: map[string]any{"pct_options": []string{"nesting=1"}}, calls: "set 500 --features fuse=1,nesting=1", restart: "features"},
-	{name: "zfs_volumes are allocated once", keys: map[string]any{"zfs_volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
-		calls: "set 500 --mp0 lab:2,mp=/data", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
-	{name: "volumes grow", before: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}},
-		keys:  map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3, "mount_point": "/data"}}},
-		calls: "resize 500 mp0 3G", record: " +volumes=HASHES", conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
-	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir", "container_path": "/mnt/shared", "read_only": true}}},
-		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
-	{name: "mount_points known by their path and not by their number", byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
-		keys:   map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
+		keys:  map[string]any{"pct_options": []string{"nesting=1"}},
+		calls: "set 500 --features fuse=1,nesting=1", restart: "features"},
+	{name: "zfs_volumes are allocated once",
+		keys: map[string]any{"zfs_volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2,
+			"mount_point": "/data"}}},
+		calls: "set 500 --mp0 lab:2,mp=/data", record: " +volumes=HASHES",
+		conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,size=2G"}},
+	{name: "volumes grow", before: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab",
+		"size_gb": 2, "mount_point": "/data"}}},
+		keys: map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 3,
+			"mount_point": "/data"}}},
+		calls: "resize 500 mp0 3G", record: " +volumes=HASHES",
+		conf: []string{"mp0: lab:500/vm-500-disk-0.raw,mp=/data,size=3G"}},
+	{name: "mount_points", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/shared dir",
+		"container_path": "/mnt/shared", "read_only": true}}},
+		calls: "set 500 --mp0 $WORK/shared dir,mp=/mnt/shared,ro=1", record: " +mounts=HASHES",
+		conf: []string{"mp0: $WORK/shared dir,mp=/mnt/shared,ro=1"}},
+	{name: "mount_points known by their path and not by their number",
+		byHand: [2]string{"net0:", "mp5: $WORK/ssl,mp=/mnt/shared\nnet0:"},
+		keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/shared"}}},
 		record: " +mounts=HASHES", conf: []string{"mp5: $WORK/ssl,mp=/mnt/shared"}},
-	{name: "mount point added again by every run of the old scripts", byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\nmp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
-		keys:  map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
-		calls: "set 500 --delete mp1,mp2", record: " +mounts=HASHES", conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared", "delete: mp1,mp2"}, restart: "mp1 mp2"},
-	{name: "mount point taken out of the configuration", before: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/shared"}}},
-		keys: map[string]any{}, calls: "set 500 --delete mp0", conf: []string{"delete: mp0"}, without: []string{"#"}, restart: "mp0"},
-	{name: "lxc_options", keys: map[string]any{"lxc_options": []string{"lxc.cap.keep=chown,kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}},
+	{name: "mount point added again by every run of the old scripts",
+		byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\nmp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
+		keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/shared"}}},
+		calls: "set 500 --delete mp1,mp2", record: " +mounts=HASHES",
+		conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared", "delete: mp1,mp2"}, restart: "mp1 mp2"},
+	{name: "mount point taken out of the configuration",
+		before: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/shared"}}},
+		keys: map[string]any{}, calls: "set 500 --delete mp0", conf: []string{"delete: mp0"},
+		without: []string{"#"}, restart: "mp0"},
+	{name: "lxc_options", keys: map[string]any{"lxc_options": []string{"lxc.cap.keep=chown,kill",
+		"lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}},
 		record: " +lxc=HASHES",
-		conf:   []string{"lxc.cap.keep: chown", "lxc.cap.keep: kill", "lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}, restart: "lxc"},
-	{name: "lxc_options appended by the old scripts on every run", byHand: [2]string{"unprivileged: 1\n", "unprivileged: 1\nlxc.prlimit.nofile = 1024\nlxc.prlimit.nofile = 1024\nlxc.environment: BY=hand\n"},
+		conf: []string{"lxc.cap.keep: chown", "lxc.cap.keep: kill",
+			"lxc.mount.entry: /dev/kmsg dev/kmsg none bind,optional,create=file"}, restart: "lxc"},
+	{name: "lxc_options appended by the old scripts on every run",
+		byHand: [2]string{"unprivileged: 1\n",
+			"unprivileged: 1\nlxc.prlimit.nofile = 1024\nlxc.prlimit.nofile = 1024\nlxc.environment: BY=hand\n"},
 		keys: map[string]any{"lxc_options": []string{"lxc.prlimit.nofile=1024"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.environment: BY=hand", "lxc.prlimit.nofile = 1024"}, restart: "lxc"},
-	{name: "lxc_options taken out of the configuration", before: map[string]any{"lxc_options": []string{"lxc.environment=A=1", "lxc.environment=B=2"}},
-		keys: map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, record: " +lxc=HASHES",
+	{name: "lxc_options taken out of the configuration",
+		before: map[string]any{"lxc_options": []string{"lxc.environment=A=1", "lxc.environment=B=2"}},
+		keys:   map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
-	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"}, record: " +lxc=HASHES",
-		conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
-	{name: "apparmor_profile with its file", keys: map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true}, record: " +apparmor=HASHES +lxc=HASHES",
-		conf:  []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1", "lxc.include: /usr/share/lxc/config/nesting.conf"},
-		files: map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"}, restart: "lxc",
-		check: `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
-	{name: "mount_points with an owner in an unprivileged container", keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
-		calls: "set 500 --mp0 $WORK/www,mp=/var/www", record: " +mounts=HASHES", check: `test "$(stat -c %u:%g www)" = 100033:100033`},
-	{name: "health_checks", nothing: true, keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh", "args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
+	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"},
+		record: " +lxc=HASHES",
+		conf:   []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
+	{name: "apparmor_profile with its file",
+		keys:   map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true},
+		record: " +apparmor=HASHES +lxc=HASHES",
+		conf: []string{"lxc.apparmor.profile: lxc-phoenix", "lxc.apparmor.allow_nesting: 1",
+			"lxc.include: /usr/share/lxc/config/nesting.conf"},
+		files:   map[string]string{"apparmor.d/lxc-phoenix": "profile lxc-phoenix flags=(attach_disconnected) {}"},
+		restart: "lxc",
+		check:   `test "$(cat parser)" = "--replace $WORK/apparmor/lxc-phoenix"`},
+	{name: "mount_points with an owner in an unprivileged container", root: true,
+		keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/www",
+			"container_path": "/var/www", "owner_uid": 33, "owner_gid": 33}}},
+		calls: "set 500 --mp0 $WORK/www,mp=/var/www", record: " +mounts=HASHES",
+		check: `test "$(stat -c %u:%g www)" = 100033:100033`},
+	{name: "health_checks", nothing: true,
+		keys: map[string]any{"health_checks": []any{map[string]any{"name": "web", "script": "web.sh",
+			"args": "10.0.0.50 80"}}}, check: `grep -qx "10.0.0.50 80" checked`},
 	{name: "gpu_assignment", keys: map[string]any{"gpu_assignment": "0,1"}, record: " +lxc=HASHES",
-		conf: []string{"lxc.cgroup2.devices.allow: c 195:* rwm", "lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file"}, restart: "lxc"},
-	{name: "id_maps as they are written", keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, record: " +lxc=HASHES",
+		conf: []string{"lxc.cgroup2.devices.allow: c 195:* rwm",
+			"lxc.mount.entry: /dev/nvidia1 dev/nvidia1 none bind,optional,create=file"}, restart: "lxc"},
+	{name: "id_maps as they are written",
+		keys: map[string]any{"id_maps": []string{"u 0 100000 1000", "g 0 100000 1000"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.idmap: u 0 100000 1000", "lxc.idmap: g 0 100000 1000"}, restart: "lxc"},
-	{name: "firewall", env: "PHX_ENFORCE_FIREWALL=1", keys: map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
-		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22,80:85", "source": "10.0.0.0/24", "comment": "ssh, web"},
-		map[string]any{"type": "in", "action": "DROP"}}}},
+	{name: "firewall", env: "PHX_ENFORCE_FIREWALL=1",
+		keys: map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{
+			map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22,80:85",
+				"source":  "10.0.0.0/24",
+				"comment": "ssh, web"},
+			map[string]any{"type": "in", "action": "DROP"}}}},
 		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth,firewall=1", record: " +firewall=HASHES",
 		conf:  []string{"net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth"},
 		files: map[string]string{"host/pve/firewall/500.fw": "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 22,80:85 # ssh, web\nIN DROP\n"}},
 	{name: "filters and policies of the firewall", before: map[string]any{"firewall": map[string]any{"enabled": true}},
-		keys:   map[string]any{"firewall": map[string]any{"enabled": true, "macfilter": true, "ipfilter": true, "policy_in": "REJECT", "policy_out": "DROP"}},
+		keys: map[string]any{"firewall": map[string]any{"enabled": true, "macfilter": true, "ipfilter": true,
+			"policy_in": "REJECT", "policy_out": "DROP"}},
 		record: " +firewall=HASHES", files: map[string]string{"host/pve/firewall/500.fw": "ipfilter: 1\nmacfilter: 1\npolicy_in: REJECT\npolicy_out: DROP\n"}},
 	{name: "features", keys: map[string]any{"features": []string{"base_setup"}},
 		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "features with bootstrap_ca_url", before: map[string]any{"features": []string{"base_setup"}},
 		keys:  map[string]any{"features": []string{"base_setup"}, "bootstrap_ca_url": "https://10.0.0.10:9000"},
 		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
-	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true}, calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
-	{name: "capabilities of a privileged container", before: map[string]any{"unprivileged": false}, keys: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}},
+	{name: "enable_lifecycle_snapshots", keys: map[string]any{"enable_lifecycle_snapshots": true},
+		calls: "snapshot 500 final-form", conf: []string{"[final-form]"}},
+	{name: "capabilities of a privileged container", before: map[string]any{"unprivileged": false},
+		keys:   map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}},
 		record: " +lxc=HASHES", conf: []string{"lxc.cap.drop: ", "lxc.cap.keep: chown"}, restart: "lxc",
 		check: "grep -A1 '^lxc.cap.drop: $' host/pve/lxc/500.conf | grep -q '^lxc.cap.keep: chown$'"},
-	{name: "capabilities that are kept no more", before: map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}}, keys: map[string]any{"unprivileged": false},
+	{name: "capabilities that are kept no more",
+		before:  map[string]any{"unprivileged": false, "lxc_options": []string{"lxc.cap.keep=chown"}},
+		keys:    map[string]any{"unprivileged": false},
 		without: []string{"lxc.cap"}, restart: "lxc"},
-	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"}, calls: "snapshot 500 golden", conf: []string{"[golden]"}},
-	{name: "keys of others", nothing: true, keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"}, "portainer_role": "agent", "tests": map[string]any{}}},
+	{name: "template_snapshot_name", keys: map[string]any{"template_snapshot_name": "golden"},
+		calls: "snapshot 500 golden", conf: []string{"[golden]"}},
+	{name: "keys of others", nothing: true,
+		keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"},
+			"portainer_role": "agent", "tests": map[string]any{}}},
 }
 
 // Every key of a container's configuration: a dry run tells exactly what the
@@ -270,6 +327,9 @@ var keyCases = []keyCase{
 func TestKeys(t *testing.T) {
 	for _, tt := range keyCases {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.root && os.Geteuid() != 0 {
+				t.Skip("only root may give files away")
+			}
 			t.Parallel()
 			h := newHost(t)
 			if tt.env != "" {
@@ -315,7 +375,8 @@ func TestKeys(t *testing.T) {
 				t.Errorf("the dry run told\n%s\nand the run called\n%s", got, want)
 			}
 			for _, command := range wouldRun {
-				if !strings.HasPrefix(command, "mkdir -p ") && !strings.HasPrefix(command, "chown -R ") && !strings.HasPrefix(command, "apparmor_parser ") && !strings.Contains(command, "_feature_install_") {
+				if !strings.HasPrefix(command, "mkdir -p ") && !strings.HasPrefix(command, "chown -R ") &&
+					!strings.HasPrefix(command, "apparmor_parser ") && !strings.Contains(command, "_feature_install_") {
 					t.Errorf("the dry run told: %s", command)
 				}
 			}
@@ -363,7 +424,8 @@ func TestKeys(t *testing.T) {
 					args = append(args, mode)
 				}
 				events, calls, status, stderr := h.run(args...)
-				if status != 0 || len(calls) > 0 || h.read(path) != after || slices.ContainsFunc(events, func(ev map[string]any) bool { return ev["changed"] == true }) {
+				if status != 0 || len(calls) > 0 || h.read(path) != after ||
+					slices.ContainsFunc(events, func(ev map[string]any) bool { return ev["changed"] == true }) {
 					t.Errorf("second run %s: status %d, calls\n%s\n%s", mode, status, join(calls), stderr)
 				}
 			}

@@ -21,11 +21,14 @@ func (h *host) phxAwaiting(release, action string, args ...string) (said, calls 
 	h.t.Helper()
 	os.Remove(h.path("host/log/pct.log"))
 	said, status = h.bash(`rm -f done; : >said
-		(until grep -q ": waiting for " said; do [ ! -e done ] || exit; sleep 0.05; done; ` + release + `) >/dev/null 2>&1 &
-		set -o pipefail; phx-plan --action ` + action + ` 500 | phx-lxc ` + strings.Join(args, " ") + ` 2>said >events; status=$?
+		(until grep -q ": waiting for " said; do [ ! -e done ] || exit; sleep 0.05; done; ` +
+		release + `) >/dev/null 2>&1 &
+		set -o pipefail; phx-plan --action ` + action + ` 500 | phx-lxc ` + strings.Join(args,
+		" ") + ` 2>said >events; status=$?
 		touch done; wait; cat said; exit $status`)
 	for line := range strings.Lines(h.read("host/log/pct.log")) {
-		if call := strings.SplitN(strings.TrimSpace(line), "\t", 4)[3]; call != "list" && !strings.HasPrefix(call, "status ") {
+		if call := strings.SplitN(strings.TrimSpace(line), "\t", 4)[3]; call != "list" && !strings.HasPrefix(call,
+			"status ") {
 			calls += call + "\n"
 		}
 	}
@@ -70,7 +73,8 @@ func TestLockedAndUnchanged(t *testing.T) {
 			h := converged(t, map[string]any{"features": []string{"base_setup"}})
 			h.bash("$PHX_PCT set 500 --lock " + lock)
 			said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx("create")
-			if status != 0 || calls != "" || !strings.Contains(said, "500 Box: unchanged") || strings.Contains(said, "waiting") {
+			if status != 0 || calls != "" || !strings.Contains(said, "500 Box: unchanged") ||
+				strings.Contains(said, "waiting") {
 				t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 			}
 		})
@@ -81,7 +85,8 @@ func TestLockedAndUnchanged(t *testing.T) {
 // nothing run before. With the advice that is given the next run does it.
 func TestChangesWaitForTheLock(t *testing.T) {
 	rule := func(port string) any {
-		return map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": port}}}
+		return map[string]any{"enabled": true,
+			"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": port}}}
 	}
 	for name, tt := range map[string]struct {
 		before, keys map[string]any
@@ -89,21 +94,24 @@ func TestChangesWaitForTheLock(t *testing.T) {
 		action       string
 		args         string
 	}{
-		"a setting":          {keys: map[string]any{"memory_mb": 640}},
-		"a raw line":         {keys: map[string]any{"lxc_options": []string{"lxc.environment=A=1"}}},
-		"a firewall rule":    {before: map[string]any{"firewall": rule("22")}, keys: map[string]any{"firewall": rule("443")}},
-		"a disk":             {keys: map[string]any{"storage_size_gb": 6}},
-		"a start":            {byHand: "$PHX_PCT stop 500"},
-		"a script":           {keys: map[string]any{"features": []string{"base_setup"}}},
-		"a snapshot":         {keys: map[string]any{"enable_lifecycle_snapshots": true}},
-		"a template's start": {before: map[string]any{"template_snapshot_name": "golden"}, keys: map[string]any{"template_snapshot_name": "golden", "features": []string{"base_setup"}}},
-		"a needed restart":   {keys: map[string]any{"pct_options": []string{"nesting=1"}}, byHand: "$PHX_PCT set 500 --features nesting=1", args: "--restart"},
-		"stop":               {action: "stop"},
-		"start":              {byHand: "$PHX_PCT stop 500", action: "start"},
-		"restart":            {action: "restart"},
-		"restart, stopped":   {byHand: "$PHX_PCT stop 500", action: "restart"},
-		"delete":             {action: "delete"},
-		"delete, stopped":    {byHand: "$PHX_PCT stop 500", action: "delete"},
+		"a setting":  {keys: map[string]any{"memory_mb": 640}},
+		"a raw line": {keys: map[string]any{"lxc_options": []string{"lxc.environment=A=1"}}},
+		"a firewall rule": {before: map[string]any{"firewall": rule("22")},
+			keys: map[string]any{"firewall": rule("443")}},
+		"a disk":     {keys: map[string]any{"storage_size_gb": 6}},
+		"a start":    {byHand: "$PHX_PCT stop 500"},
+		"a script":   {keys: map[string]any{"features": []string{"base_setup"}}},
+		"a snapshot": {keys: map[string]any{"enable_lifecycle_snapshots": true}},
+		"a template's start": {before: map[string]any{"template_snapshot_name": "golden"},
+			keys: map[string]any{"template_snapshot_name": "golden", "features": []string{"base_setup"}}},
+		"a needed restart": {keys: map[string]any{"pct_options": []string{"nesting=1"}},
+			byHand: "$PHX_PCT set 500 --features nesting=1", args: "--restart"},
+		"stop":             {action: "stop"},
+		"start":            {byHand: "$PHX_PCT stop 500", action: "start"},
+		"restart":          {action: "restart"},
+		"restart, stopped": {byHand: "$PHX_PCT stop 500", action: "restart"},
+		"delete":           {action: "delete"},
+		"delete, stopped":  {byHand: "$PHX_PCT stop 500", action: "delete"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := converged(t, tt.before)
@@ -124,7 +132,8 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if command := h.wayOut(said); command != "pct unlock 500" {
 				t.Errorf("advised: %s", command)
 			}
-			if said, calls, status := h.phx(tt.action, tt.args); status != 0 || calls == "" && h.read(conf500) == h.read("before/lxc/500.conf") && !strings.Contains(said, "firewall") {
+			if said, calls, status := h.phx(tt.action, tt.args); status != 0 ||
+				calls == "" && h.read(conf500) == h.read("before/lxc/500.conf") && !strings.Contains(said, "firewall") {
 				t.Errorf("without the lock: status %d, calls\n%s\n%s", status, calls, said)
 			}
 		})
@@ -165,7 +174,8 @@ func TestLockedTemplate(t *testing.T) {
 	}
 	h.bash("$PHX_PCT stop 101; $PHX_PCT destroy 101; $PHX_PCT set 900 --lock backup")
 	out, status := h.with("PHX_LOCK_WAIT=300ms").bash("set -o pipefail; phx-plan | phx-lxc 2>&1 >events")
-	if status != 1 || !strings.Contains(out, "101 Nginx-Phoenix: define: clone source 900: container 900 is locked (backup): ") {
+	if status != 1 || !strings.Contains(out,
+		"101 Nginx-Phoenix: define: clone source 900: container 900 is locked (backup): ") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 	for _, ctid := range []string{"900", "102", "103"} {
@@ -190,15 +200,22 @@ func TestLockOfATaskThatWasKilled(t *testing.T) {
 		tail    string
 		advised string
 	}{
-		"create":    {head: "lock: create\n", byHand: "mkdir -p host/storage/lab/images/500/vm-500-disk-7; $PHX_PCT stop 500", advised: "pct unlock 500 && pct destroy 500 --destroy-unreferenced-disks 1"},
-		"destroyed": {byHand: "$PHX_PCT stop 500; echo 'lock: destroyed' >" + conf500, advised: "pct unlock 500 && pct destroy 500 --destroy-unreferenced-disks 1"},
-		"snapshot": {keys: map[string]any{"template_snapshot_name": "golden"}, head: "lock: snapshot\n", tail: strings.Replace(unfinished, "%STATE", "prepare", 1),
+		"create": {head: "lock: create\n",
+			byHand:  "mkdir -p host/storage/lab/images/500/vm-500-disk-7; $PHX_PCT stop 500",
+			advised: "pct unlock 500 && pct destroy 500 --destroy-unreferenced-disks 1"},
+		"destroyed": {byHand: "$PHX_PCT stop 500; echo 'lock: destroyed' >" + conf500,
+			advised: "pct unlock 500 && pct destroy 500 --destroy-unreferenced-disks 1"},
+		"snapshot": {keys: map[string]any{"template_snapshot_name": "golden"}, head: "lock: snapshot\n",
+			tail:    strings.Replace(unfinished, "%STATE", "prepare", 1),
 			advised: "pct unlock 500 && pct delsnapshot 500 golden --force 1"},
-		"snapshot-delete": {keys: map[string]any{"template_snapshot_name": "golden"}, head: "lock: snapshot-delete\n", tail: strings.Replace(unfinished, "%STATE", "delete", 1),
+		"snapshot-delete": {keys: map[string]any{"template_snapshot_name": "golden"}, head: "lock: snapshot-delete\n",
+			tail:    strings.Replace(unfinished, "%STATE", "delete", 1),
 			advised: "pct unlock 500 && pct delsnapshot 500 golden --force 1"},
-		"snapshot, unlocked by hand": {keys: map[string]any{"template_snapshot_name": "golden"}, tail: strings.Replace(unfinished, "%STATE", "prepare", 1),
+		"snapshot, unlocked by hand": {keys: map[string]any{"template_snapshot_name": "golden"},
+			tail:    strings.Replace(unfinished, "%STATE", "prepare", 1),
 			advised: "pct delsnapshot 500 golden --force 1"},
-		"rollback": {byHand: "$PHX_PCT snapshot 500 before; $PHX_PCT stop 500; $PHX_PCT set 500 --lock rollback", advised: "pct unlock 500 && pct rollback 500 before"},
+		"rollback": {byHand: "$PHX_PCT snapshot 500 before; $PHX_PCT stop 500; $PHX_PCT set 500 --lock rollback",
+			advised: "pct unlock 500 && pct rollback 500 before"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := converged(t, nil)
@@ -218,7 +235,8 @@ func TestLockOfATaskThatWasKilled(t *testing.T) {
 				t.Errorf("after %s: status %d\n%s", tt.advised, status, said)
 			}
 			h.wantUnchanged()
-			if disks := h.read("host/storage/lab/images/500/vm-500-disk-7/x"); disks != "" || strings.Contains(h.read(conf500), "snapstate") {
+			if disks := h.read("host/storage/lab/images/500/vm-500-disk-7/x"); disks != "" ||
+				strings.Contains(h.read(conf500), "snapstate") {
 				t.Errorf("%s", h.read(conf500))
 			}
 			if _, err := os.Stat(h.path("host/storage/lab/images/500/vm-500-disk-7")); err == nil {
@@ -242,11 +260,13 @@ func TestUnfinishedSnapshotIsNone(t *testing.T) {
 		t.Fatalf("%s", h.read(conf))
 	}
 	out, status := h.bash("set -o pipefail; phx-plan 103 | phx-lxc 2>&1 >events")
-	if status != 1 || !strings.Contains(out, "900 Copy-Base: snapshot: the snapshot final-form is unfinished") || h.read("host/pve/lxc/103.conf") != "" {
+	if status != 1 || !strings.Contains(out, "900 Copy-Base: snapshot: the snapshot final-form is unfinished") ||
+		h.read("host/pve/lxc/103.conf") != "" {
 		t.Fatalf("status %d\n%s", status, out)
 	}
 	h.wayOut(out)
-	if out, status := h.bash("set -o pipefail; phx-plan 103 | phx-lxc 2>&1 >events"); status != 0 || !strings.Contains(out, "cloned from 900@final-form") {
+	if out, status := h.bash("set -o pipefail; phx-plan 103 | phx-lxc 2>&1 >events"); status != 0 ||
+		!strings.Contains(out, "cloned from 900@final-form") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
@@ -257,7 +277,8 @@ func TestContainerThatVanishesWhileItIsAwaited(t *testing.T) {
 	h := newHost(t)
 	h.configure(nil)
 	h.write(conf500, "hostname: Box\nlock: create\nmemory: 512\n")
-	if said, calls, status := h.phxAwaiting("rm "+conf500, "create"); status != 0 || !strings.HasPrefix(calls, "create 500") {
+	if said, calls, status := h.phxAwaiting("rm "+conf500, "create"); status != 0 ||
+		!strings.HasPrefix(calls, "create 500") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 	h.wantUnchanged()
@@ -267,7 +288,8 @@ func TestContainerThatVanishesWhileItIsAwaited(t *testing.T) {
 func TestContainerThatIsFinishedWhileItIsAwaited(t *testing.T) {
 	h := converged(t, nil)
 	h.setHead("lock: create\n", "")
-	if said, calls, status := h.phxAwaiting("sed -i '/^lock: /d' "+conf500, "create"); status != 0 || calls != "" || !strings.Contains(said, "waiting") {
+	if said, calls, status := h.phxAwaiting("sed -i '/^lock: /d' "+conf500, "create"); status != 0 || calls != "" ||
+		!strings.Contains(said, "waiting") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 }
@@ -277,11 +299,13 @@ func TestStatusHasTheLock(t *testing.T) {
 	h := converged(t, nil)
 	h.bash("$PHX_PCT set 500 --lock backup")
 	said, _, status := h.phx("status")
-	if status != 0 || !strings.Contains(said, "500 Box: running, locked (backup)\n") || !strings.Contains(h.read("events"), `"state":"running","lock":"backup"`) {
+	if status != 0 || !strings.Contains(said, "500 Box: running, locked (backup)\n") ||
+		!strings.Contains(h.read("events"), `"state":"running","lock":"backup"`) {
 		t.Errorf("status %d\n%s\n%s", status, said, h.read("events"))
 	}
 	h.bash("$PHX_PCT unlock 500")
-	if said, _, _ := h.phx("status"); !strings.Contains(said, "500 Box: running\n") || strings.Contains(h.read("events"), `"lock"`) {
+	if said, _, _ := h.phx("status"); !strings.Contains(said, "500 Box: running\n") ||
+		strings.Contains(h.read("events"), `"lock"`) {
 		t.Errorf("%s\n%s", said, h.read("events"))
 	}
 }
@@ -290,12 +314,14 @@ func TestStatusHasTheLock(t *testing.T) {
 func TestRestartThatFails(t *testing.T) {
 	const down = `if [ "$1" = reboot ]; then $PHX_REAL stop 500; echo "startup for container '500' failed" >&2; exit 255; fi`
 	h := converged(t, nil).stub(down)
-	if said, calls, status := h.phx("restart"); status != 0 || !strings.Contains(calls, "start 500") || !strings.Contains(said, "and it is down now: it is started again") {
+	if said, calls, status := h.phx("restart"); status != 0 || !strings.Contains(calls, "start 500") ||
+		!strings.Contains(said, "and it is down now: it is started again") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 	h.wantState("running")
 	h = h.with("PHX_LAB_FAIL=start 500")
-	if said, _, status := h.phx("restart"); status != 1 || !strings.Contains(said, "500 Box: restart: it was shut down for the restart and is down now: pct start 500: ") {
+	if said, _, status := h.phx("restart"); status != 1 ||
+		!strings.Contains(said, "500 Box: restart: it was shut down for the restart and is down now: pct start 500: ") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	h.wantState("stopped")
@@ -307,15 +333,18 @@ func TestStorageWithoutSnapshots(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.plainStorage()
-	keys := map[string]any{"storage_pool": "plain", "enable_lifecycle_snapshots": true, "features": []string{"base_setup"}}
+	keys := map[string]any{"storage_pool": "plain", "enable_lifecycle_snapshots": true,
+		"features": []string{"base_setup"}}
 	h.configure(keys)
 	_, calls, status, stderr := h.run()
-	if status != 0 || strings.Count(join(calls), "snapshot 500") != 1 || strings.Count(stderr, "500 Box: it gets no snapshots: pct snapshot 500 pre-configured: snapshot feature is not available: its storage takes none") != 1 {
+	if status != 0 || strings.Count(join(calls), "snapshot 500") != 1 ||
+		strings.Count(stderr, "500 Box: it gets no snapshots: pct snapshot 500 pre-configured: snapshot feature is not available: its storage takes none") != 1 {
 		t.Fatalf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	for _, args := range [][]string{{}, {"--dry-run"}, {}} {
 		before := h.read(conf500)
-		if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || strings.Contains(stderr, "snapshot") || h.read(conf500) != before {
+		if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 ||
+			strings.Contains(stderr, "snapshot") || h.read(conf500) != before {
 			t.Errorf("%v: status %d, calls\n%s\n%s", args, status, join(calls), stderr)
 		}
 	}
@@ -323,7 +352,8 @@ func TestStorageWithoutSnapshots(t *testing.T) {
 	h.bash("$PHX_PCT stop 500; mkdir -p host/storage/lab/images; mv host/storage/plain/images/500 host/storage/lab/images/; sed -i 's/plain:/lab:/' " + conf500 + "; $PHX_PCT start 500")
 	keys["storage_pool"] = "lab"
 	h.configure(keys)
-	if _, calls, status, stderr := h.run(); status != 0 || !strings.HasPrefix(join(calls), "snapshot 500 final-form") || strings.Contains(h.read(conf500), "+snapshots=") {
+	if _, calls, status, stderr := h.run(); status != 0 || !strings.HasPrefix(join(calls), "snapshot 500 final-form") ||
+		strings.Contains(h.read(conf500), "+snapshots=") {
 		t.Errorf("status %d, calls\n%s\n%s\n%s", status, join(calls), stderr, h.read(conf500))
 	}
 	h.wantUnchanged()
@@ -333,7 +363,8 @@ func TestStorageWithoutSnapshots(t *testing.T) {
 func (h *host) plainStorage() {
 	h.t.Helper()
 	h.bash("mkdir -p host/storage/plain")
-	h.write("host/pve/storage.cfg", h.read("host/pve/storage.cfg")+"\ndir: plain\n\tpath "+h.path("host/storage/plain")+"\n\tcontent rootdir\n")
+	h.write("host/pve/storage.cfg", h.read("host/pve/storage.cfg")+"\ndir: plain\n\tpath "+h.path("host/storage/plain")+
+		"\n\tcontent rootdir\n")
 }
 
 // What is cloned from a template without snapshots is cloned from the template
@@ -344,10 +375,12 @@ func TestCloneOfATemplateWithoutSnapshots(t *testing.T) {
 	h.plainStorage()
 	h.write("phoenix_lxc_configs.json", strings.ReplaceAll(h.read("phoenix_lxc_configs.json"), `"lab"`, `"plain"`))
 	out, status := h.bash("set -o pipefail; phx-plan | phx-lxc 2>&1 >events")
-	if status != 0 || !strings.Contains(out, "103 Step-CA: container 900 has no snapshot final-form, because its storage takes none: the container itself is cloned") || strings.Contains(out, "103 Step-CA: base_setup") {
+	if status != 0 || !strings.Contains(out,
+		"103 Step-CA: container 900 has no snapshot final-form, because its storage takes none: the container itself is cloned") || strings.Contains(out, "103 Step-CA: base_setup") {
 		t.Fatalf("status %d\n%s", status, out)
 	}
-	if text := h.read("host/pve/lxc/103.conf"); !strings.Contains(text, "#phx%3A") || strings.Contains(text, "+snapshots=") {
+	if text := h.read("host/pve/lxc/103.conf"); !strings.Contains(text, "#phx%3A") ||
+		strings.Contains(text, "+snapshots=") {
 		t.Errorf("%s", text)
 	}
 	out, status = h.bash("set -o pipefail; rm host/log/pct.log; cp -r host/pve before; phx-plan | phx-lxc 2>&1 >events; diff -r before host/pve; cut -f4 host/log/pct.log")
@@ -357,7 +390,8 @@ func TestCloneOfATemplateWithoutSnapshots(t *testing.T) {
 	// One that runs cannot be cloned so: the way out.
 	h.bash("$PHX_PCT stop 103; $PHX_PCT destroy 103; $PHX_PCT start 900")
 	out, status = h.bash("set -o pipefail; phx-plan 103 | phx-lxc 2>&1 >events")
-	if status != 1 || !strings.Contains(out, "900 Copy-Base: it is a template, and runs: ") || !strings.Contains(out, "hint: shut the source down first: pct shutdown 900") {
+	if status != 1 || !strings.Contains(out, "900 Copy-Base: it is a template, and runs: ") ||
+		!strings.Contains(out, "hint: shut the source down first: pct shutdown 900") {
 		t.Errorf("status %d\n%s", status, out)
 	}
 	h.wayOut(out)
@@ -375,11 +409,13 @@ func TestBindMountForbidsSnapshots(t *testing.T) {
 		mounts = append(mounts, map[string]any{"host_path": "$WORK/ssl", "container_path": path})
 	}
 	h.configure(map[string]any{"enable_lifecycle_snapshots": true, "mount_points": mounts})
-	if _, calls, status, stderr := h.run(); status != 0 || strings.Contains(join(calls), "snapshot") || strings.Count(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") != 1 {
+	if _, calls, status, stderr := h.run(); status != 0 || strings.Contains(join(calls), "snapshot") ||
+		strings.Count(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") != 1 {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	for _, args := range [][]string{{}, {"--dry-run"}} {
-		if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 || strings.Contains(stderr, "snapshot") {
+		if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 ||
+			strings.Contains(stderr, "snapshot") {
 			t.Errorf("%v: status %d, calls\n%s\n%s", args, status, join(calls), stderr)
 		}
 	}
@@ -403,7 +439,8 @@ esac
 			state = "stopped"
 		}
 		said, _, status := h.phx(action)
-		if status != 0 || !strings.Contains(said, "500 Box: HA manages the container and was asked for it: waiting until it is ") {
+		if status != 0 || !strings.Contains(said,
+			"500 Box: HA manages the container and was asked for it: waiting until it is ") {
 			t.Errorf("%s: status %d\n%s", action, status, said)
 		}
 		h.wantState(state)
@@ -412,7 +449,8 @@ esac
 	// HA has not done it: that is an error, with what its configuration wants.
 	idle := h.with("PHX_LAB_HA=0").with("PHX_TIMEOUT=10s")
 	said, _, status := idle.phx("stop")
-	if status != 1 || !strings.Contains(said, "500 Box: stop: HA, which manages the container, was asked to have it stopped, and its configuration has it started: ") {
+	if status != 1 || !strings.Contains(said,
+		"500 Box: stop: HA, which manages the container, was asked to have it stopped, and its configuration has it started: ") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	idle.wantState("running")
@@ -423,7 +461,8 @@ esac
 		h.bash("$PHX_PCT status 500") // HA's turn
 	}
 	h.wantState("stopped")
-	if said, _, status := idle.phx("create"); status != 1 || !strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, and has not in 10s: see why with: ha-manager status; ") {
+	if said, _, status := idle.phx("create"); status != 1 ||
+		!strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, and has not in 10s: see why with: ha-manager status; ") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	if said, _, status := h.phx("start"); status != 0 {
@@ -456,7 +495,8 @@ func TestCommandLeftBehind(t *testing.T) {
 	h = h.stub(`if [ -n "$LATE" ]; then until [ -e $PHX_WORK/go ]; do sleep 0.05; done; fi`)
 	h.bash("LATE=1 bin/pct start 500 >/dev/null 2>&1 & echo $! >late")
 	said, _, status := h.phxAwaiting("touch go", "create")
-	if status != 0 || !strings.Contains(said, "500 Box: waiting for the end of: pct start 500 (process "+strings.TrimSpace(h.read("late"))+")") {
+	if status != 0 || !strings.Contains(said,
+		"500 Box: waiting for the end of: pct start 500 (process "+strings.TrimSpace(h.read("late"))+")") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	h.bash("touch go; while kill -0 $(cat late); do sleep 0.1; done")
@@ -467,7 +507,8 @@ func TestCommandLeftBehind(t *testing.T) {
 	h.configure(keys)
 	h.bash("rm go; LATE=1 bin/pct set 500 --cores 1 >/dev/null 2>&1 & echo $! >late")
 	said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx("create")
-	if status != 1 || calls != "" || !strings.Contains(said, "configure: pct set 500 --cores 1 still runs (process "+strings.TrimSpace(h.read("late"))+")") {
+	if status != 1 || calls != "" || !strings.Contains(said,
+		"configure: pct set 500 --cores 1 still runs (process "+strings.TrimSpace(h.read("late"))+")") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 	h.wayOut(said)
@@ -486,7 +527,10 @@ func TestVirtualMachine(t *testing.T) {
 			h.bash("mkdir -p host/pve/" + place + "; touch host/pve/" + place + "/500.conf")
 			for _, action := range []string{"create", "create --dry-run", "delete", "status", "start"} {
 				said, calls, status := h.phx(action)
-				if status != 1 || calls != "" || !strings.Contains(said, "500 is a virtual machine ("+h.path("host/pve/"+place+"/500.conf")+"), and phx manages containers: ") {
+				if status != 1 || calls != "" ||
+					!strings.Contains(said,
+						"500 is a virtual machine ("+h.path("host/pve/"+place+"/500.conf")+
+							"), and phx manages containers: ") {
 					t.Errorf("%s: status %d, calls\n%s\n%s", action, status, calls, said)
 				}
 			}
@@ -519,7 +563,8 @@ func TestProtectedContainer(t *testing.T) {
 // What a lock of a task that changes no configuration leaves is released.
 func TestLockThatIsOnlyReleased(t *testing.T) {
 	for lock, advised := range map[string]string{
-		"backup": "pct unlock 500", "disk": "pct unlock 500", "migrate": "pct unlock 500", "fstrim": "pct unlock 500", "mounted": "pct unmount 500",
+		"backup": "pct unlock 500", "disk": "pct unlock 500", "migrate": "pct unlock 500", "fstrim": "pct unlock 500",
+		"mounted": "pct unmount 500",
 	} {
 		t.Run(lock, func(t *testing.T) {
 			h := converged(t, nil).stub(`if [ "$1" = unmount ]; then shift; exec $PHX_REAL unlock "$@"; fi`)
@@ -563,7 +608,8 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 		h.bash("chmod +x bin/pveam")
 		h.configure(map[string]any{"template": "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"})
 		_, _, status, stderr := h.run()
-		if command := h.wayOut(stderr); status != 1 || command != "pveam update && pveam download local debian-13-standard_13.1-2_amd64.tar.zst" {
+		if command := h.wayOut(stderr); status != 1 ||
+			command != "pveam update && pveam download local debian-13-standard_13.1-2_amd64.tar.zst" {
 			t.Errorf("status %d, advised: %s\n%s", status, command, stderr)
 		}
 		if _, _, status, stderr := h.run(); status != 0 {
@@ -576,7 +622,8 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 		h.write("bin/ssh", "#!/bin/sh\n[ \"$1 $2 $3 $4 $6 $7\" = 'pve2 pct migrate 500 --restart 1' ] && [ \"$5\" = \"$(hostname -s)\" ] && mv $PHX_PVE_ROOT/nodes/pve2/lxc/500.conf $PHX_PVE_ROOT/lxc/\n")
 		h.bash("chmod +x bin/ssh; mkdir -p host/pve/nodes/pve2/lxc; mv " + conf500 + " host/pve/nodes/pve2/lxc/")
 		said, calls, status := h.phx("create")
-		if status != 1 || calls != "" || !strings.Contains(said, "500 Box: define: the container is on the node pve2: ") {
+		if status != 1 || calls != "" ||
+			!strings.Contains(said, "500 Box: define: the container is on the node pve2: ") {
 			t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 		}
 		h.wayOut(said)
@@ -587,7 +634,8 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 		h.configure(nil)
 		h.bash("(exec 9>>host/lock/pve-config-500.lock; flock 9; exec sleep 60) >/dev/null 2>&1 & echo $! >holder; while flock -n host/lock/pve-config-500.lock true; do sleep 0.05; done")
 		said, _, status := h.phx("create")
-		if status != 1 || !strings.Contains(said, "hint: another command holds "+h.path("host/lock/pve-config-500.lock")+": see which with: fuser -v ") {
+		if status != 1 || !strings.Contains(said,
+			"hint: another command holds "+h.path("host/lock/pve-config-500.lock")+": see which with: fuser -v ") {
 			t.Errorf("status %d\n%s", status, said)
 		}
 		h.wayOut(said)
@@ -603,7 +651,8 @@ func TestWarningsArePassedOn(t *testing.T) {
 	h := converged(t, nil).stub(`case "$1" in start|reboot) echo "WARN: Systemd 252 detected. You may need to enable nesting."; echo "Task finished with 1 warning(s)!" >&2 ;; esac`)
 	h.bash("$PHX_PCT stop 500")
 	said, _, status := h.phx("create")
-	if status != 0 || strings.Count(said, "500 Box: WARN: Systemd 252 detected. You may need to enable nesting.\n") != 1 {
+	if status != 0 || strings.Count(said,
+		"500 Box: WARN: Systemd 252 detected. You may need to enable nesting.\n") != 1 {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	for line := range strings.Lines(h.read("events")) {
@@ -620,12 +669,14 @@ func TestDryRunOfALockedContainer(t *testing.T) {
 	h.configure(map[string]any{"memory_mb": 640})
 	h.bash("$PHX_PCT set 500 --lock backup")
 	h = h.with("PHX_LOCK_WAIT=300ms")
-	if said, calls, status := h.phx("create", "--dry-run"); status != 3 || calls != "" || strings.Contains(said, "waiting") || !strings.Contains(said, "would run: "+bin+"/pct set 500 --memory 640") {
+	if said, calls, status := h.phx("create", "--dry-run"); status != 3 || calls != "" ||
+		strings.Contains(said, "waiting") || !strings.Contains(said, "would run: "+bin+"/pct set 500 --memory 640") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 	h.bash("$PHX_PCT unlock 500")
 	h.setHead("lock: create\n", "")
-	if said, calls, status := h.phx("create", "--dry-run"); status != 1 || calls != "" || !strings.Contains(said, "500 Box: define: container 500 is locked (create): ") {
+	if said, calls, status := h.phx("create", "--dry-run"); status != 1 || calls != "" ||
+		!strings.Contains(said, "500 Box: define: container 500 is locked (create): ") {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}
 }

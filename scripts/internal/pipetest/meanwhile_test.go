@@ -16,7 +16,8 @@ func TestRollbackInTheMiddleOfARun(t *testing.T) {
 	h.configure(map[string]any{"features": []string{"base_setup", "step_cli"}, "memory_mb": 1024,
 		"volumes": withVolume["volumes"]})
 	meanwhile := h.stub(`case "$1" in set) $PHX_REAL rollback 500 mine --start 1 ;; esac`)
-	if _, _, status, stderr := meanwhile.run(); status != 1 || !strings.Contains(stderr, "rolled the container back meanwhile") {
+	if _, _, status, stderr := meanwhile.run(); status != 1 ||
+		!strings.Contains(stderr, "rolled the container back meanwhile") {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
 	h.wantApplied(true, "step_cli")
@@ -29,9 +30,11 @@ func TestGoneOnceMade(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t) // with the configuration that is shipped
-			gone := h.stub(`case "$1" in ` + command + `) $PHX_REAL "$@"; id=$2; [ "$1" = create ] || id=$3; exec $PHX_REAL destroy $id ;; esac`)
+			gone := h.stub(`case "$1" in ` + command +
+				`) $PHX_REAL "$@"; id=$2; [ "$1" = create ] || id=$3; exec $PHX_REAL destroy $id ;; esac`)
 			_, _, status, stderr := gone.run()
-			if status != 1 || !strings.Contains(stderr, ": define: the container is gone: it has been destroyed or moved meanwhile: open ") {
+			if status != 1 || !strings.Contains(stderr,
+				": define: the container is gone: it has been destroyed or moved meanwhile: open ") {
 				t.Errorf("status %d\n%s", status, stderr)
 			}
 			if _, _, status, stderr := h.run(); status != 0 {

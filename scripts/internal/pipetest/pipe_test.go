@@ -1,6 +1,12 @@
 // Package pipetest uses the programs as a user does, alone and in the pipe,
 // on a host whose pct keeps Proxmox's files, rules and mistakes but starts no
 // containers.
+//
+// It builds the programs, with the race detector when it is tested with -race.
+// Plain go test tries a few of the faults, signals and kills that interrupt
+// runs; scripts/test sets PHX_TEST_FULL=1 and tries many, scripts/test --long
+// sets PHX_TEST_LONG=1 as well and tries all. What only root may do is skipped
+// for other users.
 package pipetest
 
 import (
@@ -19,7 +25,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +37,7 @@ import (
 var bin, repo string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "pipetest")
 		if err != nil {
@@ -41,22 +49,40 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		programs := []string{"build", "-tags", "urfave_cli_no_docs", "-o", dir + "/", "./cmd/..."}
-		if flag.Parse(); flag.Lookup("test.bench").Value.String() == "" {
-			programs = slices.Insert(programs, 1, "-race") // the programs work on containers side by side
+		// With the race detector where the tests have it, because the programs work on containers side by side.
+		if out, err := build(dir, "-race="+strconv.FormatBool(raceEnabled)); err != nil {
+			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+			return 1
 		}
-		for _, args := range [][]string{programs, {"build", "-o", dir + "/pct", "./scripts/internal/lab-pct"}} {
-			cmd := exec.Command("go", args...)
-			cmd.Dir = repo
-			if out, err := cmd.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-				return 1
-			}
+		if parallel := flag.Lookup("test.parallel").Value; parallel.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+			parallel.Set(strconv.Itoa(4 * runtime.GOMAXPROCS(0))) // tests wait more than they work
 		}
 		return m.Run()
 	}())
 }
 
+// build builds the programs and the lab's pct in the directory dir.
+func build(dir string, flags ...string) (output []byte, err error) {
+	for _, args := range [][]string{
+		append(flags, "-tags", "urfave_cli_no_docs", "-o", dir+"/", "./cmd/..."),
+		{"-o", dir + "/pct", "./scripts/internal/lab-pct"},
+		{"-o", dir + "/", "./scripts/internal/pipetest/killat"},
+	} {
+		cmd := exec.Command("go", append([]string{"build"}, args...)...)
+		cmd.Dir = repo
+		if output, err = cmd.CombinedOutput(); err != nil {
+			return output, err
+		}
+	}
+	return nil, nil
+}
+
+// full reports whether much is to be tried, as scripts/test does, and not just
+// enough to notice a mistake while one works on the programs.
+func full() bool { return os.Getenv("PHX_TEST_FULL") == "1" }
+
+// TestScripts runs testdata/*.txtar. In their conditions, full is [full], and
+// root reports whether root runs the tests.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
@@ -64,6 +90,15 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"events": events,
 			"calls":  calls,
+		},
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "full":
+				return full(), nil
+			case "root":
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
 		},
 	})
 }
@@ -99,7 +134,8 @@ func environment(w string) map[string]string {
 // certificates of a CA below ca/, and stand-ins for the feature scripts and
 // for the inside of the containers.
 func makeHost(w string) error {
-	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache", "host/storage/lab", "scripts", "ca", "ssl"} {
+	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
+		"host/storage/lab", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
@@ -113,7 +149,9 @@ func makeHost(w string) error {
 		"/usr/local/phoenix_hypervisor/persistent-storage/ssl", w+"/ssl",
 	).Replace(string(shipped))
 	for name, text := range map[string]string{
-		"host/pve/storage.cfg": "dir: local\n\tpath " + w + "/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w + "/host/storage/lab\n\tcontent rootdir\n",
+		"host/pve/storage.cfg": "dir: local\n\tpath " + w +
+			"/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w +
+			"/host/storage/lab\n\tcontent rootdir\n",
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
 		"phoenix_lxc_configs.json":              config,
 		"scripts/phoenix_hypervisor_lxc_103.sh": "#!/bin/sh\n",
@@ -125,7 +163,8 @@ func makeHost(w string) error {
 	}
 	programs := map[string]string{"inside": inside}
 	for _, feature := range []string{"base_setup", "step_cli", "step_ca", "traefik"} {
-		programs["scripts/phoenix_hypervisor_feature_install_"+feature+".sh"] = "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature " + feature + " </dev/null\n"
+		programs["scripts/phoenix_hypervisor_feature_install_"+feature+
+			".sh"] = "#!/bin/sh\n$PHX_PCT exec --keep-env 0 $1 -- feature " + feature + " </dev/null\n"
 	}
 	for name, text := range programs {
 		if err := os.WriteFile(filepath.Join(w, name), []byte(text), 0o755); err != nil {
@@ -183,7 +222,8 @@ const caConfig = `{
 // expired.crt, leaf.crt, bundle.crt (root and leaf), truncated.crt, empty.crt,
 // and root.fingerprint.
 func certificates(dir string) error {
-	issue := func(name string, isCA bool, notAfter time.Time, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *x509.Certificate, *ecdsa.PrivateKey, error) {
+	issue := func(name string, isCA bool, notAfter time.Time, parent *x509.Certificate,
+		signer *ecdsa.PrivateKey) ([]byte, *x509.Certificate, *ecdsa.PrivateKey, error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, nil, nil, err

@@ -26,7 +26,8 @@ func (h *host) hashOf(line string) string {
 // guarded returns a converged host on which an administrator has added a raw
 // line and a rule by hand.
 func guarded(t *testing.T) *host {
-	h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+	h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true,
+		"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 	h.write(conf500, strings.Replace(h.read(conf500), "unprivileged: 1\n", "unprivileged: 1\n"+byHand, 1))
 	h.write(fw500, h.read(fw500)+drop)
 	h.wantUnchanged()
@@ -50,7 +51,8 @@ func (h *host) wantKept(said string) {
 	h.t.Helper()
 	for range 2 { // the record that the first has written is no way in either
 		_, _, status, stderr := h.run()
-		if status != 0 || said != "" && strings.Count(stderr, "the record in the notes of container 500 is not phx's own: "+said) != 1 {
+		if status != 0 || said != "" && strings.Count(stderr,
+			"the record in the notes of container 500 is not phx's own: "+said) != 1 {
 			h.t.Errorf("status %d\n%s", status, stderr)
 		}
 		said = ""
@@ -108,7 +110,8 @@ func TestRecordCannotBeForged(t *testing.T) {
 func guardedOther(h *host, ctid, words string) string {
 	h.t.Helper()
 	text := h.read("phoenix_lxc_configs.json")
-	other := strings.NewReplacer(`"500"`, `"`+ctid+`"`, "10.0.0.50/", "10.0.0.51/", "BC:24:11:00:05:00", "BC:24:11:00:05:01",
+	other := strings.NewReplacer(`"500"`, `"`+ctid+`"`, "10.0.0.50/", "10.0.0.51/",
+		"BC:24:11:00:05:00", "BC:24:11:00:05:01",
 		`"port":"22"`, `"port":"23"`).Replace(text)
 	other = strings.Replace(other, `"firewall":{`, `"lxc_options":["`+strings.TrimSpace(byHand)+`"],"firewall":{`, 1)
 	h.write("phoenix_lxc_configs.json", other)
@@ -128,7 +131,8 @@ func guardedOther(h *host, ctid, words string) string {
 // What phx has recorded before it signed records is taken over once: nothing
 // is installed again, and what it has written it also removes.
 func TestRecordsOfBeforeAreTakenOver(t *testing.T) {
-	h := converged(t, map[string]any{"features": []string{"base_setup"}, "lxc_options": []string{"lxc.environment=OLD=1"}, "template_snapshot_name": "golden"})
+	h := converged(t, map[string]any{"features": []string{"base_setup"},
+		"lxc_options": []string{"lxc.environment=OLD=1"}, "template_snapshot_name": "golden"})
 	for line := range strings.Lines(h.read(conf500)) {
 		if words, mac, ok := strings.Cut(line, " +mac="); ok && mac != "" {
 			h.write(conf500, strings.Replace(h.read(conf500), line, words+"\n", 1))
@@ -142,7 +146,8 @@ func TestRecordsOfBeforeAreTakenOver(t *testing.T) {
 	}
 	h.configure(map[string]any{"features": []string{"base_setup"}, "template_snapshot_name": "golden"})
 	_, calls, status, stderr := h.run()
-	if status != 0 || len(calls) > 0 || !strings.Contains(stderr, "500 Box: its record is taken over, and signed") || strings.Contains(stderr, "not phx's own") {
+	if status != 0 || len(calls) > 0 || !strings.Contains(stderr, "500 Box: its record is taken over, and signed") ||
+		strings.Contains(stderr, "not phx's own") {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	if text := h.read(conf500); strings.Contains(text, "OLD=1\n\n[golden") || strings.Count(text, "+mac=") != 2 {
@@ -172,17 +177,20 @@ func TestWhatIsWrittenIsRecorded(t *testing.T) {
 		for _, port := range ports {
 			all = append(all, map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": port})
 		}
-		return map[string]any{"firewall": map[string]any{"enabled": true, "rules": all}, "memory_mb": 600 + len(ports), "lxc_options": []string{"lxc.environment=P=" + strings.Join(ports, "_")}}
+		return map[string]any{"firewall": map[string]any{"enabled": true, "rules": all}, "memory_mb": 600 + len(ports),
+			"lxc_options": []string{"lxc.environment=P=" + strings.Join(ports, "_")}}
 	}
 	h := converged(t, rules("443"))
 	h.configure(rules("22", "443"))
-	if _, _, status, _ := h.with("PHX_LAB_FAIL=set 500").run(); status != 1 || !strings.Contains(h.read(fw500), "-dport 22\n") {
+	if _, _, status, _ := h.with("PHX_LAB_FAIL=set 500").run(); status != 1 ||
+		!strings.Contains(h.read(fw500), "-dport 22\n") {
 		t.Fatalf("status %d\n%s", status, h.read(fw500))
 	}
 	h.configure(rules("443"))
 	events, _, status, stderr := h.run()
 	if status != 0 || strings.Contains(h.read(fw500), "-dport 22\n") || strings.Contains(h.read(conf500), "P=22_443") {
-		t.Errorf("what a run that failed has written stays: status %d\n%s\n%s\n%s", status, stderr, h.read(fw500), h.read(conf500))
+		t.Errorf("what a run that failed has written stays: status %d\n%s\n%s\n%s", status, stderr,
+			h.read(fw500), h.read(conf500))
 	}
 	for _, ev := range events {
 		if ev["event"] == "ct.ready" {
@@ -219,11 +227,14 @@ func TestWhatIsWrittenIsRecorded(t *testing.T) {
 func TestContainerWhoseMakingHasBrokenOff(t *testing.T) {
 	t.Parallel()
 	h := newHost(t) // with the shipped configuration
-	if out, status := h.bash("mkdir host/pve/firewall/103.fw; phx-plan 103 | phx-lxc"); status != 1 || !strings.Contains(out, "103 Step-CA: cloned from 900@final-form") || !strings.Contains(out, "103 Step-CA: firewall: ") {
+	if out, status := h.bash("mkdir host/pve/firewall/103.fw; phx-plan 103 | phx-lxc"); status != 1 ||
+		!strings.Contains(out, "103 Step-CA: cloned from 900@final-form") ||
+		!strings.Contains(out, "103 Step-CA: firewall: ") {
 		t.Fatalf("status %d\n%s", status, out)
 	}
 	out, status := h.bash("rmdir host/pve/firewall/103.fw; phx-plan 103 | phx-lxc >events")
-	if status != 0 || strings.Contains(out, "not phx's own") || strings.Contains(out, "103 Step-CA: base_setup") || !strings.Contains(h.read("host/pve/firewall/103.fw"), "enable: 1") {
+	if status != 0 || strings.Contains(out, "not phx's own") || strings.Contains(out, "103 Step-CA: base_setup") ||
+		!strings.Contains(h.read("host/pve/firewall/103.fw"), "enable: 1") {
 		t.Errorf("status %d\n%s\n%s", status, out, h.read("host/pve/firewall/103.fw"))
 	}
 }
@@ -238,8 +249,10 @@ func TestPlanWithALie(t *testing.T) {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
-			out, status := h.bash(`phx-plan >plan; sed '` + lie + `' plan >lie; ! cmp -s plan lie || echo no lie; phx-lxc <lie >events`)
-			if status != 1 || !strings.Contains(out, "event stream: line 1: plan.started: ") || strings.Contains(out, "no lie") || h.read("host/pve/lxc/900.conf") != "" {
+			out, status := h.bash(`phx-plan >plan; sed '` + lie +
+				`' plan >lie; ! cmp -s plan lie || echo no lie; phx-lxc <lie >events`)
+			if status != 1 || !strings.Contains(out, "event stream: line 1: plan.started: ") ||
+				strings.Contains(out, "no lie") || h.read("host/pve/lxc/900.conf") != "" {
 				t.Errorf("%s: status %d\n%s", lie, status, out)
 			}
 		})
@@ -253,8 +266,9 @@ func TestFirewallThatWasNotInForce(t *testing.T) {
 	// As the old scripts left it: rules, but nothing that switches them on.
 	const old = "[RULES]\n\nOUT ACCEPT -dest 10.0.0.12 -p tcp -dport 443 # old\n"
 	h.write(fw500, old)
-	keys := map[string]any{"application_script": "phoenix_hypervisor_lxc_101.sh", "firewall": map[string]any{"enabled": true, "rules": []any{
-		map[string]any{"type": "out", "action": "ACCEPT", "dest": "10.0.0.12", "proto": "tcp", "port": "443"}}}}
+	keys := map[string]any{"application_script": "phoenix_hypervisor_lxc_101.sh",
+		"firewall": map[string]any{"enabled": true, "rules": []any{
+			map[string]any{"type": "out", "action": "ACCEPT", "dest": "10.0.0.12", "proto": "tcp", "port": "443"}}}}
 	h.configure(keys)
 	for _, args := range [][]string{{"--dry-run"}, {}, {}} {
 		before := h.read(conf500)
@@ -278,7 +292,9 @@ func TestFirewallThatWasNotInForce(t *testing.T) {
 		}
 	}
 	events, _, status, stderr := h.run("--enforce-firewall")
-	if status != 0 || !strings.Contains(h.read(fw500), "enable: 1") || !strings.Contains(h.read(conf500), "firewall=1") || !strings.Contains(stderr, "500 Box: the firewall: clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP") {
+	if status != 0 || !strings.Contains(h.read(fw500), "enable: 1") ||
+		!strings.Contains(h.read(conf500), "firewall=1") ||
+		!strings.Contains(stderr, "500 Box: the firewall: clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP") {
 		t.Errorf("told to: status %d\n%s\n%s\n%v", status, h.read(fw500), stderr, events)
 	}
 	// From now on it is phx's.
@@ -295,7 +311,8 @@ func TestFirewallOfSomebodyElseThatIsInForce(t *testing.T) {
 	h := converged(t, nil)
 	h.bash("$PHX_PCT set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,firewall=1")
 	h.write(fw500, "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\n"+drop)
-	h.configure(map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+	h.configure(map[string]any{"firewall": map[string]any{"enabled": true,
+		"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 	if _, _, status, stderr := h.run(); status != 0 || strings.Contains(stderr, "not in force, and stays so") {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
@@ -315,7 +332,9 @@ func TestProfileOfSomebodyElse(t *testing.T) {
 	refused := func() {
 		t.Helper()
 		before := h.read(profile)
-		if _, calls, status, stderr := h.run(); status != 1 || len(calls) > 0 || !strings.Contains(stderr, "500 Box: apparmor: "+h.path(profile)+" is not as phx has written it, and is not overwritten: ") {
+		if _, calls, status, stderr := h.run(); status != 1 || len(calls) > 0 ||
+			!strings.Contains(stderr, "500 Box: apparmor: "+h.path(profile)+
+				" is not as phx has written it, and is not overwritten: ") {
 			t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 		}
 		if h.read(profile) != before {
@@ -355,7 +374,8 @@ case "$*" in
 *is-up*) test -e "$PHX_WORK/service" ;;
 esac
 `)
-	h.configure(map[string]any{"application_script": "app.sh", "health_check": map[string]any{"command": "is-up", "retries": 2, "interval": 0}})
+	h.configure(map[string]any{"application_script": "app.sh",
+		"health_check": map[string]any{"command": "is-up", "retries": 2, "interval": 0}})
 	if _, _, status, stderr := h.run(); status != 0 {
 		t.Fatalf("status %d\n%s", status, stderr)
 	}
@@ -363,13 +383,15 @@ esac
 		t.Fatal(err)
 	}
 	_, calls, status, stderr := h.run()
-	if status != 0 || strings.Count(join(calls), " app.sh 500 ") != 1 || !strings.Contains(stderr, "500 Box: app.sh again") {
+	if status != 0 || strings.Count(join(calls), " app.sh 500 ") != 1 ||
+		!strings.Contains(stderr, "500 Box: app.sh again") {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	// Once, and then it is a failure.
 	h.bash("rm service; touch broken")
 	_, calls, status, stderr = h.run()
-	if status != 1 || strings.Count(join(calls), " app.sh 500 ") != 1 || strings.Count(join(calls), "is-up") != 4 || !strings.Contains(stderr, "500 Box: health check: not healthy after 2 tries") {
+	if status != 1 || strings.Count(join(calls), " app.sh 500 ") != 1 || strings.Count(join(calls), "is-up") != 4 ||
+		!strings.Contains(stderr, "500 Box: health check: not healthy after 2 tries") {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 }
@@ -396,7 +418,8 @@ func TestLinkInTheMiddleOfAMountPoint(t *testing.T) {
 		}
 		return map[string]any{"mount_points": []any{m}}
 	}
-	want := h.path("shared/web") + " is a symbolic link to " + h.path("precious") + ", and is not followed: write " + h.path("precious/logs") + " as host_path"
+	want := h.path("shared/web") + " is a symbolic link to " + h.path("precious") + ", and is not followed: write " +
+		h.path("precious/logs") + " as host_path"
 	h.configure(mount("$WORK/shared/web/logs", map[string]any{"owner_uid": 33}))
 	for _, args := range [][]string{{"--dry-run"}, {}} {
 		if _, _, status, stderr := h.run(args...); status != 1 || !strings.Contains(stderr, want) {
@@ -408,7 +431,8 @@ func TestLinkInTheMiddleOfAMountPoint(t *testing.T) {
 	}
 	// Made is nothing through it either.
 	h.configure(mount("$WORK/shared/web/new", nil))
-	if _, _, status, stderr := h.run(); status != 1 || !strings.Contains(stderr, "web is a symbolic link to "+h.path("precious")) {
+	if _, _, status, stderr := h.run(); status != 1 ||
+		!strings.Contains(stderr, "web is a symbolic link to "+h.path("precious")) {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
 	if _, err := os.Stat(h.path("precious/new")); !os.IsNotExist(err) {
@@ -428,8 +452,10 @@ func TestDryRunCountsWhatWouldChangeItsOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.write("data/a/file", "")
-	h.configure(map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/data", "container_path": "/mnt/x", "owner_uid": 33}}})
-	if _, _, status, stderr := h.run("--dry-run"); status != 3 || !strings.Contains(stderr, "500 Box: 4 files and directories of "+h.path("data")+" would change their owner") {
+	h.configure(map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/data",
+		"container_path": "/mnt/x", "owner_uid": 33}}})
+	if _, _, status, stderr := h.run("--dry-run"); status != 3 ||
+		!strings.Contains(stderr, "500 Box: 4 files and directories of "+h.path("data")+" would change their owner") {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
 }
@@ -442,8 +468,10 @@ func TestDirectoryOfTheSystemIsNotGivenAway(t *testing.T) {
 		t.Skip("only root may mount")
 	}
 	h := converged(t, nil)
-	h.configure(map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/data", "container_path": "/mnt/x", "owner_uid": 1}}})
-	for _, path := range []string{"/etc", "/etc/ssl", "/srv", h.dir, h.path("host/pve/priv"), h.path("scripts"), h.path("host/storage/lab")} {
+	h.configure(map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/data",
+		"container_path": "/mnt/x", "owner_uid": 1}}})
+	for _, path := range []string{"/etc", "/etc/ssl", "/srv", h.dir, h.path("host/pve/priv"), h.path("scripts"),
+		h.path("host/storage/lab")} {
 		script := `set -e
 			for dir in /etc /srv; do mkdir -p copy$dir; cp -a $dir/. copy$dir/; mount --bind copy$dir $dir; done
 			sed "s|$WORK/data|$1|" phoenix_lxc_configs.json >given.json
@@ -456,7 +484,8 @@ func TestDirectoryOfTheSystemIsNotGivenAway(t *testing.T) {
 		if strings.Contains(out, "unshare failed") {
 			t.Skip(out)
 		}
-		for _, want := range []string{"plan 2", "lxc 1", "mount_points.0.host_path: " + filepath.Clean(path), "all in it would change its owner"} {
+		for _, want := range []string{"plan 2", "lxc 1", "mount_points.0.host_path: " + filepath.Clean(path),
+			"all in it would change its owner"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: want %q in\n%s", path, want, out)
 			}

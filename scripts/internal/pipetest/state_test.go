@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-var withVolume = map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2, "mount_point": "/data"}}}
+var withVolume = map[string]any{"volumes": []any{map[string]any{"name": "data", "pool": "lab", "size_gb": 2,
+	"mount_point": "/data"}}}
 
 // pctInAdvice is a command that a message tells one to run.
 var pctInAdvice = regexp.MustCompile(`pct set 500 --(?:mp\d+ [^ ;]+|revert mp\d+)`)
@@ -21,7 +22,8 @@ func (h *host) wantRefusal(said string) (advice []string) {
 	for _, args := range [][]string{{"--dry-run"}, {}} {
 		before := h.read(conf500)
 		_, calls, status, stderr := h.run(args...)
-		if status != 1 || len(calls) > 0 || h.read(conf500) != before || !strings.Contains(stderr, said) || !strings.Contains(stderr, "nothing was changed") {
+		if status != 1 || len(calls) > 0 || h.read(conf500) != before || !strings.Contains(stderr, said) ||
+			!strings.Contains(stderr, "nothing was changed") {
 			h.t.Errorf("%v: status %d, calls\n%s\n%s\nwant %q", args, status, join(calls), stderr, said)
 		}
 		advice = pctInAdvice.FindAllString(stderr, -1)
@@ -49,7 +51,8 @@ func TestVolumeIsNotReplacedByAnEmptyOne(t *testing.T) {
 		t.Helper()
 		h.follow(advice)
 		h.bash("$PHX_PCT start 500")
-		if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 || !strings.Contains(h.read(conf500), mounted) {
+		if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 ||
+			!strings.Contains(h.read(conf500), mounted) {
 			t.Errorf("after %s: status %d, calls\n%s\n%s\n%s", advice, status, join(calls), stderr, h.read(conf500))
 		}
 		h.wantUnchanged()
@@ -60,7 +63,8 @@ func TestVolumeIsNotReplacedByAnEmptyOne(t *testing.T) {
 	back(advice[0])
 	// It is removed, and kept as unused0.
 	h.bash("$PHX_PCT stop 500; $PHX_PCT set 500 --delete mp0")
-	if _, _, _, stderr := h.run(); !strings.Contains(stderr, "the container is stopped, and stays so until that is settled") {
+	if _, _, _, stderr := h.run(); !strings.Contains(stderr,
+		"the container is stopped, and stays so until that is settled") {
 		t.Errorf("not said that it is stopped:\n%s", stderr)
 	}
 	advice = h.wantRefusal("the volume at /data is not mounted any more")
@@ -105,19 +109,23 @@ func TestVolumeOfAnUnfinishedRun(t *testing.T) {
 	h := converged(t, nil)
 	h.configure(withVolume)
 	// pct set is killed with its caller, before it has done anything.
-	h.write("bin/killer", "#!/bin/sh\ncase \" $* \" in *\" set 500 \"*) kill -KILL $PPID; exit 1 ;; esac\nexec "+bin+"/pct \"$@\"\n")
+	h.write("bin/killer", "#!/bin/sh\ncase \" $* \" in *\" set 500 \"*) kill -KILL $PPID; exit 1 ;; esac\nexec "+bin+
+		"/pct \"$@\"\n")
 	os.Chmod(h.path("bin/killer"), 0o755)
 	killed := h.with("PHX_PCT=" + h.path("bin/killer"))
 	if _, _, status, stderr := killed.run(); status != 137 {
 		t.Fatalf("status %d\n%s", status, stderr)
 	}
-	if _, calls, status, stderr := h.run(); status != 0 || !strings.Contains(join(calls), "set 500 --mp0 lab:2,mp=/data") {
+	if _, calls, status, stderr := h.run(); status != 0 ||
+		!strings.Contains(join(calls), "set 500 --mp0 lab:2,mp=/data") {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	h.wantUnchanged()
 	// It is killed once it has: the volume is known, and not forgotten.
-	h.write("bin/killer", "#!/bin/sh\n"+bin+"/pct \"$@\" || exit\ncase \" $* \" in *\" set 500 \"*) kill -KILL $PPID ;; esac\n")
-	h.configure(map[string]any{"volumes": []any{withVolume["volumes"].([]any)[0], map[string]any{"name": "more", "pool": "lab", "size_gb": 1, "mount_point": "/more"}}})
+	h.write("bin/killer", "#!/bin/sh\n"+bin+
+		"/pct \"$@\" || exit\ncase \" $* \" in *\" set 500 \"*) kill -KILL $PPID ;; esac\n")
+	h.configure(map[string]any{"volumes": []any{withVolume["volumes"].([]any)[0],
+		map[string]any{"name": "more", "pool": "lab", "size_gb": 1, "mount_point": "/more"}}})
 	if _, _, status, stderr := killed.run(); status != 137 {
 		t.Fatalf("status %d\n%s", status, stderr)
 	}
@@ -148,7 +156,8 @@ func (h *host) wantApplied(rolledBack bool, names ...string) {
 			applied = append(applied, name)
 		}
 	}
-	if status != 0 || strings.Join(applied, " ") != strings.Join(names, " ") || strings.Contains(stderr, "has been rolled back") != rolledBack {
+	if status != 0 || strings.Join(applied, " ") != strings.Join(names, " ") ||
+		strings.Contains(stderr, "has been rolled back") != rolledBack {
 		h.t.Errorf("status %d, applied %q, want %q\n%s", status, applied, names, stderr)
 	}
 	h.wantUnchanged()
@@ -269,13 +278,15 @@ func TestRestartThatIsDue(t *testing.T) {
 func TestHostPathWithADot(t *testing.T) {
 	h := converged(t, nil)
 	mount := func(path string) {
-		h.configure(map[string]any{"memory_mb": 600, "mount_points": []any{map[string]any{"host_path": "$WORK/" + path, "container_path": "/mnt/x"}}})
+		h.configure(map[string]any{"memory_mb": 600,
+			"mount_points": []any{map[string]any{"host_path": "$WORK/" + path, "container_path": "/mnt/x"}}})
 	}
 	mount("etc/conf.d")
 	for _, args := range [][]string{{"--dry-run"}, {}} {
 		before := h.read(conf500)
 		_, calls, status, stderr := h.run(args...)
-		if status != 1 || len(calls) > 0 || h.read(conf500) != before || !strings.Contains(stderr, "with a slash at its end: "+h.path("etc/conf.d")+"/") {
+		if status != 1 || len(calls) > 0 || h.read(conf500) != before ||
+			!strings.Contains(stderr, "with a slash at its end: "+h.path("etc/conf.d")+"/") {
 			t.Errorf("%v: status %d, calls\n%s\n%s", args, status, join(calls), stderr)
 		}
 	}
@@ -306,8 +317,9 @@ func TestFileSystemThatTakesNoWrite(t *testing.T) {
 		t.Skip("only root may mount")
 	}
 	h := converged(t, map[string]any{"firewall": map[string]any{"enabled": true, "rules": []any{}}})
-	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}, "firewall": map[string]any{"enabled": true, "rules": []any{
-		map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"},
+		"firewall": map[string]any{"enabled": true, "rules": []any{
+			map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 	out, _ := h.bash(`unshare -m bash -c '
 		for dir in lxc firewall; do
 			at=host/pve/$dir
@@ -325,10 +337,14 @@ func TestFileSystemThatTakesNoWrite(t *testing.T) {
 		done
 		phx-plan | phx-lxc >events; echo "then: ${PIPESTATUS[1]}"; grep -o -e "-dport 22" host/pve/firewall/500.fw; grep -o A=1 host/pve/lxc/500.conf'`)
 	want := []string{
-		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "no space left on device", "lxc full: 1", "lxc full: as it was",
-		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "read-only file system", "lxc readonly: 1", "lxc readonly: as it was",
-		"500 Box: firewall: replace " + h.path(fw500) + ": ", "no space left on device", "firewall full: 1", "firewall full: as it was",
-		"500 Box: firewall: replace " + h.path(fw500) + ": ", "read-only file system", "firewall readonly: 1", "firewall readonly: as it was",
+		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "no space left on device", "lxc full: 1",
+		"lxc full: as it was",
+		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "read-only file system", "lxc readonly: 1",
+		"lxc readonly: as it was",
+		"500 Box: firewall: replace " + h.path(fw500) + ": ", "no space left on device", "firewall full: 1",
+		"firewall full: as it was",
+		"500 Box: firewall: replace " + h.path(fw500) + ": ", "read-only file system", "firewall readonly: 1",
+		"firewall readonly: as it was",
 		"then: 0\n-dport 22\nA=1\n",
 	}
 	rest := out
@@ -346,10 +362,12 @@ func TestFileSystemThatTakesNoWrite(t *testing.T) {
 // the lock of the configuration, nor for whoever edits the firewall.
 func TestUnchangedRunTakesNoLock(t *testing.T) {
 	h := converged(t, map[string]any{"features": []string{"base_setup"}, "lxc_options": []string{"lxc.environment=A=1"},
-		"firewall": map[string]any{"enabled": true, "rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
+		"firewall": map[string]any{"enabled": true,
+			"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 	out, status := h.bash(`mkdir -p host/pve/priv/lock/firewall-vm-500 host/pve/priv/lock/phx-record
 		flock --exclusive host/lock/pve-config-500.lock sh -c 'phx-plan | timeout 60 phx-lxc >events; grep -o "\"changed\":[a-z]*" events'`)
-	if status != 0 || !strings.Contains(out, "500 Box: unchanged") || strings.Contains(out, "waiting") || !strings.Contains(out, `"changed":false`) {
+	if status != 0 || !strings.Contains(out, "500 Box: unchanged") || strings.Contains(out, "waiting") ||
+		!strings.Contains(out, `"changed":false`) {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
@@ -364,12 +382,14 @@ func TestProfileOfARunThatFailed(t *testing.T) {
 		t.Run(place, func(t *testing.T) {
 			h := converged(t, map[string]any{"apparmor_profile": "lxc-phoenix"})
 			h.write("apparmor/lxc-phoenix", "profile lxc-phoenix { 2 }\n")
-			out, _ := h.bash("unshare -m bash -c 'mount --bind " + place + " " + place + " && mount -o remount,bind,ro " + place + " && phx-plan | phx-lxc >events; echo ${PIPESTATUS[1]}'")
+			out, _ := h.bash("unshare -m bash -c 'mount --bind " + place + " " + place +
+				" && mount -o remount,bind,ro " + place + " && phx-plan | phx-lxc >events; echo ${PIPESTATUS[1]}'")
 			if !strings.Contains(out, "read-only file system") || !strings.HasSuffix(out, "\n1\n") {
 				t.Fatalf("%s", out)
 			}
 			h.write("apparmor/lxc-phoenix", "profile lxc-phoenix { 3 }\n")
-			if _, _, status, stderr := h.run(); status != 0 || h.read("apparmor.d/lxc-phoenix") != "profile lxc-phoenix { 3 }\n" {
+			if _, _, status, stderr := h.run(); status != 0 ||
+				h.read("apparmor.d/lxc-phoenix") != "profile lxc-phoenix { 3 }\n" {
 				t.Errorf("status %d\n%s\n%s", status, stderr, h.read("apparmor.d/lxc-phoenix"))
 			}
 			h.wantUnchanged()

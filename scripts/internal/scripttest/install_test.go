@@ -47,7 +47,8 @@ after=$(cd $prefix && find . -type f -exec sha256sum {} + | sort)
 lost=$(comm -23 <(echo "$before") <(echo "$after"))
 [ -z "$lost" ] || { echo "changed or gone: $lost" >&2; exit 1; }
 $prefix/bin/phx-plan --config "$2/scripts/phoenix_lxc_configs.json" --format table`
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash", overlay, repo, string(m[1]))
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash",
+		overlay, repo, string(m[1]))
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "Step-CA") {
 		t.Errorf("%v\n%s", err, out)
@@ -96,7 +97,8 @@ func TestInstall(t *testing.T) {
 	}
 	// What a call that was cut short has left is nobody's own.
 	put("old\n")
-	if out, err := exec.Command("sh", "-c", `cd "$1" && sha256sum scripts/phoenix >>scripts/.installed`, "sh", prefix).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-c", `cd "$1" && sha256sum scripts/phoenix >>scripts/.installed`, "sh",
+		prefix).CombinedOutput(); err != nil {
 		t.Fatal(string(out))
 	}
 	if out, err := install(); err != nil || !strings.Contains(out, "wrote "+driver) {

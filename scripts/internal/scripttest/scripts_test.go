@@ -41,6 +41,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each pct takes a second under -race
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return os.Geteuid() == 0, nil
+		},
 	})
 }
 
@@ -57,7 +63,8 @@ func pct() {
 	check(err)
 	_, err = fmt.Fprintln(log, strings.Join(line, " "))
 	check(err)
-	if len(os.Args) < 10 || strings.Join(os.Args[1:4], " ") != "exec --keep-env 0" || strings.Join(os.Args[5:8], " ") != "-- /bin/sh -c" {
+	if len(os.Args) < 10 || strings.Join(os.Args[1:4], " ") != "exec --keep-env 0" ||
+		strings.Join(os.Args[5:8], " ") != "-- /bin/sh -c" {
 		check(fmt.Errorf("pct: not the one call that is expected: %q", os.Args[1:]))
 	}
 	script := os.Args[8]
@@ -73,7 +80,8 @@ func pct() {
 		stdin = stdin[:len(stdin)/2]
 	}
 	if root := os.Getenv("PHX_TEST_ROOT"); root != "" {
-		moved := strings.NewReplacer("/usr/local/bin", root+"/bin", "/run/", root+"/run/", "/home/", root+"/home/").Replace(script)
+		moved := strings.NewReplacer("/usr/local/bin", root+"/bin", "/run/", root+"/run/", "/home/",
+			root+"/home/").Replace(script)
 		if !strings.Contains(moved, root+"/run/phx.lock") {
 			check(errors.New("pct: this is not a script whose places are known: not running it on this machine"))
 		}
@@ -189,7 +197,9 @@ func TestTable(t *testing.T) {
 			}
 		}
 		name, version, arch, url, sum, member := fields[0], fields[1], fields[2], fields[3], fields[4], fields[5]
-		if !strings.Contains(url, "/v"+version+"/") || !strings.HasSuffix(url, version+"_linux_"+arch+".tar.gz") && !strings.HasSuffix(url, "_linux_"+version+"_"+arch+".tar.gz") {
+		if !strings.Contains(url, "/v"+version+"/") ||
+			!strings.HasSuffix(url, version+"_linux_"+arch+".tar.gz") && !strings.HasSuffix(url,
+				"_linux_"+version+"_"+arch+".tar.gz") {
 			t.Errorf("line %d: the address is not that of %s %s %s: %s", i+1, name, version, arch, url)
 		}
 		if filepath.Base(member) != name {
@@ -222,8 +232,10 @@ func TestProvenVersions(t *testing.T) {
 		return string(text)
 	}
 	table, readme := read("../../phoenix_assets.tsv"), strings.Join(strings.Fields(read("../../../README.md")), " ")
-	for name, module := range map[string]string{"step": "github.com/smallstep/cli", "step-ca": "github.com/smallstep/certificates", "traefik": "github.com/traefik/traefik/v3"} {
-		m := regexp.MustCompile(regexp.QuoteMeta(module) + ` v(\S+)`).FindStringSubmatch(read("../tools/" + name + "/go.mod"))
+	for name, module := range map[string]string{"step": "github.com/smallstep/cli",
+		"step-ca": "github.com/smallstep/certificates", "traefik": "github.com/traefik/traefik/v3"} {
+		m := regexp.MustCompile(regexp.QuoteMeta(module) +
+			` v(\S+)`).FindStringSubmatch(read("../tools/" + name + "/go.mod"))
 		if m == nil {
 			t.Errorf("scripts/internal/tools/%s/go.mod: no %s", name, module)
 			continue
@@ -264,12 +276,14 @@ func TestInnerScripts(t *testing.T) {
 		t.Run(feature, func(t *testing.T) {
 			work := t.TempDir()
 			cmd := exec.Command("../../phoenix_hypervisor_feature_install_"+feature+".sh", "103")
-			cmd.Env = append(os.Environ(), "PHX_TEST_WORK="+work, "PHX_PCT=pct", "PHX_ASSETS="+assets, "PHX_TEST_ROOT=", "PHX_TEST_STDIN=", "PHX_TEST_STATUS=0")
+			cmd.Env = append(os.Environ(), "PHX_TEST_WORK="+work, "PHX_PCT=pct", "PHX_ASSETS="+assets, "PHX_TEST_ROOT=",
+				"PHX_TEST_STDIN=", "PHX_TEST_STATUS=0")
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			// SC2317: unreachable; each script uses its part of the common functions.
-			if out, err := exec.Command(shellcheck, "--shell=sh", "--exclude=SC2317", work+"/inner.sh").CombinedOutput(); err != nil {
+			if out, err := exec.Command(shellcheck, "--shell=sh", "--exclude=SC2317",
+				work+"/inner.sh").CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
 		})

@@ -103,8 +103,9 @@ func client(ctx context.Context, caURL string, from net.IP) (*acme.Client, error
 		Key:          key,
 		DirectoryURL: caURL + "/acme/acme/directory",
 		HTTPClient: &http.Client{
-			Timeout:   5 * time.Second,
-			Transport: &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+			Timeout: 5 * time.Second,
+			Transport: &http.Transport{DialContext: dialer.DialContext,
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 		},
 		RetryBackoff: func(n int, _ *http.Request, _ *http.Response) time.Duration {
 			if n > 3 {
@@ -256,7 +257,10 @@ func (s *server) listen(address string) error {
 	if err != nil {
 		return err
 	}
-	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "neighbour") }))
+	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		fmt.Fprintln(w, "neighbour")
+	}))
 	return nil
 }
 

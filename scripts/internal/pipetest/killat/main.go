@@ -61,7 +61,8 @@ func run(n int, file string, argv []string) (unix.WaitStatus, error) {
 		return 0, err
 	}
 	// Its threads, and not what it starts with vfork.
-	if err := unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_EXITKILL); err != nil {
+	if err := unix.PtraceSetOptions(pid,
+		unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_EXITKILL); err != nil {
 		return 0, err
 	}
 	unix.PtraceSyscall(pid, 0)
@@ -136,7 +137,8 @@ type syscallInfo struct {
 // count.
 func entered(thread int) string {
 	var info syscallInfo
-	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(thread), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(thread), unsafe.Sizeof(info),
+		uintptr(unsafe.Pointer(&info)), 0, 0)
 	if errno != 0 || info.op != unix.PTRACE_SYSCALL_INFO_ENTRY {
 		return ""
 	}
