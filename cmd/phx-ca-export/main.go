@@ -3,20 +3,13 @@
 package main
 
 import (
-	"context"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
 	"strconv"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
@@ -63,6 +56,7 @@ Options:
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 Options of init:
     --domain DOMAIN       Domain of the services' names.
@@ -134,7 +128,7 @@ func newExporter(c *cli.Context) (*exporter, error) {
 		return nil, cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	switch e.rotate {
-	case "", ca.StepTrust, ca.StepCertificates, ca.StepDrop:
+	case "", cahost.StepTrust, cahost.StepCertificates, cahost.StepDrop:
 	default:
 		return nil, cmdline.Usagef("--rotate-root %q: the steps are trust, certificates, drop", e.rotate)
 	}
@@ -146,6 +140,7 @@ func newExporter(c *cli.Context) (*exporter, error) {
 	return e, nil
 }
 
+// run exports from the container that is named, or works as a filter.
 func run(c *cli.Context) error {
 	e, err := newExporter(c)
 	if err != nil {
@@ -156,9 +151,10 @@ func run(c *cli.Context) error {
 	}
 	if c.IsSet("ctid") {
 		if e.rotate != "" {
-			return cmdline.Usagef("--rotate-root works in the pipe, which knows who trusts the CA: PHX_ROTATE_ROOT=%s phoenix", e.rotate)
+			return cmdline.Usagef("--rotate-root works in the pipe, which knows who trusts the CA: "+
+				"PHX_ROTATE_ROOT=%s phoenix", e.rotate)
 		}
-		if _, err := e.export(c.Context, c.Int("ctid"), ca.Options{Log: cmdline.Logf}); err != nil {
+		if _, err := e.export(c.Context, c.Int("ctid"), cahost.Options{Log: cmdline.Logf}); err != nil {
 			return fmt.Errorf("%s is unchanged: %w", e.path, err)
 		}
 		return nil
@@ -168,282 +164,4 @@ func run(c *cli.Context) error {
 	}
 	e.stream = event.NewStream(os.Stdin, os.Stdout, e.fail)
 	return e.filter(c.Context)
-}
-
-// initialize makes the CA, or sees that it is there.
-func initialize(c *cli.Context) error {
-	e, err := newExporter(c)
-	if err != nil {
-		return err
-	}
-	domain := strings.ToLower(c.String("domain"))
-	addr, addrErr := netip.ParseAddr(c.String("ip"))
-	switch {
-	case c.Args().Present():
-		return cmdline.Usagef("init: unexpected argument %q", c.Args().First())
-	case !c.IsSet("ctid"):
-		return cmdline.Usagef("init: name the CA's container with --ctid")
-	case !config.IsHostName(domain):
-		return cmdline.Usagef("init: --domain %q: not a domain", domain)
-	case addrErr != nil || addr.Zone() != "":
-		return cmdline.Usagef("init: --ip %q: not an IP address: the CA needs a fixed one, by which others reach it", c.String("ip"))
-	case c.Int("port") < 1 || c.Int("port") > 65535:
-		return cmdline.Usagef("init: --port %d: not a port", c.Int("port"))
-	case !config.IsHostName(c.String("name")):
-		return cmdline.Usagef("init: --name %q: not a host name", c.String("name"))
-	}
-	store, closeStore, err := ca.OpenStore(c.Context, ca.StoreDir(e.host))
-	if err != nil {
-		return err
-	}
-	defer closeStore()
-	result, err := ca.Converge(c.Context, e.host, c.Int("ctid"), store, ca.Options{
-		Settings: &ca.Settings{Domain: domain, Addr: addr, Name: c.String("name"), Port: c.Int("port")},
-		Create:   true,
-		Accept:   e.accept,
-		Log:      cmdline.Logf,
-	})
-	if err == nil && len(result.Changes) == 0 {
-		cmdline.Logf("the CA is there: root %s", result.Pin.Primary)
-	}
-	return err
-}
-
-type exporter struct {
-	host           *pve.Host
-	path           string
-	accept, rotate string
-	stream         *event.Stream
-	work           sync.WaitGroup
-
-	mu     sync.Mutex
-	failed bool
-}
-
-func (e *exporter) fail(err error) {
-	cmdline.Logf("%v", err)
-	e.mu.Lock()
-	e.failed = true
-	e.mu.Unlock()
-}
-
-// settingsOf returns what the plan says about the CA. Its port and its name are
-// those of its traefik_service.
-func settingsOf(p *config.Plan) ca.Settings {
-	s := ca.Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: ca.DefaultName, Port: ca.DefaultPort}
-	for _, service := range p.Services {
-		if service.CTID == p.CA.CTID {
-			_, at, _ := config.ParseServiceURL(service.URL) // the plan is checked
-			s.Name, s.Port = service.Name, int(at.Port())
-		}
-		s.Names = append(s.Names, service.Host)
-	}
-	return s
-}
-
-func (e *exporter) filter(ctx context.Context) error {
-	var p *config.Plan
-	begun := false
-	for {
-		ev, err := e.stream.Next(ctx, event.PlanStarted, "ct.ready", "ct.failed", "ct.skipped")
-		if err != nil {
-			e.work.Wait()
-			if !errors.Is(err, io.EOF) {
-				return err
-			}
-			break
-		}
-		switch {
-		case ev.Name == event.PlanStarted:
-			begun = false
-			if p, err = config.ParsePlan(ev.Raw); err != nil {
-				p = nil
-				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
-			}
-		case ev.Name == event.PlanDone:
-			e.work.Wait()
-			if err := e.stream.Forward(ev); err != nil {
-				return err
-			}
-		case p == nil || p.CA == nil || ev.CTID() != p.CA.CTID:
-			if ev.Name == "ct.ready" && ev.Get("application_script").Str == config.CAScript {
-				e.fail(fmt.Errorf("event stream: line %d: container %d has the application script %s, and the plan has another CA, or none with a fixed address", ev.Line, ev.CTID(), config.CAScript))
-			}
-		case begun:
-			e.fail(fmt.Errorf("event stream: line %d: a second end of the CA's container %d", ev.Line, ev.CTID()))
-		default:
-			begun = true
-			e.work.Go(func() { e.react(ctx, p, ev) })
-		}
-	}
-	if e.failed {
-		return cmdline.Status(1)
-	}
-	return nil
-}
-
-// ask returns an error if the CA's container is in no state to be asked. A CA
-// that is not healthy is asked: what it lacks may be what the host has.
-func ask(ev event.Event) error {
-	stage := ev.Get("stage").Str
-	switch {
-	case ev.Name == "ct.skipped":
-		return errors.New("its container was skipped")
-	case ev.Name == "ct.failed" && stage != "health check" && stage != config.CAScript:
-		return fmt.Errorf("its container has failed: %s", stage)
-	}
-	return nil
-}
-
-// react exports the root of the CA of which ev tells the end, and says so.
-// Where the CA cannot be asked, the pinned root is exported.
-func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
-	ctid, settings := p.CA.CTID, settingsOf(p)
-	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, ev.Get("name").Str))
-	o := ca.Options{
-		Settings: &settings,
-		Rotate:   e.rotate,
-		Taken:    func(pins []string) error { return e.taken(p, pins) },
-		Log:      func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) },
-	}
-	var x *exported
-	err := ask(ev)
-	if err == nil {
-		x, err = e.export(ctx, ctid, o)
-	}
-	if err != nil {
-		e.fail(fmt.Errorf("%s: %w", label, err))
-		e.emit("ca.failed", ctid, struct {
-			Error string `json:"error"`
-		}{err.Error()})
-		if x, err = e.fromHost(ctx); err != nil {
-			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
-			return
-		}
-		o.Log("goes on with the pinned root %s from the host", x.Pin.Primary)
-	}
-	if x.Refused != nil {
-		e.fail(fmt.Errorf("%s: rotation of the root: %s: %w", label, e.rotate, x.Refused))
-	}
-	if step := x.Pin.Step; step != "" || e.rotate == ca.StepDrop && x.Pin.Dropped != "" {
-		r := rotation{Step: step, SHA256: x.Pin.Primary, Also: x.Pin.Also, Changed: x.Rotated}
-		switch step {
-		case ca.StepTrust:
-			r.SHA256, r.Also = r.Also, r.SHA256
-		case "":
-			r.Step, r.Also = ca.StepDrop, x.Pin.Dropped
-		}
-		e.emit("ca.rotation", ctid, r)
-	}
-	e.emit("ca.exported", ctid, struct {
-		Path     string `json:"path"`
-		SHA256   string `json:"sha256"`
-		Also     string `json:"also,omitempty"`
-		CAURL    string `json:"ca_url"`
-		Changed  bool   `json:"changed"`
-		FromHost bool   `json:"from_host,omitempty"`
-		Known    *known `json:"known,omitempty"`
-	}{e.path, x.Pin.Primary, x.Pin.Also, settings.URL(), x.changed || len(x.Changes) > 0, x.fromHost, knownBy(x)})
-}
-
-// known is what the CA's container finds the proxy by: hashes of what it has.
-type known struct {
-	Hosts      string `json:"hosts"`
-	Neighbours string `json:"neighbours"`
-}
-
-// knownBy returns nil where the container was not looked into.
-func knownBy(x *exported) *known {
-	if x.fromHost {
-		return nil
-	}
-	return &known{pve.Hash(x.Hosts), pve.Hash(x.Neighbours)}
-}
-
-// rotation is the event of a rotation of the root.
-type rotation struct {
-	Step    string `json:"step"`
-	SHA256  string `json:"sha256"` // of the new root
-	Also    string `json:"also"`   // of the old one
-	Changed bool   `json:"changed"`
-}
-
-func (e *exporter) emit(name string, ctid int, fields any) {
-	if err := e.stream.Emit(name, ctid, fields); err != nil {
-		e.fail(err)
-	}
-}
-
-// taken returns an error unless gateway and proxy, if the plan has them, have
-// noted that they have taken these roots.
-func (e *exporter) taken(p *config.Plan, pins []string) error {
-	for name, place := range map[string]*config.Place{"nginx": p.Gateway, "traefik": p.Proxy} {
-		if place == nil {
-			continue
-		}
-		if !ca.Taken(e.host, name, pins) {
-			return fmt.Errorf("phx-%s has not taken the step before yet: run phoenix without a step until all is well", name)
-		}
-	}
-	return nil
-}
-
-type exported struct {
-	*ca.Result
-	changed  bool // the file
-	fromHost bool
-}
-
-// export brings the CA, the pin and the file up to date.
-func (e *exporter) export(ctx context.Context, ctid int, o ca.Options) (*exported, error) {
-	start := time.Now()
-	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
-	if err != nil {
-		return nil, err
-	}
-	defer closeStore()
-	o.Accept = e.accept
-	result, err := ca.Converge(ctx, e.host, ctid, store, o)
-	if err != nil {
-		return nil, err
-	}
-	x := &exported{Result: result}
-	if x.changed, err = e.write(result.Roots); err != nil {
-		return nil, err
-	}
-	if x.changed {
-		cmdline.Logf("wrote %s: %s (%s)", e.path, sums(result.Pin), cmdline.Elapsed(start))
-	} else {
-		cmdline.Logf("%s is unchanged: %s", e.path, sums(result.Pin))
-	}
-	return x, nil
-}
-
-func sums(p ca.Pin) string {
-	if p.Also == "" {
-		return "SHA-256 " + p.Primary
-	}
-	return fmt.Sprintf("SHA-256 %s, and of a second root %s", p.Primary, p.Also)
-}
-
-// write brings the file up to date. Only in the pipe it is known to be for
-// containers.
-func (e *exporter) write(roots []*x509.Certificate) (changed bool, err error) {
-	return writeRoots(e.path, e.stream != nil, roots)
-}
-
-// fromHost brings the file up to date from what is pinned.
-func (e *exporter) fromHost(ctx context.Context) (*exported, error) {
-	store, closeStore, err := ca.OpenStore(ctx, ca.StoreDir(e.host))
-	if err != nil {
-		return nil, err
-	}
-	defer closeStore()
-	result, err := ca.Pinned(store)
-	if err != nil {
-		return nil, err
-	}
-	x := &exported{Result: result, fromHost: true}
-	x.changed, err = e.write(result.Roots)
-	return x, err
 }

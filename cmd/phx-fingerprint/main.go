@@ -2,19 +2,11 @@
 package main
 
 import (
-	"context"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/event"
 )
 
 const usage = `Usage:
@@ -35,6 +27,7 @@ Options:
     --verify HEX    Print nothing and compare: exit status 0 if the fingerprint
                     is HEX, 1 if not. Either case, colons allowed.
     --help          Print this text.
+    --version       Print the version.
 
 Events read: ca.exported, plan.done.
 Events written: ca.fingerprint.
@@ -75,128 +68,4 @@ func run(c *cli.Context) error {
 		return filter(c.Context, os.Stdin, os.Stdout)
 	}
 	return cmdline.ReadOnly(c.Context, func() error { return printAll(c.Args().Slice()) })
-}
-
-func verify(name, want string) error {
-	root, err := read(name)
-	if err != nil {
-		return err
-	}
-	if got := cert.Fingerprint(root); got != want {
-		return fmt.Errorf("%s: the fingerprint is %s, not %s", name, got, want)
-	}
-	return nil
-}
-
-func printAll(names []string) error {
-	var out strings.Builder
-	var failed []error
-	for _, name := range names {
-		root, err := read(name)
-		if err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		out.WriteString(cert.Fingerprint(root) + "\n")
-	}
-	for _, err := range failed {
-		cmdline.Logf("%v", err)
-	}
-	if failed != nil {
-		return cmdline.Status(1)
-	}
-	return cmdline.Print(out.String())
-}
-
-// read returns the root certificate in a file, - being stdin.
-func read(name string) (*x509.Certificate, error) {
-	if name == "-" {
-		return parse("stdin", os.Stdin)
-	}
-	return readFile(name)
-}
-
-func readFile(name string) (*x509.Certificate, error) {
-	// A FIFO without a writer would block the program forever.
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("read a root certificate: %w", err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read a root certificate: %s is not a regular file: stdin is named -", name)
-	}
-	return parse(name, f)
-}
-
-func parse(name string, in io.Reader) (*x509.Certificate, error) {
-	// No certificate comes near this size; a device could be without end.
-	const limit = 16 << 20
-	data, err := io.ReadAll(io.LimitReader(in, limit+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read a root certificate: %w", err)
-	case len(data) > limit:
-		return nil, fmt.Errorf("%s: larger than %d MiB, so no root certificate", name, limit>>20)
-	}
-	root, err := cert.ParseRoot(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: not usable as a root certificate: %w", name, err)
-	}
-	return root, nil
-}
-
-// filter answers every ca.exported with a ca.fingerprint. The fingerprint is
-// that which came with the event, out of the CA's container: one that is
-// computed from the file would prove nothing of it.
-func filter(ctx context.Context, in io.Reader, out io.Writer) error {
-	failed := false
-	fail := func(err error) {
-		failed = true
-		cmdline.Logf("%v", err)
-	}
-	stream := event.NewStream(in, out, fail)
-	for {
-		ev, err := stream.Next(ctx, "ca.exported")
-		switch {
-		case errors.Is(err, io.EOF):
-			if failed {
-				return cmdline.Status(1)
-			}
-			return nil
-		case err != nil:
-			return err
-		case ev.Name == event.PlanDone:
-			if err := stream.Forward(ev); err != nil {
-				return err
-			}
-			continue
-		}
-		path := ev.Get("path").Str
-		if path == "" {
-			fail(fmt.Errorf("event stream: line %d: ca.exported without a path", ev.Line))
-			continue
-		}
-		pins := []string{ev.Get("sha256").Str}
-		if pins[0] == "" {
-			fail(fmt.Errorf("event stream: line %d: ca.exported without a fingerprint", ev.Line))
-			continue
-		}
-		if also := ev.Get("also").Str; also != "" {
-			pins = append(pins, also)
-		}
-		if _, err := cert.ReadPinned(path, pins...); err != nil {
-			fail(fmt.Errorf("not what phx-ca-export has exported: %w", err))
-			continue
-		}
-		err = stream.Emit("ca.fingerprint", 0, struct {
-			Path   string `json:"path"`
-			SHA256 string `json:"sha256"`
-			Also   string `json:"also,omitempty"`
-			CAURL  string `json:"ca_url"`
-		}{path, pins[0], ev.Get("also").Str, ev.Get("ca_url").Str})
-		if err != nil {
-			return err
-		}
-	}
 }

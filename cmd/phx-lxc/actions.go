@@ -1,164 +1,181 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // action is what a plan can ask for.
 type action struct {
-	run     func(*job, context.Context) error
-	changes bool   // it can change something: a dry run previews it
-	done    string // the message when it has changed something
-	event   string // the event that tells of its success
-	fields  func(*job, time.Duration) any
+	run       func(*job, context.Context) error
+	stage     string // what is being done, for errors, where run does not say
+	mustExist bool   // the container
+	changes   bool   // it can change something: a dry run previews it
+	done      string // the message when it has changed something
+	success   func(*job, time.Duration) event.Body
 }
 
 var actions = map[string]action{
-	"create":  {(*job).converge, true, "ready", "ct.ready", (*job).readyFields},
-	"start":   {(*job).startAction, true, "is up", "ct.started", (*job).changedFields},
-	"restart": {(*job).restartAction, true, "is up", "ct.started", (*job).changedFields},
-	"stop":    {(*job).stopAction, true, "is down", "ct.stopped", (*job).changedFields},
-	"delete":  {(*job).deleteAction, true, "is gone", "ct.removed", (*job).changedFields},
-	"status":  {(*job).statusAction, false, "", "ct.status", (*job).statusFields},
+	"create": {run: (*job).converge, changes: true, done: "ready", success: (*job).isReady},
+	"start": {
+		run: (*job).start, stage: "start", mustExist: true, changes: true, done: "is up", success: (*job).isStarted,
+	},
+	"restart": {
+		run: (*job).restart, stage: "restart", mustExist: true, changes: true, done: "is up", success: (*job).isStarted,
+	},
+	"stop": {
+		run: (*job).shutdown, stage: "stop", mustExist: true, changes: true, done: "is down", success: (*job).isStopped,
+	},
+	"delete": {run: (*job).destroy, stage: "delete", changes: true, done: "is gone", success: (*job).isRemoved},
+	"status": {run: (*job).reportStatus, success: (*job).hasStatus},
 }
 
-func (j *job) readyFields(elapsed time.Duration) any {
-	return struct {
-		Name              string   `json:"name"`
-		IP                string   `json:"ip"`
-		Changed           bool     `json:"changed"`
-		Changes           []string `json:"changes"`
-		RestartRequired   []string `json:"restart_required"`
-		ApplicationScript string   `json:"application_script"`
-		NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
-		ElapsedMS         int64    `json:"elapsed_ms"`
-	}{
-		j.c.Name, address(j.c), len(j.changes) > 0, j.changes, j.restartRequired(),
-		j.c.ApplicationScript, j.notInForce, elapsed.Milliseconds(),
+// do carries an action out and says how it went. Without an error, the container
+// is as others need it. toDo reports whether a dry run has found something to
+// do.
+func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
+	start := time.Now()
+	j.changes = []string{}
+	j.host = j.ownHost()
+	j.ct = j.host.Container(j.c.CTID, j.records, j.options.lockWait, j.logf)
+	j.stage = "define"
+	states, err := j.states()
+	if err == nil {
+		err = j.ct.Look(states)
 	}
-}
-
-func (j *job) changedFields(time.Duration) any {
-	return struct {
-		Name    string `json:"name"`
-		Changed bool   `json:"changed"`
-	}{j.c.Name, len(j.changes) > 0}
-}
-
-func (j *job) statusFields(time.Duration) any {
-	fields := struct {
-		Name            string     `json:"name"`
-		State           string     `json:"state"`
-		Lock            string     `json:"lock,omitempty"`
-		IP              string     `json:"ip"`
-		Applied         pve.Record `json:"applied"`
-		RestartRequired []string   `json:"restart_required"`
-	}{j.c.Name, j.state(), j.lock(), address(j.c), pve.Record{}, []string{}}
-	if j.conf != nil {
-		fields.Applied, fields.RestartRequired = j.record, j.restartRequired()
+	if err == nil {
+		j.stage = cmp.Or(act.stage, j.stage)
+		if act.mustExist && j.ct.Conf == nil {
+			err = fmt.Errorf("the container does not exist: create it with: phoenix %d", j.c.CTID)
+		} else {
+			err = act.run(j, ctx)
+		}
 	}
-	return fields
-}
-
-// state is running, stopped or missing.
-func (j *job) state() string {
 	switch {
-	case j.conf == nil:
-		return "missing"
-	case j.running:
-		return "running"
+	case err != nil:
+		j.logf("%s: %v", j.stage, err)
+		j.emit(event.ContainerFailed{CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
+		return false, err
+	case j.options.dryRun && act.changes:
+		return j.emitPreview(), nil
+	case !act.changes:
+	case len(j.changes) == 0:
+		j.logf("unchanged")
+	default:
+		j.logf("%s (%s)", act.done, cmdline.Elapsed(start))
 	}
-	return "stopped"
+	j.emit(act.success(j, time.Since(start)))
+	return false, nil
 }
 
-// lock is what Proxmox has locked the container for, "" when it has not.
-func (j *job) lock() string {
-	if j.conf == nil {
-		return ""
+// ownHost is the host as the job sees it: it says each warning once and, in a
+// dry run, only previews.
+func (j *job) ownHost() *pve.Host {
+	host := j.options.host
+	var warnings []string
+	host.Warn = func(line string) {
+		if !slices.Contains(warnings, line) {
+			warnings = append(warnings, line)
+			j.logf("%s", line)
+		}
 	}
-	return j.conf.Values["lock"]
+	if j.options.dryRun {
+		host.Preview = &pve.Preview{Commands: [][]string{}}
+	}
+	return &host
 }
 
-func (j *job) statusAction(context.Context) error {
-	if lock := j.lock(); lock != "" {
-		j.logf("%s, locked (%s)", j.state(), lock)
+// emitPreview says what would be done, and reports whether that is anything.
+func (j *job) emitPreview() bool {
+	preview := event.ContainerPreview{
+		CTID: j.c.CTID, Name: j.c.Name, Commands: j.host.Preview.Commands, Files: []event.FileChange{},
+	}
+	j.host.Preview.Diffs(func(path, diff string) {
+		preview.Files = append(preview.Files, event.FileChange{Path: path, Diff: diff})
+	})
+	preview.Changed = len(preview.Commands)+len(preview.Files) > 0
+	if !preview.Changed {
+		j.logf("nothing to do")
+	}
+	for _, f := range preview.Files {
+		j.logf("would change %s\n%s", f.Path, f.Diff)
+	}
+	for _, argv := range preview.Commands {
+		j.logf("would run: %s", pve.Quote(argv))
+	}
+	j.emit(preview)
+	return preview.Changed
+}
+
+func (j *job) isReady(elapsed time.Duration) event.Body {
+	return event.ContainerReady{
+		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
+		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
+		NotInForce: j.notInForce, ElapsedMS: elapsed.Milliseconds(),
+	}
+}
+
+func (j *job) isStarted(time.Duration) event.Body { return event.ContainerStarted(j.hasChanged()) }
+func (j *job) isStopped(time.Duration) event.Body { return event.ContainerStopped(j.hasChanged()) }
+func (j *job) isRemoved(time.Duration) event.Body { return event.ContainerRemoved(j.hasChanged()) }
+
+func (j *job) hasChanged() event.ContainerChanged {
+	return event.ContainerChanged{CTID: j.c.CTID, Name: j.c.Name, Changed: len(j.changes) > 0}
+}
+
+func (j *job) hasStatus(time.Duration) event.Body {
+	return event.ContainerStatus{
+		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c),
+		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
+	}
+}
+
+func (j *job) reportStatus(context.Context) error {
+	if lock := j.ct.Lock(); lock != "" {
+		j.logf("%s, locked (%s)", j.ct.State(), lock)
 	} else {
-		j.logf("%s", j.state())
+		j.logf("%s", j.ct.State())
 	}
 	return nil
 }
 
-// mustExist returns an error for a container that has not been created.
-func (j *job) mustExist(what string) error {
-	j.stage = what
-	if j.conf == nil {
-		return fmt.Errorf("the container does not exist: create it with: phoenix %d", j.ctid)
-	}
-	return nil
-}
-
-func (j *job) startAction(ctx context.Context) error {
-	if err := j.mustExist("start"); err != nil {
-		return err
-	}
-	return j.start(ctx)
-}
-
-// restartAction restarts a running container, and starts a stopped one.
-func (j *job) restartAction(ctx context.Context) error {
-	if err := j.mustExist("restart"); err != nil {
-		return err
-	}
-	return j.reboot(ctx)
-}
-
-func (j *job) stopAction(ctx context.Context) error {
-	if err := j.mustExist("stop"); err != nil {
-		return err
-	}
-	return j.shutdown(ctx)
-}
-
-// deleteAction destroys a container, which was named for it.
-func (j *job) deleteAction(ctx context.Context) error {
-	j.stage = "delete"
-	if j.conf == nil {
+// destroy destroys a container, which was named for it.
+func (j *job) destroy(ctx context.Context) error {
+	if j.ct.Conf == nil {
 		return nil
 	}
-	switch err := j.awaitUnlocked(ctx); {
+	switch err := j.ct.AwaitUnlocked(ctx); {
 	case errors.Is(err, fs.ErrNotExist): // others have destroyed it
-		j.conf = nil
+		j.ct.Conf = nil
 		return nil
 	case err != nil:
 		return err
 	}
-	if pve.ParseBool(j.conf.Values["protection"]) {
-		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", j.ctid)
-	}
-	switch _, managed, err := j.host.HAState(j.ctid); {
-	case err != nil:
+	if err := j.ct.CheckDestroy(); err != nil {
 		return err
-	case managed: // Proxmox would refuse it, but only once it is down
-		return fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d", j.ctid)
 	}
-	ran := j.running
+	ran := j.ct.Running
 	if err := j.shutdown(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
-	if err := j.pct(ctx, "destroy", j.id()); err != nil {
+	if err := j.ct.Pct(ctx, "destroy", j.ct.ID()); err != nil {
 		if ran {
-			err = fmt.Errorf("%w\nit was shut down for it, and is down now: to have it back, run: phoenix --action start %d", err, j.ctid)
+			err = fmt.Errorf("%w\nit was shut down for it, and is down now: "+
+				"to have it back, run: phoenix --action start %d", err, j.c.CTID)
 		}
 		return err
 	}
 	j.changed(start, "destroyed")
-	j.conf = nil
+	j.ct.Conf = nil
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestMappedOwner(t *testing.T) {
+func TestHostOwner(t *testing.T) {
 	const maps = `"id_maps": ["u 0 200000 1000", "u 1000 1000 1", "g 0 300000 1000", "g 5000 7 10"]`
 	for _, tt := range []struct {
 		name, keys       string
@@ -21,13 +21,16 @@ func TestMappedOwner(t *testing.T) {
 		{"maps among lxc_options", `"lxc_options": ["lxc.idmap=u 0 9 9", "lxc.idmap: g 0 8 8"]`, 1, 1, 10, 9, ""},
 		{"maps of a privileged container", `"unprivileged": false, ` + maps, 0, 0, 200000, 300000, ""},
 		{"left as it is", maps, -1, 0, -1, 300000, ""},
-		{"user in no map", maps, 1001, 0, 0, 0, "user 1001 of the container is in none of its maps of ids (u 0 200000 1000; u 1000 1000 1; g 0"},
+		{"user in no map", maps, 1001, 0, 0, 0,
+			"user 1001 of the container is in none of its maps of ids (u 0 200000 1000; u 1000 1000 1; g 0"},
 		{"group in no map", maps, 0, 1000, 0, 0, "group 1000 of the container is in none of its maps"},
-		{"beyond the default map", `"unprivileged": true`, 0, 65536, 0, 0, "group 65536 of the container is in none of its maps"},
-		{"no map for groups", `"id_maps": ["u 0 200000 1000"]`, 0, 0, 0, 0, "group 0 of the container is in none of its maps"},
+		{"beyond the default map", `"unprivileged": true`, 0, 65536, 0, 0,
+			"group 65536 of the container is in none of its maps"},
+		{"no map for groups", `"id_maps": ["u 0 200000 1000"]`, 0, 0, 0, 0,
+			"group 0 of the container is in none of its maps"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			uid, gid, err := mappedOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
+			uid, gid, err := hostOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v", err)

@@ -2,6 +2,10 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -51,6 +55,11 @@ Options:
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
+
+Environment:
+    PHX_ASSETS  Directory of programs that feature scripts install; when its
+                SHA256SUMS changes, they run again.
 
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
@@ -68,30 +77,36 @@ Example:
 `
 
 func main() {
+	flag := func(name, value, variable string) cli.Flag {
+		return &cli.StringFlag{Name: name, Value: value, EnvVars: []string{variable}}
+	}
+	toggle := func(name, variable string) cli.Flag {
+		return &cli.BoolFlag{Name: name, EnvVars: []string{variable}}
+	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-lxc",
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
-			&cli.BoolFlag{Name: "enforce-firewall", EnvVars: []string{"PHX_ENFORCE_FIREWALL"}},
-			&cli.BoolFlag{Name: "restart", EnvVars: []string{"PHX_RESTART"}},
-			&cli.BoolFlag{Name: "ignore-external", EnvVars: []string{"PHX_IGNORE_EXTERNAL"}},
+			toggle("dry-run", "PHX_DRY_RUN"),
+			toggle("enforce-firewall", "PHX_ENFORCE_FIREWALL"),
+			toggle("restart", "PHX_RESTART"),
+			toggle("ignore-external", "PHX_IGNORE_EXTERNAL"),
 			&cli.IntFlag{Name: "jobs", Value: 4, EnvVars: []string{"PHX_JOBS"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
-			&cli.StringFlag{Name: "apparmor", Value: "/usr/local/phoenix_hypervisor/etc/apparmor", EnvVars: []string{"PHX_APPARMOR"}},
-			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
-			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
-			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
+			flag("scripts", cmdline.DefaultScripts, "PHX_SCRIPTS"),
+			flag("apparmor", "/usr/local/phoenix_hypervisor/etc/apparmor", "PHX_APPARMOR"),
+			flag("apparmor-d", "/etc/apparmor.d", "PHX_APPARMOR_D"),
+			flag("pct", "pct", "PHX_PCT"),
+			flag("qm", "qm", "PHX_QM"),
+			flag("pve-root", "/etc/pve", "PHX_PVE_ROOT"),
+			flag("pve-lock", "/run/lock/lxc", "PHX_PVE_LOCK"),
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
-		Action: run,
+		Action: provision,
 	})
 }
 
-func run(c *cli.Context) error {
+func provision(c *cli.Context) error {
 	filter, err := cmdline.Filter(c)
 	switch {
 	case err != nil:
@@ -104,18 +119,66 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	p := &provisioner{
-		host:           &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout")},
-		qm:             c.String("qm"),
-		scripts:        c.String("scripts"),
-		profiles:       c.String("apparmor"),
-		profileDir:     c.String("apparmor-d"),
-		lockWait:       c.Duration("lock-wait"),
-		dryRun:         c.Bool("dry-run"),
-		restart:        c.Bool("restart"),
-		enforce:        c.Bool("enforce-firewall"),
-		ignoreExternal: c.Bool("ignore-external"),
-		jobs:           make(chan struct{}, c.Int("jobs")),
+		options: options{
+			host: pve.Host{
+				PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"),
+				Timeout: c.Duration("timeout"),
+			},
+			qm:             c.String("qm"),
+			scripts:        c.String("scripts"),
+			profiles:       c.String("apparmor"),
+			profileDir:     c.String("apparmor-d"),
+			lockWait:       c.Duration("lock-wait"),
+			dryRun:         c.Bool("dry-run"),
+			restart:        c.Bool("restart"),
+			enforce:        c.Bool("enforce-firewall"),
+			ignoreExternal: c.Bool("ignore-external"),
+		},
+		jobs: make(chan struct{}, c.Int("jobs")),
 	}
 	p.stream = event.NewStream(os.Stdin, os.Stdout, p.fail)
 	return p.filter(c.Context)
+}
+
+// filter does what the plans of the stream ask for, to its end.
+func (p *provisioner) filter(ctx context.Context) error {
+	r := p.newRound(ctx, nil)
+	for {
+		ev, err := p.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned)
+		if err != nil {
+			r.halt()
+			p.work.Wait()
+			if !errors.Is(err, io.EOF) {
+				return err
+			}
+			break
+		}
+		switch body := ev.Body.(type) {
+		case event.PlanStarted:
+			r.halt()
+			r = p.newRound(ctx, &body)
+			if err := body.Check(); err != nil {
+				p.fail(fmt.Errorf("event stream: line %d: %s: %w", ev.Line, ev.Name, err))
+				r.halt()
+			}
+		case event.ContainerPlanned:
+			if err := r.take(body); err != nil {
+				p.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+			}
+		default: // plan.done
+			close(r.planned)
+			p.work.Wait()
+			if err := p.stream.Forward(ev); err != nil {
+				return err
+			}
+			r = p.newRound(ctx, nil)
+		}
+	}
+	switch {
+	case p.failed:
+		return cmdline.Status(1)
+	case p.toDo:
+		return cmdline.Status(3)
+	}
+	return nil
 }

@@ -20,27 +20,20 @@ import (
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
-// script is a feature or application script whose recorded hash is not the
-// one that it would have now.
-type script struct {
-	name string // under which it is recorded and reported
-	hash string
-	run  func(context.Context) error
-}
-
 // checkScripts checks that all scripts are there, before anything is changed.
 func (j *job) checkScripts(context.Context) error {
 	var all []error
 	look := func(what, path string) {
 		if _, err := os.Stat(path); err != nil {
-			all = append(all, fmt.Errorf("%s: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS", what, err))
+			all = append(all, fmt.Errorf("%s: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS",
+				what, err))
 		}
 	}
 	for _, feature := range j.c.Features {
-		look("feature "+feature, pve.FeatureScript(j.scripts, feature))
+		look("feature "+feature, pve.FeatureScript(j.options.scripts, feature))
 	}
 	if j.runsApplication() {
-		look("application script", filepath.Join(j.scripts, j.c.ApplicationScript))
+		look("application script", filepath.Join(j.options.scripts, j.c.ApplicationScript))
 	}
 	for _, probe := range j.c.HealthChecks {
 		look("health check "+probe.Name, j.healthScript(probe))
@@ -49,30 +42,38 @@ func (j *job) checkScripts(context.Context) error {
 }
 
 // runsApplication reports whether phx-lxc runs the container's application
-// script: phx-nginx and phx-traefik stand in for two of them.
+// script: phx-nginx and phx-traefik replace two of them.
 func (j *job) runsApplication() bool {
 	name := j.c.ApplicationScript
 	return name != "" && name != config.GatewayScript && name != config.ProxyScript
 }
 
 func (j *job) healthScript(probe config.HealthProbe) string {
-	return filepath.Join(j.scripts, "health_checks", probe.Script)
+	return filepath.Join(j.options.scripts, "health_checks", probe.Script)
 }
 
-// dueScripts returns the scripts that have to run, in order.
-func (j *job) dueScripts() ([]script, error) {
-	var due []script
-	need := func(name string, hash string, run func(context.Context) error) {
-		if j.record[name] != hash {
-			due = append(due, script{name, hash, run})
+// findDueScripts reads the scripts, in order, and finds those that have to run:
+// whose recorded hash is not the one that they have now.
+func (j *job) findDueScripts(context.Context) (err error) {
+	if j.scripts, err = j.readScripts(); err != nil {
+		return err
+	}
+	for _, s := range j.scripts {
+		if j.ct.Record[s.name] != s.hash {
+			j.due = append(j.due, s)
 		}
 	}
+	return nil
+}
+
+func (j *job) readScripts() ([]script, error) {
+	var all []script
 	common, err := j.featureInputs()
 	if err != nil {
 		return nil, err
 	}
 	for _, feature := range j.c.Features {
-		text, err := os.ReadFile(pve.FeatureScript(j.scripts, feature))
+		text, err := os.ReadFile(pve.FeatureScript(j.options.scripts, feature))
 		if err != nil {
 			return nil, fmt.Errorf("feature %s: %w", feature, err)
 		}
@@ -83,18 +84,17 @@ func (j *job) dueScripts() ([]script, error) {
 				inputs = append(inputs, []byte(variable))
 			}
 		}
-		hash := pve.Hash(inputs...)
-		need(feature, hash, func(ctx context.Context) error { return j.runFeature(ctx, feature) })
+		all = append(all, script{name: feature, feature: true, text: text, hash: pve.Hash(inputs...)})
 	}
 	if !j.runsApplication() {
-		return due, nil
+		return all, nil
 	}
 	name := j.c.ApplicationScript
-	text, err := os.ReadFile(filepath.Join(j.scripts, name))
+	text, err := os.ReadFile(filepath.Join(j.options.scripts, name))
 	if err != nil {
 		return nil, fmt.Errorf("application script: %w", err)
 	}
-	object, err := j.scriptInput()
+	object, err := j.c.ScriptInput()
 	if err != nil {
 		return nil, err
 	}
@@ -104,31 +104,7 @@ func (j *job) dueScripts() ([]script, error) {
 	for _, variable := range j.scriptEnv() {
 		inputs = append(inputs, []byte(variable))
 	}
-	need(name, pve.Hash(inputs...), func(ctx context.Context) error { return j.runApplication(ctx, name, text) })
-	return due, nil
-}
-
-// appliedKeys are the keys that phx-lxc itself applies. They stand in the object
-// that an application script is given, and are no reason to run it again.
-var appliedKeys = []string{
-	"template", "clone_from_ctid", "memory_mb", "swap_mb", "cores", "storage_pool", "storage_size_gb", "mac_address",
-	"unprivileged", "start_at_boot", "boot_order", "boot_delay", "pct_options", "lxc_options", "apparmor_profile",
-	"apparmor_manages_nesting", "gpu_assignment", "id_maps", "firewall", "zfs_volumes", "volumes", "mount_points",
-	"features", "bootstrap_ca_url", "application_script", "enable_lifecycle_snapshots", "template_snapshot_name",
-	"health_check", "health_checks", "dependencies",
-}
-
-// scriptInput is what an application script reads of the container's object,
-// in a fixed order.
-func (j *job) scriptInput() ([]byte, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(j.c.Raw), &object); err != nil {
-		return nil, err
-	}
-	for _, key := range appliedKeys {
-		delete(object, key)
-	}
-	return json.Marshal(object)
+	return append(all, script{name: name, text: text, hash: pve.Hash(inputs...)}), nil
 }
 
 // featureInputs are files that feature scripts read beside their own text:
@@ -136,8 +112,8 @@ func (j *job) scriptInput() ([]byte, error) {
 // programs that were provided.
 func (j *job) featureInputs() ([][]byte, error) {
 	paths := []string{
-		filepath.Join(j.scripts, "phoenix_assets.sh"),
-		filepath.Join(j.scripts, "phoenix_assets.tsv"),
+		filepath.Join(j.options.scripts, "phoenix_assets.sh"),
+		filepath.Join(j.options.scripts, "phoenix_assets.tsv"),
 	}
 	if assets := os.Getenv("PHX_ASSETS"); assets != "" {
 		paths = append(paths, filepath.Join(assets, "SHA256SUMS"))
@@ -153,56 +129,67 @@ func (j *job) featureInputs() ([][]byte, error) {
 	return inputs, nil
 }
 
-// runScripts runs the scripts that are due, and records what has succeeded,
-// even when a later one fails.
-func (j *job) runScripts(ctx context.Context) error {
-	applied := pve.Record{}
-	for _, s := range j.due {
+// readyForScripts makes sure, before scripts run, that nobody else is at work on
+// the container, and that it still runs then.
+func (j *job) readyForScripts(ctx context.Context) error {
+	if len(j.due) == 0 {
+		return nil
+	}
+	if err := j.ct.AwaitUnlocked(ctx); err != nil {
+		return err
+	}
+	return j.start(ctx)
+}
+
+// runDueScripts runs the scripts that are due. When one fails, those before it
+// are recorded.
+func (j *job) runDueScripts(ctx context.Context) error {
+	for i, s := range j.due {
 		start := time.Now()
 		j.stage = s.name
-		if err := s.run(ctx); err != nil {
-			return errors.Join(err, j.note(context.WithoutCancel(ctx), applied))
+		if err := j.runScript(ctx, s); err != nil {
+			return errors.Join(err, j.recordApplied(context.WithoutCancel(ctx), j.due[:i]))
 		}
-		applied[s.name] = s.hash
 		j.changed(start, "%s", s.name)
 	}
 	return nil
 }
 
 // recordScripts records the scripts that have run, at once.
-func (j *job) recordScripts(ctx context.Context) error {
-	applied := pve.Record{}
-	for _, s := range j.due {
-		applied[s.name] = s.hash
-	}
-	return j.note(ctx, applied)
-}
+func (j *job) recordScripts(ctx context.Context) error { return j.recordApplied(ctx, j.due) }
 
-// note adds what has been applied to the record in the container's notes.
-func (j *job) note(ctx context.Context, applied pve.Record) error {
-	if len(applied) == 0 {
+// recordApplied adds scripts to the record in the container's notes.
+func (j *job) recordApplied(ctx context.Context, scripts []script) error {
+	if len(scripts) == 0 {
 		return nil
 	}
-	after := maps.Clone(j.record)
-	maps.Copy(after, applied)
-	return j.writeRecord(ctx, after)
+	after := maps.Clone(j.ct.Record)
+	for _, s := range scripts {
+		after[s.name] = s.hash
+	}
+	return j.ct.WriteRecord(ctx, after)
 }
 
-// log passes on what a script prints, which may be what the container says.
-func (j *job) log(name string) *cmdline.LineWriter {
-	return &cmdline.LineWriter{Line: func(line string) {
-		for _, known := range []string{"| ", name + ": ", j.id() + ": "} {
+// runScript runs a feature script on the host, or an application script inside
+// the container. What it prints, which may be what the container says, is
+// logged.
+func (j *job) runScript(ctx context.Context, s script) error {
+	log := &cmdline.LineWriter{Line: func(line string) {
+		for _, known := range []string{"| ", s.name + ": ", j.ct.ID() + ": "} {
 			line = strings.TrimPrefix(line, known)
 		}
-		j.logf("%s: %s", name, cmdline.Quoted(line))
+		j.logf("%s: %s", s.name, cmdline.Quoted(line))
 	}}
-}
-
-// runFeature runs a feature script on the host.
-func (j *job) runFeature(ctx context.Context, feature string) error {
-	log := j.log(feature)
 	defer log.Close()
-	return j.host.RunFeature(ctx, j.scripts, feature, j.ctid, j.c.BootstrapCAURL, log, j.scriptEnv()...)
+	if s.feature {
+		return j.host.RunFeature(ctx, j.options.scripts, s.name, j.c.CTID, j.c.BootstrapCAURL, log, j.scriptEnv()...)
+	}
+	containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
+	object, err := json.Marshal(map[string]any{"lxc_configs": containers})
+	if err != nil {
+		return err
+	}
+	return j.host.RunApplication(ctx, s.name, s.text, object, j.c.CTID, log, j.scriptEnv()...)
 }
 
 // scriptEnv is what a feature or an application script finds in its
@@ -213,7 +200,7 @@ func (j *job) scriptEnv() []string {
 		name, port = s.Name, strconv.Itoa(s.Port)
 	}
 	return []string{
-		"PHX_CTID=" + j.id(),
+		"PHX_CTID=" + j.ct.ID(),
 		"PHX_DOMAIN=" + j.plan.Domain,
 		"PHX_IP=" + address(j.c),
 		"PHX_NAME=" + j.c.Name,
@@ -222,73 +209,36 @@ func (j *job) scriptEnv() []string {
 	}
 }
 
-// runInside puts a script and the container's own part of the configuration
-// into a private directory of the container, and runs the script there.
-// Its arguments: script name, CTID, the script's size, the configuration's
-// size, then the environment.
-const runInside = `set -eu
-umask 077
-dir=$(mktemp -d /run/phx.XXXXXX)
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 143' TERM
-cd "$dir"
-name=$1 ctid=$2 script_size=$3 config_size=$4
-shift 4
-head -c "$script_size" >"$name"
-head -c "$config_size" >phoenix_lxc_configs.json
-[ "$(wc -c <phoenix_lxc_configs.json)" -eq "$config_size" ] || { echo "the transfer of $name broke off" >&2; exit 1; }
-chmod 0700 "$name"
-umask 022
-env HOME=/root "$@" "./$name" "$ctid" </dev/null`
-
-// runApplication runs an application script inside the container.
-func (j *job) runApplication(ctx context.Context, name string, text []byte) error {
-	object, err := json.Marshal(map[string]any{"lxc_configs": map[string]any{j.id(): json.RawMessage(j.c.Raw)}})
-	if err != nil {
-		return err
-	}
-	argv := []string{"/bin/sh", "-c", runInside, "sh", name, j.id(), strconv.Itoa(len(text)), strconv.Itoa(len(object))}
-	log := j.log(name)
-	defer log.Close()
-	cmd := j.host.Exec(j.ctid, append(argv, j.scriptEnv()...)...)
-	cmd.Label = fmt.Sprintf("pct exec %d (%s)", j.ctid, name)
-	cmd.Stdin = bytes.NewReader(slices.Concat(text, object))
-	cmd.Stdout, cmd.Stderr = log, log
-	_, err = j.host.Run(ctx, cmd)
-	return err
-}
-
 // checkHealth runs the configured health checks until they succeed. What an
 // application script has started may have ended since: where the checks fail,
 // the script gets another try. A dry run leaves them out: they are commands of
 // the configuration's author, and may do anything.
 func (j *job) checkHealth(ctx context.Context) error {
-	if !j.running || j.dryRun {
+	if !j.ct.Running || j.options.dryRun {
 		return nil
 	}
+	isApplication := func(s script) bool { return !s.feature }
 	err := j.probe(ctx)
-	ran := slices.ContainsFunc(j.due, func(s script) bool { return s.name == j.c.ApplicationScript })
-	if err == nil || !j.runsApplication() || ran || context.Cause(ctx) != nil {
+	i := slices.IndexFunc(j.scripts, isApplication)
+	ran := slices.ContainsFunc(j.due, isApplication)
+	if err == nil || i < 0 || ran || context.Cause(ctx) != nil {
 		return err
 	}
-	j.logf("%v\nso %s runs again", err, j.c.ApplicationScript)
+	s := j.scripts[i]
+	j.logf("%v\nso %s runs again", err, s.name)
 	start := time.Now()
-	text, readErr := os.ReadFile(filepath.Join(j.scripts, j.c.ApplicationScript))
-	if readErr != nil {
-		return errors.Join(err, readErr)
-	}
-	if err := j.runApplication(ctx, j.c.ApplicationScript, text); err != nil {
+	if err := j.runScript(ctx, s); err != nil {
 		return err
 	}
-	j.changed(start, "%s again", j.c.ApplicationScript)
+	j.changed(start, "%s again", s.name)
 	return j.probe(ctx)
 }
 
 // probe runs the health checks.
 func (j *job) probe(ctx context.Context) error {
 	if check := j.c.HealthCheck; check != nil {
-		err := j.retry(ctx, check.Retries, check.Interval, j.host.Exec(j.ctid, strings.Fields(check.Command)...))
-		if err != nil {
+		command := j.host.Exec(j.c.CTID, strings.Fields(check.Command)...)
+		if err := j.retry(ctx, check.Retries, check.Interval, command); err != nil {
 			return err
 		}
 	}
@@ -314,7 +264,7 @@ func (j *job) retry(ctx context.Context, tries, seconds int, command pve.Command
 		if try >= tries {
 			return fmt.Errorf("not healthy after %d tries: %w", try, err)
 		}
-		if err := sleep(ctx, time.Duration(seconds)*time.Second); err != nil {
+		if err := pve.Sleep(ctx, time.Duration(seconds)*time.Second); err != nil {
 			return err
 		}
 	}

@@ -10,8 +10,10 @@ import (
 
 const wanted = `{
 	"name": "Nginx-Phoenix", "clone_from_ctid": "900", "memory_mb": 1024, "swap_mb": 256, "cores": 2,
-	"storage_pool": "lab", "storage_size_gb": 8, "unprivileged": true, "start_at_boot": true, "boot_order": 3, "boot_delay": 5,
-	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24", "gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
+	"storage_pool": "lab", "storage_size_gb": 8, "unprivileged": true,
+	"start_at_boot": true, "boot_order": 3, "boot_delay": 5,
+	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24",
+		"gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
 	"mac_address": "52:54:00:67:89:A1", "pct_options": ["nesting=1", "keyctl=1"],
 	"mount_points": [{"host_path": "/srv/ssl", "container_path": "/etc/nginx/ssl", "read_only": true}]
 }`
@@ -25,7 +27,7 @@ func container(t *testing.T, text string) *config.Container {
 	return c
 }
 
-func list(d *difference) string { return strings.Join(d.changes(), "\n") }
+func list(s *pve.Settings) string { return strings.Join(s.Changes(), "\n") }
 
 func TestSettingsOfNewContainer(t *testing.T) {
 	want := `hostname Nginx-Phoenix
@@ -38,7 +40,7 @@ net0 name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,gw=10.0.0.
 nameserver 10.0.0.53 1.1.1.1
 features nesting=1,keyctl=1
 mp0 /srv/ssl,mp=/etc/nginx/ssl,ro=1`
-	if got := list(differences(container(t, wanted), &pve.Conf{}, nil, nil)); got != want {
+	if got := list(settings(container(t, wanted), &pve.Conf{}, nil, nil)); got != want {
 		t.Errorf("settings\n%s\nwant\n%s", got, want)
 	}
 }
@@ -64,7 +66,7 @@ unprivileged: 1
 `
 
 func TestNothingDiffersFromWhatProxmoxStores(t *testing.T) {
-	if got := list(differences(container(t, wanted), pve.ParseConf([]byte(stored)), nil, nil)); got != "" {
+	if got := list(settings(container(t, wanted), pve.ParseConf([]byte(stored)), nil, nil)); got != "" {
 		t.Errorf("settings\n%s", got)
 	}
 }
@@ -80,7 +82,8 @@ func TestOneDifference(t *testing.T) {
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth"},
 		{"MAC", "52:54:00:67:89:a1", "BC:24:11:00:00:01",
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,type=veth"},
-		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0", "features nesting=1,fuse=1,keyctl=1"},
+		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0",
+			"features nesting=1,fuse=1,keyctl=1"},
 		{"nameservers", "10.0.0.53,1.1.1.1", "10.0.0.53", "nameserver 10.0.0.53 1.1.1.1"},
 		{"mount point writable", ",ro=yes", "", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
 		{"mount point elsewhere", "mp3: /srv/ssl,", "mp3: /srv/old,", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=yes"},
@@ -93,13 +96,13 @@ func TestOneDifference(t *testing.T) {
 				t.Fatal("the test changes nothing")
 			}
 			conf := pve.ParseConf([]byte(text))
-			got := differences(container(t, wanted), conf, nil, nil)
+			got := settings(container(t, wanted), conf, nil, nil)
 			if list(got) != tt.want {
 				t.Fatalf("settings\n%s\nwant\n%s", list(got), tt.want)
 			}
 			conf.Pending = nil
-			got.expect(conf, false)
-			if again := list(differences(container(t, wanted), conf, nil, nil)); again != "" {
+			got.Apply(conf, false)
+			if again := list(settings(container(t, wanted), conf, nil, nil)); again != "" {
 				t.Errorf("a second run would set\n%s", again)
 			}
 		})
@@ -109,7 +112,23 @@ func TestOneDifference(t *testing.T) {
 func TestMACIsKeptWhereNoneIsConfigured(t *testing.T) {
 	c := container(t, strings.Replace(wanted, `"mac_address": "52:54:00:67:89:A1", `, "", 1))
 	conf := pve.ParseConf([]byte(strings.Replace(stored, "10.0.0.153/24", "10.0.0.9/24", 1)))
-	if got := list(differences(c, conf, nil, nil)); !strings.Contains(got, "hwaddr=52:54:00:67:89:a1") {
+	if got := list(settings(c, conf, nil, nil)); !strings.Contains(got, "hwaddr=52:54:00:67:89:a1") {
 		t.Errorf("settings\n%s", got)
+	}
+}
+
+// A volume that is recorded as having been there is not allocated again, also
+// by a record of the time when hashes in lists were shorter.
+func TestLostVolumeIsNotAllocatedAgain(t *testing.T) {
+	c := containerWith(t, `"volumes": [{"pool": "lab", "size_gb": 2, "mount_point": "/data"}]`)
+	conf := pve.ParseConf([]byte("rootfs: lab:101/vm-101-disk-0.raw,size=8G\n"))
+	if err := refusals(c, conf, nil); err != nil {
+		t.Errorf("a new volume: %v", err)
+	}
+	for _, list := range []string{pve.HashList([]string{"/data"}), "bd4741", "ffffff,bd4741"} {
+		err := refusals(c, conf, pve.Record{pve.VolumesWord: list}.Hashes(pve.VolumesWord))
+		if err == nil || !strings.Contains(err.Error(), "the volume at /data is not mounted any more") {
+			t.Errorf("%s: %v", list, err)
+		}
 	}
 }

@@ -28,13 +28,16 @@ func realCA(t *testing.T) (root *x509.Certificate, stop func()) {
 		cp "$1" /usr/local/bin/step
 		export STEPPATH=/home/step
 		echo secret >/home/step/secrets/provisioner_password
-		step ca init --deployment-type standalone --name Test --dns 127.0.0.1 --address 127.0.0.1:9000 --provisioner phoenix \
-			--password-file /home/step/secrets/provisioner_password --provisioner-password-file /home/step/secrets/provisioner_password`,
+		step ca init --deployment-type standalone --name Test \
+			--dns 127.0.0.1 --address 127.0.0.1:9000 --provisioner phoenix \
+			--password-file /home/step/secrets/provisioner_password \
+			--provisioner-password-file /home/step/secrets/provisioner_password`,
 		"sh", os.Getenv("PHX_TEST_STEP")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", "/home/step/secrets/provisioner_password", "/home/step/config/ca.json")
+	cmd := exec.Command(os.Getenv("PHX_TEST_STEP_CA"), "--password-file", "/home/step/secrets/provisioner_password",
+		"/home/step/config/ca.json")
 	cmd.Env = []string{"STEPPATH=/home/step", "HOME=/home/step"}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -116,7 +119,8 @@ func TestCertify(t *testing.T) {
 		}
 		now := time.Now()
 		cmd := exec.Command(guest.StepProgram, "ca", "certificate", "--force", "--ca-url", g.CAURL, "--root", g.Root,
-			"--not-before", now.Add(-30*time.Minute).Format(time.RFC3339), "--not-after", now.Add(10*time.Minute).Format(time.RFC3339), g.Domain, certificateFile, keyFile)
+			"--not-before", now.Add(-30*time.Minute).Format(time.RFC3339),
+			"--not-after", now.Add(10*time.Minute).Format(time.RFC3339), g.Domain, certificateFile, keyFile)
 		cmd.Env = append(os.Environ(), "STEP_TOKEN="+token)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return errors.New(string(out))
@@ -144,7 +148,8 @@ func TestCertify(t *testing.T) {
 		}, 1},
 		{"lost directory", func() error { return os.RemoveAll(pairLink + "/") }, 1},
 		{"mismatched", func() error {
-			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))), 0o600)
+			return os.WriteFile(keyFile, []byte(read(t, filepath.Join(a.pair(t, g.names(), later), "gateway.key"))),
+				0o600)
 		}, 1},
 		{"another root", func() error { return put(a.pair(t, g.names(), later)) }, 1},
 		{"other names", func() error { return put(a.pair(t, []string{"bank.example"}, later)) }, 1},
@@ -159,7 +164,7 @@ func TestCertify(t *testing.T) {
 		}
 		tokens = 0
 		s := &guest.Setup{}
-		leaf, err := certify(t.Context(), s, g, roots, ask)
+		leaf, err := ensureCertificate(t.Context(), s, g, roots, ask)
 		if err != nil || tokens != tt.tokens {
 			t.Errorf("%s: %d tokens, %v", tt.name, tokens, err)
 			continue
@@ -174,7 +179,7 @@ func TestCertify(t *testing.T) {
 			t.Errorf("%s: pairs %q", tt.name, pairs)
 		}
 		again := &guest.Setup{}
-		if _, err := certify(t.Context(), again, g, roots, nil); err != nil || len(again.Changes) > 0 {
+		if _, err := ensureCertificate(t.Context(), again, g, roots, nil); err != nil || len(again.Changes) > 0 {
 			t.Errorf("%s: the second run: %v, %q", tt.name, err, again.Changes)
 		}
 	}
@@ -184,7 +189,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := leafOf(t)
-	if leaf, err := certify(t.Context(), &guest.Setup{}, g, roots, nil); err != nil || leaf.Equal(before) {
+	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, roots, nil); err != nil || leaf.Equal(before) {
 		t.Errorf("the timer: %v", err)
 	}
 	// While roots are exchanged, what the CA issues may be of either.
@@ -192,7 +197,8 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before = leafOf(t)
-	if leaf, err := certify(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root}, nil); err != nil || leaf.Equal(before) {
+	if leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, []*x509.Certificate{a.root, root},
+		nil); err != nil || leaf.Equal(before) {
 		t.Errorf("the timer, while roots are exchanged: %v", err)
 	}
 
@@ -200,7 +206,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	leaf, err := certify(t.Context(), &guest.Setup{}, g, roots, ask)
+	leaf, err := ensureCertificate(t.Context(), &guest.Setup{}, g, roots, ask)
 	if !errors.Is(err, errDue) || errors.Is(err, errReissue) || leaf == nil {
 		t.Errorf("a CA that is down: %v", err)
 	}

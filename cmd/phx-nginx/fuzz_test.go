@@ -32,9 +32,13 @@ func FuzzRequest(f *testing.F) {
 	}
 	for _, value := range []string{
 		string(good), `null`, `{}`, `[]`, `{"domain":"a.example;","proxy":"10.0.0.1","root":"/x"}`,
-		`{"domain":"a.example","proxy":"fe80::1%eth0","root":"/x"}`, `{"domain":"a.example","proxy":"::1","root":"/x/../y","status_port":8080,"status_host":"s.a.example"}`,
-		`{"domain":"a.example","proxy":"10.0.0.1","root":"/x","interface":"eth0","neighbours":[{"ip":"10.0.0.2","mac":"02:00:00:00:00:01"}]}`,
-		`{"domain":"a.example","proxy":"10.0.0.1","root":"/x","interface":"eth0\nExecStart=/bin/x","neighbours":[{"ip":"10.0.0.2","mac":"02:00:00:00:00:01"}]}`,
+		`{"domain":"a.example","proxy":"fe80::1%eth0","root":"/x"}`,
+		`{"domain":"a.example","proxy":"::1","root":"/x/../y",` +
+			`"status_port":8080,"status_host":"s.a.example"}`,
+		`{"domain":"a.example","proxy":"10.0.0.1","root":"/x","interface":"eth0",` +
+			`"neighbours":[{"ip":"10.0.0.2","mac":"02:00:00:00:00:01"}]}`,
+		`{"domain":"a.example","proxy":"10.0.0.1","root":"/x","interface":"eth0\nExecStart=/bin/x",` +
+			`"neighbours":[{"ip":"10.0.0.2","mac":"02:00:00:00:00:01"}]}`,
 	} {
 		f.Add([]byte(`{"value":` + value + "}\n"))
 	}
@@ -96,7 +100,8 @@ func FuzzToken(f *testing.F) {
 			t.Fatal(err)
 		}
 		p := jwt.Payload
-		if !strings.EqualFold(p.SHA, testGateway.Fingerprint) || p.Subject != testGateway.Domain || len(p.SANs) != len(testGateway.names()) ||
+		if !strings.EqualFold(p.SHA, testGateway.Fingerprint) || p.Subject != testGateway.Domain ||
+			len(p.SANs) != len(testGateway.names()) ||
 			p.Expiry == nil || !p.Expiry.Time().After(at) || p.Expiry.Time().Sub(at) > tokenLife+time.Minute {
 			t.Errorf("taken: %+v", p)
 		}

@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
+	"reflect"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -119,11 +119,14 @@ func TestToken(t *testing.T) {
 		now   time.Time
 		want  string
 	}{
-		"not a token":  {"x.y.z", now, "not a token"},
-		"empty":        {"", now, "not a token"},
-		"another root": {ott(t, func(c *token.Claims) { c.Set("sha", strings.Repeat("cd", 32)) }), now, "root certificate"},
-		"another CA":   {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.66:9000/1.0/sign"} }), now, "audience"},
-		"not to sign":  {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.10:9000/1.0/revoke"} }), now, "audience"},
+		"not a token": {"x.y.z", now, "not a token"},
+		"empty":       {"", now, "not a token"},
+		"another root": {ott(t, func(c *token.Claims) { c.Set("sha", strings.Repeat("cd", 32)) }), now,
+			"root certificate"},
+		"another CA": {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.66:9000/1.0/sign"} }),
+			now, "audience"},
+		"not to sign": {ott(t, func(c *token.Claims) { c.Audience = []string{"https://10.0.0.10:9000/1.0/revoke"} }),
+			now, "audience"},
 		"more names": {ott(t, func(c *token.Claims) {
 			c.Set("sans", []string{"*.internal.example", "internal.example", "bank.example"})
 		}), now, "names"},
@@ -148,7 +151,8 @@ func TestToken(t *testing.T) {
 func TestTokenIsInNoError(t *testing.T) {
 	secret := ott(t, func(*token.Claims) {})
 	path := filepath.Join(t.TempDir(), "pct")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+secret+"\necho 'lost connection' >&2\nexit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+secret+"\necho 'lost connection' >&2\nexit 1\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	_, err := fetchToken(t.Context(), &pve.Host{PCT: path}, 103, testGateway)
@@ -162,7 +166,8 @@ func TestTokenIsInNoError(t *testing.T) {
 func TestTokenThatDoesNotCome(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "pct")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >"+dir+"/pid; while :; do sleep 0.1; done\n"), 0o755); err != nil {
+	script := "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! >" + dir + "/pid; while :; do sleep 0.1; done\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	_, err := fetchToken(t.Context(), &pve.Host{PCT: path, Timeout: 2 * time.Second}, 103, testGateway)
@@ -191,7 +196,8 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{root, intermediate, key}
 }
 
-func issue(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey, isCA bool, names []string, notAfter time.Time) (*ecdsa.PrivateKey, *x509.Certificate) {
+func issue(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey, isCA bool, names []string,
+	notAfter time.Time) (*ecdsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -227,8 +233,10 @@ func (a *authority) pair(t *testing.T, names []string, notAfter time.Time) strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.intermediate.Raw})...)
-	for file, data := range map[string][]byte{"gateway.crt": chain, "gateway.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})} {
+	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.intermediate.Raw})...)
+	for file, data := range map[string][]byte{"gateway.crt": chain,
+		"gateway.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})} {
 		if err := os.WriteFile(filepath.Join(dir, file), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +261,8 @@ func TestInspect(t *testing.T) {
 	if _, err := inspect(good, names, []*x509.Certificate{a.root, other.root}, now); err != nil {
 		t.Errorf("of the root that will be replaced: %v", err)
 	}
-	if leaf, err := inspect(good, names, []*x509.Certificate{other.root, a.root}, now); !errors.Is(err, errFormer) || leaf == nil {
+	if leaf, err := inspect(good, names, []*x509.Certificate{other.root, a.root}, now); !errors.Is(err, errFormer) ||
+		leaf == nil {
 		t.Errorf("of the root that is being replaced: %v", err)
 	}
 	mismatched := a.pair(t, names, time.Now().Add(time.Hour))
@@ -271,8 +280,9 @@ func TestInspect(t *testing.T) {
 		"not yet valid": {good, a.root, now.Add(-2 * time.Hour), "not yet valid", true},
 		"another root":  {good, other.root, now, "unknown authority", true},
 		"too few names": {a.pair(t, names[:1], time.Now().Add(time.Hour)), a.root, now, "it is for", true},
-		"more names":    {a.pair(t, append([]string{"x.example"}, names...), time.Now().Add(time.Hour)), a.root, now, "it is for", true},
-		"not a pair":    {mismatched, a.root, now, "private key does not match", false},
+		"more names": {a.pair(t, append([]string{"x.example"}, names...), time.Now().Add(time.Hour)), a.root, now,
+			"it is for", true},
+		"not a pair": {mismatched, a.root, now, "private key does not match", false},
 	} {
 		leaf, err := inspect(tt.dir, names, []*x509.Certificate{tt.root}, tt.now)
 		if !errors.Is(err, errReissue) || !strings.Contains(err.Error(), tt.want) || (leaf != nil) != tt.loadable {
@@ -343,9 +353,12 @@ func TestApplyAsLastTime(t *testing.T) {
 		args []string
 		want gateway
 	}{
-		{last, nil, gatewayWith(guest.Trust{Root: "/srv/ca.crt", Fingerprint: "abab", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 8080)},
-		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"}, gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
-		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"}, "10.0.0.1", 0)},
+		{last, nil, gatewayWith(guest.Trust{Root: "/srv/ca.crt", Fingerprint: "abab", CAURL: "https://10.0.0.10:9000"},
+			"10.0.0.12", 8080)},
+		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"},
+			gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
+		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"},
+			"10.0.0.1", 0)},
 	} {
 		app := &cli.App{Flags: gatewayFlags(), Action: func(c *cli.Context) error {
 			if g, err := gatewayOf(c, tt.last); err != nil || !reflect.DeepEqual(g, tt.want) {

@@ -54,7 +54,8 @@ func inNamespace(t *testing.T) bool {
 		dir := t.TempDir()
 		program, err := exec.LookPath("nginx")
 		if err != nil { // in no case is it installed here: Debian would start it
-			out, err := exec.Command("/bin/sh", "-euc", `cd "$1"; apt-get -q download nginx; dpkg -x nginx_*.deb .`, "sh", dir).CombinedOutput()
+			out, err := exec.Command("/bin/sh", "-euc", `cd "$1"; apt-get -q download nginx; dpkg -x nginx_*.deb .`,
+				"sh", dir).CombinedOutput()
 			if err != nil {
 				t.Skipf("no nginx is to be had: %v\n%s", err, out)
 			}
@@ -80,9 +81,11 @@ func inNamespace(t *testing.T) bool {
 		done
 		mount -t tmpfs tmpfs /run
 		rm -rf /etc/nginx /etc/phx
-		mkdir -p /etc/nginx/conf.d /etc/nginx/sites-enabled /etc/nginx/sites-available /etc/nginx/ssl /etc/phx/nginx /var/log/nginx /var/lib/nginx /usr/local/sbin
+		mkdir -p /etc/nginx/conf.d /etc/nginx/sites-enabled /etc/nginx/sites-available /etc/nginx/ssl \
+			/etc/phx/nginx /var/log/nginx /var/lib/nginx /usr/local/sbin
 		cp "$2" "$1/nginx"
-		ln -sf "$1/nginx" /usr/local/sbin/nginx`, "sh", os.Getenv("PHX_TEST_NAMESPACE"), os.Getenv("PHX_TEST_NGINX")).CombinedOutput()
+		ln -sf "$1/nginx" /usr/local/sbin/nginx`,
+		"sh", os.Getenv("PHX_TEST_NAMESPACE"), os.Getenv("PHX_TEST_NGINX")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -125,7 +128,9 @@ func TestConfigure(t *testing.T) {
 	}
 	g := realGateway(t, newAuthority(t))
 	old := anOldSite(t, g.Domain)
-	const other = "server {\n\tlisten 443 ssl;\n\tserver_name shop.example *.internal.example; # ours\n\tssl_certificate /etc/phx/nginx/tls/gateway.crt;\n\tssl_certificate_key /etc/phx/nginx/tls/gateway.key;\n}\n"
+	const other = "server {\n\tlisten 443 ssl;\n\tserver_name shop.example *.internal.example; " +
+		"# ours\n\tssl_certificate /etc/phx/nginx/tls/gateway.crt;\n\tssl_certificate_key " +
+		"/etc/phx/nginx/tls/gateway.key;\n}\n"
 	for _, tt := range []struct {
 		name  string
 		files map[string]string // a value that starts with / is a link
@@ -134,7 +139,8 @@ func TestConfigure(t *testing.T) {
 	}{
 		{name: "nothing else"},
 		{name: "the package's site", files: map[string]string{
-			"sites-available/default": "server { listen 80 default_server; }", "sites-enabled/default": "/etc/nginx/sites-available/default",
+			"sites-available/default": "server { listen 80 default_server; }",
+			"sites-enabled/default":   "/etc/nginx/sites-available/default",
 		}, gone: []string{"sites-enabled/default"}},
 		{name: "the old site", files: map[string]string{
 			"sites-available/gateway": old, "sites-enabled/gateway": "/etc/nginx/sites-available/gateway",
@@ -142,12 +148,19 @@ func TestConfigure(t *testing.T) {
 		{name: "the old site, edited", files: map[string]string{
 			"sites-enabled/gateway": strings.Replace(old, "listen 80;", "listen 80 default_server;", 1),
 		}, want: "disable that site"},
-		{name: "a site of the same name", files: map[string]string{"sites-enabled/mine": other}, want: "/etc/nginx/sites-enabled/mine serves *.internal.example as well"},
-		{name: "a site of a name below", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "*.", "x.", 1)}},
-		{name: "the same name at another port", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "443", "8443", 1)}},
-		{name: "another site that is broken", files: map[string]string{"sites-enabled/mine": "server { listen 81; no_such_word; }"}, want: "no_such_word"},
-		{name: "a broken nginx.conf", files: map[string]string{"nginx.conf": "worker_processes many;\n" + nginxConf}, want: "/etc/nginx/nginx.conf:1"},
-		{name: "an nginx.conf without our site", files: map[string]string{"nginx.conf": strings.Replace(nginxConf, "include /etc/nginx/conf.d/*.conf;", "", 1)}, want: "does not include " + siteFile},
+		{name: "a site of the same name", files: map[string]string{"sites-enabled/mine": other},
+			want: "/etc/nginx/sites-enabled/mine serves *.internal.example as well"},
+		{name: "a site of a name below", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "*.",
+			"x.", 1)}},
+		{name: "the same name at another port",
+			files: map[string]string{"sites-enabled/mine": strings.Replace(other, "443", "8443", 1)}},
+		{name: "another site that is broken",
+			files: map[string]string{"sites-enabled/mine": "server { listen 81; no_such_word; }"},
+			want:  "no_such_word"},
+		{name: "a broken nginx.conf", files: map[string]string{"nginx.conf": "worker_processes many;\n" + nginxConf},
+			want: "/etc/nginx/nginx.conf:1"},
+		{name: "an nginx.conf without our site", files: map[string]string{"nginx.conf": strings.Replace(nginxConf,
+			"include /etc/nginx/conf.d/*.conf;", "", 1)}, want: "does not include " + siteFile},
 	} {
 		for _, before := range []string{"", "# an older site\n"} {
 			for _, dir := range []string{"conf.d", "sites-enabled", "sites-available"} {
@@ -270,7 +283,8 @@ func startNginx(t *testing.T) {
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
 	})
-	err := guest.Until(t.Context(), 10*time.Second, func() error { return guest.Answers(t.Context(), "http://127.0.0.1:8080/") })
+	err := guest.Until(t.Context(), 10*time.Second,
+		func() error { return guest.Answers(t.Context(), "http://127.0.0.1:8080/") })
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
@@ -335,7 +349,8 @@ func TestGatewayServes(t *testing.T) {
 
 	// Who changes something does so once.
 	for method, want := range map[string]string{"GET": "HTTP/1.1 200 ", "POST": "HTTP/1.1 502 "} {
-		got := secure(method + " /fails-once HTTP/1.1\nHost: x.internal.example\nContent-Length: 0\nConnection: close\n\n")
+		got := secure(method + " /fails-once HTTP/1.1\nHost: x.internal.example\nContent-Length: 0\nConnection: " +
+			"close\n\n")
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("%s of a service that fails once: %.40q", method, got)
 		}
@@ -361,7 +376,8 @@ func TestGatewayServes(t *testing.T) {
 			t.Errorf("http, host %q: %q", host, answer)
 		}
 	}
-	if answer := plain("GET http://bank.example/ HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n"); answer != "" {
+	answer := plain("GET http://bank.example/ HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n")
+	if answer != "" {
 		t.Errorf("a request for another host in the URL: %q", answer)
 	}
 	for _, name := range []string{"bank.example", "localhost", ""} {
@@ -383,12 +399,18 @@ func TestGatewayServes(t *testing.T) {
 		{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, false}, {tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, false},
 		{tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, false},
 	} {
-		_, err := dial("x.internal.example", func(c *tls.Config) { c.CipherSuites, c.MaxVersion = []uint16{tt.suite}, tls.VersionTLS12 })
+		_, err := dial("x.internal.example", func(c *tls.Config) {
+			c.CipherSuites, c.MaxVersion = []uint16{tt.suite},
+				tls.VersionTLS12
+		})
 		if (err == nil) != tt.good {
 			t.Errorf("%s: %v", tls.CipherSuiteName(tt.suite), err)
 		}
 	}
-	if _, err := dial("x.internal.example", func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }); err == nil {
+	if _, err := dial("x.internal.example", func(c *tls.Config) {
+		c.MinVersion, c.MaxVersion = tls.VersionTLS10,
+			tls.VersionTLS11
+	}); err == nil {
 		t.Error("TLS 1.1 is spoken")
 	}
 	if conn, err := dial("x.internal.example", nil); err != nil || conn.ConnectionState().Version != tls.VersionTLS13 {
@@ -396,14 +418,18 @@ func TestGatewayServes(t *testing.T) {
 	}
 
 	// Headers.
-	request := "GET / HTTP/1.1\nHost: x.internal.example\nConnection: close, X-Real-Ip\nX_Forwarded_For: 6.6.6.6\nX-Kept: yes\nX-Forwarded-For: 6.6.6.6\nX-Real-IP: 6.6.6.6\nX-Forwarded-Host: bank.example\nX-Forwarded-Port: 6\nX-Forwarded-Proto: http\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\n"
+	request := "GET / HTTP/1.1\nHost: x.internal.example\nConnection: close, X-Real-Ip\nX_Forwarded_For: " +
+		"6.6.6.6\nX-Kept: yes\nX-Forwarded-For: 6.6.6.6\nX-Real-IP: 6.6.6.6\nX-Forwarded-Host: " +
+		"bank.example\nX-Forwarded-Port: 6\nX-Forwarded-Proto: http\nUpgrade: h2c\nHTTP2-Settings: " +
+		"AAMAAABkAARAAAAAAAIAAAAA\n"
 	for _, name := range blanked {
 		request += name + ": 6.6.6.6\n"
 	}
-	answer := secure(request + "\n")
+	answer = secure(request + "\n")
 	head, body, _ := strings.Cut(answer, "\r\n\r\n")
 	head += "\r\n"
-	if n := strings.Count(strings.ToLower(head), "strict-transport-security"); n != 1 || !strings.Contains(head, "Strict-Transport-Security: max-age=63072000\r\n") {
+	if n := strings.Count(strings.ToLower(head), "strict-transport-security"); n != 1 ||
+		!strings.Contains(head, "Strict-Transport-Security: max-age=63072000\r\n") {
 		t.Errorf("HSTS: %q", head)
 	}
 	if strings.Contains(head, "nginx/") {
@@ -415,7 +441,8 @@ func TestGatewayServes(t *testing.T) {
 		t.Fatalf("answer %q", answer)
 	}
 	want := http.Header{
-		"Host": {"x.internal.example"}, "X-Real-Ip": {"127.0.0.1"}, "X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"x.internal.example"},
+		"Host": {"x.internal.example"}, "X-Real-Ip": {"127.0.0.1"}, "X-Forwarded-For": {"127.0.0.1"},
+		"X-Forwarded-Host": {"x.internal.example"},
 		"X-Forwarded-Port": {"443"}, "X-Forwarded-Proto": {"https"}, "Connection": {"close"}, "X-Kept": {"yes"},
 	}
 	for name, values := range headers {
@@ -429,12 +456,15 @@ func TestGatewayServes(t *testing.T) {
 	}
 
 	// Upgrades.
-	if line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n"); !strings.HasPrefix(line, "HTTP/1.1 101 ") {
+	line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n")
+	if !strings.HasPrefix(line, "HTTP/1.1 101 ") {
 		t.Errorf("WebSocket: %q", line)
 	}
 	for _, protocol := range []string{"h2c", "websocket, h2c", "h2c, websocket", "TLS/1.0", "websocketx"} {
-		answer := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade, HTTP2-Settings, close\nUpgrade: " + protocol + "\nHTTP2-Settings: AAMAAABk\n\n")
-		if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.Contains(answer, "Upgrade") || strings.Contains(answer, "Http2-Settings") {
+		answer := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: " +
+			"Upgrade, HTTP2-Settings, close\nUpgrade: " + protocol + "\nHTTP2-Settings: AAMAAABk\n\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.Contains(answer, "Upgrade") ||
+			strings.Contains(answer, "Http2-Settings") {
 			t.Errorf("upgrade to %s: %q", protocol, answer)
 		}
 	}
@@ -464,7 +494,8 @@ func TestBrokenByOthers(t *testing.T) {
 		before, readErr := os.ReadFile(path)
 		write(t, path, text)
 		if path == "/etc/nginx/snippet" {
-			if err := os.Symlink("/etc/nginx/sites-available/includes", "/etc/nginx/sites-enabled/includes"); err != nil {
+			if err := os.Symlink("/etc/nginx/sites-available/includes",
+				"/etc/nginx/sites-enabled/includes"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -543,7 +574,8 @@ func TestRenewWithoutPair(t *testing.T) {
 		os.Remove("/run/phx-nginx.lock") // which a run holds until its process ends
 		app := &cli.App{Action: renewCommand}
 		err := app.RunContext(t.Context(), []string{"phx-nginx"})
-		if err == nil || !strings.Contains(err.Error(), certificateFile) || !strings.Contains(err.Error(), "run phx on the host for a new one") {
+		if err == nil || !strings.Contains(err.Error(), certificateFile) ||
+			!strings.Contains(err.Error(), "run phx on the host for a new one") {
 			t.Errorf("error %v", err)
 		}
 		if told, err := os.ReadFile("/run/told"); err == nil {
@@ -603,7 +635,8 @@ server { listen 443; server_name ours.example; }
 
 // anOldSite returns a site that counts as one of the scripts before phx.
 func anOldSite(t *testing.T, domain string) string {
-	const text = "server {\n\tlisten 80;\n\tserver_name _;\n\treturn 301 https://$host$request_uri;\n}\nserver {\n\tlisten 81;\n\tserver_name portainer.DOMAIN;\n}\n"
+	const text = "server {\n\tlisten 80;\n\tserver_name _;\n\treturn 301 https://$host$request_uri;\n}\nserver " +
+		"{\n\tlisten 81;\n\tserver_name portainer.DOMAIN;\n}\n"
 	sum := sha256.Sum256([]byte(text))
 	before := oldSites
 	oldSites += hex.EncodeToString(sum[:]) + "\n"
@@ -647,7 +680,7 @@ func TestCertifyWithoutCA(t *testing.T) {
 	roots := []*x509.Certificate{a.root}
 	certify := func(roots []*x509.Certificate, ask func(string, any) error) (*guest.Setup, *x509.Certificate, error) {
 		s := &guest.Setup{}
-		leaf, err := certify(context.Background(), s, g, roots, ask)
+		leaf, err := ensureCertificate(context.Background(), s, g, roots, ask)
 		return s, leaf, err
 	}
 
@@ -665,7 +698,8 @@ func TestCertifyWithoutCA(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, leaf, err := certify(roots, ask)
-	if !errors.Is(err, errExposed) || !strings.Contains(err.Error(), "connection refused") || leaf == nil || len(s.Changes) != 1 {
+	if !errors.Is(err, errExposed) || !strings.Contains(err.Error(), "connection refused") || leaf == nil ||
+		len(s.Changes) != 1 {
 		t.Errorf("a key that was readable: %v, %q", err, s.Changes)
 	}
 	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {

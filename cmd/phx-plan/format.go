@@ -3,41 +3,40 @@ package main
 import (
 	"bufio"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
-	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
 
+// formats write a plan, by the names that --format takes. What they return is
+// wrong with the plan: errors of out stay in out.
 var formats = map[string]func(*plan, *bufio.Writer) error{
 	"jsonl":   (*plan).events,
 	"table":   (*plan).table,
-	"mermaid": (*plan).mermaid,
-	"dot":     (*plan).dot,
+	"mermaid": mermaid.write,
+	"dot":     dot.write,
 }
 
+// events writes the plan as events. It writes none when one of them would be
+// too long.
 func (p *plan) events(out *bufio.Writer) error {
 	round := rand.Text()
 	order := make([]int, len(p.order))
 	for i, c := range p.order {
 		order[i] = c.CTID
 	}
-	started, err := event.Marshal(event.PlanStarted, 0, struct {
-		Round  string `json:"round"`
-		Action string `json:"action"`
-		DryRun bool   `json:"dry_run,omitempty"`
-		Count  int    `json:"count"`
-		Order  []int  `json:"order"`
-		config.Plan
-	}{round, p.name, p.dryRun, len(order), order, p.file.Plan(p.domain)})
+	started, err := event.Append(nil, event.PlanStarted{
+		Round: round, Action: p.name, DryRun: p.dryRun, Count: len(order), Order: order, Plan: p.file.Plan(p.domain),
+	})
 	if err != nil {
 		return err
 	}
-	// Nothing is planned unless all of it can be.
+	// Only an event that may be too long is made twice: first to see that it is not.
 	for _, c := range p.order {
 		if 6*len(c.Raw)+10*(len(c.before)+len(c.external))+1000 > event.MaxLine {
 			if _, err := c.event(nil); err != nil {
@@ -53,58 +52,20 @@ func (p *plan) events(out *bufio.Writer) error {
 		}
 		out.Write(line)
 	}
-	done, err := event.Marshal(event.PlanDone, 0, struct {
-		Round string `json:"round"`
-		Count int    `json:"count"`
-	}{round, len(order)})
+	done, err := event.Append(nil, event.PlanDone{Round: round, Count: len(order)})
 	out.Write(done)
 	return err
 }
 
 // event appends the container's ct.planned to line.
 func (c *planned) event(line []byte) ([]byte, error) {
-	head, err := event.Marshal("ct.planned", c.CTID, struct {
-		Name     string `json:"name"`
-		Action   string `json:"action"`
-		Needs    []int  `json:"needs"`
-		External []int  `json:"external"`
-	}{c.Name, c.action, notNil(c.before), notNil(c.external)})
-	if err != nil {
-		return nil, err
-	}
-	line = append(line, head[:len(head)-len("}\n")]...)
-	line = append(line, `,"config":`...)
-	start := len(line)
-	line = appendCompact(line, c.Raw)
-	line = append(line[:start], event.Escape(line[start:])...)
-	line = append(line, "}\n"...)
-	if len(line) > event.MaxLine {
-		return nil, fmt.Errorf("container %d: its event would be longer than %d bytes", c.CTID, event.MaxLine)
-	}
-	return line, nil
+	return event.Append(line, event.ContainerPlanned{
+		CTID: c.CTID, Name: c.Name, Action: c.action,
+		Needs: notNil(c.before), External: notNil(c.external), Config: json.RawMessage(c.Raw),
+	})
 }
 
-// appendCompact appends valid JSON to line, without the blanks between its
-// tokens.
-func appendCompact(line []byte, text string) []byte {
-	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case ' ', '\t', '\n', '\r':
-		case '"':
-			start := i
-			for i++; text[i] != '"'; i++ {
-				if text[i] == '\\' {
-					i++
-				}
-			}
-			line = append(line, text[start:i+1]...)
-		default:
-			line = append(line, text[i])
-		}
-	}
-	return line
-}
-
+// notNil returns ids, and an empty list for nil: JSON has no null for them.
 func notNil(ids []int) []int {
 	if ids == nil {
 		return []int{}
@@ -112,6 +73,7 @@ func notNil(ids []int) []int {
 	return ids
 }
 
+// table writes a line for each container, for people.
 func (p *plan) table(out *bufio.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CTID\tNAME\tACTION\tADDRESS\tBOOT\tAFTER\tEXTERNAL")
@@ -124,16 +86,18 @@ func (p *plan) table(out *bufio.Writer) error {
 		if c.BootOrder != nil {
 			boot = strconv.Itoa(*c.BootOrder)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", c.CTID, c.Name, c.action, address, boot, ids(c.before), ids(c.external))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			c.CTID, c.Name, c.action, address, boot, ids(c.before), ids(c.external))
 	}
 	return w.Flush()
 }
 
+// ids joins ids by commas, the first of many: the longest list makes every line
+// of the table as wide as itself.
 func ids(list []int) string {
 	if len(list) == 0 {
 		return "-"
 	}
-	// A table is as wide as its longest line, in every line.
 	const shown = 16
 	var s []string
 	for _, id := range list[:min(len(list), shown)] {
@@ -145,17 +109,57 @@ func ids(list []int) string {
 	return strings.Join(s, ",")
 }
 
-// edges calls f for each pair of planned containers of which one comes before
-// the other, and for each external need.
-func (p *plan) edges(f func(from, to int, clone, external bool)) {
+// A graph is a syntax for graphs. Of the formats of nodes, argument 1 is the
+// id and argument 2 the name; edges go from argument 1 to argument 2.
+type graph struct {
+	begin, end          string
+	container, external string // nodes
+	need, clone, guest  string // edges: to a dependent, to a clone, from an external guest
+}
+
+var mermaid = graph{
+	begin:     "flowchart TD\n",
+	container: "    ct%[1]d[\"%[1]d %[2]s\"]\n",
+	external:  "    ct%[1]d([\"%[1]d, external\"])\n",
+	need:      "    ct%d --> ct%d\n",
+	clone:     "    ct%d -->|clone| ct%d\n",
+	guest:     "    ct%d -.-> ct%d\n",
+}
+
+var dot = graph{
+	begin:     "digraph phx {\n\tnode [shape=box];\n",
+	container: "\t%[1]d [label=\"%[1]d %[2]s\"];\n",
+	external:  "\t%[1]d [label=\"%[1]d, external\", shape=ellipse];\n",
+	need:      "\t%d -> %d;\n",
+	clone:     "\t%d -> %d [label=clone];\n",
+	guest:     "\t%d -> %d [style=dashed];\n",
+	end:       "}\n",
+}
+
+// write writes the planned containers and the external guests as nodes, and
+// which has to be ready before which as edges.
+func (g graph) write(p *plan, out *bufio.Writer) error {
+	out.WriteString(g.begin)
+	for _, c := range p.order {
+		fmt.Fprintf(out, g.container, c.CTID, c.Name)
+	}
+	for _, id := range p.externals() {
+		fmt.Fprintf(out, g.external, id)
+	}
 	for _, c := range p.order {
 		for _, id := range c.before {
-			f(id, c.CTID, id == c.CloneFrom || p.byID[id].CloneFrom == c.CTID, false)
+			edge := g.need
+			if id == c.CloneFrom || p.byID[id].CloneFrom == c.CTID {
+				edge = g.clone
+			}
+			fmt.Fprintf(out, edge, id, c.CTID)
 		}
 		for _, id := range c.external {
-			f(id, c.CTID, false, true)
+			fmt.Fprintf(out, g.guest, id, c.CTID)
 		}
 	}
+	out.WriteString(g.end)
+	return nil
 }
 
 // externals returns the external ids, each once and in ascending order.
@@ -166,47 +170,4 @@ func (p *plan) externals() []int {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
-}
-
-func (p *plan) mermaid(out *bufio.Writer) error {
-	out.WriteString("flowchart TD\n")
-	for _, c := range p.order {
-		fmt.Fprintf(out, "    ct%d[\"%d %s\"]\n", c.CTID, c.CTID, c.Name)
-	}
-	for _, id := range p.externals() {
-		fmt.Fprintf(out, "    ct%d([\"%d, external\"])\n", id, id)
-	}
-	p.edges(func(from, to int, clone, external bool) {
-		arrow := "-->"
-		switch {
-		case clone:
-			arrow = "-->|clone|"
-		case external:
-			arrow = "-.->"
-		}
-		fmt.Fprintf(out, "    ct%d %s ct%d\n", from, arrow, to)
-	})
-	return nil
-}
-
-func (p *plan) dot(out *bufio.Writer) error {
-	out.WriteString("digraph phx {\n\tnode [shape=box];\n")
-	for _, c := range p.order {
-		fmt.Fprintf(out, "\t%d [label=\"%d %s\"];\n", c.CTID, c.CTID, c.Name)
-	}
-	for _, id := range p.externals() {
-		fmt.Fprintf(out, "\t%d [label=\"%d, external\", shape=ellipse];\n", id, id)
-	}
-	p.edges(func(from, to int, clone, external bool) {
-		attr := ""
-		switch {
-		case clone:
-			attr = " [label=clone]"
-		case external:
-			attr = " [style=dashed]"
-		}
-		fmt.Fprintf(out, "\t%d -> %d%s;\n", from, to, attr)
-	})
-	out.WriteString("}\n")
-	return nil
 }

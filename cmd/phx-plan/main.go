@@ -1,4 +1,9 @@
-// Command phx-plan validates the configuration and plans its containers.
+// Command phx-plan validates the configuration and plans its containers: which
+// of them an action is about, and in which order.
+//
+// It reads the configuration, and of the host only what tells which directories
+// no container may own. It runs nothing, and does not know what containers there
+// are.
 package main
 
 import (
@@ -14,6 +19,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/hostdir"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 const usage = `Usage:
@@ -43,6 +50,7 @@ Options:
     --format FORMAT       jsonl (events, the default), or for people: table,
                           mermaid, dot. (PHX_FORMAT)
     --help                Print this text.
+    --version             Print the version.
 
 Actions:
     create    the named containers, their clone sources and all dependencies,
@@ -82,7 +90,9 @@ func main() {
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 		},
-		Action: func(c *cli.Context) error { return cmdline.ReadOnly(c.Context, func() error { return run(c) }) },
+		Action: func(c *cli.Context) error {
+			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
+		},
 	})
 }
 
@@ -105,10 +115,12 @@ func run(c *cli.Context) error {
 		return err
 	}
 	if act.namedOnly && len(named) == 0 {
-		return cmdline.Usagef("%s: needs the containers named, one by one", name)
+		return cmdline.Usagef("%s needs explicit CTIDs", name)
 	}
 
-	file, err := load(c.String("config"), config.GuardedPlaces(c.String("config"), c.String("scripts"), c.String("pve-root")))
+	path, pveRoot := c.String("config"), c.String("pve-root")
+	host := &pve.Host{PVERoot: pveRoot}
+	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
 	if err != nil {
 		return err
 	}
@@ -142,10 +154,10 @@ func ctids(args []string) ([]int, error) {
 	return ids, nil
 }
 
-// load reads the configuration and reports whatever is wrong with it.
-func load(path string, guarded []config.Guarded) (*config.File, error) {
-	// It ends within a second or two: better more memory than more work, but for
-	// a file that is longer than that of ten thousand containers.
+// load reads the configuration and reports all that is wrong with it.
+func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
+	// The program ends within a second or two, so memory is cheaper than collecting
+	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
 		debug.SetGCPercent(400)
 	} else {
@@ -170,6 +182,7 @@ func load(path string, guarded []config.Guarded) (*config.File, error) {
 	return file, nil
 }
 
+// warn writes the warnings about a file, and how many more there are.
 func warn(path string, warnings []config.Mistake, more int) {
 	for _, w := range warnings {
 		cmdline.Say(fmt.Sprintf("%s:%d:%d: warning: %s: %s", path, w.Line, w.Col, w.Path, w.Msg))

@@ -34,10 +34,12 @@ func TestScript(t *testing.T) {
 // template has the keys of a container that others can be cloned from.
 const template = `"template": "local:vztmpl/x.tar.zst", "template_snapshot_name": "final-form"`
 
-// container returns a member of lxc_configs with a name and an address of its own and the extra members.
+// container returns a member of lxc_configs with a name and an address of its
+// own and the extra members.
 func container(id int, extra string) string {
-	return fmt.Sprintf(`"%d": {"name": "c%[1]d", "memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 8,
-		"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.1.%d.%d/8"}, %s}`, id, id>>8, id&255, extra)
+	return fmt.Sprintf(`"%d": {"name": "c%[1]d", "memory_mb": 512, "cores": 1, "storage_pool": "lab",
+		"storage_size_gb": 8, "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.1.%d.%d/8"}, %s}`,
+		id, id>>8, id&255, extra)
 }
 
 func TestOrder(t *testing.T) {
@@ -55,7 +57,7 @@ func TestOrder(t *testing.T) {
 	tests := []struct {
 		action string
 		named  []int
-		want   string // ids, each with those before it and the external ones; before it, an action of its own
+		want   string // ids, each with those before it and the external ones, behind an action other than the plan's
 	}{
 		{"create", nil, "105[][] 106[][] 500[][] 102[500][] 103[106 500][] 104[500][7000]"},
 		{"create", []int{103}, "106[][] 500[][] 103[106 500][]"},
@@ -96,7 +98,8 @@ func TestOrder(t *testing.T) {
 		want   string
 	}{
 		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too"},
-		{"create", []int{7000, 102, 99999}, "7000, 99999: not in f.json, and phx manages only the containers listed there"},
+		{"create", []int{7000, 102, 99999},
+			"7000, 99999: not in f.json, and phx manages only the containers listed there"},
 	} {
 		p := &plan{file: f, name: tt.action, action: actions[tt.action]}
 		if err := p.make(tt.named); err == nil || err.Error() != tt.want {
@@ -156,14 +159,8 @@ func TestManyNeeds(t *testing.T) {
 		t.Errorf("%d bytes for %d containers", n, len(p.order))
 	}
 	p = &plan{file: f, name: "delete", action: actions["delete"]}
-	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), "2015 needs 999, and 84 more; name them too") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestCompact(t *testing.T) {
-	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
-	if got, want := string(appendCompact(nil, text)), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {
-		t.Errorf("%s, want %s", got, want)
+	const want = "2015 needs 999, and 84 more; name them too"
+	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
 	}
 }

@@ -13,14 +13,14 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 )
 
-// An action is what a plan wants done, and says how far its containers
-// depend on each other in this.
+// An action is what is to be done with the containers, and how far they depend
+// on each other in this.
 type action struct {
 	needs     string // the action for what the named containers need; "" leaves it out of the plan
 	clones    bool   // a clone needs its source, not only its dependencies
-	trust     bool   // the gateway and the proxy take the CA's container into the plan
-	reverse   bool   // those that need come before those that are needed
-	namedOnly bool   // all containers at once are never meant, nor those that others need
+	trust     bool   // the gateway and the proxy need the CA's container in the plan
+	reverse   bool   // dependents come first
+	namedOnly bool   // no containers but the named ones, and none that another one needs
 }
 
 var actions = map[string]action{
@@ -41,17 +41,17 @@ type plan struct {
 	dryRun bool
 
 	order []*planned
-	byID  map[int]*planned
+	byID  map[int]*planned // those of order
 }
 
-// A planned container has the ids of the plan that must be done before it.
+// A planned container is one with its place in the plan.
 type planned struct {
 	*config.Container
 	action   string
-	before   []int
-	external []int
+	before   []int // ids of the plan that come first
+	external []int // ids that it needs and the file does not have
 
-	waits      int // for so many of before, while the order is made
+	waits      int // in sort: how many of before are not in the order yet
 	dependents []*planned
 }
 
@@ -88,8 +88,11 @@ func (p *plan) make(named []int) error {
 			p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
 			p.order = append(p.order, p.byID[id])
 			needed = append(needed, needs...)
-			if p.action.trust && (c.ApplicationScript == config.GatewayScript || c.ApplicationScript == config.ProxyScript) {
-				needed = append(needed, p.ca()...)
+			switch c.ApplicationScript {
+			case config.GatewayScript, config.ProxyScript:
+				if p.action.trust {
+					needed = append(needed, p.ca()...)
+				}
 			}
 		}
 	}
@@ -98,7 +101,8 @@ func (p *plan) make(named []int) error {
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
-		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there", strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there",
+			strings.Join(slices.Compact(unknown), ", "), p.file.Path)
 	}
 	for p.action.needs != "" && len(needed) > 0 {
 		id := needed[len(needed)-1]

@@ -13,10 +13,16 @@ import (
 // template that Traefik would run, and with the services of the request alone.
 func FuzzRequest(f *testing.F) {
 	for _, value := range []string{
-		`null`, `{}`, `[]`, `{"ca_url":"https://10.0.0.10:9000","root":"/x","services":[{"name":"a","host":"a.example","url":"http://10.0.0.3:80"}]}`,
-		`{"ca_url":"https://10.0.0.10:9000","services":[{"name":"a","host":"a.example","url":"https://[::1]:80","ca":true}],"gateway":"10.0.0.1"}`,
-		`{"ca_url":"https://10.0.0.10:9000","services":[{"name":"a{{","host":"a.example","url":"http://10.0.0.3:80/{{ env }}"}]}`,
-		"{\"ca_url\":\"https://10.0.0.10:9000\",\"services\":[{\"name\":\"a\",\"host\":\"a`)||Host(`b\",\"url\":\"http://10.0.0.3:80\"}]}",
+		`null`, `{}`, `[]`,
+		`{"ca_url":"https://10.0.0.10:9000","root":"/x",` +
+			`"services":[{"name":"a","host":"a.example","url":"http://10.0.0.3:80"}]}`,
+		`{"ca_url":"https://10.0.0.10:9000",` +
+			`"services":[{"name":"a","host":"a.example","url":"https://[::1]:80","ca":true}],` +
+			`"gateway":"10.0.0.1"}`,
+		`{"ca_url":"https://10.0.0.10:9000","services":[{"name":"a{{","host":"a.example",` +
+			`"url":"http://10.0.0.3:80/{{ env }}"}]}`,
+		"{\"ca_url\":\"https://10.0.0.10:9000\",\"services\":[{\"name\":\"a\",\"host\":\"a`)||Host(`b\"," +
+			"\"url\":\"http://10.0.0.3:80\"}]}",
 	} {
 		f.Add([]byte(`{"value":` + value + "}\n"))
 	}
@@ -29,7 +35,7 @@ func FuzzRequest(f *testing.F) {
 		for _, s := range p.Services {
 			names[s.Name] = true
 		}
-		for _, text := range [][]byte{p.static(usual), p.dynamic()} {
+		for _, text := range [][]byte{p.static(usualHours), p.dynamic()} {
 			var parsed struct {
 				HTTP struct {
 					Services map[string]any

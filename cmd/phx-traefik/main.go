@@ -3,19 +3,11 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/guest"
-	"thinkheads.ai/phx/cmd/internal/remote"
 	"thinkheads.ai/phx/cmd/internal/service"
 )
 
@@ -40,6 +32,7 @@ set up, a request has to come through it and the proxy.
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
+    --version             Print the version.
 
 apply sets Traefik up in the container where it runs; a second run changes
 nothing. render prints Traefik's configuration, the static and the dynamic
@@ -55,8 +48,9 @@ not given is as in its last run here, which it keeps in
     --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
     --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
 
-Events read: plan.started, ct.planned, ct.ready, ct.failed, ct.skipped,
-ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed, plan.done.
+Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
+ct.skipped, ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed,
+plan.done.
 Events written: traefik.ready, traefik.failed.
 
 Example:
@@ -102,125 +96,4 @@ func proxyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},
 		&cli.StringFlag{Name: "ca-url", EnvVars: []string{"PHX_CA_URL"}},
 	}
-}
-
-// filter is the host's half.
-func filter(c *cli.Context) error {
-	return service.Run(c, config.ProxyScript, "traefik", func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
-		p := proxy{Trust: t.Trust, Interface: t.Container.Network.Name, Neighbours: t.Neighbours()}
-		if t.Gateway != nil {
-			p.Gateway = t.Gateway.IP
-		}
-		for _, s := range t.Services {
-			p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == t.CA.CTID})
-		}
-		if err := p.check(); err != nil {
-			return nil, err
-		}
-		// All else is done also when the CA's container cannot be reached.
-		hostsErr := leadCA(ctx, t, p)
-		answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
-			if need == "gateway" {
-				return t.GatewayReady(ctx), nil
-			}
-			return nil, fmt.Errorf("the container's half asks for %q, which this phx-traefik does not know", need)
-		})
-		if err == nil && answer.Error == "" && hostsErr != nil {
-			return &remote.Answer{Stage: "hosts"}, hostsErr
-		}
-		return answer, err
-	})
-}
-
-// leadCA makes the CA's container find the proxy, if that container is there.
-func leadCA(ctx context.Context, t *service.Target, p proxy) error {
-	if t.CADown {
-		return nil
-	}
-	changed, err := writeHosts(ctx, t, p)
-	if changed {
-		t.Changed("hosts of container %d", t.CA.CTID)
-	}
-	return err
-}
-
-// proxyOf reads a proxy from the options of apply and render. What they leave
-// out is as in last, and has its default where last has nothing.
-func proxyOf(c *cli.Context, last proxy) (proxy, error) {
-	p := last
-	for name, field := range map[string]*string{"root": &p.Root, "fingerprint": &p.Fingerprint, "ca-url": &p.CAURL} {
-		if c.IsSet(name) || *field == "" {
-			*field = c.String(name)
-		}
-	}
-	p.Fingerprint = strings.ToLower(p.Fingerprint)
-	switch {
-	case c.Args().Present():
-		return p, cmdline.Usagef("unexpected argument %q", c.Args().First())
-	case p.CAURL == "":
-		return p, cmdline.Usagef("--ca-url is required")
-	}
-	domain := c.String("domain")
-	if c.IsSet("config") || last.CAURL == "" {
-		file, err := config.Load(c.String("config"))
-		if err != nil {
-			return p, cmdline.Usagef("%v", err)
-		}
-		ca := 0
-		if place := file.Place(config.CAScript); place != nil {
-			ca = place.CTID
-		}
-		p.Services = nil
-		for _, s := range file.Services(domain) {
-			p.Services = append(p.Services, route{s.Name, s.Host, s.URL, s.CTID == ca})
-		}
-	} else if c.IsSet("domain") {
-		for i, s := range p.Services {
-			p.Services[i].Host = s.Name + "." + domain
-		}
-	}
-	if err := p.check(); err != nil {
-		return p, cmdline.Usagef("%v", err)
-	}
-	return p, nil
-}
-
-func renderCommand(c *cli.Context) error {
-	p, err := proxyOf(c, proxy{})
-	if err != nil {
-		return err
-	}
-	return cmdline.ReadOnly(c.Context, func() error {
-		return cmdline.Print(fmt.Sprintf("# %s\n%s\n# %s\n%s", staticFile, p.static(usual), dynamicFile, p.dynamic()))
-	})
-}
-
-func applyCommand(c *cli.Context) error {
-	ctx := c.Context
-	if c.String("request") == "-" {
-		peer := remote.NewPeer(os.Stdin, os.Stdout)
-		var p proxy
-		if err := peer.Ask("request", &p); err != nil {
-			return err
-		}
-		return peer.Answer(apply(ctx, p, peer.Ask))
-	}
-	last, err := guest.ReadState[proxy](proxyFile)
-	switch {
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return err
-	case last.Fingerprint == "" && (!c.IsSet("fingerprint") || !c.IsSet("ca-url")):
-		return cmdline.Usagef("--fingerprint and --ca-url are required: without the pin the CA cannot be trusted; a run of phoenix on the host leaves both in %s", proxyFile)
-	}
-	p, err := proxyOf(c, last)
-	if err != nil {
-		return err
-	}
-	answer := apply(ctx, p, func(need string, _ any) error {
-		if need == "gateway" {
-			return nil // the gateway is not known here
-		}
-		return fmt.Errorf("%s is missing: on the host, run phoenix_hypervisor_feature_install_%s.sh for this container", need, need)
-	})
-	return guest.Print(answer)
 }

@@ -110,7 +110,8 @@ func startTraefik(t *testing.T, duration int) *traefik {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", path, "--configFile="+moved.Replace(staticFile))
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", path,
+		"--configFile="+moved.Replace(staticFile))
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=3", "LISTEN_FDNAMES="+plain+":"+encrypted+":traefik")
 	var ping string
 	for _, address := range []*string{&tr.plain, &tr.secured, &ping} {
@@ -165,7 +166,8 @@ func (tr *traefik) do(method, url, host string, header http.Header) (*http.Respo
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(tr.root.cert)
-	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}}
+	transport := &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -176,14 +178,17 @@ func (tr *traefik) do(method, url, host string, header http.Header) (*http.Respo
 }
 
 func TestTraefik(t *testing.T) {
-	tr := startTraefik(t, usual)
+	tr := startTraefik(t, usualHours)
 	t.Run("the CA's API", func(t *testing.T) {
 		sum := strings.Repeat("0a", 32)
 		for request, passes := range map[string]bool{
-			"GET /health": true, "HEAD /health": true, "GET /1.0/health": true, "GET /roots": true, "GET /roots.pem": true,
+			"GET /health": true, "HEAD /health": true, "GET /1.0/health": true,
+			"GET /roots": true, "GET /roots.pem": true,
 			"GET /crl": true, "GET /root/" + sum: true, "GET /1.0/root/" + sum: true,
-			"POST /health": false, "GET /": false, "GET /version": false, "GET /provisioners": false, "POST /sign": false,
-			"POST /1.0/sign": false, "GET /acme/acme/directory": false, "POST /acme/acme/new-order": false, "POST /renew": false,
+			"POST /health": false, "GET /": false, "GET /version": false,
+			"GET /provisioners": false, "POST /sign": false,
+			"POST /1.0/sign": false, "GET /acme/acme/directory": false,
+			"POST /acme/acme/new-order": false, "POST /renew": false,
 			"POST /ssh/sign": false, "GET /root/" + sum + "/x": false, "GET /root/..": false, "GET /2.0/health": false,
 			"GET /healthx": false, "GET /x/health": false, "GET /provisioners/health": false, "GET /rootsXpem": false,
 		} {
@@ -195,18 +200,21 @@ func TestTraefik(t *testing.T) {
 				continue
 			}
 			reached := tr.ca.got(request)
-			if reached != passes || passes && resp.StatusCode != http.StatusOK || !passes && resp.StatusCode != http.StatusNotFound {
+			if reached != passes || passes && resp.StatusCode != http.StatusOK || !passes &&
+				resp.StatusCode != http.StatusNotFound {
 				t.Errorf("%s: status %d, reached the CA: %v", request, resp.StatusCode, reached)
 			}
 		}
 	})
 	t.Run("plain", func(t *testing.T) {
-		for host, want := range map[string]string{otherOne: "https://" + otherOne + "/x?y", caHost: "https://" + caHost + "/x?y", "bank.example": "", "internal.example": ""} {
+		for host, want := range map[string]string{otherOne: "https://" + otherOne + "/x?y", caHost: "https://" +
+			caHost + "/x?y", "bank.example": "", "internal.example": ""} {
 			resp, err := tr.do("GET", "http://"+tr.plain+"/x?y", host, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := resp.Header.Get("Location"); got != want || (want == "") != (resp.StatusCode == http.StatusNotFound) {
+			if got := resp.Header.Get("Location"); got != want ||
+				(want == "") != (resp.StatusCode == http.StatusNotFound) {
 				t.Errorf("%s: status %d, led to %q", host, resp.StatusCode, got)
 			}
 		}
@@ -216,7 +224,8 @@ func TestTraefik(t *testing.T) {
 		if _, err := tr.do("GET", "https://"+tr.secured+"/", otherOne, header); err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprint(tr.other.header["X-Forwarded-For"], tr.other.header["X-Real-Ip"]); got != "[127.0.0.1] [127.0.0.1]" {
+		if got := fmt.Sprint(tr.other.header["X-Forwarded-For"],
+			tr.other.header["X-Real-Ip"]); got != "[127.0.0.1] [127.0.0.1]" {
 			t.Errorf("the service is told %s", got)
 		}
 	})
@@ -225,13 +234,15 @@ func TestTraefik(t *testing.T) {
 			"unknown name": {ServerName: "bank.example"},
 			"no name":      {},
 			"TLS 1.1":      {ServerName: otherOne, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10},
-			"CBC":          {ServerName: otherOne, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}},
+			"CBC": {ServerName: otherOne, MaxVersion: tls.VersionTLS12,
+				CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}},
 		} {
 			config.InsecureSkipVerify = true
 			conn, err := tls.Dial("tcp", tr.secured, config)
 			if err == nil {
 				conn.Close()
-				t.Errorf("%s: accepted, with a certificate for %q", name, conn.ConnectionState().PeerCertificates[0].DNSNames)
+				t.Errorf("%s: accepted, with a certificate for %q", name,
+					conn.ConnectionState().PeerCertificates[0].DNSNames)
 			}
 		}
 	})
@@ -245,7 +256,8 @@ func TestTraefik(t *testing.T) {
 			time.Sleep(time.Second)
 			l, err := net.Listen("tcp", address)
 			if err == nil {
-				tr.caServer = &httptest.Server{Listener: l, Config: &http.Server{Handler: &tr.ca}, TLS: &tls.Config{Certificates: pair}}
+				tr.caServer = &httptest.Server{Listener: l, Config: &http.Server{Handler: &tr.ca},
+					TLS: &tls.Config{Certificates: pair}}
 				tr.caServer.StartTLS()
 			}
 			again <- err
@@ -266,7 +278,7 @@ func TestTraefik(t *testing.T) {
 
 // What is needed to have all certificates renewed at once.
 func TestTraefikRenewsAllAtOnce(t *testing.T) {
-	tr := startTraefik(t, allAtOnce)
+	tr := startTraefik(t, renewAll)
 	err := guest.Until(context.Background(), time.Minute, func() error {
 		if !tr.ca.got("GET /acme/acme/directory") {
 			return errors.New("Traefik has not asked the CA for anything")

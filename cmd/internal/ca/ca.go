@@ -1,9 +1,7 @@
-// Package ca is what phx knows of the CA: its places and names in its
-// container, the root's key and the pin on the host, and how both are brought
-// together.
-//
-// The root's key never enters the container. There the intermediate's key is
-// made, and its certificate is requested from the host.
+// Package ca says what the CA is, for both machines: the places and names in its
+// container, its URL, and what its container is told. It opens no file and runs
+// nothing, and knows nothing of Proxmox VE: the CA is made and kept by package
+// cahost.
 package ca
 
 import (
@@ -13,33 +11,52 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/config"
 )
 
-// Names and places of a CA that phx makes.
+// What a CA that phx makes is called, and where it listens.
 const (
-	Home        = "/home/step"
-	Provisioner = "phoenix" // of one-time tokens
-	DefaultName = "ca"      // below the domain
-	DefaultPort = 9000      // unless its traefik_service says otherwise
+	DefaultName = "ca" // below the domain
+	DefaultPort = 9000
+
+	Provisioner = "phoenix" // of one-time tokens (JWK)
+	ACME        = "acme"    // the provisioner of ACME
 )
 
+// Places in the CA's container. scripts/phoenix_hypervisor_lxc_103.sh, which
+// can be run by hand, repeats some of them.
 const (
-	configPath       = Home + "/config/ca.json"
-	rootPath         = Home + "/certs/root_ca.crt"
-	intermediatePath = Home + "/certs/intermediate_ca.crt"
-	keyPath          = Home + "/secrets/intermediate_ca_key"
+	Home             = "/home/step" // of the CA's user
+	ConfigPath       = Home + "/config/ca.json"
+	RootPath         = Home + "/certs/root_ca.crt"
+	IntermediatePath = Home + "/certs/intermediate_ca.crt"
+	KeyPath          = Home + "/secrets/intermediate_ca_key"
+
+	// AdoptedFile says where a CA lies that was there before phx.
+	AdoptedFile = "/etc/phx/ca.env"
+	// RestartFile is there while the running CA may not have what is on disk.
+	RestartFile = "/run/step-ca.restart"
 )
+
+// ACMEDirectory returns the URL of the ACME directory of the CA at caURL.
+func ACMEDirectory(caURL string) string { return caURL + "/acme/" + ACME + "/directory" }
 
 // token runs step ca token in the CA's container. Where the CA lies stands in
-// /etc/phx/ca.env if it was there before phx. step takes only a file with one
+// [AdoptedFile] if it was there before phx. step takes only a file with one
 // root, and the CA's own has two while one takes the other's place.
 const token = `set -eu
 umask 077
 STEPPATH=` + Home + ` ROOT= PROVISIONER=` + Provisioner + ` PASSWORD=
-if [ -f /etc/phx/ca.env ]; then
+if [ -f ` + AdoptedFile + ` ]; then
 	while IFS='=' read -r key value; do
-		case $key in STEPPATH) STEPPATH=$value ;; ROOT) ROOT=$value ;; PROVISIONER) PROVISIONER=$value ;; PASSWORD) PASSWORD=$value ;; esac
-	done </etc/phx/ca.env
+		case $key in
+		STEPPATH) STEPPATH=$value ;;
+		ROOT) ROOT=$value ;;
+		PROVISIONER) PROVISIONER=$value ;;
+		PASSWORD) PASSWORD=$value ;;
+		esac
+	done <` + AdoptedFile + `
 fi
 one=$(mktemp)
 trap 'rm -f "$one"' EXIT
@@ -74,8 +91,8 @@ func HostsBlock(address string, names []string) []byte {
 	return []byte(strings.Join(append(lines, HostsEnd), "\n") + "\n")
 }
 
-// hostsBlockOf returns the block that is in a file, nothing when there is none.
-func hostsBlockOf(text []byte) []byte {
+// HostsBlockOf returns the block that is in text, nil when there is none.
+func HostsBlockOf(text []byte) []byte {
 	_, after, ok1 := bytes.Cut(text, []byte(HostsBegin+"\n"))
 	block, _, ok2 := bytes.Cut(after, []byte(HostsEnd+"\n"))
 	if !ok1 || !ok2 {
@@ -84,7 +101,7 @@ func hostsBlockOf(text []byte) []byte {
 	return slices.Concat([]byte(HostsBegin+"\n"), block, []byte(HostsEnd+"\n"))
 }
 
-// Settings are what the file says about the CA.
+// Settings are what the configuration says about the CA.
 type Settings struct {
 	Domain string
 	Addr   netip.Addr
@@ -93,12 +110,37 @@ type Settings struct {
 	Names  []string // further names that it has to issue certificates for
 }
 
+// SettingsOf returns what a plan says about its CA, whose name and port are those
+// of its traefik_service. The plan has been checked, and has a CA.
+func SettingsOf(p *config.Plan) Settings {
+	settings := Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: DefaultName, Port: Port(p)}
+	for _, s := range p.Services {
+		if s.CTID == p.CA.CTID {
+			settings.Name = s.Name
+		}
+		settings.Names = append(settings.Names, s.Host)
+	}
+	return settings
+}
+
+// Port returns the TCP port of a plan's CA: that of its traefik_service, or
+// [DefaultPort].
+func Port(p *config.Plan) int {
+	port := DefaultPort
+	for _, s := range p.Services {
+		if _, at, err := config.ParseServiceURL(s.URL); err == nil && p.CA != nil && s.CTID == p.CA.CTID {
+			port = int(at.Port())
+		}
+	}
+	return port
+}
+
 // URL is where the CA answers: by address, for its name leads to the gateway.
 func (s Settings) URL() string {
 	return "https://" + net.JoinHostPort(s.Addr.String(), strconv.Itoa(s.Port))
 }
 
-// serverNames are the names of the CA's own certificate.
-func (s Settings) serverNames() []string {
+// ServerNames are the names and addresses of the CA's own certificate.
+func (s Settings) ServerNames() []string {
 	return []string{s.Name + "." + s.Domain, s.Addr.String(), "127.0.0.1"}
 }

@@ -170,7 +170,9 @@ func VerifyUnder(root, leaf *x509.Certificate, rest [][]byte, name string, now t
 			intermediates.AddCert(c)
 		}
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: Pool(root), Intermediates: intermediates, CurrentTime: now})
+	_, err := leaf.Verify(x509.VerifyOptions{
+		DNSName: name, Roots: Pool(root), Intermediates: intermediates, CurrentTime: now,
+	})
 	return err
 }
 
@@ -267,7 +269,8 @@ func parsePEM(data []byte) (all []*x509.Certificate, other string, err error) {
 			}
 			body.WriteString(text)
 		case strings.Contains(text, "-----") || strings.ContainsFunc(text, notPlain) || !utf8.ValidString(text):
-			return nil, "", fmt.Errorf("%w: line %d: %.80q is neither text nor the boundary of a block", ErrForm, line, text)
+			return nil, "", fmt.Errorf("%w: line %d: %.80q is neither text nor the boundary of a block",
+				ErrForm, line, text)
 		}
 	}
 	switch {

@@ -112,7 +112,8 @@ func TestParse(t *testing.T) {
 	forged.Raw[len(forged.Raw)-1] ^= 1
 
 	p := pemOf(root)
-	withHeaders := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Raw, Headers: map[string]string{"a": "b"}})
+	withHeaders := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Raw,
+		Headers: map[string]string{"a": "b"}})
 	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("key")})
 
 	tests := []struct {
@@ -147,7 +148,8 @@ func TestParse(t *testing.T) {
 		{"truncated before a key", join(p[:len(p)/2], "\n", key), ErrDamaged, ErrDamaged, false},
 		{"truncated DER", root.Raw[:len(root.Raw)/2], ErrDamaged, ErrDamaged, false},
 		{"DER and a newline", join(root.Raw, "\n"), ErrDamaged, ErrDamaged, false},
-		{"PEM of something else", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), ErrDamaged, ErrDamaged, false},
+		{"PEM of something else", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), ErrDamaged,
+			ErrDamaged, false},
 		{"leaf", pemOf(leaf), ErrLeaf, ErrLeaf, false},
 		{"self-signed leaf", pemOf(selfSigned), ErrLeaf, ErrLeaf, false},
 		{"intermediate", pemOf(intermediate), ErrNotSelfSigned, ErrNotSelfSigned, false},
@@ -205,7 +207,8 @@ func TestReadPinned(t *testing.T) {
 	if err := os.WriteFile(name, pemOf(root), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := ReadPinned(name, Fingerprint(root.Certificate)); err != nil || len(c) != 1 || !c[0].Equal(root.Certificate) {
+	if c, err := ReadPinned(name, Fingerprint(root.Certificate)); err != nil || len(c) != 1 ||
+		!c[0].Equal(root.Certificate) {
 		t.Errorf("right: %v", err)
 	}
 	if _, err := ReadPinned(name, strings.Repeat("0", 64)); err == nil || !strings.Contains(err.Error(), "another CA") {
@@ -274,7 +277,8 @@ func FuzzReadPinned(f *testing.F) {
 				}
 				continue
 			}
-			if len(data) > MaxFile || len(roots) != n || !roots[0].Equal(one.Certificate) || n == 2 && !roots[1].Equal(two.Certificate) {
+			if len(data) > MaxFile || len(roots) != n || !roots[0].Equal(one.Certificate) || n == 2 &&
+				!roots[1].Equal(two.Certificate) {
 				t.Fatalf("%d bytes and %d pins: %d roots", len(data), n, len(roots))
 			}
 		}

@@ -46,50 +46,53 @@ func TestOpenSSLSeesNoOther(t *testing.T) {
 		return strings.TrimSuffix(strings.TrimPrefix(s, "-----BEGIN CERTIFICATE-----\n"), "-----END CERTIFICATE-----\n")
 	}
 	block := func(kind string) string { return strings.ReplaceAll(e, "CERTIFICATE", kind) }
-	oneLine := "-----BEGIN CERTIFICATE-----\n" + base64.StdEncoding.EncodeToString(evil.Raw) + "\n-----END CERTIFICATE-----\n"
-	headers := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: evil.Raw, Headers: map[string]string{"a": "b"}}))
+	oneLine := "-----BEGIN CERTIFICATE-----\n" + base64.StdEncoding.EncodeToString(evil.Raw) +
+		"\n-----END CERTIFICATE-----\n"
+	headers := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: evil.Raw,
+		Headers: map[string]string{"a": "b"}}))
 	trusted := block("TRUSTED CERTIFICATE")
 	long := strings.Repeat("x", 254)
 
 	variants := map[string]string{
-		"alone":                          p,
-		"text around":                    "Root:\n\tCN = gööd\n" + p + "end",
-		"CR LF":                          string(crlf([]byte(p))),
-		"two":                            p + e,
-		"two, the other first":           e + p,
-		"X509 CERTIFICATE":               p + block("X509 CERTIFICATE"),
-		"X509 CERTIFICATE first":         block("X509 CERTIFICATE") + p,
-		"TRUSTED CERTIFICATE":            p + trusted,
-		"X509 CERTIFICATE alone":         block("X509 CERTIFICATE"),
-		"headers":                        p + headers,
-		"headers first":                  headers + p,
-		"a dash before":                  p + "-" + e,
-		"a dash before, first":           "-" + e + p,
-		"text before, same line":         p + "x" + e,
-		"a blank before":                 p + " " + e,
-		"a tab before":                   p + "\t" + e,
-		"a byte order mark":              "\ufeff" + e + p,
-		"NUL before":                     p + "\x00" + e,
-		"NUL line":                       p + "\x00\n" + e,
-		"escape before":                  p + "\x1b[2J" + e,
-		"carriage return before":         p + "\r" + e,
-		"carriage return inside":         p + strings.Replace(e, "\n", "\r\r\n", 1),
-		"vertical tab after":             p + strings.Replace(e, "-----\n", "-----\v\n", 1),
-		"form feed after":                p + strings.Replace(e, "-----\n", "-----\f\n", 1),
-		"a blank after":                  p + strings.Replace(e, "-----\n", "----- \n", 1),
-		"a control character after":      p + strings.Replace(e, "-----\n", "-----\x01\n", 1),
-		"DEL after the end":              p + strings.TrimSuffix(e, "\n") + "\x7f\n",
-		"a line as long as the buffer":   p + long + e,
-		"one less":                       p + long[1:] + e,
-		"one line of base64":             p + oneLine,
-		"a blank line inside":            p + strings.Replace(e, "-----\n", "-----\n\n", 1),
-		"a header without value":         p + strings.Replace(e, "-----\n", "-----\nx:\n\n", 1),
-		"a comment inside":               p + strings.Replace(e, "-----\n", "-----\n# x\n", 1),
-		"control characters inside":      p + strings.Replace(e, "-----\n", "-----\n\x01", 1),
-		"blanks inside":                  p + strings.Replace(e, "-----\n", "-----\n ", 1),
-		"blanks after the lines":         p + strings.ReplaceAll(e, "\n", " \n"),
-		"no newline between":             strings.TrimSuffix(p, "\n") + e,
-		"the end of another kind":        p + "-----BEGIN CERTIFICATE-----\n" + body(e) + "-----END X509 CERTIFICATE-----\n",
+		"alone":                        p,
+		"text around":                  "Root:\n\tCN = gööd\n" + p + "end",
+		"CR LF":                        string(crlf([]byte(p))),
+		"two":                          p + e,
+		"two, the other first":         e + p,
+		"X509 CERTIFICATE":             p + block("X509 CERTIFICATE"),
+		"X509 CERTIFICATE first":       block("X509 CERTIFICATE") + p,
+		"TRUSTED CERTIFICATE":          p + trusted,
+		"X509 CERTIFICATE alone":       block("X509 CERTIFICATE"),
+		"headers":                      p + headers,
+		"headers first":                headers + p,
+		"a dash before":                p + "-" + e,
+		"a dash before, first":         "-" + e + p,
+		"text before, same line":       p + "x" + e,
+		"a blank before":               p + " " + e,
+		"a tab before":                 p + "\t" + e,
+		"a byte order mark":            "\ufeff" + e + p,
+		"NUL before":                   p + "\x00" + e,
+		"NUL line":                     p + "\x00\n" + e,
+		"escape before":                p + "\x1b[2J" + e,
+		"carriage return before":       p + "\r" + e,
+		"carriage return inside":       p + strings.Replace(e, "\n", "\r\r\n", 1),
+		"vertical tab after":           p + strings.Replace(e, "-----\n", "-----\v\n", 1),
+		"form feed after":              p + strings.Replace(e, "-----\n", "-----\f\n", 1),
+		"a blank after":                p + strings.Replace(e, "-----\n", "----- \n", 1),
+		"a control character after":    p + strings.Replace(e, "-----\n", "-----\x01\n", 1),
+		"DEL after the end":            p + strings.TrimSuffix(e, "\n") + "\x7f\n",
+		"a line as long as the buffer": p + long + e,
+		"one less":                     p + long[1:] + e,
+		"one line of base64":           p + oneLine,
+		"a blank line inside":          p + strings.Replace(e, "-----\n", "-----\n\n", 1),
+		"a header without value":       p + strings.Replace(e, "-----\n", "-----\nx:\n\n", 1),
+		"a comment inside":             p + strings.Replace(e, "-----\n", "-----\n# x\n", 1),
+		"control characters inside":    p + strings.Replace(e, "-----\n", "-----\n\x01", 1),
+		"blanks inside":                p + strings.Replace(e, "-----\n", "-----\n ", 1),
+		"blanks after the lines":       p + strings.ReplaceAll(e, "\n", " \n"),
+		"no newline between":           strings.TrimSuffix(p, "\n") + e,
+		"the end of another kind": p + "-----BEGIN CERTIFICATE-----\n" + body(e) +
+			"-----END X509 CERTIFICATE-----\n",
 		"begun twice":                    p + "-----BEGIN CERTIFICATE-----\n" + e,
 		"begun before, never ended":      "-----BEGIN CERTIFICATE-----\n" + p + e,
 		"in a key that is none":          p + "-----BEGIN PRIVATE KEY-----\n" + e + "-----END PRIVATE KEY-----\n",
@@ -115,13 +118,15 @@ func TestOpenSSLSeesNoOther(t *testing.T) {
 		if hidden {
 			more++
 		}
-		if c, err := ParseSingleRoot([]byte(text)); err == nil && (len(saw) > 1 || hidden != (c.Subject.CommonName == "evil")) {
+		if c, err := ParseSingleRoot([]byte(text)); err == nil &&
+			(len(saw) > 1 || hidden != (c.Subject.CommonName == "evil")) {
 			t.Errorf("%s: ParseSingleRoot returns %s, OpenSSL sees %q", name, c.Subject.CommonName, saw)
 		}
 		if all, err := ParseRoots([]byte(text)); err == nil && len(all) < len(saw) {
 			t.Errorf("%s: ParseRoots returns %d, OpenSSL sees %q", name, len(all), saw)
 		}
-		if c, err := ParseRoot([]byte(text)); err == nil && (len(saw) > 1 || hidden != (c.Subject.CommonName == "evil")) {
+		if c, err := ParseRoot([]byte(text)); err == nil &&
+			(len(saw) > 1 || hidden != (c.Subject.CommonName == "evil")) {
 			t.Errorf("%s: ParseRoot returns %s, OpenSSL sees %q", name, c.Subject.CommonName, saw)
 		}
 	}

@@ -3,10 +3,9 @@ package cert
 import (
 	"crypto/x509"
 	"fmt"
-	"io"
-	"os"
 	"strings"
-	"syscall"
+
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 )
 
 // ReadPinned reads the file at path, which must hold the root certificates
@@ -22,36 +21,18 @@ func ReadPinned(path string, pins ...string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("root certificate %s: %w", path, err)
 	}
 	if have := fingerprints(roots); have != strings.Join(pins, ", ") {
-		return nil, fmt.Errorf("root certificate %s has the fingerprint %s and should have %s: it is another CA's", path, have, strings.Join(pins, ", "))
+		return nil, fmt.Errorf("root certificate %s has the fingerprint %s and should have %s: it is another CA's",
+			path, have, strings.Join(pins, ", "))
 	}
 	return roots, nil
 }
 
-// MaxFile is how long a file of root certificates may be.
+// MaxFile is how many bytes a file of root certificates may have.
 const MaxFile = 64 << 10
 
-// ReadFile reads a file of root certificates. It must be a regular file of
-// [MaxFile] at most: anything else could keep its reader waiting, or be
-// without end.
-func ReadFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
-	if err == nil && len(data) > MaxFile {
-		err = fmt.Errorf("%s: longer than %d bytes", path, MaxFile)
-	}
-	return data, err
-}
+// ReadFile reads a file of root certificates: a regular file of [MaxFile] at
+// most.
+func ReadFile(path string) ([]byte, error) { return atomicfile.Read(path, MaxFile) }
 
 func fingerprints(all []*x509.Certificate) string {
 	hex := make([]string, len(all))

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,6 +37,9 @@ const (
 
 // Status is an error that has been reported already: the program ends with
 // this exit status and prints nothing more.
+//
+// Packages that know nothing of exit statuses have errors with a method
+// Reported() bool instead: where it returns true, the status is 1.
 type Status int
 
 func (s Status) Error() string { return "exit status " + strconv.Itoa(int(s)) }
@@ -96,7 +100,9 @@ func run(app *cli.App) int {
 	go func() { os.Exit(stopOn(signals, cancel)) }()
 
 	app.HideHelpCommand = true
-	app.HideVersion = true
+	app.Version = version()
+	cli.VersionFlag = &cli.BoolFlag{Name: "version"}
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Name, c.App.Version) }
 	app.ExitErrHandler = func(*cli.Context, error) {}
 	app.OnUsageError = usage
 	for _, c := range app.Commands {
@@ -117,9 +123,12 @@ func run(app *cli.App) int {
 	}
 	var status Status
 	var wrong *usageError
+	var reported interface{ Reported() bool }
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &reported) && reported.Reported():
+		return 1
 	case errors.As(err, &status):
 		return int(status)
 	case errors.As(err, &wrong):
@@ -128,6 +137,16 @@ func run(app *cli.App) int {
 	}
 	Logf("%v", err)
 	return 1
+}
+
+// version returns the version that the program was built from: a tag, or the time
+// and the revision of a commit, and the version of Go.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	return info.Main.Version + " " + info.GoVersion
 }
 
 // driver is the signal by which the driver passes on one that it has got. The

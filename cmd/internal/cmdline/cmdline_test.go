@@ -26,7 +26,8 @@ func TestAnEmptyVariableIsUnset(t *testing.T) {
 		},
 		Action: func(c *cli.Context) error {
 			if c.String("name") != "default" || c.Int("jobs") != 4 || !c.Bool("dry-run") || c.String("set") != "set" {
-				t.Errorf("name %q, jobs %d, dry-run %t, set %q", c.String("name"), c.Int("jobs"), c.Bool("dry-run"), c.String("set"))
+				t.Errorf("name %q, jobs %d, dry-run %t, set %q",
+					c.String("name"), c.Int("jobs"), c.Bool("dry-run"), c.String("set"))
 			}
 			if _, ok := os.LookupEnv("OTHER"); !ok {
 				t.Error("OTHER is unset")

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // base is a file without mistakes. Each case of TestMistakes changes one part
@@ -61,6 +63,9 @@ func TestMistakes(t *testing.T) {
 	const (
 		ca    = "lxc_configs.103."
 		extra = `"extra": 0` // in container 103
+
+		before900 = "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", " +
+			"\"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200" // in container 900, before its address
 	)
 	tests := []struct{ old, new, want string }{
 		// The file as a whole.
@@ -80,7 +85,8 @@ func TestMistakes(t *testing.T) {
 		{"512,\n      \"cores\": 1", "512\n      ¦\"cores\": 1", "not JSON"},
 		{`512`, `0¦512`, "not JSON"},
 		{`Step-CA`, "Step¦\nCA", "not JSON"},
-		{extra, `"tests": ` + strings.Repeat("[", maxDepth-3) + "¦[" + strings.Repeat("]", maxDepth-2), "nested deeper than 100 levels"},
+		{extra, `"tests": ` + strings.Repeat("[", maxDepth-3) + "¦[" + strings.Repeat("]", maxDepth-2),
+			"nested deeper than 100 levels"},
 
 		// Keys given twice.
 		{extra, `¦"cores": 4`, ca + "cores: key given twice, first on line 20"},
@@ -100,8 +106,10 @@ func TestMistakes(t *testing.T) {
 
 		// What is missing.
 		{"\"103\": {\n      \"name\": \"Step-CA\",", `"103": ¦{`, ca + "name: missing"},
-		{"\"103\": {\n      \"name\": \"Step-CA\",\n      \"clone_from_ctid\": \"900\",", `"103": ¦{"name": "x",`, ca + "template: missing: a container is made from a template or from clone_from_ctid"},
-		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`, `¦{"name": "eth0", "bridge": "vmbr0"}`, ca + "network_config.ip: missing"},
+		{"\"103\": {\n      \"name\": \"Step-CA\",\n      \"clone_from_ctid\": \"900\",", `"103": ¦{"name": "x",`,
+			ca + "template: missing: a container is made from a template or from clone_from_ctid"},
+		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`,
+			`¦{"name": "eth0", "bridge": "vmbr0"}`, ca + "network_config.ip: missing"},
 
 		// Types are not coerced.
 		{`"Step-CA"`, `¦103`, ca + "name: must be a string, not a number"},
@@ -116,7 +124,8 @@ func TestMistakes(t *testing.T) {
 		{`"cores": 2`, `"cores": ¦0`, "must be from 1 to 8192, not 0"},
 		{`"cores": 2`, `"cores": ¦8193`, "must be from 1 to 8192, not 8193"},
 		{`"cores": 2`, `"cores": ¦-1`, "must be from 1 to 8192, not -1"},
-		{`"storage_size_gb": 16,` + "\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", `"storage_size_gb": ¦0,` + "\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", "must be from 1 to"},
+		{`"storage_pool": "local-lvm",` + before900,
+			strings.Replace(`"storage_pool": "local-lvm",`+before900, "16", "¦0", 1), "must be from 1 to"},
 		{`"unprivileged": true`, `"unprivileged": ¦1`, "must be true or false, not a number"},
 		{`"unprivileged": true`, `"unprivileged": ¦"true"`, "must be true or false, not a string"},
 		{extra, `"swap_mb": ¦-1`, ca + "swap_mb: must be at least 0, not -1"},
@@ -125,8 +134,10 @@ func TestMistakes(t *testing.T) {
 		{extra, `"features": ¦"base_setup"`, ca + "features: must be a list, not a string"},
 		{extra, `"features": ["a", ¦1]`, ca + "features.1: must be a string, not a number"},
 		{extra, `"health_check": ¦"true"`, ca + "health_check: must be an object, not a string"},
-		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`, `¦"eth0"`, ca + "network_config: must be an object"},
-		{`"extra": 0` + "\n    }", `"extra": 0` + "\n    }, \"104\": ¦7", "lxc_configs.104: must be an object, not a number"},
+		{`{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24", "gw": "10.0.0.1"}`, `¦"eth0"`,
+			ca + "network_config: must be an object"},
+		{`"extra": 0` + "\n    }", `"extra": 0` + "\n    }, \"104\": ¦7",
+			"lxc_configs.104: must be an object, not a number"},
 
 		// Names.
 		{`"Step-CA"`, `¦"Step_CA"`, ca + `name: "Step_CA" is not a host name`},
@@ -138,7 +149,9 @@ func TestMistakes(t *testing.T) {
 		{`"Step-CA"`, `¦"` + strings.Repeat("a.", 130) + `a"`, "is not a host name"},
 		{`"Step-CA"`, `¦"a\u0007b"`, "must not contain control characters such as U+0007"},
 		{`"Step-CA"`, `¦"a\nb"`, "must not contain control characters such as U+000A"},
-		{`"storage_pool": "local-lvm",` + "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", `"storage_pool": ¦"local lvm",` + "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", \"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200", "is not the name of a storage"},
+		{`"storage_pool": "local-lvm",` + before900,
+			`"storage_pool": ¦"local lvm",` + before900,
+			"is not the name of a storage"},
 		{`"final-form"`, `¦"current"`, "is not a name for a snapshot"},
 		{`"final-form"`, `¦"1bad"`, "is not a name for a snapshot"},
 		{`"final-form"`, `¦"x"`, "is not a name for a snapshot"},
@@ -158,15 +171,20 @@ func TestMistakes(t *testing.T) {
 		{extra, `"health_checks": [{"name": "x", "script": ¦"bin/x.sh"}]`, ca + "health_checks.0.script: "},
 
 		// Where a container comes from.
-		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"901"`, ca + "clone_from_ctid: there is no container 901 in the file to clone"},
-		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"nine"`, ca + `clone_from_ctid: "nine" is not a container id`},
-		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`, ca + "clone_from_ctid: must be a container id, not a boolean"},
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"901"`,
+			ca + "clone_from_ctid: there is no container 901 in the file to clone"},
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦"nine"`,
+			ca + `clone_from_ctid: "nine" is not a container id`},
+		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`,
+			ca + "clone_from_ctid: must be a container id, not a boolean"},
 		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has no template_snapshot_name"},
-		{`"clone_from_ctid": "900"`, `"template": "x.tar.zst", "clone_from_ctid": ¦"900"`, ca + "clone_from_ctid: there is a template too"},
+		{`"clone_from_ctid": "900"`, `"template": "x.tar.zst", "clone_from_ctid": ¦"900"`,
+			ca + "clone_from_ctid: there is a template too"},
 		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦900.0`, `"900.0" is not a container id`},
 
 		// Network.
-		{`"10.0.0.10/24"`, `¦"10.0.0.10"`, ca + `network_config.ip: "10.0.0.10" is not an IPv4 address with its prefix length`},
+		{`"10.0.0.10/24"`, `¦"10.0.0.10"`,
+			ca + `network_config.ip: "10.0.0.10" is not an IPv4 address with its prefix length`},
 		{`"10.0.0.10/24"`, `¦"10.0.0.256/24"`, "is not an IPv4 address"},
 		{`"10.0.0.10/24"`, `¦"10.0.0.010/24"`, "is not an IPv4 address"},
 		{`"10.0.0.10/24"`, `¦"10.0.0.10/33"`, "is not an IPv4 address"},
@@ -175,45 +193,75 @@ func TestMistakes(t *testing.T) {
 		{`"10.0.0.10/24"`, `¦"10.0.0.0/24"`, "10.0.0.0 is not an address of a host in 10.0.0.0/24"},
 		{`"10.0.0.10/24"`, `¦"10.0.0.255/24"`, "10.0.0.255 is not an address of a host in 10.0.0.0/24"},
 		{`"10.0.0.10/24"`, `¦"127.0.0.1/8"`, "is not an address of a host"},
-		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.1.1"`, ca + "network_config.gw: 10.0.1.1 is outside of 10.0.0.0/24"},
-		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.10"`, "10.0.0.10 is the container's own address"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.1.1"`,
+			ca + "network_config.gw: 10.0.1.1 is outside of 10.0.0.0/24"},
+		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.10"`,
+			"10.0.0.10 is the container's own address"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.255"`, "is not an address of a host"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.1/24"`, "is not an IPv4 address"},
-		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp", "gw": ¦"10.0.0.1"`, "with dhcp the gateway comes from there"},
-		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": ¦"ca.internal", "port": 9000}`, ca + "traefik_service.name: \"ca.internal\" is not one label"},
-		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦"9000"}`, ca + "traefik_service.port: must be a number"},
-		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦65536}`, "must be from 1 to 65535"},
-		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": 1, "scheme": ¦"h2c"}`, "is not http or https"},
-		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": ¦{"port": 9000}`, ca + "traefik_service.name: missing"},
-		{`"features": ["base_setup"]`, `"traefik_service": {"name": ¦"CA", "port": 80}`, "lxc_configs.102.traefik_service.name: ca is the service of container 103 already"},
-		{`"ip": "10.0.0.10/24", "gw": "10.0.0.1"},` + "\n      \"mac_address\": \"BC:24:11:00:01:03\",\n      \"application_script\": \"phoenix_hypervisor_lxc_103.sh\",\n      \"traefik_service\": {\"name\": \"ca\"",
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp", "gw": ¦"10.0.0.1"`,
+			"with dhcp the gateway comes from there"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": ¦"ca.internal", "port": 9000}`,
+			ca + "traefik_service.name: \"ca.internal\" is not one label"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦"9000"}`,
+			ca + "traefik_service.port: must be a number"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦65536}`,
+			"must be from 1 to 65535"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": "ca", "port": 1, "scheme": ¦"h2c"}`, "is not http or https"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": ¦{"port": 9000}`,
+			ca + "traefik_service.name: missing"},
+		{`"features": ["base_setup"]`, `"traefik_service": {"name": ¦"CA", "port": 80}`,
+			"lxc_configs.102.traefik_service.name: ca is the service of container 103 already"},
+		{`"ip": "10.0.0.10/24", "gw": "10.0.0.1"},` +
+			"\n      \"mac_address\": \"BC:24:11:00:01:03\",\n      \"application_script\": " +
+			"\"phoenix_hypervisor_lxc_103.sh\",\n      \"traefik_service\": {\"name\": \"ca\"",
 			`"ip": "dhcp"}, "traefik_service": {"name": ¦"ca"`, "needs a fixed address"},
-		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`, "lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
+		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`,
+			"lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/25"`, "10.0.0.10 is the address of container 103 already"},
-		{`"BC:24:11:00:01:03"`, `¦"bc:24:11:00:09:00"`, ca + "mac_address: BC:24:11:00:09:00 is the address of container 900 already"},
+		{`"BC:24:11:00:01:03"`, `¦"bc:24:11:00:09:00"`,
+			ca + "mac_address: BC:24:11:00:09:00 is the address of container 900 already"},
 		{`"BC:24:11:00:01:03"`, `¦"BC:24:11:00:01"`, "is not a MAC address"},
 		{`"BC:24:11:00:01:03"`, `¦"BC-24-11-00-01-03"`, "is not a MAC address"},
 		{`"BC:24:11:00:01:03"`, `¦"BD:24:11:00:01:03"`, "is a multicast address"},
 		{`"BC:24:11:00:01:03"`, `¦"00:00:00:00:00:00"`, "must not be all zeros"},
-		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, `"name": ¦"eth0,x=y", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
-		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, `"name": "eth0", "bridge": ¦"vmbr000000000000", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
-		{`"ip": "10.0.0.10/24"`, `"nameservers": ["1.1.1.1", ¦"x"], "ip": "10.0.0.10/24"`, ca + `network_config.nameservers.1: "x" is not an IP address`},
-		{`"ip": "10.0.0.10/24"`, `"nameservers": ¦"1.1.1.1 8.8.8", "ip": "10.0.0.10/24"`, `network_config.nameservers: "8.8.8" is not an IP address`},
+		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`,
+			`"name": ¦"eth0,x=y", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
+		{`"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`,
+			`"name": "eth0", "bridge": ¦"vmbr000000000000", "ip": "10.0.0.10/24"`, "is not the name of an interface"},
+		{`"ip": "10.0.0.10/24"`, `"nameservers": ["1.1.1.1", ¦"x"], "ip": "10.0.0.10/24"`,
+			ca + `network_config.nameservers.1: "x" is not an IP address`},
+		{`"ip": "10.0.0.10/24"`, `"nameservers": ¦"1.1.1.1 8.8.8", "ip": "10.0.0.10/24"`,
+			`network_config.nameservers: "8.8.8" is not an IP address`},
 
 		// Mount points and volumes.
-		{extra, `"mount_points": [{"host_path": ¦"srv/x", "container_path": "/x"}]`, ca + `mount_points.0.host_path: "srv/x" is not an absolute path`},
-		{extra, `"mount_points": [{"host_path": ¦"/srv/../etc", "container_path": "/x"}]`, "must not contain /./ or /../"},
+		{extra, `"mount_points": [{"host_path": ¦"srv/x", "container_path": "/x"}]`,
+			ca + `mount_points.0.host_path: "srv/x" is not an absolute path`},
+		{extra, `"mount_points": [{"host_path": ¦"/srv/../etc", "container_path": "/x"}]`,
+			"must not contain /./ or /../"},
 		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/x,ro=0"}]`, "must not contain a comma"},
-		{extra, `"mount_points": [{"host_path": ¦"/srv/a=b", "container_path": "/x"}]`, "must not contain a comma or an equals sign"},
+		{extra, `"mount_points": [{"host_path": ¦"/srv/a=b", "container_path": "/x"}]`,
+			"must not contain a comma or an equals sign"},
 		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/"}]`, "must not be the root directory"},
 		{extra, `"mount_points": [{"host_path": "/srv", "container_path": ¦"/x "}]`, "must not end with a blank"},
-		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x"}, {"host_path": "/srv", "container_path": ¦"/x/"}]`, ca + "mount_points.1.container_path: something else is mounted at /x already"},
-		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "readonly": ¦true}]`, ca + "mount_points.0.readonly: unknown key"},
+		{extra,
+			`"mount_points": [{"host_path": "/srv", "container_path": "/x"}, ` +
+				`{"host_path": "/srv", "container_path": ¦"/x/"}]`,
+			ca + "mount_points.1.container_path: something else is mounted at /x already"},
+		{extra, `"mount_points": [{"host_path": "/srv", "container_path": "/x", "readonly": ¦true}]`,
+			ca + "mount_points.0.readonly: unknown key"},
 		{extra, `"mount_points": [¦{"host_path": "/srv"}]`, ca + "mount_points.0.container_path: missing"},
-		{extra, `"mount_points": [{"host_path": "/srv/x", "container_path": "/x", "owner_uid": ¦65536}]`, "must be from 0 to 65535"},
-		{extra, `"volumes": [{"name": "v", "pool": "p1", "size_gb": ¦0, "mount_point": "/v"}]`, ca + "volumes.0.size_gb: must be from 1"},
+		{extra, `"mount_points": [{"host_path": "/srv/x", "container_path": "/x", "owner_uid": ¦65536}]`,
+			"must be from 0 to 65535"},
+		{extra, `"volumes": [{"name": "v", "pool": "p1", "size_gb": ¦0, "mount_point": "/v"}]`,
+			ca + "volumes.0.size_gb: must be from 1"},
 		{extra, `"volumes": [¦{"size_gb": 1, "mount_point": "/v"}]`, ca + "volumes.0.pool: missing"},
-		{extra, `"zfs_volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v"}], "volumes": [{"pool": "p1", "size_gb": 1, "mount_point": ¦"/v"}]`, ca + "volumes.0.mount_point: something else is mounted at /v already"},
+		{extra,
+			`"zfs_volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v"}], ` +
+				`"volumes": [{"pool": "p1", "size_gb": 1, "mount_point": ¦"/v"}]`,
+			ca + "volumes.0.mount_point: something else is mounted at /v already"},
 
 		// What pct and LXC have to understand.
 		{extra, `"pct_options": [¦"nesting"]`, ca + `pct_options.0: "nesting" is not of the form key=value`},
@@ -221,7 +269,8 @@ func TestMistakes(t *testing.T) {
 		{extra, `"pct_options": [¦"nesting=2"]`, "nesting must be 0 or 1"},
 		{extra, `"pct_options": ["nesting=1", ¦"nesting=0"]`, "nesting is given twice"},
 		{extra, `"pct_options": [¦"mount=nfs,cifs"]`, `"cifs" is not of the form key=value`},
-		{extra, `"lxc_options": [¦"lxc.no_new_privs=1"]`, ca + "lxc_options.0: Proxmox VE does not accept lxc.no_new_privs"},
+		{extra, `"lxc_options": [¦"lxc.no_new_privs=1"]`,
+			ca + "lxc_options.0: Proxmox VE does not accept lxc.no_new_privs"},
 		{extra, `"lxc_options": [¦"nesting=1"]`, "is not of the form lxc.key=value"},
 		{extra, `"lxc_options": [¦"lxc.apparmor.profile unconfined"]`, "is not of the form lxc.key=value"},
 		{extra, `"lxc_options": [¦"lxc.Apparmor.profile=x"]`, "is not of the form lxc.key=value"},
@@ -236,8 +285,10 @@ func TestMistakes(t *testing.T) {
 		{extra, `"id_maps": [¦"u 0 4294967295 65536"]`, "goes beyond the last id"},
 		{extra, `"bootstrap_ca_url": ¦"http://10.0.0.10"`, ca + "bootstrap_ca_url: "},
 		{extra, `"health_check": ¦{"retries": 1}`, ca + "health_check.command: missing"},
-		{extra, `"health_check": {"command": "true", "retries": ¦0}`, ca + "health_check.retries: must be from 1 to 1000"},
-		{extra, `"health_check": {"command": ¦"sh -c 'curl localhost'"}`, ca + "health_check.command: no shell reads this"},
+		{extra, `"health_check": {"command": "true", "retries": ¦0}`,
+			ca + "health_check.retries: must be from 1 to 1000"},
+		{extra, `"health_check": {"command": ¦"sh -c 'curl localhost'"}`,
+			ca + "health_check.command: no shell reads this"},
 		{extra, `"health_check": {"command": ¦"curl \"localhost\""}`, "no shell reads this"},
 		{extra, `"health_check": {"command": ¦"a\\ b"}`, "no shell reads this"},
 		{extra, `"health_check": {"command": ¦"echo $HOME"}`, "no shell reads this"},
@@ -247,43 +298,65 @@ func TestMistakes(t *testing.T) {
 		{extra, `"health_check": {"command": ¦"a &"}`, "no shell reads this"},
 		{extra, `"health_check": {"command": ¦"a >/dev/null"}`, "no shell reads this"},
 		{extra, `"health_check": {"command": ¦"  "}`, "must not be blank"},
-		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`, `"ip": ¦"dhcp"}, "application_script": "phoenix_hypervisor_lxc_102.sh",`, "lxc_configs.102.network_config.ip: must be a fixed address, not dhcp"},
-		{`"name": "Traefik-Internal"`, `"name": ¦"` + strings.Repeat("a", maxString+1) + `"`, "is 65537 bytes long; at most 65536 are allowed"},
-		{extra, `"lxc_options": ["lxc.cap.drop=a", ¦"lxc.cap.keep=` + strings.Repeat("a,", 64) + `a"]`, "Linux has no more than 64 capabilities"},
-		{extra, `"mount_points": [` + numbered(256, `{"host_path": "/a", "container_path": "/%d"}`) + `, {"host_path": "/a", "container_path": ¦"/x"}]`, "pct has no more than 256 mount points"},
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`,
+			`"ip": ¦"dhcp"}, "application_script": "phoenix_hypervisor_lxc_102.sh",`,
+			"lxc_configs.102.network_config.ip: must be a fixed address, not dhcp"},
+		{`"name": "Traefik-Internal"`, `"name": ¦"` + strings.Repeat("a", maxString+1) + `"`,
+			"is 65537 bytes long; at most 65536 are allowed"},
+		{extra, `"lxc_options": ["lxc.cap.drop=a", ¦"lxc.cap.keep=` + strings.Repeat("a,", 64) + `a"]`,
+			"Linux has no more than 64 capabilities"},
+		{extra, `"mount_points": [` + numbered(256, `{"host_path": "/a", "container_path": "/%d"}`) +
+			`, {"host_path": "/a", "container_path": ¦"/x"}]`, "pct has no more than 256 mount points"},
 		{extra, `"features": [` + numbered(100, `"a%d"`) + `, ¦"a99"]`, "a99 is named twice"},
-		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"` + strings.Repeat("a ", 101) + `"}]`, "has 101 arguments; at most 100"},
-		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`, ca + "health_checks.0.args: no shell reads this"},
+		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"` + strings.Repeat("a ", 101) + `"}]`,
+			"has 101 arguments; at most 100"},
+		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`,
+			ca + "health_checks.0.args: no shell reads this"},
 
 		// Firewall.
-		{extra, `"mount_points": [{"host_path": ¦"/etc", "container_path": "/x", "owner_uid": 1}]`, ca + "mount_points.0.host_path: /etc is a directory of the system: all in it would change its owner"},
-		{extra, `"mount_points": [{"owner_gid": 0, "container_path": "/x", "host_path": ¦"/usr/share/x/"}]`, "/usr/share/x belongs to the system, in /usr"},
+		{extra, `"mount_points": [{"host_path": ¦"/etc", "container_path": "/x", "owner_uid": 1}]`,
+			ca + "mount_points.0.host_path: /etc is a directory of the system: all in it would change its owner"},
+		{extra, `"mount_points": [{"owner_gid": 0, "container_path": "/x", "host_path": ¦"/usr/share/x/"}]`,
+			"/usr/share/x belongs to the system, in /usr"},
 		{extra, `"bootstrap_ca_url": ¦"https://[fe80::1%25eth0]:9000"`, "is not an https:// URL"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"fe80::1%x -dport 22"}]}`, "is not a list of addresses"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"fe80::1%x-fe80::2%x"}]}`, "is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"fe80::1%x -dport 22"}]}`,
+			"is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"fe80::1%x-fe80::2%x"}]}`,
+			"is not a list of addresses"},
 		{extra, `"firewall": {"macfilter": ¦1}`, ca + "firewall.macfilter: must be true or false"},
 		{extra, `"firewall": {"ipfilter": ¦"1"}`, ca + "firewall.ipfilter: must be true or false"},
-		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`, `"ip": "dhcp"}, "firewall": {"ipfilter": ¦true},`, "firewall.ipfilter: needs a fixed address"},
+		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`, `"ip": "dhcp"}, "firewall": {"ipfilter": ¦true},`,
+			"firewall.ipfilter: needs a fixed address"},
 		{extra, `"firewall": {"policy_in": ¦"drop"}`, ca + `firewall.policy_in: "drop" is not ACCEPT, DROP or REJECT`},
 		{extra, `"firewall": {"policy_out": ¦"REJECT "}`, ca + "firewall.policy_out: "},
 		{extra, `"firewall": {"enable": ¦true}`, ca + "firewall.enable: unknown key"},
 		{extra, `"firewall": {"rules": [{"type": ¦"IN", "action": "ACCEPT"}]}`, ca + "firewall.rules.0.type: "},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": ¦"accept"}]}`, ca + `firewall.rules.0.action: "accept" is not ACCEPT, DROP or REJECT`},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": ¦"accept"}]}`,
+			ca + `firewall.rules.0.action: "accept" is not ACCEPT, DROP or REJECT`},
 		{extra, `"firewall": {"rules": [{"type": "group", "action": ¦"a b"}]}`, "is not the name of a group"},
 		{extra, `"firewall": {"rules": [¦{"type": "in"}]}`, "firewall.rules.0.action: missing"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "iface": ¦"net0"}]}`, "firewall.rules.0.iface: unknown key"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "iface": ¦"net0"}]}`,
+			"firewall.rules.0.iface: unknown key"},
 		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "port": ¦"80"}]}`, "a port needs a proto"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"80-85"}]}`, "is not a list of ports"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"85:80"}]}`, "is not a list of ports"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦0}]}`, "must be from 1 to 65535"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"80-85"}]}`,
+			"is not a list of ports"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦"85:80"}]}`,
+			"is not a list of ports"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": ¦0}]}`,
+			"must be from 1 to 65535"},
 		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "proto": ¦"tcp,udp"}]}`, "one protocol"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"any"}]}`, "is not a list of addresses"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"10.0.0.0/33"}]}`, "is not a list of addresses"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"10.0.0.9-10.0.0.1"}]}`, "is not a list of addresses"},
-		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "comment": ¦"a\nIN ACCEPT"}]}`, "control characters"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"any"}]}`,
+			"is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "source": ¦"10.0.0.0/33"}]}`,
+			"is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "dest": ¦"10.0.0.9-10.0.0.1"}]}`,
+			"is not a list of addresses"},
+		{extra, `"firewall": {"rules": [{"type": "in", "action": "ACCEPT", "comment": ¦"a\nIN ACCEPT"}]}`,
+			"control characters"},
 
 		// Across containers.
-		{`"features": ["base_setup"]`, `"application_script": ¦"phoenix_hypervisor_lxc_103.sh"`, "lxc_configs.102.application_script: phoenix_hypervisor_lxc_103.sh is the script of container 103 already"},
+		{`"features": ["base_setup"]`, `"application_script": ¦"phoenix_hypervisor_lxc_103.sh"`,
+			"lxc_configs.102.application_script: phoenix_hypervisor_lxc_103.sh is the script of container 103 already"},
 		{`["103", 1002]`, `["103", ¦"102"]`, "lxc_configs.102.dependencies.1: cycle: 102 -> 102"},
 		{`["103", 1002]`, `["103", ¦"0103"]`, "lxc_configs.102.dependencies.1: \"0103\" is not a container id"},
 		{`["103", 1002]`, `[¦{}]`, "lxc_configs.102.dependencies.0: must be a container id, not an object"},
@@ -369,7 +442,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		`f.json:2:10: lxc_configs.102.network_config: missing: without it the container would have no interface`,
 		`f.json:2:10: lxc_configs.102.template: missing: a container is made from a template or from clone_from_ctid`,
 		`f.json:2:24: lxc_configs.102.memory_mb: must be a number, not a string`,
-		`f.json:2:39: lxc_configs.102.name: "a_b" is not ` + hostNameRule,
+		`f.json:2:39: lxc_configs.102.name: "a_b" is not ` + hostName.what,
 		`f.json:3:8: lxc_configs.x: "x" is not a container id: a number from 100 to 999999999`,
 		`f.json:3:8: lxc_configs.x.name: missing: the container's host name`,
 	}
@@ -377,7 +450,8 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	for _, key := range []string{"memory_mb", "template", "network_config"} {
-		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "f.json:3:8: lxc_configs.x."+key+": missing") }) {
+		missing := "f.json:3:8: lxc_configs.x." + key + ": missing"
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, missing) }) {
 			t.Errorf("nothing about the missing %s of x", key)
 		}
 	}
@@ -388,24 +462,29 @@ func TestAllMistakesAtOnce(t *testing.T) {
 
 func TestCycles(t *testing.T) {
 	got := mistakes(t, strings.Replace(base, `"extra": 0`, `"dependencies": ["102"]`, 1))
-	if want := []string{"f.json:38:24: lxc_configs.102.dependencies.0: cycle: 103 -> 102 -> 103"}; !slices.Equal(got, want) {
+	want := []string{"f.json:38:24: lxc_configs.102.dependencies.0: cycle: 103 -> 102 -> 103"}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
 	// A clone source counts as well.
 	got = mistakes(t, strings.Replace(base, `"cores": 2`, `"cores": 2, "dependencies": [103]`, 1))
-	if want := []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 900 -> 103 -> 900"}; !slices.Equal(got, want) {
+	want = []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 900 -> 103 -> 900"}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
 	text := strings.Replace(base, `"clone_from_ctid": "900"`, `"clone_from_ctid": "103"`, 1)
-	if got, want := mistakes(t, text), []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 103 -> 103"}; !slices.Equal(got, want) {
+	want = []string{"f.json:18:26: lxc_configs.103.clone_from_ctid: cycle: 103 -> 103"}
+	if got := mistakes(t, text); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestCloneSourceWithMountPoints(t *testing.T) {
-	got := mistakes(t, strings.Replace(base, `"cores": 2`, `"cores": 2, "mount_points": [{"host_path": "/a", "container_path": "/b"}]`, 1))
+	got := mistakes(t, strings.Replace(base, `"cores": 2`,
+		`"cores": 2, "mount_points": [{"host_path": "/a", "container_path": "/b"}]`, 1))
 	for i, line := range []string{"18:26", "31:26"} {
-		if i >= len(got) || !strings.HasPrefix(got[i], "f.json:"+line) || !strings.Contains(got[i], "pct can neither snapshot nor clone it") {
+		if i >= len(got) || !strings.HasPrefix(got[i], "f.json:"+line) ||
+			!strings.Contains(got[i], "pct can neither snapshot nor clone it") {
 			t.Errorf("got %q", got)
 		}
 	}
@@ -413,7 +492,9 @@ func TestCloneSourceWithMountPoints(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	text := strings.Replace(base, `"unprivileged": true`, `"unprivileged": false`, 1)
-	text = strings.Replace(text, `"extra": 0`, `"extra": 0, "unprivileged": true, "vllm_port": 1, "$schema": "", "portainer_role": "none", "ports": ["1:2"], "lxc_options": ["lxc.cgroup.x=1"], "dependencies": ["900", 900]`, 1)
+	text = strings.Replace(text, `"extra": 0`, `"extra": 0, "unprivileged": true, "vllm_port": 1, "$schema": "", `+
+		`"portainer_role": "none", "ports": ["1:2"], "lxc_options": ["lxc.cgroup.x=1"], `+
+		`"dependencies": ["900", 900]`, 1)
 	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "mtu": 1500},`, 1)
 	text = strings.Replace(text, `16,`, `32,`, 1)
 	var got []string
@@ -438,24 +519,31 @@ func TestEveryKey(t *testing.T) {
 	raw := `{
   "name": "granite-3.3-8b-fp8", "template": "/fastData/template/cache/x.tar.zst",
   "memory_mb": 72000, "swap_mb": 0, "cores": 10, "storage_pool": "quickOS-lxc-disks", "storage_size_gb": 128,
-  "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.141/24", "gw": "10.0.0.1", "nameservers": "10.0.0.53, 1.1.1.1"},
+  "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.141/24", "gw": "10.0.0.1",
+    "nameservers": "10.0.0.53, 1.1.1.1"},
   "mac_address": "52:54:00:67:89:a1", "unprivileged": true, "start_at_boot": false, "boot_order": 0, "boot_delay": 5,
   "pct_options": ["keyctl=on", "nesting=1,mount=nfs;cifs"],
-  "lxc_options": ["lxc.cap.keep=sys_admin,net_admin", "lxc.mount.auto: sys:rw", "lxc.apparmor.profile = unconfined", "lxc.cgroup2.devices.allow=c 195:* rwm"],
+  "lxc_options": ["lxc.cap.keep=sys_admin,net_admin", "lxc.mount.auto: sys:rw", "lxc.apparmor.profile = unconfined",
+    "lxc.cgroup2.devices.allow=c 195:* rwm"],
   "apparmor_profile": "unconfined", "apparmor_manages_nesting": true, "gpu_assignment": "0, 1",
   "id_maps": ["u  0 100000 65536", "g 0 100000 65536"],
   "zfs_volumes": [{"name": "models", "pool": "fastData", "size_gb": 50, "mount_point": "/models/"}],
   "volumes": [{"name": "data", "pool": "quickOS", "size_gb": 1, "mount_point": "/data"}],
-  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"}, {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
-  "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT", "policy_out": "ACCEPT", "rules": [
-    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1", "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
+  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"},
+    {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
+  "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT",
+    "policy_out": "ACCEPT", "rules": [
+    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1",
+      "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
     {"type": "out", "action": "DROP", "proto": "udp", "port": 53, "comment": ""}, {"type": "group", "action": "web"}]},
-  "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "phoenix_hypervisor_lxc_vllm.sh",
+  "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000",
+  "application_script": "phoenix_hypervisor_lxc_vllm.sh",
   "health_check": {"command": "curl -s --fail http://localhost:8000"},
   "health_checks": [{"name": "up", "script": "up.sh", "args": "--port 80"}, {"script": "b.sh", "args": ["a b", ""]}],
   "enable_lifecycle_snapshots": true, "template_snapshot_name": "final-form", "dependencies": ["101", 1002],
   "traefik_service": {"name": "Granite", "port": 8000}, "trigger_sync_on_completion": true,
-  "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {}, "run_integration_tests": true
+  "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {},
+  "run_integration_tests": true
 }`
 	c, err := ParseContainer(801, []byte(raw))
 	if err != nil {
@@ -465,26 +553,33 @@ func TestEveryKey(t *testing.T) {
 	want := &Container{
 		CTID: 801, Name: "granite-3.3-8b-fp8", Template: "/fastData/template/cache/x.tar.zst",
 		MemoryMB: 72000, SwapMB: new(0), Cores: 10, StoragePool: "quickOS-lxc-disks", StorageSizeGB: 128,
-		Network: Network{Name: "eth0", Bridge: "vmbr0", IP: netip.MustParsePrefix("10.0.0.141/24"), Gateway: addr("10.0.0.1"),
-			Nameservers: []netip.Addr{addr("10.0.0.53"), addr("1.1.1.1")}},
-		MAC: "52:54:00:67:89:A1", Unprivileged: new(true), StartAtBoot: new(false), BootOrder: new(0), BootDelay: new(5),
+		Network: Network{Name: "eth0", Bridge: "vmbr0", IP: netip.MustParsePrefix("10.0.0.141/24"),
+			Gateway: addr("10.0.0.1"), Nameservers: []netip.Addr{addr("10.0.0.53"), addr("1.1.1.1")}},
+		MAC: "52:54:00:67:89:A1", Unprivileged: new(true), StartAtBoot: new(false),
+		BootOrder: new(0), BootDelay: new(5),
 		PctOptions: []string{"keyctl=1", "nesting=1", "mount=nfs;cifs"},
-		LXCOptions: []RawOption{{"lxc.cap.keep", "sys_admin"}, {"lxc.cap.keep", "net_admin"}, {"lxc.mount.auto", "sys:rw"},
-			{"lxc.apparmor.profile", "unconfined"}, {"lxc.cgroup2.devices.allow", "c 195:* rwm"}},
+		LXCOptions: []RawOption{{"lxc.cap.keep", "sys_admin"}, {"lxc.cap.keep", "net_admin"},
+			{"lxc.mount.auto", "sys:rw"}, {"lxc.apparmor.profile", "unconfined"},
+			{"lxc.cgroup2.devices.allow", "c 195:* rwm"}},
 		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
-		IDMaps:      []string{"u 0 100000 65536", "g 0 100000 65536"},
-		Volumes:     []Volume{{"models", "fastData", 50, "/models"}, {"data", "quickOS", 1, "/data"}},
-		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"}, {HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
-		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT", PolicyOut: "ACCEPT", Rules: []FirewallRule{
-			{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
-			{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
-			{Type: "group", Action: "web"}}},
-		Features: []string{"base_setup", "nvidia"}, BootstrapCAURL: "https://10.0.0.10:9000", ApplicationScript: "phoenix_hypervisor_lxc_vllm.sh",
-		HealthCheck:        &HealthCheck{"curl -s --fail http://localhost:8000", 3, 5},
-		HealthChecks:       []HealthProbe{{"up", "up.sh", []string{"--port", "80"}}, {"b.sh", "b.sh", []string{"a b", ""}}},
+		IDMaps:  []string{"u 0 100000 65536", "g 0 100000 65536"},
+		Volumes: []Volume{{"fastData", 50, "/models"}, {"quickOS", 1, "/data"}},
+		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"},
+			{HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
+		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT",
+			PolicyOut: "ACCEPT", Rules: []FirewallRule{
+				{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan",
+					Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
+				{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
+				{Type: "group", Action: "web"}}},
+		Features: []string{"base_setup", "nvidia"}, BootstrapCAURL: "https://10.0.0.10:9000",
+		ApplicationScript: "phoenix_hypervisor_lxc_vllm.sh",
+		HealthCheck:       &HealthCheck{"curl -s --fail http://localhost:8000", 3, 5},
+		HealthChecks: []HealthProbe{{"up", "up.sh", []string{"--port", "80"}},
+			{"b.sh", "b.sh", []string{"a b", ""}}},
 		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
-		TraefikService: &TraefikService{"granite", 8000, "http"}, TriggerSync: true,
-		Raw: raw,
+		TraefikService: &TraefikService{"granite", 8000, "http"},
+		Raw:            raw,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
@@ -499,7 +594,8 @@ func TestNothingSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Raw = ""
-	want := &Container{CTID: 100, Name: "x", CloneFrom: 900, MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
+	want := &Container{CTID: 100, Name: "x", CloneFrom: 900,
+		MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
 		Network: Network{Name: "eth0", Bridge: "vmbr0", DHCP: true}, GPUs: []int{}, LXCOptions: []RawOption{}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
@@ -511,7 +607,8 @@ func TestParseContainerMistake(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "container 102:1:10: name: must be a string, not a number") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := ParseContainer(102, []byte(`[1]`)); err == nil || err.Error() != "container 102:1:1: must be an object, not a list" {
+	_, err = ParseContainer(102, []byte(`[1]`))
+	if err == nil || err.Error() != "container 102:1:1: must be an object, not a list" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -529,16 +626,18 @@ func TestNeeds(t *testing.T) {
 
 func TestContainerTooLong(t *testing.T) {
 	text := func(n int) string {
-		return strings.Replace(base, `"extra": 0`, strings.Repeat(" ", 1<<20)+`"tests": "`+strings.Repeat("x", n)+`"`, 1)
+		tests := strings.Repeat(" ", 1<<20) + `"tests": "` + strings.Repeat("x", n) + `"`
+		return strings.Replace(base, `"extra": 0`, tests, 1)
 	}
 	parse(t, text(MaxContainer-1000))
 
 	// What an event has to escape is longer there.
+	const want = "f.json:16:12: lxc_configs.103: is "
 	escaped := strings.Replace(base, `"extra": 0`, `"tests": "`+strings.Repeat("\x7f", MaxContainer/6)+`"`, 1)
-	if got := mistakes(t, escaped); len(got) != 1 || !strings.Contains(got[0], "f.json:16:12: lxc_configs.103: is ") {
+	if got := mistakes(t, escaped); len(got) != 1 || !strings.Contains(got[0], want) {
 		t.Errorf("got %.200q", got)
 	}
-	if got := mistakes(t, text(MaxContainer)); len(got) != 1 || !strings.Contains(got[0], "f.json:16:12: lxc_configs.103: is ") {
+	if got := mistakes(t, text(MaxContainer)); len(got) != 1 || !strings.Contains(got[0], want) {
 		t.Errorf("got %.200q", got)
 	}
 }
@@ -579,6 +678,75 @@ func TestLoad(t *testing.T) {
 		if c.StorageSizeGB != f.Containers[900].StorageSizeGB {
 			t.Errorf("%d would have to be resized after it was cloned", id)
 		}
+	}
+}
+
+// What phx-plan accepts as an interface, the other programs take from its plan.
+func TestPlanOfEveryInterface(t *testing.T) {
+	text := strings.Replace(base, `"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.10/24"`,
+		`"name": "0_eth", "bridge": "vmbr0", "ip": "10.0.0.10/24"`, 1)
+	plan := parse(t, text).Plan("example.org")
+	if err := plan.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The hash of these bytes is in the record of every container with an
+// application script: with others, all scripts would run again.
+func TestScriptInput(t *testing.T) {
+	c, err := ParseContainer(103, []byte(`{
+  "vllm_args": ["--x",  "<&>"], "unknown": {"b": 1, "a": 2.50},
+  "name": "Step-CA", "template": "local:vztmpl/x.tar.zst", "memory_mb": 512, "swap_mb": 0, "cores": 1,
+  "storage_pool": "local-lvm", "storage_size_gb": 16, "mac_address": "", "unprivileged": true, "start_at_boot": false,
+  "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
+  "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
+  "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
+  "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
+  "trigger_sync_on_completion": true, "ports": ["1:2"]
+}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+		`"ports":["1:2"],"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
+		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`
+	if got, err := c.ScriptInput(); err != nil || string(got) != want {
+		t.Errorf("got  %s\nwant %s, %v", got, want, err)
+	}
+	c = &Container{CTID: 103, Raw: `{"clone_from_ctid": 900}`}
+	if got, err := c.ScriptInput(); err != nil || string(got) != "{}" {
+		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestDirectoriesOfPackages(t *testing.T) {
+	defer func(old func([]string) (map[string]string, error)) { packaged = old }(packaged)
+	packaged = func(dirs []string) (map[string]string, error) {
+		if len(dirs) != 1 {
+			return nil, nil
+		}
+		return map[string]string{dirs[0]: "nginx:amd64"}, nil
+	}
+	path := filepath.Join(t.TempDir(), "f.json")
+	text := strings.Replace(base, `"features": ["base_setup"]`, `"mount_points": [
+		{"container_path": "/v", "host_path": "/var/www"},
+		{"container_path": "/w", "host_path": "/var/www", "owner_uid": 33}]`, 1)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadOn(path, []hostdir.Guarded{})
+	const want = ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v", err)
+	}
+	if _, err := Load(path); err != nil {
+		t.Errorf("not on its host: %v", err)
+	}
+	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+		!strings.Contains(err.Error(), ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 )
 
 // small is the shortest container.
-const small = `"name":"a","template":"a","memory_mb":16,"cores":1,"storage_pool":"ab","storage_size_gb":1,"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
+const small = `"name":"a","template":"a","memory_mb":16,"cores":1,"storage_pool":"ab","storage_size_gb":1,` +
+	`"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
 
 // containers returns a file of n containers, each with the members that more
 // returns for its index.
@@ -42,7 +43,8 @@ var hostile = map[string]func(n int) string{
 		return one(`,"dependencies":[7000` + strings.Repeat(`,7000`, n) + `]`)
 	},
 	"mount points": func(n int) string {
-		return one(`,"mount_points":[` + numbered(n, `{"host_path":"/srv/a","container_path":"/%d","owner_uid":1}`) + `]`)
+		return one(`,"mount_points":[` +
+			numbered(n, `{"host_path":"/srv/a","container_path":"/%d","owner_uid":1}`) + `]`)
 	},
 	"empty mount points": func(n int) string { return one(`,"mount_points":[{}` + strings.Repeat(`,{}`, n) + `]`) },
 	"volumes": func(n int) string {
@@ -71,15 +73,18 @@ var hostile = map[string]func(n int) string{
 	"cycles": func(n int) string {
 		return containers(n, func(i int) string { return fmt.Sprintf(`,"dependencies":[100000,%d]`, 100000+(i+1)%n) })
 	},
-	"keys":          func(n int) string { return `{"lxc_configs":{},` + numbered(n, `"x%d":0`) + `}` },
-	"one key":       func(n int) string { return `{"lxc_configs":{}` + strings.Repeat(`,"a":1`, n) + `}` },
-	"mistakes":      func(n int) string { return `{"lxc_configs":{"100":{"features":[1` + strings.Repeat(`,1`, n) + `]}}}` },
+	"keys":    func(n int) string { return `{"lxc_configs":{},` + numbered(n, `"x%d":0`) + `}` },
+	"one key": func(n int) string { return `{"lxc_configs":{}` + strings.Repeat(`,"a":1`, n) + `}` },
+	"mistakes": func(n int) string {
+		return `{"lxc_configs":{"100":{"features":[1` + strings.Repeat(`,1`, n) + `]}}}`
+	},
 	"newlines":      func(n int) string { return strings.Repeat("\n", n) + `{"lxc_configs":1}` },
 	"a long string": func(n int) string { return `{"lxc_configs":{"100":{"name":"` + strings.Repeat("a", n) + `"}}}` },
 	"a long key":    func(n int) string { return `{"lxc_configs":{"` + strings.Repeat("a", n) + `":1}}` },
 	"a long number": func(n int) string { return `{"lxc_configs":{"100":{"cores":` + strings.Repeat("1", n) + `}}}` },
 	"nested": func(n int) string {
-		return `{"lxc_configs":{},"x":` + strings.Repeat("[", 90) + `"` + strings.Repeat("a", n) + `"` + strings.Repeat("]", 90) + `}`
+		return `{"lxc_configs":{},"x":` + strings.Repeat("[", 90) + `"` + strings.Repeat("a", n) + `"` +
+			strings.Repeat("]", 90) + `}`
 	},
 }
 
@@ -111,8 +116,9 @@ func TestHostileFiles(t *testing.T) {
 				}
 				var wrong *Error
 				if errors.As(err, &wrong) {
-					if len(wrong.Mistakes) > MaxMistakes || len(wrong.Warnings) > MaxMistakes || len(wrong.Error()) > 1000*MaxMistakes {
-						t.Errorf("%d mistakes, %d warnings, %d bytes", len(wrong.Mistakes), len(wrong.Warnings), len(wrong.Error()))
+					length := len(wrong.Error())
+					if max(len(wrong.Mistakes), len(wrong.Warnings)) > MaxMistakes || length > 1000*MaxMistakes {
+						t.Errorf("%d mistakes, %d warnings, %d bytes", len(wrong.Mistakes), len(wrong.Warnings), length)
 					}
 				} else if len(f.Warnings) > MaxMistakes {
 					t.Errorf("%d warnings", len(f.Warnings))
@@ -126,21 +132,21 @@ func TestHostileFiles(t *testing.T) {
 }
 
 // A long list is not looked through for each element.
-func TestSeenDoesNotScan(t *testing.T) {
+func TestListSetDoesNotScan(t *testing.T) {
 	list := make([]int, 1000)
 	for i := range list {
 		list[i] = i
 	}
-	var s seen[int]
-	if !s.in(list, 7) || s.in(list, 1000) || !s.in(list, 1000) {
+	var s listSet[int]
+	if !s.has(list, 7) || s.has(list, 1000) || !s.has(list, 1000) {
 		t.Error("wrong about a long list")
 	}
 	list[500] = 2000
-	if s.in(list, 2000) {
+	if s.has(list, 2000) {
 		t.Error("the list was looked through again")
 	}
-	var short seen[int]
-	if short.in(list[:3], 4) || !short.in(list[:3], 2) || short.long != nil {
+	var short listSet[int]
+	if short.has(list[:3], 4) || !short.has(list[:3], 2) || short.long != nil {
 		t.Error("wrong about a short list")
 	}
 }
@@ -181,7 +187,8 @@ func TestFirstMistakesAreShown(t *testing.T) {
 
 func TestLongCycle(t *testing.T) {
 	got := mistakes(t, hostile["a cycle"](10000))
-	want := "cycle: 100000 -> 100001 -> 100002 -> 100003 -> 100004 -> (9990 more) -> 109995 -> 109996 -> 109997 -> 109998 -> 109999 -> 100000"
+	want := "cycle: 100000 -> 100001 -> 100002 -> 100003 -> 100004 -> (9990 more) -> " +
+		"109995 -> 109996 -> 109997 -> 109998 -> 109999 -> 100000"
 	if len(got) != 1 || !strings.HasSuffix(got[0], want) {
 		t.Errorf("%.1000q", got)
 	}
@@ -198,17 +205,20 @@ func TestTooLongForAnEvent(t *testing.T) {
 			return `,"dependencies":[100000]`
 		})
 	}
+	const want = "f.json:1:26: lxc_configs.100000: is "
 	parse(t, needed(100))
-	if got := mistakes(t, needed(1000)); len(got) != 1 || !strings.Contains(got[0], "f.json:1:26: lxc_configs.100000: is ") {
+	if got := mistakes(t, needed(1000)); len(got) != 1 || !strings.Contains(got[0], want) {
 		t.Errorf("needed: %.300q", got)
 	}
 	needs := func(n int) string { return one(big + `,"dependencies":[` + numbered(n, `2%05d`) + `]`) }
 	parse(t, needs(100))
-	if got := mistakes(t, needs(400)); len(got) != 1 || !strings.Contains(got[0], "f.json:1:26: lxc_configs.100000: is ") {
+	if got := mistakes(t, needs(400)); len(got) != 1 || !strings.Contains(got[0], want) {
 		t.Errorf("needs: %.300q", got)
 	}
 	services := func(n int) string {
-		text := containers(n, func(i int) string { return fmt.Sprintf(`,"traefik_service":{"name":"a%d","port":1}`, i) })
+		text := containers(n, func(i int) string {
+			return fmt.Sprintf(`,"traefik_service":{"name":"a%d","port":1}`, i)
+		})
 		parts := strings.Split(text, `"dhcp"`)
 		for i := range n {
 			parts[i] += fmt.Sprintf(`"10.1.%d.%d/8"`, i>>7, i&127+1)
@@ -216,14 +226,17 @@ func TestTooLongForAnEvent(t *testing.T) {
 		return strings.Join(parts, "")
 	}
 	parse(t, services(1000))
-	if got := mistakes(t, services(3000)); len(got) != 1 || !strings.Contains(got[0], ": lxc_configs: the ids and services of 3000 containers take ") {
+	got := mistakes(t, services(3000))
+	if len(got) != 1 || !strings.Contains(got[0], ": lxc_configs: the ids and services of 3000 containers take ") {
 		t.Errorf("services: %.300q", got)
 	}
 }
 
 func TestLongValuesAreCut(t *testing.T) {
-	for _, text := range []string{hostile["a long string"](1 << 20), hostile["a long key"](1 << 20), hostile["a long number"](1 << 19),
-		strings.Replace(base, `"Step-CA"`, `"`+strings.Repeat("€", 10000)+`"`, 1)} {
+	for _, text := range []string{
+		hostile["a long string"](1 << 20), hostile["a long key"](1 << 20), hostile["a long number"](1 << 19),
+		strings.Replace(base, `"Step-CA"`, `"`+strings.Repeat("€", 10000)+`"`, 1),
+	} {
 		for _, line := range mistakes(t, text) {
 			if len(line) > 1500 || strings.ContainsRune(line, '\ufffd') {
 				t.Errorf("%d bytes: %.2000q", len(line), line)
@@ -331,11 +344,8 @@ func FuzzParse(f *testing.F) {
 					t.Fatalf("%d by itself is another: %+v, %+v", id, c, alone)
 				}
 			}
-			started, err := json.Marshal(file.Plan("example.org"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ParsePlan(started); err != nil {
+			plan := file.Plan("example.org")
+			if err := plan.Check(); err != nil {
 				t.Fatalf("its plan: %v", err)
 			}
 		case !errors.As(err, &wrong) || len(wrong.Mistakes) == 0:

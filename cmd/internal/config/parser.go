@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // maxDepth bounds the nesting of the file: reading it recurses, and gjson
@@ -20,19 +21,24 @@ import (
 const maxDepth = 100
 
 // A parser reads JSON with gjson, which by itself neither validates, nor
-// minds keys that are given twice, nor types. Every value carries its offset.
+// minds keys that are given twice, nor types. Every value has its offset.
 type parser struct {
-	text     string
-	path     []step
-	keys     []keyAt // of the objects around the current value
+	text       string
+	checkOwner func(dir string) error // returns an error for a directory that no container may own
+
+	path     []step  // of the current value
+	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
-
-	guarded []Guarded   // what no container may own
-	system  []place     // the directories of the system, once they are needed
-	owned   []ownedPath // the paths that get an owner
 }
 
+// newParser returns a parser for a file's text. No container may own the
+// guarded places.
+func newParser(text string, guarded []hostdir.Guarded) *parser {
+	return &parser{text: text, checkOwner: hostdir.OwnerCheck(guarded)}
+}
+
+// A keyAt is a key and its offset.
 type keyAt struct {
 	name string
 	at   int
@@ -60,7 +66,7 @@ type notes struct {
 // more returns how many notes there are beside the first.
 func (n *notes) more() int { return n.count - len(n.first) }
 
-// add counts a note, and has make write it when it is among the first.
+// add counts a note, and calls write for it when it is among the first.
 func (n *notes) add(at int, write func() note) {
 	n.count++
 	i := sort.Search(len(n.first), func(i int) bool { return n.first[i].at > at })
@@ -73,25 +79,37 @@ func (n *notes) add(at int, write func() note) {
 	n.first = slices.Insert(n.first, i, write())
 }
 
+// failAt adds a mistake at an offset of the current value.
 func (p *parser) failAt(at int, format string, args ...any) {
 	p.mistakes.add(at, func() note { return note{at, p.pathText(), message(format, args), -1} })
 }
 
+// fail adds a mistake at the current value v.
 func (p *parser) fail(v gjson.Result, format string, args ...any) {
 	p.failAt(v.Index, format, args...)
 }
 
+// failUnder adds a mistake at an offset of a value below the current one: keys
+// are those on the way to it, joined by dots.
+func (p *parser) failUnder(at int, keys, format string, args ...any) {
+	p.mistakes.add(at, func() note {
+		return note{at, p.pathTo(keys), message(format, args), -1}
+	})
+}
+
+// warn adds a warning at the current value v.
 func (p *parser) warn(v gjson.Result, format string, args ...any) {
 	p.warnings.add(v.Index, func() note { return note{v.Index, p.pathText(), message(format, args), -1} })
 }
 
-// hopeless reports whether there are more mistakes than are shown. What is
-// read then is only counted.
-func (p *parser) hopeless() bool { return p.mistakes.count > MaxMistakes }
+// full reports whether there are more mistakes than are shown. From then on they
+// are only counted, and what is read is not kept.
+func (p *parser) full() bool { return p.mistakes.count > MaxMistakes }
 
 // maxShown is how much of a value a message shows, in bytes.
 const maxShown = 200
 
+// message formats args, of which long strings are cut.
 func message(format string, args []any) string {
 	for i, arg := range args {
 		if s, ok := arg.(string); ok {
@@ -112,13 +130,7 @@ func clip(s string, n int) string {
 	return s[:n] + "…"
 }
 
-// at runs f with key at the end of the path.
-func (p *parser) at(key string, f func()) {
-	p.path = append(p.path, step{key, -1})
-	f()
-	p.path = p.path[:len(p.path)-1]
-}
-
+// pathText returns the path as in [Mistake].
 func (p *parser) pathText() string {
 	var b strings.Builder
 	for i, s := range p.path {
@@ -129,7 +141,7 @@ func (p *parser) pathText() string {
 		switch {
 		case s.index >= 0:
 			b.WriteString(strconv.Itoa(s.index))
-		case plain(s.key):
+		case isPlainKey(s.key):
 			b.WriteString(key)
 		default:
 			b.WriteString(strconv.Quote(key))
@@ -138,7 +150,11 @@ func (p *parser) pathText() string {
 	return b.String()
 }
 
-func plain(key string) bool {
+// pathTo returns the path of a value below the current one.
+func (p *parser) pathTo(keys string) string { return strings.TrimPrefix(p.pathText()+"."+keys, ".") }
+
+// isPlainKey reports whether key is unmistakable in a path without quotes.
+func isPlainKey(key string) bool {
 	for _, r := range key {
 		if r <= ' ' || r == '.' || r == ':' || r == '"' || r > unicode.MaxASCII || r == 0x7f {
 			return false
@@ -179,8 +195,8 @@ func (p *parser) document() (gjson.Result, bool) {
 	return gjson.Parse(p.text), true
 }
 
-// syntax returns the place and the kind of the first thing that is not JSON,
-// or "".
+// syntax returns the offset of the first thing that is not JSON and what is wrong
+// with it, or "".
 func syntax(text string) (int, string) {
 	switch {
 	case len(text) > MaxFile:
@@ -245,6 +261,7 @@ func tooDeep(text string) int {
 	return -1
 }
 
+// kind returns what v is, for messages.
 func kind(v gjson.Result) string {
 	switch {
 	case v.IsObject():
@@ -263,8 +280,47 @@ func kind(v gjson.Result) string {
 	return "null"
 }
 
-// A need is a key that an object must have, and what for.
+// A need is a key that an object must have, and why.
 type need struct{ key, why string }
+
+// A member is a key that an object may have.
+type member struct {
+	key  string
+	need string // why the object must have it; "" when it need not
+	read func(gjson.Result)
+}
+
+// members reads an object by its keys, and calls unknown for the values of all
+// others: [parser.ignore] or [parser.refuse].
+func (p *parser) members(v gjson.Result, unknown func(*parser, gjson.Result), members ...member) {
+	var needs [8]need // in an array, neither these nor the members get to the heap
+	n := 0
+	for _, m := range members {
+		if m.need != "" {
+			needs[n] = need{m.key, m.need}
+			n++
+		}
+	}
+	p.object(v, needs[:n], func(key string, v gjson.Result) {
+		for i := range members {
+			if members[i].key == key {
+				members[i].read(v)
+				return
+			}
+		}
+		unknown(p, v)
+	})
+}
+
+// ignore warns of the value of an unknown key.
+func (p *parser) ignore(v gjson.Result) {
+	p.passOver(v)
+	p.warn(v, "unknown key, ignored")
+}
+
+// refuse is for the value of an unknown key where ignoring it would open more
+// than was meant.
+func (p *parser) refuse(v gjson.Result) { p.fail(v, "unknown key") }
 
 // object calls each for the keys of an object, but only for the first of keys
 // of the same name.
@@ -294,14 +350,16 @@ func (p *parser) object(v gjson.Result, needs []need, each func(key string, v gj
 		} else {
 			first, twice = many[key]
 		}
-		if twice {
-			p.mistakes.add(k.Index, func() note { return note{k.Index, p.pathText(), "key given twice, first on line ", first} })
-		} else {
-			if many == nil {
-				p.keys = append(p.keys, keyAt{key, k.Index})
-			} else {
-				many[key] = k.Index
-			}
+		switch {
+		case twice:
+			p.mistakes.add(k.Index, func() note {
+				return note{k.Index, p.pathText(), "key given twice, first on line ", first}
+			})
+		case many == nil:
+			p.keys = append(p.keys, keyAt{key, k.Index})
+			each(key, v)
+		default:
+			many[key] = k.Index
 			each(key, v)
 		}
 		p.path = p.path[:len(p.path)-1]
@@ -310,7 +368,7 @@ func (p *parser) object(v gjson.Result, needs []need, each func(key string, v gj
 	for _, n := range needs {
 		has := slices.ContainsFunc(p.keys[base:], func(k keyAt) bool { return k.name == n.key })
 		if _, ok := many[n.key]; !ok && !has {
-			p.at(n.key, func() { p.fail(v, "missing: %s", n.why) })
+			p.mistakes.add(v.Index, func() note { return note{v.Index, p.pathTo(n.key), "missing: " + n.why, -1} })
 		}
 	}
 	p.keys = p.keys[:base]
@@ -332,19 +390,19 @@ func (p *parser) list(v gjson.Result, each func(v gjson.Result)) {
 	})
 }
 
-// foreign looks through a value that is not phx's for keys given twice: other
+// passOver checks a value that phx does not read for keys given twice: other
 // programs take the last of them, gjson the first.
-func (p *parser) foreign(v gjson.Result) {
+func (p *parser) passOver(v gjson.Result) {
 	switch {
 	case v.IsObject():
-		p.object(v, nil, func(_ string, v gjson.Result) { p.foreign(v) })
+		p.object(v, nil, func(_ string, v gjson.Result) { p.passOver(v) })
 	case v.IsArray():
-		p.list(v, p.foreign)
+		p.list(v, p.passOver)
 	}
 }
 
-// maxString is the greatest length of a string in bytes. Most end up in the
-// arguments of a program, where Linux has a limit of 128 KiB for each.
+// maxString is the greatest length of a string in bytes. Most become arguments
+// of a program, where Linux has a limit of 128 KiB for each.
 const maxString = 64 << 10
 
 // str returns a string that is not empty, not longer than maxString, and has
@@ -370,16 +428,26 @@ func (p *parser) str(v gjson.Result) (string, bool) {
 	return v.Str, true
 }
 
-// matched returns a string that test accepts; what says what it should be.
-func (p *parser) matched(v gjson.Result, test func(string) bool, what string) string {
+// formatted returns a string of a format, "" for anything else.
+func (p *parser) formatted(v gjson.Result, f format) string {
 	s, ok := p.str(v)
-	if ok && !test(s) {
-		p.fail(v, "%q is not %s", s, what)
+	if !ok || !p.is(v, s, f) {
 		return ""
 	}
 	return s
 }
 
+// is reports whether s, which is v or a part of it, has a format. If not, that
+// is a mistake.
+func (p *parser) is(v gjson.Result, s string, f format) bool {
+	if f.is(s) {
+		return true
+	}
+	p.fail(v, "%q is not %s", s, f.what)
+	return false
+}
+
+// boolean returns a boolean, false for anything else.
 func (p *parser) boolean(v gjson.Result) bool {
 	if !v.IsBool() {
 		p.fail(v, "must be true or false, not %s", kind(v))
@@ -427,26 +495,12 @@ func (p *parser) ctid(v gjson.Result) int {
 	return id
 }
 
-// ParseCTID returns the container id that s is: a number from 100 to
-// 999999999, in decimal digits without leading zeros.
-func ParseCTID(s string) (int, error) {
-	for _, c := range []byte(s) {
-		if c < '0' || c > '9' {
-			return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999", s)
-		}
-	}
-	if len(s) < 3 || len(s) > 9 || s[0] == '0' {
-		return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999, without leading zeros", s)
-	}
-	return strconv.Atoi(s)
-}
+// A listSet finds what a list has twice, by looking through the list while that
+// is short.
+type listSet[K comparable] struct{ long map[K]struct{} }
 
-// A seen finds what a list names twice, by looking through it while it is
-// short.
-type seen[K comparable] struct{ long map[K]struct{} }
-
-// in reports whether k is in list. If it is not, it must be appended.
-func (s *seen[K]) in(list []K, k K) bool {
+// has reports whether k is in list. If it is not, it must be appended.
+func (s *listSet[K]) has(list []K, k K) bool {
 	if s.long == nil {
 		if len(list) < 32 {
 			return slices.Contains(list, k)

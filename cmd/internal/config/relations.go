@@ -4,21 +4,90 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
+
+// An entry is a container with what later checks need: the offsets at which
+// mistakes may be found, and what it needs.
+type entry struct {
+	*Container
+	at       int // of its object
+	address  int // of network_config.ip
+	mac      int // of mac_address
+	ipfilter int // of firewall.ipfilter
+	script   int // of application_script
+	service  int // of traefik_service.name
+
+	length   int          // of its object in an event
+	snapshot bool         // there is a template_snapshot_name, right or wrong
+	edges    []edge       // its clone source and its dependencies
+	owned    []ownedMount // the mount points that get an owner
+	mounts   []string     // the paths in the container at which something is mounted
+}
+
+// An edge is the need for another container, with the offset at which the
+// file names it: in dependencies at index, or in clone_from_ctid when index
+// is -1.
+type edge struct{ to, at, index int32 }
+
+func (e edge) path() string {
+	if e.index < 0 {
+		return "clone_from_ctid"
+	}
+	return fmt.Sprintf("dependencies.%d", e.index)
+}
+
+// An ownedMount is the index of a mount point, and the offset of its host_path.
+type ownedMount struct{ index, at int32 }
+
+// keysTogether checks what several keys of a container mean together, and sets
+// what one of them leaves to another.
+func (p *parser) keysTogether(e *entry) {
+	s, dhcp := e.TraefikService, e.Network.DHCP
+	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {
+		p.failUnder(e.ipfilter, "firewall.ipfilter",
+			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
+	}
+	if script := e.ApplicationScript; dhcp && s == nil && (script == CAScript || script == ProxyScript) {
+		p.failUnder(e.address, "network_config.ip",
+			"must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
+	}
+	if dhcp && s != nil {
+		p.failUnder(e.service, "traefik_service", "needs a fixed address, but network_config.ip is dhcp")
+	}
+	if s != nil && s.Scheme == "" {
+		s.Scheme = "http"
+		if e.ApplicationScript == CAScript {
+			s.Scheme = "https"
+		}
+	}
+}
 
 // relations checks what concerns several containers. found is in the order of
 // the file.
 func (p *parser) relations(found []*entry) {
-	byID := make(map[int]*entry, len(found))
-	for _, e := range found {
-		byID[e.CTID] = e
+	index := make(map[int]int, len(found)) // by container id
+	for i, e := range found {
+		index[e.CTID] = i
 	}
-	fail := func(e *entry, at int, path, format string, args ...any) {
-		p.mistakes.add(at, func() note {
-			return note{at, fmt.Sprintf("lxc_configs.%d.%s", e.CTID, path), message(format, args), -1}
-		})
-	}
+	p.unique(found)
+	p.clones(found, index)
+	p.cycles(found, index)
+	p.lengths(found, index)
+}
 
+// failIn adds a mistake at an offset of a container's value; keys are those on
+// the way to it.
+func (p *parser) failIn(e *entry, at int, keys, format string, args ...any) {
+	p.mistakes.add(at, func() note { return note{at, e.path(keys), message(format, args), -1} })
+}
+
+// path returns the path of a container's value.
+func (e *entry) path(keys string) string { return fmt.Sprintf("lxc_configs.%d.%s", e.CTID, keys) }
+
+// unique checks what no two containers may share.
+func (p *parser) unique(found []*entry) {
 	addresses := make(map[[4]byte]int, len(found)) // a netip.Addr takes longer to hash
 	macs := make(map[string]int, len(found))
 	services := make(map[string]int)
@@ -26,84 +95,32 @@ func (p *parser) relations(found []*entry) {
 	for _, e := range found {
 		if ip := e.Network.IP.Addr(); ip.IsValid() {
 			if first, ok := take(addresses, ip.As4(), e.CTID); !ok {
-				fail(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
+				p.failIn(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
 			}
 		}
 		if e.MAC != "" {
 			if first, ok := take(macs, e.MAC, e.CTID); !ok {
-				fail(e, e.mac, "mac_address", "%s is the address of container %d already", e.MAC, first)
+				p.failIn(e, e.mac, "mac_address", "%s is the address of container %d already", e.MAC, first)
 			}
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
-				fail(e, e.service, "traefik_service.name", "%s is the service of container %d already", s.Name, first)
+				p.failIn(e, e.service, "traefik_service.name",
+					"%s is the service of container %d already", s.Name, first)
 			}
 		}
 		switch e.ApplicationScript {
 		case GatewayScript, ProxyScript, CAScript:
 			if first, ok := take(scripts, e.ApplicationScript, e.CTID); !ok {
-				fail(e, e.script, "application_script", "%s is the script of container %d already, and there can be only one such", e.ApplicationScript, first)
+				p.failIn(e, e.script, "application_script",
+					"%s is the script of container %d already, and there can be only one such",
+					e.ApplicationScript, first)
 			}
 		}
-	}
-
-	for _, e := range found {
-		for _, edge := range e.edges {
-			if edge.index >= 0 {
-				continue
-			}
-			at := int(edge.at)
-			switch source := byID[int(edge.to)]; {
-			case source == nil:
-				fail(e, at, edge.path(), "there is no container %d in the file to clone", edge.to)
-			case source == e:
-				// A cycle, and reported as one.
-			case !source.snapshot:
-				fail(e, at, edge.path(), "container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
-			case len(source.MountPoints) > 0:
-				fail(e, at, edge.path(), "container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
-			default:
-				p.cloneWarnings(e, source, edge)
-			}
-		}
-	}
-
-	p.cycles(found, byID, fail)
-	p.lengths(found, byID)
-}
-
-// lengths reports what would not fit in an event: a container with the ids of
-// what it needs and of what needs it, and the plan of all containers.
-func (p *parser) lengths(found []*entry, byID map[int]*entry) {
-	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
-	plan := 0
-	for _, e := range found {
-		plan += digits(e.CTID)
-		if s := e.TraefikService; s != nil {
-			plan += 2*len(s.Name) + maxHostName + len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
-		}
-		for _, edge := range e.edges {
-			e.length += digits(int(edge.to))
-			if to := byID[int(edge.to)]; to != nil {
-				to.length += digits(e.CTID)
-			}
-		}
-	}
-	for _, e := range found {
-		if e.length > MaxContainer {
-			p.mistakes.add(e.at, func() note {
-				return note{e.at, fmt.Sprintf("lxc_configs.%d", e.CTID), message("is %d bytes long together with the ids of what it needs and of what needs it; at most %d fit in an event", []any{e.length, MaxContainer}), -1}
-			})
-		}
-	}
-	if plan > MaxContainer {
-		p.mistakes.add(found[0].at, func() note {
-			return note{found[0].at, "lxc_configs", message("the ids and services of %d containers take %d bytes; at most %d fit in an event", []any{len(found), plan, MaxContainer}), -1}
-		})
 	}
 }
 
-// take remembers id as the owner of key, unless key has one.
+// take makes id the owner of key, unless key has one.
 func take[K comparable](owners map[K]int, key K, id int) (owner int, ok bool) {
 	if owner, taken := owners[key]; taken {
 		return owner, false
@@ -112,13 +129,40 @@ func take[K comparable](owners map[K]int, key K, id int) (owner int, ok bool) {
 	return id, true
 }
 
-// cloneWarnings tells of clones that cannot be made as the file says, which
-// does not matter where they have been made by other means.
+// clones checks the sources of clones.
+func (p *parser) clones(found []*entry, index map[int]int) {
+	for _, e := range found {
+		for _, edge := range e.edges {
+			if edge.index >= 0 {
+				continue
+			}
+			i, ok := index[int(edge.to)]
+			if !ok {
+				p.failIn(e, int(edge.at), edge.path(), "there is no container %d in the file to clone", edge.to)
+				continue
+			}
+			switch source := found[i]; {
+			case source == e:
+				// A cycle, and reported as one.
+			case !source.snapshot:
+				p.failIn(e, int(edge.at), edge.path(),
+					"container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
+			case len(source.MountPoints) > 0:
+				p.failIn(e, int(edge.at), edge.path(),
+					"container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
+			default:
+				p.cloneWarnings(e, source, edge)
+			}
+		}
+	}
+}
+
+// cloneWarnings warns of a clone that cannot be made as the file has it. That
+// does not matter where it has been made by other means.
 func (p *parser) cloneWarnings(e, source *entry, edge edge) {
 	warn := func(format string, args ...any) {
-		p.warnings.add(int(edge.at), func() note {
-			return note{int(edge.at), fmt.Sprintf("lxc_configs.%d.%s", e.CTID, edge.path()), message(format, args), -1}
-		})
+		at := int(edge.at)
+		p.warnings.add(at, func() note { return note{at, e.path(edge.path()), message(format, args), -1} })
 	}
 	if e.Unprivileged != nil && source.Unprivileged != nil && *e.Unprivileged != *source.Unprivileged {
 		warn("a clone keeps its source's unprivileged, and %d has %t", edge.to, *source.Unprivileged)
@@ -130,52 +174,148 @@ func (p *parser) cloneWarnings(e, source *entry, edge edge) {
 
 // cycles reports the containers that need themselves, at the place that
 // closes the cycle.
-func (p *parser) cycles(found []*entry, byID map[int]*entry, fail func(*entry, int, string, string, ...any)) {
-	type step struct {
-		e    *entry
-		next int // of e.edges
+func (p *parser) cycles(found []*entry, index map[int]int) {
+	const done = -1
+	var (
+		way   []int                        // containers, of which each needs the next
+		depth = make([]int32, len(found))  // of each container on the way, from 1; 0 before the search was there
+		edges = make([][]edge, len(found)) // those of each container on the way that the search has not followed
+	)
+	enter := func(i int) {
+		way = append(way, i)
+		depth[i] = int32(len(way))
+		edges[i] = found[i].edges
 	}
-	for _, e := range found {
-		if e.visited {
-			continue
+	for start := range found {
+		if depth[start] == 0 {
+			enter(start)
 		}
-		way := []step{{e: e}}
-		e.depth = 1
 		for len(way) > 0 {
-			last := &way[len(way)-1]
-			if last.next == len(last.e.edges) {
-				last.e.visited, last.e.depth = true, 0
+			from := way[len(way)-1]
+			if len(edges[from]) == 0 {
+				depth[from] = done
 				way = way[:len(way)-1]
 				continue
 			}
-			edge := last.e.edges[last.next]
-			last.next++
-			to := byID[int(edge.to)]
-			if to == nil || to.visited {
-				continue
+			edge := edges[from][0]
+			edges[from] = edges[from][1:]
+			to, ok := index[int(edge.to)]
+			switch {
+			case !ok || depth[to] == done:
+			case depth[to] == 0:
+				enter(to)
+			default:
+				p.failIn(found[from], int(edge.at), edge.path(), "cycle: %s", cycleText(found, way[depth[to]-1:]))
 			}
-			if to.depth > 0 {
-				cycle := way[to.depth-1:]
-				var ids []string
-				add := func(way []step) {
-					for _, s := range way {
-						ids = append(ids, strconv.Itoa(s.e.CTID))
-					}
-				}
-				const ends = 5 // so many containers of a long cycle are shown at each
-				if n := len(cycle); n <= 2*ends+1 {
-					add(cycle)
-				} else {
-					add(cycle[:ends])
-					ids = append(ids, fmt.Sprintf("(%d more)", n-2*ends))
-					add(cycle[n-ends:])
-				}
-				ids = append(ids, strconv.Itoa(to.CTID))
-				fail(last.e, int(edge.at), edge.path(), "cycle: %s", strings.Join(ids, " -> "))
-				continue
-			}
-			way = append(way, step{e: to})
-			to.depth = len(way)
 		}
 	}
+}
+
+// cycleText returns the ids of a cycle's containers, of a long cycle those at
+// its ends.
+func cycleText(found []*entry, cycle []int) string {
+	const ends = 5
+	var words []string
+	for i := 0; i < len(cycle); i++ {
+		if more := len(cycle) - 2*ends; i == ends && more > 1 {
+			words = append(words, fmt.Sprintf("(%d more)", more))
+			i += more
+		}
+		words = append(words, strconv.Itoa(found[cycle[i]].CTID))
+	}
+	return strings.Join(append(words, words[0]), " -> ")
+}
+
+// lengths reports what would not fit in an event: a container with the ids of
+// what it needs and of what needs it, and the plan of all containers.
+func (p *parser) lengths(found []*entry, index map[int]int) {
+	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
+	lengths := make([]int, len(found))
+	plan := 0
+	for i, e := range found {
+		lengths[i] += e.length
+		plan += digits(e.CTID)
+		if s := e.TraefikService; s != nil {
+			plan += 2*len(s.Name) + maxHostName +
+				len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+		}
+		for _, edge := range e.edges {
+			lengths[i] += digits(int(edge.to))
+			if to, ok := index[int(edge.to)]; ok {
+				lengths[to] += digits(e.CTID)
+			}
+		}
+	}
+	tooLong := func(at int, path, format string, args ...any) {
+		p.mistakes.add(at, func() note { return note{at, path, message(format, args), -1} })
+	}
+	for i, e := range found {
+		if lengths[i] > MaxContainer {
+			tooLong(e.at, fmt.Sprintf("lxc_configs.%d", e.CTID), "is %d bytes long together with the ids of what "+
+				"it needs and of what needs it; at most %d fit in an event", lengths[i], MaxContainer)
+		}
+	}
+	if plan > MaxContainer {
+		tooLong(found[0].at, "lxc_configs", "the ids and services of %d containers take %d bytes; "+
+			"at most %d fit in an event", len(found), plan, MaxContainer)
+	}
+}
+
+// eventLength returns how long valid JSON is in an event at most: without the
+// blanks between its tokens, and with what can act on a terminal escaped.
+func eventLength(raw string) int {
+	if 6*len(raw) <= MaxContainer {
+		return len(raw)
+	}
+	n, quoted := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; c {
+		case '\\':
+			n += 2
+			i++
+		case '"':
+			quoted = !quoted
+			n++
+		case ' ', '\t', '\r', '\n':
+			if quoted {
+				n++
+			}
+		case 0x7f:
+			n += 6
+		case 0xc2, 0xd8: // the lead bytes of two, and of three, that may become 6
+			n += 5
+		case 0xe2:
+			n += 4
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// packaged is [hostdir.Packaged], but in tests.
+var packaged = hostdir.Packaged
+
+// packagedDirs refuses to give directories of the host's packages to containers.
+func (p *parser) packagedDirs(found []*entry) error {
+	var dirs []string
+	for _, e := range found {
+		for _, o := range e.owned {
+			dirs = append(dirs, e.MountPoints[o.index].HostPath)
+		}
+	}
+	packages, err := packaged(dirs)
+	if err != nil {
+		return err
+	}
+	for _, e := range found {
+		for _, o := range e.owned {
+			dir := e.MountPoints[o.index].HostPath
+			if name := packages[dir]; name != "" {
+				keys := fmt.Sprintf("mount_points.%d.host_path", o.index)
+				p.failIn(e, int(o.at), keys, "%v", hostdir.PackagedError(dir, name))
+			}
+		}
+	}
+	return nil
 }

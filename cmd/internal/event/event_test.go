@@ -14,7 +14,6 @@ import (
 	"unicode"
 
 	"github.com/tidwall/gjson"
-	"thinkheads.ai/phx/cmd/internal/cmdline"
 )
 
 // drain runs a filter that knows "mine", and returns what it wrote, what it
@@ -29,7 +28,7 @@ func drain(t *testing.T, in string) (out string, seen, bad []string, err error) 
 			return b.String(), seen, bad, err
 		}
 		seen = append(seen, fmt.Sprintf("%d:%s", ev.Line, ev.Name))
-		if ev.Name == PlanDone {
+		if ev.Name == NamePlanDone {
 			if err := s.Forward(ev); err != nil {
 				t.Fatal(err)
 			}
@@ -101,18 +100,18 @@ func TestLyingContainerIDs(t *testing.T) {
 		`{"event":"ct.ready","ctid":null}`,
 		`{"event":"ct.ready","ctid":true}`,
 		`{"event":"ct.ready"}`,
-		`{"event":"ct.ready","ctid":103,"needs":["900"]}`,
-		`{"event":"ct.ready","ctid":103,"needs":900}`,
-		`{"event":"ct.ready","ctid":103,"needs":[900,0]}`,
-		`{"event":"ct.ready","ctid":103,"external":["x"]}`,
+		`{"event":"ct.planned","ctid":103,"needs":["900"]}`,
+		`{"event":"ct.planned","ctid":103,"needs":900}`,
+		`{"event":"ct.planned","ctid":103,"needs":[900,0]}`,
+		`{"event":"ct.planned","ctid":103,"external":["x"]}`,
 		`{"event":"ca.exported","ctid":0}`,
 	} {
 		t.Run(line, func(t *testing.T) {
-			in := line + "\n" + `{"event":"ct.ready","ctid":104,"needs":[103,900],"external":[]}` + "\n" + done
+			in := line + "\n" + `{"event":"ct.planned","ctid":104,"needs":[103,900],"external":[]}` + "\n" + done
 			var b bytes.Buffer
 			var bad []string
 			s := NewStream(strings.NewReader(in), &b, func(err error) { bad = append(bad, err.Error()) })
-			ev, err := s.Next(context.Background(), "ct.ready", "ca.exported")
+			ev, err := s.Next(context.Background(), "ct.planned", "ct.ready", "ca.exported")
 			if err != nil || ev.CTID() != 104 {
 				t.Errorf("returned %s, %v", ev.Raw, err)
 			}
@@ -138,14 +137,17 @@ func TestLyingPlan(t *testing.T) {
 		`"ca":{"ctid":"103","ip":"10.0.0.10"}`, `"proxy":{"ctid":1.5}`, `"gateway":{"ctid":-1}`, `"ctid":1`,
 	} {
 		line := `{"event":"plan.started","dry_run":true,` + plan + `}` + "\n"
-		s := NewStream(strings.NewReader(line+`{"event":"ct.planned","ctid":103}`+"\n"+done), io.Discard, func(err error) { t.Error(err) })
-		if ev, err := s.Next(context.Background(), PlanStarted, "ct.planned"); err == nil || !strings.HasPrefix(err.Error(), "event stream: line 1: plan.started: ") {
+		in := line + `{"event":"ct.planned","ctid":103}` + "\n" + done
+		s := NewStream(strings.NewReader(in), io.Discard, func(err error) { t.Error(err) })
+		ev, err := s.Next(context.Background(), NamePlanStarted, "ct.planned")
+		if err == nil || !strings.HasPrefix(err.Error(), "event stream: line 1: plan.started: ") {
 			t.Errorf("%s: returned %s, %v", plan, ev.Raw, err)
 		}
 	}
-	good := `{"event":"plan.started","order":[900,103],"services":[{"ctid":103}],"ca":{"ctid":103},"proxy":{"ctid":102}}` + "\n" + done
+	good := `{"event":"plan.started","order":[900,103],"services":[{"ctid":103}],` +
+		`"ca":{"ctid":103},"proxy":{"ctid":102}}` + "\n" + done
 	s := NewStream(strings.NewReader(good), io.Discard, func(err error) { t.Error(err) })
-	if ev, err := s.Next(context.Background(), PlanStarted); err != nil || ev.Name != PlanStarted {
+	if ev, err := s.Next(context.Background(), NamePlanStarted); err != nil || ev.Name != NamePlanStarted {
 		t.Errorf("returned %s, %v", ev.Raw, err)
 	}
 }
@@ -153,7 +155,7 @@ func TestLyingPlan(t *testing.T) {
 // An event may carry what a container has said, and be shown on a terminal.
 func TestEventsCannotActOnATerminal(t *testing.T) {
 	said := "\x1b[2J \x7f \u009b31m \u0080 \u061c \u200e \u202e \u2066 \u2069 é © – 漢 🙂 \\u009b"
-	line, err := Marshal("x", 101, map[string]string{"said\u202e": said})
+	line, err := Append(nil, ContainerStatus{CTID: 101, Applied: map[string]string{"said\u202e": said}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,9 +164,9 @@ func TestEventsCannotActOnATerminal(t *testing.T) {
 			t.Errorf("%q stands in %s", r, line)
 		}
 	}
-	var back map[string]any
-	if err := json.Unmarshal(line, &back); err != nil || back["said\u202e"] != said {
-		t.Errorf("%q, %v, for %q", back["said\u202e"], err, said)
+	var back ContainerStatus
+	if err := json.Unmarshal(line, &back); err != nil || back.Applied["said\u202e"] != said {
+		t.Errorf("%q, %v, for %q", back.Applied["said\u202e"], err, said)
 	}
 	if !strings.Contains(string(line), "é © – 漢 🙂") {
 		t.Errorf("what is printable is not: %s", line)
@@ -194,7 +196,7 @@ func TestStreamThatBreaksOff(t *testing.T) {
 // phx-plan has said what is wrong: its successors end with 1, and quietly.
 func TestEmptyStream(t *testing.T) {
 	_, _, bad, err := drain(t, "")
-	if status, ok := err.(cmdline.Status); !ok || status != 1 || len(bad) > 0 {
+	if err != ErrEmpty || len(bad) > 0 {
 		t.Errorf("ended with %v, complained %q", err, bad)
 	}
 }
@@ -253,7 +255,7 @@ func TestWritesEndAfterTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	errs := make(chan error, 2)
-	go func() { errs <- s.Emit("x", 1, nil) }()
+	go func() { errs <- s.Emit(PlanDone{}) }()
 	r.Read(make([]byte, 1)) // the write has begun
 	cancel(errors.New("stopped"))
 	if err := <-errs; !errors.Is(err, errNotRead) {
@@ -273,7 +275,7 @@ func TestLastEventsAfterTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	if err := s.Emit("ct.failed", 101, nil); err != nil || !strings.Contains(b.String(), "ct.failed") {
+	if err := s.Emit(ContainerFailed{CTID: 101}); err != nil || !strings.Contains(b.String(), "ct.failed") {
 		t.Errorf("wrote %q, %v", b.String(), err)
 	}
 }
@@ -293,18 +295,18 @@ func FuzzStream(f *testing.F) {
 		var err error
 		for err == nil {
 			var ev Event
-			if ev, err = s.Next(context.Background(), "mine", PlanStarted); err != nil {
+			if ev, err = s.Next(context.Background(), "mine", NamePlanStarted); err != nil {
 				break
 			}
-			if ev.Name == PlanDone {
+			if ev.Name == NamePlanDone {
 				err = s.Forward(ev)
-			} else if err = s.Emit("own", 0, nil); err == nil {
+			} else if err = s.Emit(CAFingerprint{Path: "own"}); err == nil {
 				emitted++
 			}
 		}
 		var want []string
 		for line := range strings.Lines(string(in)) {
-			if strings.HasSuffix(line, "\n") && len(line) <= MaxLine && check([]byte(line)) == nil {
+			if strings.HasSuffix(line, "\n") && len(line) <= MaxLine && checkLine([]byte(line)) == nil {
 				want = append(want, line)
 			}
 		}
@@ -313,7 +315,7 @@ func FuzzStream(f *testing.F) {
 			switch {
 			case !strings.HasSuffix(line, "\n") || !gjson.Valid(line):
 				t.Fatalf("wrote %q", line)
-			case strings.HasPrefix(line, `{"event":"own","time"`) && emitted > 0:
+			case strings.Contains(line, `"path":"own"`) && emitted > 0:
 				emitted--
 			default:
 				got = append(got, line)
@@ -321,7 +323,7 @@ func FuzzStream(f *testing.F) {
 		}
 		// Only a plan that names no containers ends the stream early.
 		if !(err == io.EOF || errors.Is(err, ErrTruncated) || len(in) == 0) {
-			if !strings.Contains(err.Error(), PlanStarted) || len(got) > len(want) {
+			if !strings.Contains(err.Error(), NamePlanStarted) || len(got) > len(want) {
 				t.Fatalf("ended with %v", err)
 			}
 			want = want[:len(got)]
@@ -348,15 +350,12 @@ func TestReaderOfOutputGone(t *testing.T) {
 func TestEmit(t *testing.T) {
 	var b bytes.Buffer
 	s := NewStream(strings.NewReader(""), &b, nil)
-	fields := struct {
-		Name string   `json:"name"`
-		List []string `json:"list"`
-	}{"<a & b>\n", []string{}}
-	if err := s.Emit("ct.ready", 103, fields); err != nil {
+	if err := s.Emit(ContainerReady{CTID: 103, Name: "<a & b>\n", Changes: []string{}}); err != nil {
 		t.Fatal(err)
 	}
 	line := strings.TrimSuffix(b.String(), "\n")
-	if !strings.HasPrefix(line, `{"event":"ct.ready","time":"`) || !strings.HasSuffix(line, `,"ctid":103,"name":"<a & b>\n","list":[]}`) {
+	if !strings.HasPrefix(line, `{"event":"ct.ready","time":"`) ||
+		!strings.Contains(line, `,"ctid":103,"name":"<a & b>\n","ip":"","changed":false,"changes":[],`) {
 		t.Errorf("wrote %s", line)
 	}
 	stamp := gjson.Get(line, "time").Str
@@ -364,13 +363,13 @@ func TestEmit(t *testing.T) {
 		t.Errorf("time %q", stamp)
 	}
 	b.Reset()
-	if err := s.Emit("plan.done", 0, nil); err != nil {
+	if err := s.Emit(PlanDone{}); err != nil {
 		t.Fatal(err)
 	}
 	if !gjson.Valid(b.String()) || strings.Contains(b.String(), "ctid") {
 		t.Errorf("wrote %s", b.String())
 	}
-	if err := s.Emit("ct.ready", 1, map[string]string{"s": strings.Repeat("x", MaxLine)}); err == nil {
+	if err := s.Emit(ContainerReady{CTID: 101, Name: strings.Repeat("x", MaxLine)}); err == nil {
 		t.Error("a line longer than MaxLine was written")
 	}
 }
@@ -382,7 +381,7 @@ func TestEmitWritesWholeLines(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for range 100 {
-				s.Emit("x", i+1, map[string]string{"s": strings.Repeat("y", i*1000)})
+				s.Emit(ContainerReady{CTID: 100 + i, Name: strings.Repeat("y", i*1000)})
 			}
 		})
 	}
@@ -400,7 +399,8 @@ func TestEmitWritesWholeLines(t *testing.T) {
 }
 
 func BenchmarkForeignLines(b *testing.B) {
-	line := []byte(`{"event":"somebody.elses","time":"2026-01-02T03:04:05.678Z","ctid":4711,"name":"Some-Container","text":"of the usual length"}` + "\n")
+	line := []byte(`{"event":"somebody.elses","time":"2026-01-02T03:04:05.678Z","ctid":4711,` +
+		`"name":"Some-Container","text":"of the usual length"}` + "\n")
 	in := io.MultiReader(&repeated{line, b.N}, strings.NewReader(done))
 	b.SetBytes(int64(len(line)))
 	b.ReportAllocs()
@@ -427,4 +427,11 @@ func (r *repeated) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return read, nil
+}
+
+func TestCompact(t *testing.T) {
+	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
+	if got, want := string(appendCompact(nil, []byte(text))), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }

@@ -51,7 +51,8 @@ func TestWriteFileOpensItsDirectories(t *testing.T) {
 		write(t, path, "a")
 	}
 	s := &Setup{}
-	for path, open := range map[string]bool{"/etc/traefik/dynamic/x.yml": true, "/etc/phx/x/y.json": true, "/etc/systemd/system/x.service": false} {
+	for path, open := range map[string]bool{"/etc/traefik/dynamic/x.yml": true, "/etc/phx/x/y.json": true,
+		"/etc/systemd/system/x.service": false} {
 		changed, err := s.WriteFile(path, []byte("a"), 0o644)
 		if err != nil || !changed {
 			t.Fatalf("%s: changed %v, %v", path, changed, err)
@@ -80,14 +81,16 @@ func TestWriteFileOpensItsDirectories(t *testing.T) {
 func TestRunHasACleanEnvironment(t *testing.T) {
 	t.Setenv("STEP_CA_URL", "https://elsewhere")
 	out, err := RunEnv(context.Background(), []string{"STEP_TOKEN=x"}, "/usr/bin/env")
-	if err != nil || strings.Contains(out, "STEP_CA_URL") || !strings.Contains(out, "STEP_TOKEN=x\n") || !strings.Contains(out, "STEPPATH=/etc/phx/step\n") {
+	if err != nil || strings.Contains(out, "STEP_CA_URL") || !strings.Contains(out, "STEP_TOKEN=x\n") ||
+		!strings.Contains(out, "STEPPATH=/etc/phx/step\n") {
 		t.Errorf("environment\n%s%v", out, err)
 	}
 	_, err = Run(context.Background(), "sh", "-c", "echo why >&2; exit 3")
 	if err == nil || !strings.HasSuffix(err.Error(), ": why") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := Run(context.Background(), "no-such-program"); err == nil || !strings.Contains(err.Error(), "no-such-program") {
+	if _, err := Run(context.Background(), "no-such-program"); err == nil ||
+		!strings.Contains(err.Error(), "no-such-program") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -154,7 +157,8 @@ func privateMounts(t *testing.T, dirs ...string) {
 		t.Skip("needs root, for a mount namespace")
 	}
 	runtime.LockOSThread() // and never unlocked: the thread ends with the test
-	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE,
+		"")); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
@@ -167,13 +171,16 @@ func privateMounts(t *testing.T, dirs ...string) {
 // TestInstall: apt and dpkg themselves, on a database of their own in which
 // somebody else holds a lock, and in which dpkg was interrupted.
 func TestInstall(t *testing.T) {
-	for _, lock := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
+	for _, lock := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock",
+		"/var/cache/apt/archives/lock"} {
 		t.Run(filepath.Base(filepath.Dir(lock))+" "+filepath.Base(lock), func(t *testing.T) {
 			repo := packageDatabase(t)
-			write(t, "/var/lib/dpkg/updates/0001", "Package: phx-interrupted\nStatus: install ok unpacked\nMaintainer: x <x@x>\nArchitecture: all\nVersion: 1\nDescription: x\n")
+			write(t, "/var/lib/dpkg/updates/0001", "Package: phx-interrupted\nStatus: "+
+				"install ok unpacked\nMaintainer: x <x@x>\nArchitecture: all\nVersion: 1\nDescription: x\n")
 			write(t, "/var/lib/dpkg/info/phx-interrupted.list", "/.\n")
 			build := exec.Command("sh", "-euc", `mkdir -p x/DEBIAN
-				printf 'Package: phx-test\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n' >x/DEBIAN/control
+				printf '%s\n' 'Package: phx-test' 'Version: 1' 'Architecture: all' 'Maintainer: x <x@x>' \
+					'Description: x' >x/DEBIAN/control
 				dpkg-deb -b x phx-test_1_all.deb >&2
 				{ cat x/DEBIAN/control; echo Filename: ./phx-test_1_all.deb; echo Size: $(stat -c %s phx-test_1_all.deb)
 					set -- $(sha256sum phx-test_1_all.deb); echo SHA256: $1; } >Packages`)
@@ -198,7 +205,8 @@ func TestInstall(t *testing.T) {
 				t.Error("the lock is still held")
 			}
 			for _, pkg := range []string{"phx-test", "phx-interrupted"} {
-				if out, err := Run(t.Context(), "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err != nil || out != "installed" {
+				if out, err := Run(t.Context(), "dpkg-query", "-W", "-f", "${db:Status-Status}", pkg); err != nil ||
+					out != "installed" {
 					t.Errorf("%s: %q, %v", pkg, out, err)
 				}
 			}
@@ -224,7 +232,8 @@ func packageDatabase(t *testing.T) (repo string) {
 		t.Skip("apt-get is not installed")
 	}
 	privateMounts(t, "/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt", "/var/log", "/etc/apt")
-	for _, dir := range []string{"/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers", "/var/lib/apt/lists/partial", "/var/cache/apt/archives/partial", "/var/log/apt"} {
+	for _, dir := range []string{"/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers",
+		"/var/lib/apt/lists/partial", "/var/cache/apt/archives/partial", "/var/log/apt"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -279,11 +288,14 @@ func TestMaskedUnits(t *testing.T) {
 		told, changes string
 		err           string
 	}{
-		"none":    {told: "start", changes: "started x.service"},
-		"etc":     {masks: []string{"masked"}, told: "unmask start", changes: "unmasked x.service, started x.service"},
-		"run":     {masks: []string{"masked-runtime"}, told: "unmask--runtime start", changes: "unmasked x.service, started x.service"},
-		"both":    {masks: []string{"masked", "masked-runtime"}, told: "unmask unmask--runtime start", changes: "unmasked x.service, unmasked x.service, started x.service"},
-		"running": {masks: []string{"masked"}, running: true, told: "unmask reload", changes: "unmasked x.service, reload of x.service"},
+		"none": {told: "start", changes: "started x.service"},
+		"etc":  {masks: []string{"masked"}, told: "unmask start", changes: "unmasked x.service, started x.service"},
+		"run": {masks: []string{"masked-runtime"}, told: "unmask--runtime start",
+			changes: "unmasked x.service, started x.service"},
+		"both": {masks: []string{"masked", "masked-runtime"}, told: "unmask unmask--runtime start",
+			changes: "unmasked x.service, unmasked x.service, started x.service"},
+		"running": {masks: []string{"masked"}, running: true, told: "unmask reload",
+			changes: "unmasked x.service, reload of x.service"},
 		"an empty file": {masks: []string{"masked"}, stays: true, told: "unmask",
 			err: "x.service is still masked"},
 	} {
@@ -385,7 +397,8 @@ func TestUntil(t *testing.T) {
 func TestOneshotUnitsHaveLimits(t *testing.T) {
 	found := 0
 	err := filepath.WalkDir("../../..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || !strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, ".sh") {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || !strings.HasSuffix(path, ".go") &&
+			!strings.HasSuffix(path, ".sh") {
 			return err
 		}
 		text, err := os.ReadFile(path)
@@ -417,5 +430,21 @@ func TestRunEnds(t *testing.T) {
 	_, err := Run(ctx, "/bin/sh", "-c", "trap '' TERM; echo $$ >"+pid+"; while :; do sleep 0.1; done")
 	if err == nil || !strings.HasSuffix(err.Error(), ": stopped by the test") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// This package runs in the container: nothing of Proxmox VE and of the events is
+// there.
+func TestNothingOfTheHost(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const internal = "thinkheads.ai/phx/cmd/internal/"
+	for _, pkg := range strings.Fields(string(out)) {
+		switch name, _ := strings.CutPrefix(pkg, internal); name {
+		case "config", "event", "pve", "service":
+			t.Errorf("it links %s", pkg)
+		}
 	}
 }

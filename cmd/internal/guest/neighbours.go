@@ -12,8 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"thinkheads.ai/phx/cmd/internal/config"
 )
 
 // Neighbour is a container on the same network whose address must lead to no
@@ -29,11 +27,13 @@ const (
 	NeighbourFile = "/etc/systemd/system/" + NeighbourUnit
 )
 
+var deviceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
+
 // NeighbourUnitText returns the unit that makes the entries of neighbours
 // permanent: answers to ARP that somebody else gives do not count then. It
 // refuses what is no address.
 func NeighbourUnitText(device string, neighbours []Neighbour) ([]byte, error) {
-	if !config.IsInterface(device) {
+	if !deviceForm.MatchString(device) {
 		return nil, fmt.Errorf("interface %q: not the name of one", device)
 	}
 	var b bytes.Buffer
@@ -143,7 +143,8 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 	return s.Start(ctx, NeighbourUnit)
 }
 
-var entryForm = regexp.MustCompile(`(?m)^ExecStart=/sbin/ip neighbour replace (\S+) lladdr \S+ dev (\S+) nud permanent$`)
+var entryForm = regexp.MustCompile(
+	`(?m)^ExecStart=/sbin/ip neighbour replace (\S+) lladdr \S+ dev (\S+) nud permanent$`)
 
 // neighboursOf returns the IP addresses in the text of the unit by their
 // interface.

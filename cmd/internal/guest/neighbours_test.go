@@ -1,13 +1,15 @@
 package guest
 
 import (
-	"reflect"
 	"strings"
 	"testing"
+
+	"reflect"
 )
 
 func TestNeighbourUnitText(t *testing.T) {
-	text, err := NeighbourUnitText("eth0", []Neighbour{{"10.0.0.10", "52:54:00:67:89:C3"}, {"fd00::1", "52:54:00:67:89:c2"}})
+	text, err := NeighbourUnitText("eth0", []Neighbour{{"10.0.0.10", "52:54:00:67:89:C3"},
+		{"fd00::1", "52:54:00:67:89:c2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +21,8 @@ func TestNeighbourUnitText(t *testing.T) {
 			t.Errorf("the unit lacks %q:\n%s", line, text)
 		}
 	}
-	if got, want := neighboursOf(text), map[string][]string{"eth0": {"10.0.0.10", "fd00::1"}}; !reflect.DeepEqual(got, want) {
+	if got, want := neighboursOf(text), map[string][]string{"eth0": {"10.0.0.10", "fd00::1"}}; !reflect.DeepEqual(got,
+		want) {
 		t.Errorf("read back: %v, want %v", got, want)
 	}
 	if got := neighboursOf(nil); len(got) > 0 {

@@ -1,5 +1,9 @@
-// Package hostdir works on directories of the host that containers see through
-// their mount points.
+// Package hostdir is for the directories of the host that containers see
+// through their mount points: which of them a container may own, and how they
+// are made and given to their owners while a container may be at work in them.
+//
+// It must not know what a configuration looks like, nor where Proxmox VE keeps
+// what: callers name the paths and the places to guard.
 package hostdir
 
 import (
@@ -99,8 +103,8 @@ func walkOwners(path string, uid, gid int, each func(root *os.Root, name string)
 	return err
 }
 
-// openPlain opens a directory to whose path no symbolic link contributes: a
-// container that owns a part of the path could lead it anywhere.
+// openPlain opens a directory, and refuses a path with a symbolic link in it: a
+// container that owns a part of the path could make it lead anywhere.
 func openPlain(path string) (*os.Root, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
 	for {
@@ -135,9 +139,10 @@ func linkError(path string) error {
 		}
 		real, err := filepath.EvalSymlinks(path)
 		if err != nil {
-			return fmt.Errorf("%s is a symbolic link to %s, and is not followed: write the path without it as host_path", path[:i], target)
+			real = "the path without it"
 		}
-		return fmt.Errorf("%s is a symbolic link to %s, and is not followed: write %s as host_path", path[:i], target, real)
+		return fmt.Errorf("%s is a symbolic link to %s, and is not followed: write %s as host_path",
+			path[:i], target, real)
 	}
 	return fmt.Errorf("a symbolic link in %s is not followed", path)
 }

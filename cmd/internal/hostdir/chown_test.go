@@ -87,7 +87,8 @@ func TestChownTree(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
-	if err := ChownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), "is a symbolic link to "+outside+", and is not followed: write "+outside+" as host_path") {
+	want := "is a symbolic link to " + outside + ", and is not followed: write " + outside + " as host_path"
+	if err := ChownTree(filepath.Join(top, "link"), 1, 1); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a symbolic link: %v", err)
 	}
 	if err := ChownTree(program, 1, 1); err == nil || !strings.Contains(err.Error(), "is not a directory") {
@@ -116,7 +117,8 @@ func TestNoLinkInTheMiddleOfAPathIsFollowed(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	want := filepath.Join(dir, "link") + " is a symbolic link to " + outside + ", and is not followed: write " + filepath.Join(outside, "data") + " as host_path"
+	want := filepath.Join(dir, "link") + " is a symbolic link to " + outside + ", and is not followed: write " +
+		filepath.Join(outside, "data") + " as host_path"
 	path := filepath.Join(dir, "link", "data")
 	if err := ChownTree(path, 7, 7); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("chown: %v", err)
@@ -130,7 +132,8 @@ func TestNoLinkInTheMiddleOfAPathIsFollowed(t *testing.T) {
 	if n, err := CountOwners(outside, 7, -1); n != 3 || err != nil {
 		t.Errorf("%d would change their owner, %v", n, err)
 	}
-	if err := Make(filepath.Join(dir, "link", "new")); err == nil || !strings.Contains(err.Error(), "link is a symbolic link to "+outside) {
+	want = "link is a symbolic link to " + outside
+	if err := Make(filepath.Join(dir, "link", "new")); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("mkdir: %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(outside, "new")); !errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +158,8 @@ func TestMakeDirectories(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Make(filepath.Join(dir, "file", "x")); err == nil || !strings.Contains(err.Error(), "file is not a directory") {
+	err := Make(filepath.Join(dir, "file", "x"))
+	if err == nil || !strings.Contains(err.Error(), "file is not a directory") {
 		t.Errorf("below a file: %v", err)
 	}
 }

@@ -11,17 +11,18 @@ import (
 	"syscall"
 )
 
-// RunningCommand is a command of Proxmox that is at work on a container.
-type RunningCommand struct {
-	PID  int
-	Text string // "pct start 900", or the name of a task
-
+// runningCommand is a command of Proxmox that is at work on a container.
+type runningCommand struct {
+	pid   int
+	text  string // "pct start 900", or the name of a task
 	start string // when the process has begun
 }
 
 // passive are the sub-commands of pct that change nothing in the container's
 // state or configuration. Some of them last until a person ends them.
-var passive = []string{"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending"}
+var passive = []string{
+	"exec", "enter", "console", "push", "pull", "df", "status", "list", "config", "listsnapshot", "pending",
+}
 
 // taskRE matches the name that a task of Proxmox gives its process.
 var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|move_volume):([0-9]+):`)
@@ -29,14 +30,14 @@ var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|
 // mark is in the environment of every pct that phx has started for this host.
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
 
-// Commands returns the commands that are at work on container ctid: pct itself,
+// commands returns the commands that are at work on container ctid: pct itself,
 // where phx has started it, and tasks of Proxmox, whoever has begun them.
-func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
+func (h *Host) commands(ctid int) ([]runningCommand, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	var commands []RunningCommand
+	var commands []runningCommand
 	for _, dir := range paths {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == os.Getpid() {
@@ -46,7 +47,7 @@ func (h *Host) Commands(ctid int) ([]RunningCommand, error) {
 		if text == "" || !ofThisHost(dir) || !h.isMarked(dir, isTask) {
 			continue
 		}
-		c := RunningCommand{PID: pid, Text: text}
+		c := runningCommand{pid: pid, text: text}
 		if c.start = c.begun(); c.start != "" {
 			commands = append(commands, c)
 		}
@@ -65,11 +66,13 @@ func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 	if m := taskRE.FindStringSubmatch(words[0]); m != nil && m[1] == ctid {
 		return words[0], true
 	}
-	for i, w := range words { // before it stands an interpreter, maybe
+	for i, w := range words { // the first may be an interpreter
 		if i > 2 || filepath.Base(w) != filepath.Base(h.PCT) || len(words) < i+3 {
 			continue
 		}
-		if args := words[i+1:]; !slices.Contains(passive, args[0]) && (args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid) {
+		args := words[i+1:]
+		isOn := args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid
+		if isOn && !slices.Contains(passive, args[0]) {
 			return Quote(append([]string{filepath.Base(w)}, args...)), false
 		}
 	}
@@ -109,13 +112,13 @@ func (h *Host) isMarked(dir string, isTask bool) bool {
 	return slices.Contains(variables, h.mark()) || isTask && !slices.ContainsFunc(variables, isRoot)
 }
 
-// Runs reports whether the command is still at work.
-func (c *RunningCommand) Runs() bool { return c.start != "" && c.begun() == c.start }
+// runs reports whether the command is still at work.
+func (c *runningCommand) runs() bool { return c.start != "" && c.begun() == c.start }
 
 // begun is when the process with the command's id has begun, "" when it has
 // ended.
-func (c *RunningCommand) begun() string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.PID))
+func (c *runningCommand) begun() string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
 	if err != nil {
 		return ""
 	}

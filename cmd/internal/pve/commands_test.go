@@ -45,23 +45,29 @@ func TestCommands(t *testing.T) {
 	h := &Host{PCT: "/usr/sbin/pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
 	dir := t.TempDir()
-	if out, err := exec.Command("/bin/sh", "-c", `printf '#!/bin/sh\necho\nread -r x\n' >"$0/pct"; chmod +x "$0/pct"`, dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("/bin/sh", "-c", `printf '#!/bin/sh\necho\nread -r x\n' >"$0/pct"; chmod +x "$0/pct"`,
+		dir).CombinedOutput(); err != nil {
 		t.Fatalf("%s", out)
 	}
 	pct := func(args ...string) int { return begin(t, exec.Command(dir+"/pct", args...)) }
 	// Numbers that no container of this machine has.
 	want := map[int][]string{
-		pct("start", "999000500"):                                             {"999000500", "pct start 999000500"},
-		pct("clone", "999000900", "999000501", "--x"):                         {"999000900 999000501", "pct clone 999000900 999000501 --x"},
-		pct("exec", "999000502", "--", "sh"):                                  {},
-		pct("status", "999000502"):                                            {},
-		pct("set", "999000500", "--hostname", "a b"):                          {"999000500", "pct set 999000500 --hostname 'a b'"},
-		sleeping(t, "pctx", "start", "999000500"):                             {},
-		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"}, sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503", "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
+		pct("start", "999000500"): {"999000500", "pct start 999000500"},
+		pct("clone", "999000900", "999000501", "--x"): {"999000900 999000501",
+			"pct clone 999000900 999000501 --x"},
+		pct("exec", "999000502", "--", "sh"): {},
+		pct("status", "999000502"):           {},
+		pct("set", "999000500", "--hostname", "a b"): {"999000500",
+			"pct set 999000500 --hostname 'a b'"},
+		sleeping(t, "pctx", "start", "999000500"): {},
+		sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"): {"999000503",
+			"task UPID:pve:0001:0002:AB:vzstart:999000503:root@pam:"},
+		sleeping(t, "task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"): {"999000503",
+			"task UPID:pve:0001:0002:AB:resize:999000503:root@pam:"},
 		sleeping(t, "task UPID:pve:0001:0002:AB:qmstart:999000503:root@pam:"): {},
 	}
 	for _, ctid := range []int{999000500, 999000501, 999000502, 999000503, 999000900} {
-		found, err := h.Commands(ctid)
+		found, err := h.commands(ctid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,9 +78,9 @@ func TestCommands(t *testing.T) {
 			}
 		}
 		for _, c := range found {
-			have = append(have, fmt.Sprintf("%d %s", c.PID, c.Text))
-			if !c.Runs() {
-				t.Errorf("%s does not run", c.Text)
+			have = append(have, fmt.Sprintf("%d %s", c.pid, c.text))
+			if !c.runs() {
+				t.Errorf("%s does not run", c.text)
 			}
 		}
 		slices.Sort(wanted)
@@ -90,10 +96,10 @@ func TestCommandsOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PHX_PVE_ROOT", dir+"/other")
 	sleeping(t, "task UPID:pve:0001:0002:AB:vzstart:999000505:root@pam:")
-	if found, err := (&Host{PCT: "pct", PVERoot: dir}).Commands(999000505); err != nil || len(found) > 0 {
+	if found, err := (&Host{PCT: "pct", PVERoot: dir}).commands(999000505); err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
-	if found, err := (&Host{PCT: "pct", PVERoot: dir + "/other"}).Commands(999000505); err != nil || len(found) != 1 {
+	if found, err := (&Host{PCT: "pct", PVERoot: dir + "/other"}).commands(999000505); err != nil || len(found) != 1 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -101,13 +107,15 @@ func TestCommandsOfOthers(t *testing.T) {
 // A task of Proxmox is Perl, which writes the new name over the environment.
 func TestCommandsOfPerl(t *testing.T) {
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
-	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`, "task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
+	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`,
+		"task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
 	cmd.Env = []string{h.mark()}
 	pid := begin(t, cmd)
-	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || strings.Contains(string(text), h.mark()) {
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil ||
+		strings.Contains(string(text), h.mark()) {
 		t.Fatalf("its environment is %q, %v", text, err)
 	}
-	if found, err := h.Commands(999000507); err != nil || len(found) != 1 || found[0].PID != pid {
+	if found, err := h.commands(999000507); err != nil || len(found) != 1 || found[0].pid != pid {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -122,7 +130,7 @@ func TestOwnCommandIsKnown(t *testing.T) {
 	h := &Host{PCT: dir + "/pct", PVERoot: dir}
 	done := make(chan error)
 	go func() {
-		_, err := h.Pct(context.Background(), "start", "999000506")
+		_, err := h.pct(context.Background(), "start", "999000506")
 		done <- err
 	}()
 	for {
@@ -131,8 +139,8 @@ func TestOwnCommandIsKnown(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	found, err := h.Commands(999000506)
-	if err != nil || len(found) != 1 || found[0].Text != "pct start 999000506" || !found[0].Runs() {
+	found, err := h.commands(999000506)
+	if err != nil || len(found) != 1 || found[0].text != "pct start 999000506" || !found[0].runs() {
 		t.Errorf("%+v, %v", found, err)
 	}
 	os.WriteFile(dir+"/end", nil, 0o644)
@@ -140,8 +148,8 @@ func TestOwnCommandIsKnown(t *testing.T) {
 		t.Error(err)
 	}
 	for _, c := range found {
-		if c.Runs() {
-			t.Errorf("%s still runs", c.Text)
+		if c.runs() {
+			t.Errorf("%s still runs", c.text)
 		}
 	}
 }
@@ -152,8 +160,8 @@ func TestCommandThatHasEnded(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []RunningCommand{{PID: cmd.Process.Pid, start: "1"}, {PID: 1, start: "-1"}, {PID: 1}} {
-		if c.Runs() {
+	for _, c := range []runningCommand{{pid: cmd.Process.Pid, start: "1"}, {pid: 1, start: "-1"}, {pid: 1}} {
+		if c.runs() {
 			t.Errorf("%+v runs", c)
 		}
 	}
@@ -166,8 +174,9 @@ func TestCommandsOfAContainer(t *testing.T) {
 	}
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
 	t.Setenv("PHX_PVE_ROOT", h.PVERoot)
-	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c", "echo; exec -a 'task UPID:pve:0001:0002:AB:vzstart:999000504:root@pam:' cat"))
-	if found, err := h.Commands(999000504); err != nil || len(found) > 0 {
+	begin(t, exec.Command("unshare", "--pid", "--fork", "--kill-child", "bash", "-c",
+		"echo; exec -a 'task UPID:pve:0001:0002:AB:vzstart:999000504:root@pam:' cat"))
+	if found, err := h.commands(999000504); err != nil || len(found) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

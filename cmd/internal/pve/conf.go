@@ -33,22 +33,19 @@ type Snapshot struct {
 	Section
 }
 
-// Unfinished reports whether a task that takes or deletes the snapshot is at
+// unfinished reports whether a task that takes or deletes the snapshot is at
 // work, or was killed in the middle: the volumes may be missing in it.
-func (s *Snapshot) Unfinished() bool { return s.Values["snapstate"] != "" }
+func (s *Snapshot) unfinished() bool { return s.Values["snapstate"] != "" }
 
-// RawLine is a line of LXC's own configuration, as in lxc.apparmor.profile.
-type RawLine struct{ Key, Value string }
-
-// ConfPath is the place of a container's configuration file.
-func (h *Host) ConfPath(ctid int) string {
+// confPath is the place of a container's configuration file.
+func (h *Host) confPath(ctid int) string {
 	return filepath.Join(h.PVERoot, "lxc", strconv.Itoa(ctid)+".conf")
 }
 
 // ReadConf reads a container's configuration file. The error is an
 // [io/fs.ErrNotExist] when there is no such container on this host.
 func (h *Host) ReadConf(ctid int) (*Conf, error) {
-	data, err := os.ReadFile(h.ConfPath(ctid))
+	data, err := os.ReadFile(h.confPath(ctid))
 	if err != nil {
 		return nil, err
 	}
@@ -105,9 +102,9 @@ func ParseConf(data []byte) *Conf {
 	return c
 }
 
-// FirstSection splits the text of a configuration file before its first
+// firstSection splits the text of a configuration file before its first
 // section header: what is pending and the snapshots come after it.
-func FirstSection(text []byte) (head, rest []byte) {
+func firstSection(text []byte) (head, rest []byte) {
 	at := 0
 	for line := range bytes.Lines(text) {
 		if section.Match(bytes.TrimRight(line, "\r\n")) {
@@ -167,7 +164,7 @@ func (c *Conf) Next() map[string]string {
 // when it is unfinished.
 func (c *Conf) Snapshot(name string) *Snapshot {
 	for i := range c.Snapshots {
-		if s := &c.Snapshots[i]; s.Name == name && !s.Unfinished() {
+		if s := &c.Snapshots[i]; s.Name == name && !s.unfinished() {
 			return s
 		}
 	}
@@ -237,6 +234,14 @@ func ParseBool(s string) bool {
 		return true
 	}
 	return false
+}
+
+// FormatBool returns a boolean as Proxmox writes it.
+func FormatBool(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
 }
 
 // Gigabytes reads a disk size such as "8G", "8192M" or "1T" in GiB, rounded

@@ -36,13 +36,16 @@ parent: pre-configured
 
 func TestParseConf(t *testing.T) {
 	c := ParseConf([]byte(conf))
-	if want := "the gateway: 100% ours: yes\nphx: base_setup=0123456789ab step_ca=ba9876543210\nü"; c.Description != want {
+	if want := "the gateway: 100% ours: yes\nphx: base_setup=0123456789ab " +
+		"step_ca=ba9876543210\nü"; c.Description != want {
 		t.Errorf("description %q", c.Description)
 	}
-	if c.Values["memory"] != "512" || c.Values["snaptime"] != "" || c.Next()["features"] != "nesting=1" || c.Next()["swap"] != "" || c.Next()["memory"] != "512" || c.Values["features"] != "" {
+	if c.Values["memory"] != "512" || c.Values["snaptime"] != "" || c.Next()["features"] != "nesting=1" ||
+		c.Next()["swap"] != "" || c.Next()["memory"] != "512" || c.Values["features"] != "" {
 		t.Errorf("values %v, pending %v", c.Values, c.Pending)
 	}
-	if want := []RawLine{{"lxc.apparmor.profile", "unconfined"}, {"lxc.cgroup2.devices.allow", "c 195:* rwm"}}; !reflect.DeepEqual(c.Raw, want) {
+	if want := []RawLine{{"lxc.apparmor.profile", "unconfined"},
+		{"lxc.cgroup2.devices.allow", "c 195:* rwm"}}; !reflect.DeepEqual(c.Raw, want) {
 		t.Errorf("raw lines %v", c.Raw)
 	}
 	if len(c.Snapshots) != 2 || c.Snapshots[1].Name != "final-form" || c.Snapshot("none") != nil {
@@ -56,7 +59,8 @@ func TestParseConf(t *testing.T) {
 
 func TestHashDependsOnParts(t *testing.T) {
 	seen := map[string]bool{}
-	for _, parts := range [][][]byte{{[]byte("ab")}, {[]byte("a"), []byte("b")}, {[]byte("b"), []byte("a")}, {[]byte("ab"), nil}} {
+	for _, parts := range [][][]byte{{[]byte("ab")}, {[]byte("a"), []byte("b")}, {[]byte("b"), []byte("a")},
+		{[]byte("ab"), nil}} {
 		seen[Hash(parts...)] = true
 	}
 	if len(seen) != 4 {
@@ -99,13 +103,15 @@ func TestQuote(t *testing.T) {
 
 // A snapshot that is being taken or deleted, or never was to the end, is none.
 func TestUnfinishedSnapshot(t *testing.T) {
-	c := ParseConf([]byte("memory: 512\n\n[done]\nmemory: 1\n\n[taking]\nmemory: 2\nsnapstate: prepare\n\n[deleting]\nsnapstate: delete\n"))
+	c := ParseConf([]byte("memory: 512\n\n[done]\nmemory: 1\n\n[taking]\nmemory: 2\nsnapstate: " +
+		"prepare\n\n[deleting]\nsnapstate: delete\n"))
 	for name, want := range map[string]bool{"done": true, "taking": false, "deleting": false, "none": false} {
 		if have := c.Snapshot(name) != nil; have != want {
 			t.Errorf("%s: %v", name, have)
 		}
 	}
-	if len(c.Snapshots) != 3 || c.Snapshots[0].Unfinished() || !c.Snapshots[1].Unfinished() || !c.Snapshots[2].Unfinished() {
+	if len(c.Snapshots) != 3 || c.Snapshots[0].unfinished() || !c.Snapshots[1].unfinished() ||
+		!c.Snapshots[2].unfinished() {
 		t.Errorf("%+v", c.Snapshots)
 	}
 }

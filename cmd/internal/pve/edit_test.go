@@ -31,7 +31,7 @@ func newHost(t *testing.T) *Host {
 
 func (h *Host) write(t *testing.T, ctid int, text string) {
 	t.Helper()
-	if err := os.WriteFile(h.ConfPath(ctid), []byte(text), 0o640); err != nil {
+	if err := os.WriteFile(h.confPath(ctid), []byte(text), 0o640); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -40,28 +40,28 @@ func TestEditConf(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	h := newHost(t)
 	ctx := t.Context()
-	if changed, err := h.EditConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, fs.ErrNotExist) {
+	if changed, err := h.editConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a conf file was made out of nothing: %t, %v", changed, err)
 	}
-	if changed, err := h.EditFirewall(ctx, 101, bytes.Clone); changed || err != nil {
+	if changed, err := h.editFirewall(ctx, 101, bytes.Clone); changed || err != nil {
 		t.Errorf("an empty file: %t, %v", changed, err)
 	}
-	if changed, err := h.EditFirewall(ctx, 101, appendLine("[RULES]")); !changed || err != nil {
+	if changed, err := h.editFirewall(ctx, 101, appendLine("[RULES]")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	// The cluster file system takes no other mode than 0640.
 	h.write(t, 101, "cores: 1\n")
-	if err := os.Chmod(h.ConfPath(101), 0o600); err != nil {
+	if err := os.Chmod(h.confPath(101), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := h.EditConf(ctx, 101, appendLine("memory: 512")); !changed || err != nil {
+	if changed, err := h.editConf(ctx, 101, appendLine("memory: 512")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
-	info, err := os.Stat(h.ConfPath(101))
+	info, err := os.Stat(h.confPath(101))
 	if err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if text, _ := os.ReadFile(h.ConfPath(101)); string(text) != "cores: 1\nmemory: 512\n" {
+	if text, _ := os.ReadFile(h.confPath(101)); string(text) != "cores: 1\nmemory: 512\n" {
 		t.Errorf("text %q", text)
 	}
 	if left, _ := filepath.Glob(filepath.Join(h.PVERoot, "lxc", "*")); len(left) != 1 {
@@ -84,10 +84,10 @@ func TestNothingIsLockedWhereNothingDiffers(t *testing.T) {
 	defer release()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if changed, err := h.EditConf(ctx, 101, bytes.Clone); changed || err != nil {
+	if changed, err := h.editConf(ctx, 101, bytes.Clone); changed || err != nil {
 		t.Errorf("%t, %v", changed, err)
 	}
-	if changed, err := h.EditConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, context.DeadlineExceeded) {
+	if changed, err := h.editConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without the lock: %t, %v", changed, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestEditConfAtOnce(t *testing.T) {
 	for range writers {
 		work.Go(func() {
 			for range each {
-				if changed, err := h.EditConf(t.Context(), 101, appendLine(line)); !changed || err != nil {
+				if changed, err := h.editConf(t.Context(), 101, appendLine(line)); !changed || err != nil {
 					t.Error(changed, err)
 				}
 			}
@@ -117,12 +117,13 @@ func TestEditConfAtOnce(t *testing.T) {
 			reading = false
 		default:
 		}
-		text, err := os.ReadFile(h.ConfPath(101))
+		text, err := os.ReadFile(h.confPath(101))
 		if err != nil || !bytes.HasPrefix(text, []byte("start\n")) || (len(text)-len("start\n"))%(len(line)+1) != 0 {
 			t.Fatalf("a reader saw %d bytes, %v", len(text), err)
 		}
 	}
-	if info, err := os.Stat(h.ConfPath(101)); err != nil || info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
+	if info, err := os.Stat(h.confPath(101)); err != nil ||
+		info.Size() != int64(len("start\n")+writers*each*(len(line)+1)) {
 		t.Errorf("an edit was lost: %v, %v", info, err)
 	}
 }
@@ -137,7 +138,7 @@ func TestLockOfOneThatWasKilled(t *testing.T) {
 	if err := os.MkdirAll(lock, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("[RULES]")); !changed || err != nil {
+	if changed, err := h.editFirewall(t.Context(), 101, appendLine("[RULES]")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	if _, err := os.Stat(lock); !errors.Is(err, fs.ErrNotExist) {
@@ -149,7 +150,7 @@ func TestLockOfOneThatWasKilled(t *testing.T) {
 	}
 	staleAfter = time.Hour
 	time.AfterFunc(300*time.Millisecond, func() { os.Remove(lock) })
-	if changed, err := h.EditFirewall(t.Context(), 101, appendLine("x")); !changed || err != nil {
+	if changed, err := h.editFirewall(t.Context(), 101, appendLine("x")); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 }

@@ -12,8 +12,10 @@ import (
 // and a mark in it: all else stays.
 func FuzzParseConf(f *testing.F) {
 	for _, text := range []string{
-		"", "#a\n#phx%3A a=1\ncores: 1\nlxc.group: phx-applied a=1\n\n[pve:pending]\ndelete: mp0\n\n[s1]\n#phx%3A a=1\nparent: s0\n",
-		"lxc.group: phx-applied\nlxc.group: phx-applied b=1\r\n", "[", "[x", "\n[s]x\n#phx: a=1\n", "#%0Aphx: a=1", "# phx:\n#phx:\r\n\r#phx:", "#%", "#%zz%4", "[a]\n[a]\n#b\n",
+		"", "#a\n#phx%3A a=1\ncores: 1\nlxc.group: phx-applied a=1\n\n[pve:pending]\ndelete: mp0\n\n[s1]\n#phx%3A " +
+			"a=1\nparent: s0\n",
+		"lxc.group: phx-applied\nlxc.group: phx-applied b=1\r\n", "[", "[x", "\n[s]x\n#phx: a=1\n", "#%0Aphx: a=1",
+		"# phx:\n#phx:\r\n\r#phx:", "#%", "#%zz%4", "[a]\n[a]\n#b\n",
 		"#phx: a=1\n[]\n#phx: b=1\n", "#a%0Aphx: a=1\n", "description: x\ncores:1\n cores: 2\n",
 	} {
 		f.Add(text)
@@ -23,12 +25,13 @@ func FuzzParseConf(f *testing.F) {
 		before := ParseConf([]byte(text))
 		before.Next()
 		set := func(record Record) { clear(record); record["a"], record["+lxc"] = "1", "ff" }
-		once := string(r.Rewrite(103, []byte(text), set))
+		once := string(r.rewrite(103, []byte(text), set))
 		after := ParseConf([]byte(once))
-		if record, err := r.ReadConf(103, after); err != nil || !maps.Equal(record, Record{"a": "1", "+lxc": "ff"}) || after.Mark(AppliedMark) != "a=1" {
-			t.Fatalf("record %v, %v, mark %q in\n%q", record, err, after.Mark(AppliedMark), once)
+		if record, err := r.readConf(103, after); err != nil || !maps.Equal(record, Record{"a": "1", "+lxc": "ff"}) ||
+			after.mark(appliedMark) != "a=1" {
+			t.Fatalf("record %v, %v, mark %q in\n%q", record, err, after.mark(appliedMark), once)
 		}
-		if again := string(r.Rewrite(103, []byte(once), func(Record) {})); again != once {
+		if again := string(r.rewrite(103, []byte(once), func(Record) {})); again != once {
 			t.Errorf("a second time\n%q\nand\n%q", once, again)
 		}
 		// Without what is phx's own, the lines are the same.
@@ -42,7 +45,8 @@ func FuzzParseConf(f *testing.F) {
 		if !reflect.DeepEqual(before, after) {
 			t.Errorf("%q says\n%+v\nand %q\n%+v", text, before, once, after)
 		}
-		if marked := string(SetMark([]byte(text), RestartMark, "7")); ParseConf([]byte(marked)).Mark(RestartMark) != "7" {
+		if marked := string(setMark([]byte(text), restartMark,
+			"7")); ParseConf([]byte(marked)).mark(restartMark) != "7" {
 			t.Errorf("no mark in %q", marked)
 		}
 	})
@@ -51,7 +55,7 @@ func FuzzParseConf(f *testing.F) {
 // others returns the lines of a file that are not phx's own in its first
 // section, and all of what follows.
 func others(text string) []string {
-	head, rest := FirstSection([]byte(text))
+	head, rest := firstSection([]byte(text))
 	var lines []string
 	for l := range strings.Lines(string(head)) {
 		note, isNote := noteOf(l)
@@ -67,7 +71,7 @@ func others(text string) []string {
 func withoutMark(lines []RawLine) []RawLine {
 	var kept []RawLine
 	for _, l := range lines {
-		if l.Key != "lxc.group" || !strings.HasPrefix(l.Value, markPrefix(AppliedMark)) {
+		if l.Key != "lxc.group" || !strings.HasPrefix(l.Value, markPrefix(appliedMark)) {
 			kept = append(kept, l)
 		}
 	}

@@ -28,13 +28,14 @@ func blame(output string) (reason string, rest []string) {
 	return lines[last], slices.Concat(lines[:last], lines[last+1:])
 }
 
-// hints are ways out of what pct says (pve-container 6.1). "$1" stands for
+// hints are ways out of what pct says (pve-container 6.1). "$1" becomes
 // the first group of the pattern. A pattern is a whole line but for the words
-// that pct puts before a reason: what else stands in a message may be somebody
+// that pct puts before a reason: what else a message says may be somebody
 // else's, as the version that a container gives its system.
 var hints = compileHints([][2]string{
 	{`CT is locked \([a-z-]+\)`,
-		"a task of Proxmox has begun meanwhile: run this again: phx waits for such tasks, and says what to do about the lock of one that was killed"},
+		"a task of Proxmox has begun meanwhile: run this again: phx waits for such tasks, and says what to do about " +
+			"the lock of one that was killed"},
 	{`can't lock file '([A-Za-z0-9/._-]+)' - got timeout`,
 		"another command holds $1: see which with: fuser -v $1"},
 	{`volume '([A-Za-z0-9._-]+):vztmpl/([A-Za-z0-9._+-]+)' does not exist`,
@@ -42,13 +43,16 @@ var hints = compileHints([][2]string{
 	{`storage '[A-Za-z0-9._-]+' does not exist`,
 		"see the storages of this host with: pvesm status; and correct storage_pool"},
 	{`storage '([A-Za-z0-9._-]+)' does not support container directories`,
-		"let the storage take containers: pvesm set $1 --content rootdir,TYPES, with the TYPES that it has already; or choose another storage_pool"},
+		"let the storage take containers: pvesm set $1 --content rootdir,TYPES, with the TYPES that it has already; " +
+			"or choose another storage_pool"},
 	{`unable to clone mountpoint '(mp[0-9]+)' \(type bind\)`,
-		"Proxmox clones no container with a bind mount: take $1 out of the mount_points of the source, or clone from another container"},
+		"Proxmox clones no container with a bind mount: take $1 out of the mount_points of the source, or clone from " +
+			"another container"},
 	{`Full clone of a running container is only possible from a snapshot`,
 		"shut the source down first: pct shutdown CTID"},
 	{`snapshot '([A-Za-z0-9_-]+)' does not exist`,
-		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose template_snapshot_name it is"},
+		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose " +
+			"template_snapshot_name it is"},
 	{`bridge '([A-Za-z0-9._-]+)' does not exist`,
 		"make the bridge $1 on this host, or correct network_config.bridge"},
 	{`can't remove CT [0-9]+ - protection mode enabled`,
@@ -64,10 +68,14 @@ type wayOut struct {
 	hint string
 }
 
+// beforeReason is what pct puts before a reason.
+const beforeReason = `trying to acquire lock\.\.\. ?|[a-z0-9]+: |unable to [a-z]+ CT [0-9]+ - |` +
+	`(?:clone|create|start) failed: `
+
 func compileHints(table [][2]string) []wayOut {
 	var hints []wayOut
 	for _, row := range table {
-		said := regexp.MustCompile(`(?m)^(?:trying to acquire lock\.\.\. ?|[a-z0-9]+: |unable to [a-z]+ CT [0-9]+ - |(?:clone|create|start) failed: )*(?:` + row[0] + `)\.?$`)
+		said := regexp.MustCompile(`(?m)^(?:` + beforeReason + `)*(?:` + row[0] + `)\.?$`)
 		hints = append(hints, wayOut{said, row[1]})
 	}
 	return hints

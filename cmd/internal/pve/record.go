@@ -25,7 +25,7 @@ import (
 // it costs no call, and it travels with backups as the container's contents
 // do. A clone of a snapshot gets the snapshot's own description; a rollback
 // keeps the container's (PVE::AbstractConfig of Proxmox VE 9), which is why
-// there is an [AppliedMark] as well.
+// there is an [appliedMark] as well.
 //
 // Whoever may edit notes can write such a line, which is why it is signed.
 const recordPrefix = "phx:"
@@ -34,8 +34,22 @@ const recordPrefix = "phx:"
 const macWord = "+mac"
 
 // appliedWord is the word of a record which says that the scripts in it stand
-// in the [AppliedMark] as well.
+// in the [appliedMark] as well.
 const appliedWord = "+applied"
+
+// Words of a record for what phx has written beside scripts. No feature and no
+// script can have such a name.
+const (
+	RawWord       = "+lxc"       // hashes of raw lines
+	FirewallWord  = "+firewall"  // hashes of rules, "none" for a file without: phx manages the firewall
+	MountsWord    = "+mounts"    // hashes of the paths of bind mounts
+	VolumesWord   = "+volumes"   // hashes of the paths of volumes that have been there
+	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
+	snapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
+
+	// FormerRestartWord is what the [restartMark] says now.
+	FormerRestartWord = "+restart"
+)
 
 // Record is what phx has applied to a container: a hash by name. Names that
 // begin with "+" are not those of scripts.
@@ -50,6 +64,15 @@ func (r Record) scripts() string {
 		}
 	}
 	return strings.Join(words, " ")
+}
+
+// without returns a copy of the record that lacks these words.
+func (r Record) without(words ...string) Record {
+	less := maps.Clone(r)
+	for _, word := range words {
+		delete(less, word)
+	}
+	return less
 }
 
 // Unite adds the elements of a list to a word that is a list, too.
@@ -89,7 +112,7 @@ type recordFile struct {
 // Records returns the records of a host. Where there is no key yet it makes
 // one, but for a preview: then what it signs is of no use later.
 func (h *Host) Records(ctx context.Context) (*Records, error) {
-	r := &Records{host: h, path: filepath.Join(h.StateDir(), "record.json")}
+	r := &Records{host: h, path: filepath.Join(h.stateDir(), "record.json")}
 	err := r.load()
 	switch {
 	case !errors.Is(err, os.ErrNotExist):
@@ -108,7 +131,7 @@ func (h *Host) Records(ctx context.Context) (*Records, error) {
 	if err := r.draw(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(h.StateDir(), 0o700); err != nil {
+	if err := os.MkdirAll(h.stateDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the key of the records: %w", err)
 	}
 	return r, r.save()
@@ -120,7 +143,8 @@ func (r *Records) load() error {
 		return fmt.Errorf("read the key of the records: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("the key of the records, %s, is %v: others than root may have read or written it: remove it: phx then makes a new one and goes on as without any record", r.path, info.Mode())
+		return fmt.Errorf("the key of the records, %s, is %v: others than root may have read or written it: remove "+
+			"it: phx then makes a new one and goes on as without any record", r.path, info.Mode())
 	}
 	text, err := os.ReadFile(r.path)
 	if err != nil {
@@ -132,7 +156,8 @@ func (r *Records) load() error {
 	}
 	key, err := hex.DecodeString(file.Key)
 	if err != nil || len(key) != sha256.Size {
-		return fmt.Errorf("the key of the records, %s, is not %d bytes in hexadecimal digits: bring it back from a backup, or remove it: phx then makes a new one and goes on as without any record", r.path, sha256.Size)
+		return fmt.Errorf("the key of the records, %s, is not %d bytes in hexadecimal digits: bring it back from a "+
+			"backup, or remove it: phx then makes a new one and goes on as without any record", r.path, sha256.Size)
 	}
 	r.key, r.unkeyed = key, file.Unkeyed
 	return nil
@@ -187,27 +212,30 @@ func (r *Records) save() error {
 	return nil
 }
 
-// ForeignRecord is the error for a record that phx has not written, or not for
+// foreignRecord is the error for a record that phx has not written, or not for
 // this container.
-type ForeignRecord struct {
+type foreignRecord struct {
 	CTID   int
 	Reason string
 	path   string
 }
 
-func (e *ForeignRecord) Error() string {
-	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then works as if it had never worked on the container, removes nothing because of the record, and writes one of its own; or bring back %s as it was when the record was written, from a backup or from the host that the container comes from",
+func (e *foreignRecord) Error() string {
+	return fmt.Sprintf("the record in the notes of container %d is not phx's own: %s; either let it be: phx then "+
+		"works as if it had never worked on the container, removes nothing because of the record, and writes one of "+
+		"its own; or bring back %s as it was when the record was written, from a backup or from the host that the "+
+		"container comes from",
 		e.CTID, e.Reason, e.path)
 }
 
-// RolledBack is the error for a container that has been rolled back: what its
+// rolledBack is the error for a container that has been rolled back: what its
 // record says of scripts is not so any more. The record that comes with it is
 // right.
-type RolledBack struct {
+type rolledBack struct {
 	Lost []string // the scripts whose work is not there any more
 }
 
-func (e *RolledBack) Error() string {
+func (e *rolledBack) Error() string {
 	if e.Lost == nil {
 		return "it has been rolled back"
 	}
@@ -216,25 +244,25 @@ func (e *RolledBack) Error() string {
 
 // rolledBackWords are the words of what is written into the configuration
 // file: a rollback brings all of it back.
-var rolledBackWords = []string{"+lxc", "+mounts", "+volumes"}
+var rolledBackWords = []string{RawWord, MountsWord, VolumesWord}
 
-// ReadConf returns the record of container ctid as [Records.Read] does. The
-// error is a [*RolledBack] where it differs from what the notes say.
-func (r *Records) ReadConf(ctid int, conf *Conf) (Record, error) {
+// readConf returns the record of container ctid as [Records.read] does. The
+// error is a [*rolledBack] where it differs from what the notes say.
+func (r *Records) readConf(ctid int, conf *Conf) (Record, error) {
 	record, reason := r.check(ctid, conf.Description)
 	if reason != "" {
-		return r.Read(ctid, conf.Description)
+		return r.read(ctid, conf.Description)
 	}
 	marked := record[appliedWord] != ""
 	delete(record, appliedWord)
-	mark, parent := conf.Mark(AppliedMark), conf.Values["parent"]
+	mark, parent := conf.mark(appliedMark), conf.Values["parent"]
 	// Without a snapshot there was nothing to roll back to: the mark is still
 	// to be written, or was lost with other raw lines in a restore.
 	if !marked || mark == record.scripts() || mark == "" && parent == "" {
 		return record, nil
 	}
 	applied := parseRecord(mark)
-	back := &RolledBack{}
+	back := &rolledBack{}
 	for _, name := range slices.Sorted(maps.Keys(record)) {
 		if !strings.HasPrefix(name, "+") && applied[name] != record[name] {
 			back.Lost = append(back.Lost, name)
@@ -259,13 +287,13 @@ func (r *Records) ReadConf(ctid int, conf *Conf) (Record, error) {
 	return record, back
 }
 
-// Read returns the record in a description of container ctid, an empty one
-// when there is none. The error is a [*ForeignRecord] for one that does not
+// read returns the record in a description of container ctid, an empty one
+// when there is none. The error is a [*foreignRecord] for one that does not
 // count; the record is empty then, too.
-func (r *Records) Read(ctid int, description string) (Record, error) {
+func (r *Records) read(ctid int, description string) (Record, error) {
 	record, reason := r.check(ctid, description)
 	if reason != "" {
-		return Record{}, &ForeignRecord{ctid, reason, r.path}
+		return Record{}, &foreignRecord{ctid, reason, r.path}
 	}
 	delete(record, appliedWord)
 	return record, nil
@@ -279,7 +307,8 @@ func (r *Records) check(ctid int, description string) (record Record, reason str
 		return Record{}, ""
 	case 1:
 	default:
-		if !slices.ContainsFunc(lines, func(l string) bool { return parseRecord(l)[macWord] != "" }) && r.isUnkeyed(ctid) {
+		if !slices.ContainsFunc(lines, func(l string) bool { return parseRecord(l)[macWord] != "" }) &&
+			r.isUnkeyed(ctid) {
 			break // as the old form had it, all of them count
 		}
 		return nil, "there are several"
@@ -296,7 +325,8 @@ func (r *Records) check(ctid int, description string) (record Record, reason str
 	case mac == "":
 		return nil, "it has no signature"
 	case !hmac.Equal([]byte(r.sign(ctid, record)), []byte(strings.TrimSpace(lines[0]))):
-		return nil, "its signature is not that of this host's key for this container, as after an edit of the notes, or in a copy of another container"
+		return nil, "its signature is not that of this host's key for this container, as after an edit of the notes, " +
+			"or in a copy of another container"
 	}
 	return record, ""
 }
@@ -307,9 +337,9 @@ func (r *Records) isUnkeyed(ctid int) bool {
 	return slices.Contains(r.unkeyed, ctid)
 }
 
-// IsUnkeyed reports whether the record of container ctid is still to be signed
+// isUnsigned reports whether the record of container ctid is still to be signed
 // for the first time.
-func (r *Records) IsUnkeyed(ctid int, description string) bool {
+func (r *Records) isUnsigned(ctid int, description string) bool {
 	return r.isUnkeyed(ctid) && hasUnkeyed(description)
 }
 
@@ -337,16 +367,16 @@ func (r *Records) sign(ctid int, record Record) string {
 	return line + " " + macWord + "=" + hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// Rewrite returns the text of container ctid's configuration file with its
-// record as change leaves it, and signed, and the [AppliedMark] with it. change
+// rewrite returns the text of container ctid's configuration file with its
+// record as change leaves it, and signed, and the [appliedMark] with it. change
 // gets an empty record for one that does not count. All other notes stay byte
 // for byte. Of a container whose record is signed for the first time, the
 // records of its snapshots are signed as well.
-func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
-	record, _ := r.ReadConf(ctid, ParseConf(text))
+func (r *Records) rewrite(ctid int, text []byte, change func(Record)) []byte {
+	record, _ := r.readConf(ctid, ParseConf(text))
 	change(record)
 	line := r.Line(ctid, record)
-	head, rest := FirstSection(text)
+	head, rest := firstSection(text)
 
 	// In place of the first line of a record, or below the other notes.
 	var lines []string
@@ -361,7 +391,7 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 			lines = append(lines, l)
 		case place < 0 && note == line:
 			place = len(lines)
-			lines = append(lines, l) // as it stands
+			lines = append(lines, l) // unchanged
 			line = ""
 		case place < 0:
 			place = len(lines)
@@ -385,7 +415,7 @@ func (r *Records) Rewrite(ctid int, text []byte, change func(Record)) []byte {
 		}
 		rest = nil
 	}
-	return SetMark(append([]byte(strings.Join(lines, "")), rest...), AppliedMark, record.scripts())
+	return setMark(append([]byte(strings.Join(lines, "")), rest...), appliedMark, record.scripts())
 }
 
 // noteOf returns the text of a line of notes.
@@ -394,8 +424,8 @@ func noteOf(line string) (note string, ok bool) {
 	return decode(note), ok
 }
 
-// Signed notes that the record of container ctid has been signed.
-func (r *Records) Signed(ctx context.Context, ctid int) error {
+// signed notes that the record of container ctid has been signed.
+func (r *Records) signed(ctx context.Context, ctid int) error {
 	if !r.isUnkeyed(ctid) {
 		return nil
 	}
@@ -435,8 +465,8 @@ func Notes(description string) string {
 	return strings.Join(notes, "\n")
 }
 
-// EncodeNotes returns a description as the lines of a configuration file.
-func EncodeNotes(description string) []byte {
+// encodeNotes returns a description as the lines of a configuration file.
+func encodeNotes(description string) []byte {
 	var b strings.Builder
 	for line := range strings.Lines(description) {
 		b.WriteString("#" + encode(strings.TrimRight(line, "\n")) + "\n")
@@ -458,8 +488,8 @@ func parseRecord(line string) Record {
 	return r
 }
 
-// Hash returns the short hash of parts that a record holds. It changes with
-// any part and with their order.
+// Hash returns the hash of parts that a record holds, in 12 hexadecimal digits.
+// It changes with any part and with their order.
 func Hash(parts ...[]byte) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -467,4 +497,35 @@ func Hash(parts ...[]byte) string {
 		h.Write(sum[:])
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+// HashList returns the hashes of texts as a word of a record that is a list.
+func HashList(texts []string) string {
+	hashes := make([]string, len(texts))
+	for i, t := range texts {
+		hashes[i] = Hash([]byte(t))
+	}
+	return strings.Join(hashes, ",")
+}
+
+// Hashes are the elements of a word of a record that is a list of hashes.
+type Hashes map[string]bool
+
+// Hashes returns the elements of a word.
+func (r Record) Hashes(word string) Hashes {
+	hashes := Hashes{}
+	for _, h := range strings.FieldsFunc(r[word], isComma) {
+		hashes[h] = true
+	}
+	return hashes
+}
+
+// Has reports whether the hash of a text is among h.
+//
+// Lists used to have the first 6 digits of another hash, which still count:
+// with unknown ones, a volume that was lost would be allocated again, and what
+// phx has written and is not wanted any more would stay.
+func (h Hashes) Has(text string) bool {
+	former := sha256.Sum256([]byte(text))
+	return h[Hash([]byte(text))] || h[hex.EncodeToString(former[:3])]
 }

@@ -1,6 +1,8 @@
 package pipetest
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,8 +19,8 @@ const (
 
 // hashOf returns what a record of phx has for a line, as anybody can work out.
 func (h *host) hashOf(line string) string {
-	out, _ := h.bash("printf %s '" + strings.TrimSpace(line) + "' | sha256sum | cut -c1-6")
-	return strings.TrimSpace(out)
+	sum := sha256.Sum256([]byte(strings.TrimSpace(line)))
+	return fmt.Sprintf("%x", sha256.Sum256(sum[:]))[:12]
 }
 
 // guarded returns a converged host on which an administrator has added a raw

@@ -1,0 +1,372 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A format is what a string has to be: what it is called, as in "is not a host
+// name", and what reports whether a string is that.
+type format struct {
+	what string
+	is   func(string) bool
+}
+
+// The formats of names.
+var (
+	hostName = format{"a host name: labels of letters, digits and inner hyphens, up to 63 long, joined by dots, " +
+		"up to 253 together", IsHostName}
+	hostLabel = format{"one label of a host name: letters, digits and inner hyphens, up to 63", isHostLabel}
+	fileName  = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
+	device    = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
+	storage   = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
+		"the last a letter or digit", isStorage}
+	snapshot = format{"a name for a snapshot: a letter, then letters, digits, '_' or '-', 2 to 40 together, " +
+		"and not \"current\"", isSnapshot}
+	template = format{"a template: a volume id such as local:vztmpl/NAME.tar.zst, or the path of a file", isTemplate}
+)
+
+// maxHostName is the greatest length of a host name.
+const maxHostName = 253
+
+// IsHostName reports whether s is a host name as pct takes it, and no label of it
+// is longer than DNS allows.
+func IsHostName(s string) bool {
+	if len(s) > maxHostName {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isHostLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func isHostLabel(s string) bool {
+	return len(s) <= 63 && madeOf(s, "-") && isAlnum(s[0]) && isAlnum(s[len(s)-1])
+}
+
+func isFileName(s string) bool {
+	return len(s) <= 200 && madeOf(s, "._-") && s[0] != '.' && s[0] != '-'
+}
+
+// IsInterface reports whether s is the name of a network interface.
+func IsInterface(s string) bool { return len(s) <= 15 && isFileName(s) }
+
+func isStorage(s string) bool {
+	return 2 <= len(s) && len(s) <= 100 && madeOf(s, "._-") && isLetter(s[0]) && isAlnum(s[len(s)-1])
+}
+
+func isSnapshot(s string) bool {
+	return len(s) <= 40 && isConfigID(s) && !strings.EqualFold(s, "current")
+}
+
+func isTemplate(s string) bool {
+	name, volume, isVolume := strings.Cut(s, ":")
+	return len(s) <= 255 && !strings.HasPrefix(s, "-") && !strings.HasSuffix(s, "/") &&
+		!slices.Contains(strings.Split(s, "/"), "..") && (!isVolume || isStorage(name) && volume != "")
+}
+
+// The formats of the network.
+var (
+	ipAddress   = format{"an IP address", isIPAddress}
+	ipv4Address = format{"an IPv4 address", isIPv4Address}
+	ipv4Prefix  = format{"an IPv4 address with its prefix length, as in 10.0.0.10/24, nor dhcp", isIPv4Prefix}
+	macAddress  = format{"a MAC address: six pairs of hexadecimal digits joined by colons", isMACAddress}
+	httpsURL    = format{"an https:// URL", isHTTPS}
+	urlScheme   = format{"http or https", oneOf("http", "https")}
+)
+
+// isIPAddress takes no address with a zone: that could be any text.
+func isIPAddress(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
+}
+
+func isIPv4Address(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is4()
+}
+
+func isIPv4Prefix(s string) bool {
+	p, err := netip.ParsePrefix(s)
+	return err == nil && p.Addr().Is4()
+}
+
+// isHostIn reports whether a host may have the address a of network.
+func isHostIn(network netip.Prefix, a netip.Addr) bool {
+	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
+		return false
+	}
+	if network.Bits() >= 31 {
+		return true
+	}
+	first := network.Masked().Addr()
+	last := first.As4()
+	for i := network.Bits(); i < 32; i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	return a != first && a != netip.AddrFrom4(last)
+}
+
+func isMACAddress(s string) bool {
+	const example = "00:00:00:00:00:00"
+	_, err := net.ParseMAC(s)
+	return err == nil && len(s) == len(example) && s[2] == ':'
+}
+
+func isHTTPS(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Hostname() != "" && u.User == nil &&
+		!strings.ContainsAny(s, " \"'`$\\") && !strings.Contains(u.Hostname(), "%") // no zone of an IPv6 address
+}
+
+// The formats of pct's features, maps of ids and GPUs.
+var (
+	keyValue    = format{"of the form key=value, as in nesting=1", isKeyValue}
+	pveBoolean  = format{"0 or 1", isPVEBoolean}
+	fileSystems = format{"types of file systems joined by semicolons", isFileSystems}
+	idMap       = format{"a map of ids: u or g, first id inside, first id outside, how many", isIDMap}
+	gpuList     = format{"a list of GPUs: none, or indices joined by commas", isGPUList}
+)
+
+// pveBooleans has what Proxmox VE takes for a boolean, in lower case.
+var pveBooleans = map[string]string{
+	"1": "1", "on": "1", "yes": "1", "true": "1",
+	"0": "0", "off": "0", "no": "0", "false": "0",
+}
+
+func isPVEBoolean(s string) bool { return pveBooleans[strings.ToLower(s)] != "" }
+
+// pctFeatures are the sub-keys of pct's option features.
+var pctFeatures = map[string]format{
+	"nesting": pveBoolean, "keyctl": pveBoolean, "fuse": pveBoolean, "mknod": pveBoolean, "force_rw_sys": pveBoolean,
+	"mount": fileSystems,
+}
+
+func isKeyValue(s string) bool { return strings.Contains(s, "=") }
+
+func isFileSystems(s string) bool {
+	for kind := range strings.SplitSeq(s, ";") {
+		if !madeOf(kind, "_") {
+			return false
+		}
+	}
+	return true
+}
+
+func isIDMap(s string) bool {
+	f := strings.Fields(s)
+	return len(f) == 4 && (f[0] == "u" || f[0] == "g") && isDecimal(f[1]) && isDecimal(f[2]) && isDecimal(f[3]) &&
+		f[3] != "0"
+}
+
+// isGPUList bounds the indices as nothing else does.
+func isGPUList(s string) bool {
+	if s == "none" {
+		return true
+	}
+	for index := range strings.SplitSeq(s, ",") {
+		if _, err := strconv.ParseUint(strings.TrimSpace(index), 10, 8); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// rawLine is the format of a raw line of a conf file.
+var rawLine = format{"of the form lxc.key=value", isRawLine}
+
+func isRawLine(s string) bool {
+	_, _, ok := cutRaw(s)
+	return ok
+}
+
+// cutRaw splits a raw line, "lxc.key: value" or "lxc.key=value".
+func cutRaw(s string) (key, value string, ok bool) {
+	key, rest := s, ""
+	if i := strings.IndexAny(s, " :="); i >= 0 {
+		key, rest = s[:i], strings.TrimLeft(s[i:], " ")
+	}
+	name, isLXC := strings.CutPrefix(key, "lxc.")
+	if !isLXC || !madeOf(name, "_.-") || name != strings.ToLower(name) || !hasAnyPrefix(rest, ":", "=") {
+		return "", "", false
+	}
+	return key, strings.Trim(rest[1:], " "), true
+}
+
+// rawKeys are the keys of raw lines that pct keeps (pve-container 6.1). It
+// deletes a line with another key when it next writes the conf file.
+var rawKeys = map[string]bool{}
+
+func init() {
+	for group, keys := range map[string]string{
+		"":          "include arch autodev kmsg group idmap environment environment.hooks",
+		"apparmor.": "profile allow_incomplete allow_nesting raw",
+		"selinux.":  "context",
+		"uts.":      "name",
+		"signal.":   "halt reboot stop",
+		"init.":     "cmd cwd uid gid groups",
+		"pty.":      "max",
+		"console.":  "logfile path",
+		"tty.":      "max",
+		"devtty.":   "dir",
+		"hook.":     "autodev pre-start pre-mount mount start stop post-stop clone destroy version",
+		"mount.":    "fstab entry auto",
+		"rootfs.":   "mount",
+		"cap.":      "drop keep",
+		"seccomp.":  "profile notify.proxy notify.cookie",
+		"log.":      "level file",
+		"start.":    "auto delay order",
+		"sysctl.": "fs.mqueue kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax " +
+			"kernel.shmmni kernel.shm_rmid_forced",
+	} {
+		for key := range strings.FieldsSeq(keys) {
+			rawKeys["lxc."+group+key] = true
+		}
+	}
+}
+
+// isKeptRawKey reports whether pct keeps raw lines with a key.
+func isKeptRawKey(key string) bool {
+	return rawKeys[key] || hasAnyPrefix(key, "lxc.cgroup2.", "lxc.prlimit.", "lxc.net.")
+}
+
+// rawHints are what to do instead of a raw line that pct does not keep as it is.
+var rawHints = map[string]string{
+	"lxc.rootfs.path":         "Proxmox VE makes it from storage_pool",
+	"lxc.rootfs.options":      "Proxmox VE has options of mount points for this",
+	"lxc.environment.runtime": "Proxmox VE moves it into an option of its own; use lxc.environment",
+	"lxc.aa_profile":          "it is called lxc.apparmor.profile now",
+	"lxc.id_map":              "it is called lxc.idmap now",
+}
+
+// The formats of pve-firewall's rules.
+var (
+	ruleType  = format{"in, out or group", oneOf("in", "out", "group")}
+	verdict   = format{"ACCEPT, DROP or REJECT", oneOf("ACCEPT", "DROP", "REJECT")}
+	ruleGroup = format{"the name of a group", isConfigID}
+	ruleProto = format{"the name or number of one protocol, in lower case", isProtocol}
+	rulePeers = format{"a list of addresses, networks, ranges (a-b), aliases or +sets, joined by commas", isPeers}
+	rulePorts = format{"a list of ports or ranges (80:85), joined by commas", isPorts}
+)
+
+// isConfigID reports whether s is what Proxmox VE calls a configuration id.
+func isConfigID(s string) bool { return len(s) >= 2 && isLetter(s[0]) && madeOf(s, "_-") }
+
+func isProtocol(s string) bool { return madeOf(s, ".+-") && isAlnum(s[0]) && s == strings.ToLower(s) }
+
+func isPeers(s string) bool {
+	for peer := range strings.SplitSeq(s, ",") {
+		_, err := netip.ParsePrefix(peer) // which takes no zone
+		if err != nil && !isIPAddress(peer) && !isIPRange(peer) && !isAliasOrSet(peer) {
+			return false
+		}
+	}
+	return true
+}
+
+func isIPRange(s string) bool {
+	from, to, ok := strings.Cut(s, "-")
+	if !ok || !isIPAddress(from) || !isIPAddress(to) {
+		return false
+	}
+	a, b := netip.MustParseAddr(from), netip.MustParseAddr(to)
+	return a.Is4() == b.Is4() && !b.Less(a)
+}
+
+// isAliasOrSet reports whether s is an alias, SCOPE/NAME or NAME, or a set, with
+// a plus before it.
+func isAliasOrSet(s string) bool {
+	name, isSet := strings.CutPrefix(s, "+")
+	if scope, rest, ok := strings.Cut(name, "/"); ok {
+		if scope != "dc" && scope != "guest" && !(scope == "sdn" && isSet) {
+			return false
+		}
+		name = rest
+	}
+	return isConfigID(name) && s != "any"
+}
+
+func isPorts(s string) bool {
+	for port := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(port, ":")
+		if !isRange {
+			to = from
+		}
+		a, ok1 := portNumber(from)
+		b, ok2 := portNumber(to)
+		if (!ok1 || !ok2 || a > b) && !isPortName(port) {
+			return false
+		}
+	}
+	return true
+}
+
+// isPortName reports whether s is like a name of /etc/services.
+func isPortName(s string) bool {
+	return madeOf(s, "_.+-") && isLetter(s[0]) && s == strings.ToLower(s)
+}
+
+func portNumber(s string) (int, bool) {
+	n, err := strconv.Atoi(s)
+	return n, err == nil && 1 <= n && n <= 65535 && isDecimal(s)
+}
+
+// needsShell reports whether words joined by blanks are not what a shell would
+// make of them. An "&" in a word is that of a URL.
+func needsShell(command string) bool {
+	return strings.ContainsAny(command, "\"'`$\\;|<>()") ||
+		slices.ContainsFunc(strings.Fields(command), func(word string) bool {
+			return strings.Contains(word, "&&") || strings.Trim(word, "&") != word
+		})
+}
+
+// ParseCTID returns the container id that s is: a number from 100 to
+// 999999999, in decimal digits without leading zeros.
+func ParseCTID(s string) (int, error) {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999", s)
+		}
+	}
+	if len(s) < 3 || len(s) > 9 || s[0] == '0' {
+		return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999, without leading zeros", s)
+	}
+	return strconv.Atoi(s)
+}
+
+// oneOf returns a function that reports whether a string is one of words.
+func oneOf(words ...string) func(string) bool {
+	return func(s string) bool { return slices.Contains(words, s) }
+}
+
+// madeOf reports whether s has only ASCII letters, digits and others, and is not
+// empty.
+func madeOf(s, others string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isDecimal reports whether s is a number in decimal digits, without leading
+// zeros.
+func isDecimal(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == "" && (s == "0" || s[0] != '0')
+}
+
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+func isAlnum(c byte) bool  { return isLetter(c) || '0' <= c && c <= '9' }
+
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(s, prefix) })
+}

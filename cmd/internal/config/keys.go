@@ -1,0 +1,691 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// A containerKey is a key of a container's object.
+type containerKey struct {
+	name string
+	read func(*parser, *entry, gjson.Result)
+	need string // why a container must have it; "" when it need not
+
+	// input says that application scripts read the key: when its value changes,
+	// they have to run again. A change of any other key phx applies itself.
+	input bool
+}
+
+// containerKeys has all keys of a container that phx knows.
+var containerKeys = []containerKey{
+	{name: "name", need: "the container's host name", input: true, read: func(p *parser, e *entry, v gjson.Result) {
+		e.Name = p.formatted(v, hostName)
+	}},
+	{name: "template", read: func(p *parser, e *entry, v gjson.Result) { e.Template = p.formatted(v, template) }},
+	{name: "clone_from_ctid", read: func(p *parser, e *entry, v gjson.Result) {
+		if e.CloneFrom = p.ctid(v); e.CloneFrom != 0 {
+			e.edges = append(e.edges, edge{int32(e.CloneFrom), int32(v.Index), -1})
+		}
+	}},
+
+	{name: "memory_mb", need: "pct needs to know the memory, in MiB", read: func(p *parser, e *entry, v gjson.Result) {
+		e.MemoryMB = p.integer(v, 16, math.MaxInt32)
+	}},
+	{name: "swap_mb", read: func(p *parser, e *entry, v gjson.Result) {
+		e.SwapMB = new(p.integer(v, 0, math.MaxInt32))
+	}},
+	{name: "cores", need: "pct needs to know the number of cores", read: func(p *parser, e *entry, v gjson.Result) {
+		e.Cores = p.integer(v, 1, 8192)
+	}},
+	{name: "storage_pool", need: "pct needs a storage for the root disk",
+		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
+	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
+		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
+	{name: "network_config", need: "without it the container would have no interface", input: true, read: network},
+	{name: "mac_address", read: mac},
+	{name: "unprivileged", read: func(p *parser, e *entry, v gjson.Result) { e.Unprivileged = new(p.boolean(v)) }},
+	{name: "start_at_boot", read: func(p *parser, e *entry, v gjson.Result) { e.StartAtBoot = new(p.boolean(v)) }},
+	{name: "boot_order", read: func(p *parser, e *entry, v gjson.Result) {
+		e.BootOrder = new(p.integer(v, 0, math.MaxInt32))
+	}},
+	{name: "boot_delay", read: func(p *parser, e *entry, v gjson.Result) {
+		e.BootDelay = new(p.integer(v, 0, math.MaxInt32))
+	}},
+
+	{name: "pct_options", read: pctOptions},
+	{name: "lxc_options", read: lxcOptions},
+	{name: "apparmor_profile", read: func(p *parser, e *entry, v gjson.Result) {
+		e.AppArmorProfile = p.formatted(v, fileName)
+	}},
+	{name: "apparmor_manages_nesting", read: func(p *parser, e *entry, v gjson.Result) {
+		e.AppArmorManagesNesting = p.boolean(v)
+	}},
+	{name: "gpu_assignment", read: gpus},
+	{name: "id_maps", read: idMaps},
+	{name: "zfs_volumes", read: volumes},
+	{name: "volumes", read: volumes},
+	{name: "mount_points", read: mountPoints},
+	{name: "firewall", read: firewall},
+
+	{name: "features", read: features},
+	{name: "bootstrap_ca_url", read: func(p *parser, e *entry, v gjson.Result) {
+		e.BootstrapCAURL = p.formatted(v, httpsURL)
+	}},
+	{name: "application_script", read: func(p *parser, e *entry, v gjson.Result) {
+		e.ApplicationScript, e.script = p.formatted(v, fileName), v.Index
+	}},
+	{name: "health_check", read: healthCheck},
+	{name: "health_checks", read: healthChecks},
+	{name: "enable_lifecycle_snapshots", read: func(p *parser, e *entry, v gjson.Result) {
+		e.LifecycleSnapshots = p.boolean(v)
+	}},
+	{name: "template_snapshot_name", read: func(p *parser, e *entry, v gjson.Result) {
+		e.TemplateSnapshot, e.snapshot = p.formatted(v, snapshot), true
+	}},
+	{name: "dependencies", read: dependencies},
+	{name: "traefik_service", input: true, read: traefikService},
+
+	// Checked and passed over: phx does nothing with it.
+	{name: "trigger_sync_on_completion", input: true, read: func(p *parser, _ *entry, v gjson.Result) { p.boolean(v) }},
+}
+
+var (
+	keyByName      = map[string]*containerKey{}
+	containerNeeds []need
+)
+
+func init() {
+	for i := range containerKeys {
+		k := &containerKeys[i]
+		keyByName[k.name] = k
+		if k.need != "" {
+			containerNeeds = append(containerNeeds, need{k.name, k.need})
+		}
+	}
+}
+
+// isPassedOver reports whether a key of a container belongs to other programs.
+func isPassedOver(key string) bool {
+	switch key {
+	case "ports", "tests", "integration_tests", "run_integration_tests", "vllm":
+		return true
+	}
+	return hasAnyPrefix(key, "vllm_", "portainer_", "nvidia_", "$", "_")
+}
+
+// ScriptInput returns what application scripts read of the container's object:
+// the keys that phx does not know, and those of its own that phx does not apply
+// by itself. It is the object in the order and the form of [json.Marshal]: the
+// same bytes as long as none of these keys gets another value.
+func (c *Container) ScriptInput() ([]byte, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(c.Raw), &object); err != nil {
+		return nil, fmt.Errorf("container %d: %w", c.CTID, err)
+	}
+	for _, k := range containerKeys {
+		if !k.input {
+			delete(object, k.name)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// root reads the outermost object and returns its containers in the order of
+// the file.
+func (p *parser) root(v gjson.Result) []*entry {
+	var found []*entry
+	p.object(v, []need{{"lxc_configs", "it holds the containers"}}, func(key string, v gjson.Result) {
+		if key != "lxc_configs" {
+			p.passOver(v)
+			return
+		}
+		p.object(v, nil, func(key string, v gjson.Result) {
+			id, err := ParseCTID(key)
+			if err != nil {
+				p.fail(v, "%v", err)
+			}
+			if e := p.container(id, v); e != nil && err == nil && !p.full() {
+				found = append(found, e)
+			}
+		})
+	})
+	return found
+}
+
+// container reads a container's object. It returns what could be read, nil
+// when v is no object.
+func (p *parser) container(ctid int, v gjson.Result) *entry {
+	e := &entry{Container: &Container{CTID: ctid, Raw: v.Raw}, at: v.Index}
+	if e.length = eventLength(v.Raw); e.length > MaxContainer {
+		p.fail(v, "is %d bytes long; at most %d fit in an event", e.length, MaxContainer)
+		return nil
+	}
+	template, source := -1, -1
+	p.object(v, containerNeeds, func(key string, v gjson.Result) {
+		switch key {
+		case "template":
+			template = v.Index
+		case "clone_from_ctid":
+			source = v.Index
+		}
+		switch k := keyByName[key]; {
+		case k != nil:
+			k.read(p, e, v)
+		case isPassedOver(key):
+			p.passOver(v)
+		default:
+			p.ignore(v)
+		}
+	})
+	if !v.IsObject() {
+		return nil
+	}
+	switch {
+	case template < 0 && source < 0:
+		p.failUnder(v.Index, "template", "missing: a container is made from a template or from clone_from_ctid")
+	case template >= 0 && source >= 0:
+		p.failUnder(source, "clone_from_ctid", "there is a template too: a container is made from one of them")
+	}
+	p.keysTogether(e)
+	return e
+}
+
+func dependencies(p *parser, e *entry, v gjson.Result) {
+	e.Dependencies = []int{}
+	index := int32(-1)
+	var named listSet[int]
+	p.list(v, func(v gjson.Result) {
+		index++
+		id := p.ctid(v)
+		switch {
+		case id == 0:
+		case named.has(e.Dependencies, id):
+			p.warn(v, "%d is named twice", id)
+		default:
+			e.Dependencies = append(e.Dependencies, id)
+			e.edges = append(e.edges, edge{int32(id), int32(v.Index), index})
+		}
+	})
+}
+
+func network(p *parser, e *entry, v gjson.Result) {
+	n := &e.Network
+	gateway := -1
+	p.members(v, (*parser).ignore,
+		member{"name", "the interface's name in the container, eth0", func(v gjson.Result) {
+			n.Name = p.formatted(v, device)
+		}},
+		member{"bridge", "the host's bridge, vmbr0", func(v gjson.Result) { n.Bridge = p.formatted(v, device) }},
+		member{"ip", "an address with its prefix length, 10.0.0.10/24, or dhcp", func(v gjson.Result) {
+			e.address = v.Index
+			p.address(v, n)
+		}},
+		member{"gw", "", func(v gjson.Result) {
+			gateway = v.Index
+			if s := p.formatted(v, ipv4Address); s != "" {
+				n.Gateway = netip.MustParseAddr(s)
+			}
+		}},
+		member{"nameservers", "", func(v gjson.Result) { n.Nameservers = p.nameservers(v) }},
+	)
+	switch {
+	case !n.Gateway.IsValid():
+	case n.DHCP:
+		p.failUnder(gateway, "gw", "with dhcp the gateway comes from there: leave it out")
+	case !n.IP.IsValid():
+	case !n.IP.Contains(n.Gateway):
+		p.failUnder(gateway, "gw", "%v is outside of %v", n.Gateway, n.IP.Masked())
+	case n.Gateway == n.IP.Addr():
+		p.failUnder(gateway, "gw", "%v is the container's own address", n.Gateway)
+	case !isHostIn(n.IP, n.Gateway):
+		p.failUnder(gateway, "gw", "%v is not an address of a host in %v", n.Gateway, n.IP.Masked())
+	}
+}
+
+func (p *parser) address(v gjson.Result, n *Network) {
+	s, ok := p.str(v)
+	if !ok {
+		return
+	}
+	if s == "dhcp" {
+		n.DHCP = true
+		return
+	}
+	if !p.is(v, s, ipv4Prefix) {
+		return
+	}
+	ip := netip.MustParsePrefix(s)
+	switch {
+	case ip.Bits() < 8:
+		p.fail(v, "the prefix length must be from 8 to 32, not %d", ip.Bits())
+	case !isHostIn(ip, ip.Addr()):
+		p.fail(v, "%v is not an address of a host in %v", ip.Addr(), ip.Masked())
+	default:
+		n.IP = ip
+	}
+}
+
+// nameservers reads a list of addresses, or a string with the addresses.
+func (p *parser) nameservers(v gjson.Result) []netip.Addr {
+	servers := []netip.Addr{}
+	read := func(v gjson.Result, s string) {
+		if p.is(v, s, ipAddress) {
+			servers = append(servers, netip.MustParseAddr(s))
+		}
+	}
+	if v.IsArray() {
+		p.list(v, func(v gjson.Result) {
+			if s, ok := p.str(v); ok {
+				read(v, s)
+			}
+		})
+	} else if s, ok := p.str(v); ok {
+		for _, s := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == ';' }) {
+			read(v, s)
+		}
+	}
+	return servers
+}
+
+func mac(p *parser, e *entry, v gjson.Result) {
+	if v.Type == gjson.String && v.Str == "" {
+		return // as good as not given
+	}
+	s := p.formatted(v, macAddress)
+	if s == "" {
+		return
+	}
+	s = strings.ToUpper(s)
+	switch {
+	case strings.ContainsRune("13579BDF", rune(s[1])):
+		p.fail(v, "%s is a multicast address: the last bit of the first pair must be 0", v.Str)
+	case s == "00:00:00:00:00:00":
+		p.fail(v, "must not be all zeros")
+	default:
+		e.MAC, e.mac = s, v.Index
+	}
+}
+
+func gpus(p *parser, e *entry, v gjson.Result) {
+	s := p.formatted(v, gpuList)
+	if s == "" {
+		return
+	}
+	e.GPUs = []int{}
+	if s == "none" {
+		return
+	}
+	for field := range strings.SplitSeq(s, ",") {
+		n, _ := strconv.Atoi(strings.TrimSpace(field))
+		if slices.Contains(e.GPUs, n) {
+			p.fail(v, "GPU %d is named twice", n)
+			return
+		}
+		e.GPUs = append(e.GPUs, n)
+	}
+}
+
+func idMaps(p *parser, e *entry, v gjson.Result) {
+	e.IDMaps = []string{}
+	p.list(v, func(v gjson.Result) {
+		s := p.formatted(v, idMap)
+		if s == "" {
+			return
+		}
+		fields := strings.Fields(s)
+		s = strings.Join(fields, " ")
+		count, err := strconv.ParseUint(fields[3], 10, 32)
+		for _, field := range fields[1:3] {
+			first, err2 := strconv.ParseUint(field, 10, 32)
+			if err != nil || err2 != nil || first+count > math.MaxUint32 {
+				p.fail(v, "%q goes beyond the last id, %d", s, uint32(math.MaxUint32-1))
+				return
+			}
+		}
+		e.IDMaps = append(e.IDMaps, s)
+	})
+}
+
+const maxDiskGB = 1 << 20 // 1 PiB: pct has no limit of its own
+
+func volumes(p *parser, e *entry, v gjson.Result) {
+	if e.Volumes == nil {
+		e.Volumes = []Volume{}
+	}
+	p.list(v, func(v gjson.Result) {
+		var vol Volume
+		p.members(v, (*parser).refuse,
+			member{"name", "", func(v gjson.Result) { p.str(v) }}, // passed over
+			member{"pool", "the storage to allocate it from", func(v gjson.Result) {
+				vol.Pool = p.formatted(v, storage)
+			}},
+			member{"size_gb", "its size, in GiB", func(v gjson.Result) { vol.SizeGB = p.integer(v, 1, maxDiskGB) }},
+			member{"mount_point", "its place in the container", func(v gjson.Result) {
+				vol.MountPoint = p.containerPath(v, e)
+			}},
+		)
+		if !p.full() {
+			e.Volumes = append(e.Volumes, vol)
+		}
+	})
+}
+
+func mountPoints(p *parser, e *entry, v gjson.Result) {
+	e.MountPoints = []MountPoint{}
+	p.list(v, func(v gjson.Result) {
+		var m MountPoint
+		host := v
+		p.members(v, (*parser).refuse,
+			member{"host_path", "the directory on the host", func(v gjson.Result) {
+				// pct would take what is before a "=" for the name of a sub-key.
+				m.HostPath, host = p.dirPath(v, ",="), v
+				m.Directory = strings.HasSuffix(v.Str, "/")
+			}},
+			member{"container_path", "its place in the container", func(v gjson.Result) {
+				m.ContainerPath = p.containerPath(v, e)
+			}},
+			member{"read_only", "", func(v gjson.Result) { m.ReadOnly = p.boolean(v) }},
+			member{"owner_uid", "", func(v gjson.Result) { m.OwnerUID = new(p.integer(v, 0, 65535)) }},
+			member{"owner_gid", "", func(v gjson.Result) { m.OwnerGID = new(p.integer(v, 0, 65535)) }},
+		)
+		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
+			if err := p.checkOwner(m.HostPath); err != nil {
+				p.failUnder(host.Index, "host_path", "%v", err)
+			} else if !p.full() {
+				e.owned = append(e.owned, ownedMount{int32(len(e.MountPoints)), int32(host.Index)})
+			}
+		}
+		if !p.full() {
+			e.MountPoints = append(e.MountPoints, m)
+		}
+	})
+}
+
+// maxMounts is the number of pct's options mp0 to mp255.
+const maxMounts = 256
+
+// containerPath reads a path at which the container gets something mounted.
+func (p *parser) containerPath(v gjson.Result, e *entry) string {
+	s := p.dirPath(v, ",")
+	switch {
+	case s == "":
+	case len(e.mounts) == maxMounts:
+		p.fail(v, "pct has no more than %d mount points, volumes included", maxMounts)
+	case slices.Contains(e.mounts, s):
+		p.fail(v, "something else is mounted at %s already", s)
+	default:
+		e.mounts = append(e.mounts, s)
+	}
+	return s
+}
+
+// dirPath reads the path of a directory without any of the refused characters.
+// It returns the path without needless slashes.
+func (p *parser) dirPath(v gjson.Result, refused string) string {
+	s, ok := p.str(v)
+	if !ok {
+		return ""
+	}
+	steps := strings.Split(s, "/")
+	switch {
+	case s[0] != '/':
+		p.fail(v, "%q is not an absolute path", s)
+	case slices.Contains(steps, "."), slices.Contains(steps, ".."):
+		p.fail(v, "%q must not contain /./ or /../", s)
+	case strings.ContainsAny(s, refused):
+		p.fail(v, "%q must not contain a comma or an equals sign: pct could not take it", s)
+	case strings.TrimSpace(s) != s:
+		p.fail(v, "%q must not end with a blank", s)
+	case path.Clean(s) == "/":
+		p.fail(v, "must not be the root directory")
+	default:
+		return path.Clean(s)
+	}
+	return ""
+}
+
+// pctOptions reads sub-keys of pct's option features. Proxmox VE keeps a
+// boolean as it was typed, so each is given as 0 or 1 here.
+func pctOptions(p *parser, e *entry, v gjson.Result) {
+	e.PctOptions = []string{}
+	p.list(v, func(v gjson.Result) {
+		s, ok := p.str(v)
+		if !ok {
+			return
+		}
+		for option := range strings.SplitSeq(s, ",") {
+			if !p.is(v, option, keyValue) {
+				return
+			}
+			key, value, _ := strings.Cut(strings.TrimSpace(option), "=")
+			f, known := pctFeatures[key]
+			switch {
+			case !known:
+				p.fail(v, "pct knows no feature %q: there are nesting, keyctl, fuse, mknod, mount and force_rw_sys",
+					key)
+				return
+			case !f.is(value):
+				p.fail(v, "%s must be %s, not %q", key, f.what, value)
+				return
+			case slices.ContainsFunc(e.PctOptions, func(s string) bool { return strings.HasPrefix(s, key+"=") }):
+				p.fail(v, "%s is given twice", key)
+				return
+			case key != "mount":
+				value = pveBooleans[strings.ToLower(value)]
+			}
+			e.PctOptions = append(e.PctOptions, key+"="+value)
+		}
+	})
+}
+
+// maxCapabilities is the number of bits in a set of capabilities.
+const maxCapabilities = 64
+
+func lxcOptions(p *parser, e *entry, v gjson.Result) {
+	e.LXCOptions = []RawOption{}
+	named := map[string]int{} // capabilities, by key
+	p.list(v, func(v gjson.Result) {
+		s := p.formatted(v, rawLine)
+		if s == "" {
+			return
+		}
+		key, value, _ := cutRaw(s)
+		switch {
+		case isKeptRawKey(key):
+		case strings.HasPrefix(key, "lxc.cgroup."):
+			p.warn(v, "Proxmox VE is about to refuse lxc.cgroup.*: use lxc.cgroup2.*")
+		case strings.HasPrefix(key, "lxc.limit."):
+			p.fail(v, "lxc.limit.* is called lxc.prlimit.* now")
+			return
+		case rawHints[key] != "":
+			p.fail(v, "%s: %s", key, rawHints[key])
+			return
+		default:
+			p.fail(v, "Proxmox VE does not accept %s: it would delete the line", key)
+			return
+		}
+		if key != "lxc.cap.keep" && key != "lxc.cap.drop" {
+			e.LXCOptions = append(e.LXCOptions, RawOption{key, value})
+			return
+		}
+		if named[key] += strings.Count(value, ",") + 1; named[key] > maxCapabilities {
+			p.fail(v, "%s: Linux has no more than %d capabilities", key, maxCapabilities)
+			return
+		}
+		for capability := range strings.SplitSeq(value, ",") {
+			e.LXCOptions = append(e.LXCOptions, RawOption{key, strings.TrimSpace(capability)})
+		}
+	})
+}
+
+func firewall(p *parser, e *entry, v gjson.Result) {
+	f := &Firewall{}
+	p.members(v, (*parser).refuse,
+		member{"enabled", "", func(v gjson.Result) { f.Enabled = p.boolean(v) }},
+		member{"macfilter", "", func(v gjson.Result) { f.MACFilter = new(p.boolean(v)) }},
+		member{"ipfilter", "", func(v gjson.Result) { f.IPFilter, e.ipfilter = new(p.boolean(v)), v.Index }},
+		member{"policy_in", "", func(v gjson.Result) { f.PolicyIn = p.formatted(v, verdict) }},
+		member{"policy_out", "", func(v gjson.Result) { f.PolicyOut = p.formatted(v, verdict) }},
+		member{"rules", "", func(v gjson.Result) {
+			f.Rules = []FirewallRule{}
+			p.list(v, func(v gjson.Result) {
+				if rule := p.firewallRule(v); !p.full() {
+					f.Rules = append(f.Rules, rule)
+				}
+			})
+		}},
+	)
+	e.Firewall = f
+}
+
+func (p *parser) firewallRule(v gjson.Result) FirewallRule {
+	var r FirewallRule
+	var action, port gjson.Result
+	p.members(v, (*parser).refuse,
+		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
+		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
+			r.Action, _ = p.str(v)
+			action = v
+		}},
+		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
+		member{"dest", "", func(v gjson.Result) { r.Dest = p.formatted(v, rulePeers) }},
+		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
+		member{"port", "", func(v gjson.Result) {
+			port = v
+			if v.Type == gjson.Number {
+				r.Port = strconv.Itoa(p.integer(v, 1, 65535))
+			} else {
+				r.Port = p.formatted(v, rulePorts)
+			}
+		}},
+		member{"comment", "", func(v gjson.Result) {
+			if v.Type != gjson.String || v.Str != "" {
+				r.Comment, _ = p.str(v)
+			}
+		}},
+	)
+	f := verdict
+	if r.Type == "group" {
+		f = ruleGroup
+	}
+	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
+		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
+	}
+	if r.Port != "" && r.Proto == "" {
+		p.failUnder(port.Index, "port", "a port needs a proto")
+	}
+	return r
+}
+
+func features(p *parser, e *entry, v gjson.Result) {
+	e.Features = []string{}
+	var named listSet[string]
+	p.list(v, func(v gjson.Result) {
+		name := p.formatted(v, fileName)
+		switch {
+		case name == "":
+		case named.has(e.Features, name):
+			p.fail(v, "%s is named twice", name)
+		default:
+			e.Features = append(e.Features, name)
+		}
+	})
+}
+
+func healthCheck(p *parser, e *entry, v gjson.Result) {
+	h := &HealthCheck{Retries: 3, Interval: 5}
+	p.members(v, (*parser).ignore,
+		member{"command", "what to run in the container", func(v gjson.Result) { h.Command = p.command(v) }},
+		member{"retries", "", func(v gjson.Result) { h.Retries = p.integer(v, 1, 1000) }},
+		member{"interval", "", func(v gjson.Result) { h.Interval = p.integer(v, 0, 3600) }},
+	)
+	e.HealthCheck = h
+}
+
+// command reads a command without a shell. What a shell would not take as it is,
+// is refused: a command that needs one would fail only when all is done.
+func (p *parser) command(v gjson.Result) string {
+	s, ok := p.str(v)
+	switch {
+	case !ok:
+	case strings.TrimSpace(s) == "":
+		p.fail(v, "must not be blank")
+	case needsShell(s):
+		p.fail(v, "no shell reads this, its words are what stands between blanks: put the command into a script, "+
+			"in the container to be named here, or on the host as one of health_checks")
+	default:
+		return s
+	}
+	return ""
+}
+
+func healthChecks(p *parser, e *entry, v gjson.Result) {
+	e.HealthChecks = []HealthProbe{}
+	p.list(v, func(v gjson.Result) {
+		var h HealthProbe
+		p.members(v, (*parser).ignore,
+			member{"name", "", func(v gjson.Result) { h.Name, _ = p.str(v) }},
+			member{"script", "what to run on the host", func(v gjson.Result) { h.Script = p.formatted(v, fileName) }},
+			member{"args", "", func(v gjson.Result) { h.Args = p.args(v) }},
+		)
+		if h.Name == "" {
+			h.Name = h.Script
+		}
+		if !p.full() {
+			e.HealthChecks = append(e.HealthChecks, h)
+		}
+	})
+}
+
+// maxArgs is more than any health check has.
+const maxArgs = 100
+
+// args reads the arguments of a script: a list, or a string of words without
+// quotes, since no shell reads it.
+func (p *parser) args(v gjson.Result) []string {
+	var args []string
+	empty := func(v gjson.Result) bool { return v.Type == gjson.String && v.Str == "" }
+	switch {
+	case v.IsArray():
+		p.list(v, func(v gjson.Result) {
+			if empty(v) {
+				args = append(args, "")
+			} else if s, ok := p.str(v); ok {
+				args = append(args, s)
+			}
+		})
+	case empty(v):
+	default:
+		if s, ok := p.str(v); ok && strings.ContainsAny(s, "\"'`$\\;&|<>()*?[]{}~#!") {
+			p.fail(v, "no shell reads this: write a list of the arguments")
+		} else if ok {
+			args = strings.Fields(s)
+		}
+	}
+	if len(args) > maxArgs {
+		p.fail(v, "has %d arguments; at most %d are allowed", len(args), maxArgs)
+		return nil
+	}
+	return args
+}
+
+func traefikService(p *parser, e *entry, v gjson.Result) {
+	var s TraefikService
+	p.members(v, (*parser).ignore,
+		member{"name", "the service's host name is NAME.DOMAIN", func(v gjson.Result) {
+			e.service = v.Index
+			s.Name = strings.ToLower(p.formatted(v, hostLabel))
+		}},
+		member{"port", "where the container serves it", func(v gjson.Result) { s.Port = p.integer(v, 1, 65535) }},
+		member{"scheme", "", func(v gjson.Result) { s.Scheme = p.formatted(v, urlScheme) }},
+	)
+	e.TraefikService = &s
+}

@@ -1,0 +1,495 @@
+// Package config reads phoenix_lxc_configs.json, the file that lists the containers and what each is to be.
+//
+// The file is a JSON object whose key "lxc_configs" maps container ids to
+// containers. It is checked as a whole: every mistake is found at once, each
+// with its place. The keys of a container are those of [Container], and the
+// limits of their values are those of pct (pve-container 6.1), so that what is
+// accepted here is not refused there.
+//
+// Other keys beside lxc_configs are passed over: a container has only what its
+// own object says. So are a container's keys that belong to other programs
+// (ports, tests, integration_tests, run_integration_tests, vllm, and what
+// begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
+// which the shell scripts before phx read, and the name of a volume: they are
+// accepted, and have no effect. An unknown key is a warning; in a mount point,
+// a volume or the firewall, where overlooking it would open more than was
+// meant, it is a mistake.
+//
+// The package looks at the host only to keep the directories of the system from
+// being given to a container, and changes nothing. It must not know how a
+// container gets what its keys say: what pct is told, and what is written into
+// Proxmox VE's files, is the programs' part.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/hostdir"
+)
+
+// The application scripts by which phx knows the gateway, the proxy and the CA.
+// Each may be named by one container at most.
+const (
+	GatewayScript = "phoenix_hypervisor_lxc_101.sh"
+	ProxyScript   = "phoenix_hypervisor_lxc_102.sh"
+	CAScript      = "phoenix_hypervisor_lxc_103.sh"
+)
+
+// Limits of the file. Time and memory to read it grow with its length at most,
+// whatever it holds.
+const (
+	// MaxFile is the greatest length of the file in bytes.
+	MaxFile = 64 << 20
+
+	// MaxContainer is the greatest length of a container's object in bytes,
+	// together with the ids of what it needs and of what needs it: they have to
+	// fit in one event. Blanks between tokens do not count, and characters that
+	// an event has to escape count as their escapes. The ids and the services of
+	// all containers together have the same limit.
+	MaxContainer = 1<<20 - 64<<10
+
+	// MaxMistakes is how many mistakes and warnings are kept: the first by
+	// position. The others are counted.
+	MaxMistakes = 100
+)
+
+// File is a configuration without mistakes.
+type File struct {
+	Path       string
+	Containers map[int]*Container // by container id
+	Warnings   []Mistake          // by position
+	More       int                // warnings beside these
+}
+
+// Container is what the file says about one container. Pointers are nil, and
+// slices nil, where the file says nothing; a slice is empty but not nil where
+// the file has an empty list.
+type Container struct {
+	CTID int    // the key of the container in lxc_configs
+	Name string // name: the host name, as pct takes it
+
+	// Where its root comes from: one of the two.
+	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
+	Template  string // template: a volume id (local:vztmpl/NAME) or a path
+
+	MemoryMB      int     // memory_mb: MiB
+	SwapMB        *int    // swap_mb: MiB
+	Cores         int     // cores
+	StoragePool   string  // storage_pool: a storage of Proxmox VE
+	StorageSizeGB int     // storage_size_gb: GiB
+	Network       Network // network_config
+	MAC           string  // mac_address: upper case; "" for one that Proxmox VE chooses
+	Unprivileged  *bool   // unprivileged: pct can set it when it creates a container, never later
+	StartAtBoot   *bool   // start_at_boot
+	BootOrder     *int    // boot_order
+	BootDelay     *int    // boot_delay: seconds
+
+	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
+	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
+	AppArmorProfile        string       // apparmor_profile: "unconfined", "generated" or the name of a profile's file
+	AppArmorManagesNesting bool         // apparmor_manages_nesting
+	GPUs                   []int        // gpu_assignment: indices; empty for "none"
+	IDMaps                 []string     // id_maps: as lxc.idmap takes them, "u 0 100000 65536"
+	Volumes                []Volume     // zfs_volumes and volumes
+	MountPoints            []MountPoint // mount_points
+	Firewall               *Firewall    // firewall
+
+	Features           []string        // features: phoenix_hypervisor_feature_install_NAME.sh, in this order
+	BootstrapCAURL     string          // bootstrap_ca_url: the feature scripts' second argument
+	ApplicationScript  string          // application_script: a file name
+	HealthCheck        *HealthCheck    // health_check: runs in the container
+	HealthChecks       []HealthProbe   // health_checks: run on the host
+	LifecycleSnapshots bool            // enable_lifecycle_snapshots
+	TemplateSnapshot   string          // template_snapshot_name
+	Dependencies       []int           // dependencies: ids; those not in the file are external
+	TraefikService     *TraefikService // traefik_service
+
+	Raw string // the object's own text, as in the file
+}
+
+// Network is the container's one interface.
+type Network struct {
+	Name        string       // inside the container: eth0
+	Bridge      string       // on the host: vmbr0
+	IP          netip.Prefix // IPv4 address and prefix length; not valid with DHCP
+	DHCP        bool         // ip is "dhcp"
+	Gateway     netip.Addr   // gw: inside IP's network; not valid without one
+	Nameservers []netip.Addr // nameservers: IPv4 or IPv6
+}
+
+// RawOption is a raw line of a container's conf file, "Key: Value", whose key
+// begins with "lxc.".
+type RawOption struct{ Key, Value string }
+
+// Volume is a disk beside the root disk, allocated once and known by its mount
+// point.
+type Volume struct {
+	Pool       string // a storage of Proxmox VE
+	SizeGB     int    // GiB
+	MountPoint string // in the container: absolute and clean
+}
+
+// MountPoint is a directory or a file of the host shown in the container. Both
+// paths are absolute and clean.
+type MountPoint struct {
+	HostPath, ContainerPath string
+	Directory               bool // host_path ends with a slash: it is no file
+	ReadOnly                bool
+	OwnerUID, OwnerGID      *int // inside the container, from 0 to 65535: whom all in HostPath is to belong to
+}
+
+// Firewall is the container's firewall. A filter or a policy that the file does
+// not give stays as the host has it; the defaults of Proxmox VE are MACFilter
+// on, IPFilter off, DROP and ACCEPT.
+type Firewall struct {
+	Enabled             bool
+	MACFilter, IPFilter *bool          // macfilter, ipfilter: only its own addresses may leave the container
+	PolicyIn, PolicyOut string         // policy_in, policy_out: ACCEPT, REJECT or DROP for what no rule decides
+	Rules               []FirewallRule // in the order in which they apply
+}
+
+// FirewallRule is a rule in the words of pve-firewall. Fields that the file
+// does not give are empty.
+type FirewallRule struct {
+	Type         string // in, out or group
+	Action       string // ACCEPT, DROP or REJECT; for a group, its name
+	Source, Dest string // addresses, networks, ranges, aliases or +sets, joined by commas
+	Proto        string
+	Port         string // destination ports and ranges (80:85), joined by commas
+	Comment      string
+}
+
+// HealthCheck is a command that exits 0 in a healthy container. It is tried
+// Retries times, Interval seconds apart.
+type HealthCheck struct {
+	Command  string // words joined by blanks, without quotes: no shell reads it
+	Retries  int    // 3 unless given
+	Interval int    // seconds, 5 unless given
+}
+
+// HealthProbe is a script on the host that exits 0 when the container is
+// healthy.
+type HealthProbe struct {
+	Name   string   // what to call it in messages: Script unless given
+	Script string   // a file name
+	Args   []string // at most 100
+}
+
+// TraefikService is what the container serves, to be reached through the proxy
+// as https://NAME.DOMAIN. Such a container has a fixed address.
+type TraefikService struct {
+	Name   string // one label of a host name, in lower case
+	Port   int    // from 1 to 65535
+	Scheme string // http or https: what the container speaks on Port
+}
+
+// Mistake is something wrong in the file. Line and Col count from 1, Col in
+// bytes. Path has the keys from the outermost object on, as in
+// lxc_configs.102.memory_mb; elements of lists count from 0. It is "" for the
+// file as a whole.
+type Mistake struct {
+	Line, Col int
+	Path, Msg string
+}
+
+// String returns "line:column: path: message".
+func (m Mistake) String() string {
+	if m.Path == "" {
+		return fmt.Sprintf("%d:%d: %s", m.Line, m.Col, m.Msg)
+	}
+	return fmt.Sprintf("%d:%d: %s: %s", m.Line, m.Col, m.Path, m.Msg)
+}
+
+// Error is all that is wrong in a file, by position. The warnings are no part of
+// the error's text, and help to understand it: a misspelt key is one, and why
+// another key is missing.
+type Error struct {
+	File         string
+	Mistakes     []Mistake
+	More         int // mistakes beside these
+	Warnings     []Mistake
+	MoreWarnings int // warnings beside these
+}
+
+// Error has a line "file:line:column: path: message" for each mistake, and one
+// for those that are not kept.
+func (e *Error) Error() string {
+	var b strings.Builder
+	for i, m := range e.Mistakes {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "%s:%v", e.File, m)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(&b, "\n%s: and %d more", e.File, e.More)
+	}
+	return b.String()
+}
+
+// Load reads and checks the file at path. The error is an [*Error] when the
+// file could be read but has mistakes.
+func Load(path string) (*File, error) { return LoadOn(path, nil) }
+
+// LoadOn is [Load] on the host that the file is for: no container may own the
+// guarded places, nor a directory of a Debian package.
+func LoadOn(path string, guarded []hostdir.Guarded) (*File, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	return newParser(text, guarded).file(path, guarded != nil)
+}
+
+// readFile reads a file or a pipe into a string without a second copy of it.
+// Of one that is longer than MaxFile it reads little more than that.
+func readFile(path string) (string, error) {
+	// With O_NONBLOCK, opening a named pipe does not wait for a writer, and
+	// reading it can have a deadline.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	switch kind := info.Mode().Type(); kind {
+	case 0:
+		b.Grow(int(min(info.Size(), MaxFile+1)))
+	case fs.ModeNamedPipe:
+		f.SetReadDeadline(time.Now().Add(pipePatience))
+	default:
+		return "", fmt.Errorf("%s: neither a file nor a pipe", path)
+	}
+	_, err = io.Copy(&b, io.LimitReader(f, MaxFile+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%s: the pipe had no end after %v", path, pipePatience)
+	}
+	return b.String(), err
+}
+
+// pipePatience is how long a pipe may take until its end. It is changed by
+// tests.
+var pipePatience = 30 * time.Second
+
+// Parse checks the content of a file. name is the file's in errors, which are
+// an [*Error].
+func Parse(name string, data []byte) (*File, error) {
+	return newParser(string(data), nil).file(name, false)
+}
+
+// file reads the file's text. With onHost it refuses to give away directories
+// of the host's packages.
+func (p *parser) file(name string, onHost bool) (*File, error) {
+	var found []*entry
+	if root, ok := p.document(); ok {
+		if found = p.root(root); !p.full() {
+			p.relations(found)
+		}
+	}
+	if onHost && !p.full() {
+		if err := p.packagedDirs(found); err != nil {
+			return nil, err
+		}
+	}
+	warnings := p.report(p.warnings)
+	if p.mistakes.count > 0 {
+		return nil, &Error{
+			File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
+			Warnings: warnings, MoreWarnings: p.warnings.more(),
+		}
+	}
+	containers := make(map[int]*Container, len(found))
+	for _, e := range found {
+		containers[e.CTID] = e.Container
+	}
+	return &File{Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more()}, nil
+}
+
+// ParseContainer checks the object of a single container, as the event
+// ct.planned carries it. Whatever concerns several containers is not checked.
+// The error is an [*Error] with positions in raw.
+func ParseContainer(ctid int, raw []byte) (*Container, error) {
+	p := newParser(string(raw), nil)
+	var e *entry
+	if root, ok := p.document(); ok {
+		e = p.container(ctid, root)
+	}
+	if p.mistakes.count > 0 {
+		name := fmt.Sprintf("container %d", ctid)
+		return nil, &Error{File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more()}
+	}
+	return e.Container, nil
+}
+
+// IsTemplate reports whether the container is only cloned from, and not started
+// with the others.
+func (c *Container) IsTemplate() bool {
+	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
+}
+
+// Needs returns the ids that have to be there before c: its clone source and
+// its dependencies, each once and in ascending order, the containers of the
+// file apart from the external ones.
+func (f *File) Needs(c *Container) (needs, external []int) {
+	all := make([]int, 0, len(c.Dependencies)+1)
+	all = append(all, c.Dependencies...)
+	if c.CloneFrom != 0 {
+		all = append(all, c.CloneFrom)
+	}
+	slices.Sort(all)
+	for _, id := range slices.Compact(all) {
+		if f.Containers[id] != nil {
+			needs = append(needs, id)
+		} else {
+			external = append(external, id)
+		}
+	}
+	return needs, external
+}
+
+// Plan is what the programs have to know of all containers together: the part of
+// the event plan.started that they read.
+type Plan struct {
+	Config   string    `json:"config"` // the file's path
+	Domain   string    `json:"domain"`
+	Services []Service `json:"services"`     // by CTID
+	CA       *Place    `json:"ca,omitempty"` // nil where the file has none with a fixed address, as the next two
+	Proxy    *Place    `json:"proxy,omitempty"`
+	Gateway  *Place    `json:"gateway,omitempty"`
+}
+
+// Check returns an error unless a checked file can have such a plan: one that was
+// read may come from elsewhere.
+func (p *Plan) Check() error {
+	if !IsHostName(p.Domain) {
+		return fmt.Errorf("domain %q: not a domain", p.Domain)
+	}
+	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
+		if place == nil {
+			continue
+		}
+		if err := place.Check(); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Services {
+		if err := s.Check(p.Domain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Service is a traefik_service as the proxy serves it.
+type Service struct {
+	Name string `json:"name"`
+	Host string `json:"host"` // NAME.DOMAIN
+	URL  string `json:"url"`  // of the container itself: SCHEME://ADDRESS:PORT
+	CTID int    `json:"ctid"`
+}
+
+// Place is where the gateway, the proxy or the CA can be reached.
+type Place struct {
+	CTID      int    `json:"ctid"`
+	IP        string `json:"ip"`                  // without a prefix length
+	MAC       string `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
+	Interface string `json:"interface,omitempty"` // the container's, which has that address
+}
+
+// Check returns an error unless a checked file can have such a place.
+func (p Place) Check() error {
+	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
+		return err
+	}
+	switch {
+	case !ipAddress.is(p.IP):
+		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
+	case p.MAC != "" && !macAddress.is(p.MAC):
+		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
+	case p.Interface != "" && !IsInterface(p.Interface):
+		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
+	}
+	return nil
+}
+
+// Check returns an error unless a checked file can have such a service in domain.
+func (s Service) Check(domain string) error {
+	if _, err := ParseCTID(strconv.Itoa(s.CTID)); err != nil {
+		return err
+	}
+	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
+		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
+	}
+	if _, _, err := ParseServiceURL(s.URL); err != nil {
+		return fmt.Errorf("service %q: %w", s.Name, err)
+	}
+	return nil
+}
+
+// ParseServiceURL splits the URL of a service: http or https, and the address
+// and port where its container answers. It refuses anything beside these.
+func ParseServiceURL(s string) (scheme string, at netip.AddrPort, err error) {
+	scheme, host, _ := strings.Cut(s, "://")
+	at, err = netip.ParseAddrPort(host)
+	if err != nil || at.Addr().Zone() != "" || !urlScheme.is(scheme) {
+		return "", netip.AddrPort{}, fmt.Errorf("url %q: not http:// or https:// with an address and a port", s)
+	}
+	return scheme, at, nil
+}
+
+// Plan returns what a plan of the file says of its containers. domain is that of
+// the services.
+func (f *File) Plan(domain string) Plan {
+	return Plan{
+		Config: f.Path, Domain: domain, Services: f.Services(domain),
+		CA: f.Place(CAScript), Proxy: f.Place(ProxyScript), Gateway: f.Place(GatewayScript),
+	}
+}
+
+// Place returns where the container with an application script can be reached,
+// nil when there is none with a fixed address.
+func (f *File) Place(script string) *Place {
+	for id, c := range f.Containers {
+		if c.ApplicationScript == script && !c.Network.DHCP {
+			return &Place{CTID: id, IP: c.Network.IP.Addr().String(), MAC: c.MAC, Interface: c.Network.Name}
+		}
+	}
+	return nil
+}
+
+// Services returns the services of all containers, by CTID.
+func (f *File) Services(domain string) []Service {
+	services := []Service{}
+	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
+		c := f.Containers[ctid]
+		s := c.TraefikService
+		if s == nil {
+			continue
+		}
+		address := url.URL{
+			Scheme: s.Scheme,
+			Host:   net.JoinHostPort(c.Network.IP.Addr().String(), strconv.Itoa(s.Port)),
+		}
+		services = append(services, Service{
+			Name: s.Name, Host: s.Name + "." + domain, URL: address.String(), CTID: ctid,
+		})
+	}
+	return services
+}

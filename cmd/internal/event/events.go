@@ -1,0 +1,355 @@
+// Package event is the contract between the programs of phx: which events there
+// are, what each says, and how they travel.
+//
+// The programs pass events to each other through pipes, as JSON objects, one a
+// line, UTF-8, at most [MaxLine] bytes, always ended by a newline. Every line
+// has the fields "event", its name, and "time", in RFC 3339 with milliseconds,
+// in UTC. The further fields are those of the struct that belongs to the name:
+// [NameContainerReady] to [ContainerReady], and so on. A field that is not named
+// here is ignored, so that fields may be added.
+//
+// A filter forwards every line unchanged and at once, adds lines of its own,
+// and holds back only plan.done until its own work is finished. A [Stream] does
+// that.
+//
+// The stream may come from a file that somebody has edited: the container ids
+// of an event are checked before a program sees it. What else an event says is
+// for its reader to check. This package knows nothing of what the programs do,
+// nor of exit statuses.
+package event
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+	"thinkheads.ai/phx/cmd/internal/config"
+)
+
+// Names of events.
+const (
+	NamePlanStarted      = "plan.started"
+	NameContainerPlanned = "ct.planned"
+	NamePlanDone         = "plan.done"
+
+	NameContainerReady   = "ct.ready"
+	NameContainerStarted = "ct.started"
+	NameContainerStopped = "ct.stopped"
+	NameContainerRemoved = "ct.removed"
+	NameContainerStatus  = "ct.status"
+	NameContainerPreview = "ct.preview"
+	NameContainerFailed  = "ct.failed"
+	NameContainerSkipped = "ct.skipped"
+
+	NameCAExported    = "ca.exported"
+	NameCAFailed      = "ca.failed"
+	NameCARotation    = "ca.rotation"
+	NameCAFingerprint = "ca.fingerprint"
+
+	NameNginxReady    = "nginx.ready"
+	NameNginxFailed   = "nginx.failed"
+	NameTraefikReady  = "traefik.ready"
+	NameTraefikFailed = "traefik.failed"
+)
+
+// A Body is what an event says beside its name and its time: one of the structs
+// of this package.
+type Body interface {
+	about() (name string, ctid int) // the event's name, and the container that it is about, 0 for none
+}
+
+// PlanStarted is written by phx-plan before the first container. Without it
+// nothing of a plan may be done.
+type PlanStarted struct {
+	Round  string `json:"round"`             // random: the name of this run
+	Action string `json:"action"`            // create, start, stop, restart, delete or status
+	DryRun bool   `json:"dry_run,omitempty"` // nothing may be changed
+	Count  int    `json:"count"`             // of containers
+	Order  []int  `json:"order"`             // their ids, as they are planned
+
+	config.Plan
+}
+
+// ContainerPlanned is written by phx-plan for each container, in order.
+type ContainerPlanned struct {
+	CTID     int             `json:"ctid"`
+	Name     string          `json:"name"`
+	Action   string          `json:"action"`           // the plan's, or start for what a restart needs
+	Needs    []int           `json:"needs"`            // containers of the plan that have to be ready before
+	External []int           `json:"external"`         // guests that it depends on and that are not in the file
+	Config   json.RawMessage `json:"config,omitempty"` // the container's object, as in the file
+}
+
+// ApplicationScript returns the application script of the configuration, ""
+// when there is none.
+func (e ContainerPlanned) ApplicationScript() string {
+	return gjson.GetBytes(e.Config, "application_script").Str
+}
+
+// PlanDone is written by phx-plan after the last container. Each filter
+// forwards it when its own work on the plan is finished.
+type PlanDone struct {
+	Round string `json:"round"`
+	Count int    `json:"count"`
+}
+
+// ContainerReady is written by phx-lxc for a container that is as the
+// configuration has it.
+type ContainerReady struct {
+	CTID              int      `json:"ctid"`
+	Name              string   `json:"name"`
+	IP                string   `json:"ip"` // without its prefix length; "" when it has no fixed one
+	Changed           bool     `json:"changed"`
+	Changes           []string `json:"changes"`            // what this run has changed, for people
+	RestartRequired   []string `json:"restart_required"`   // options whose values wait for a restart
+	ApplicationScript string   `json:"application_script"` // "" for none
+	NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
+	ElapsedMS         int64    `json:"elapsed_ms"`
+}
+
+// ContainerChanged is the form of [ContainerStarted], [ContainerStopped] and
+// [ContainerRemoved].
+type ContainerChanged struct {
+	CTID    int    `json:"ctid"`
+	Name    string `json:"name"`
+	Changed bool   `json:"changed"` // false when it was so before
+}
+
+type (
+	// ContainerStarted is written by phx-lxc for a container that runs after the
+	// action start or restart.
+	ContainerStarted ContainerChanged
+	// ContainerStopped is written by phx-lxc for a container that is stopped
+	// after the action stop.
+	ContainerStopped ContainerChanged
+	// ContainerRemoved is written by phx-lxc for a container that does not exist
+	// after the action delete.
+	ContainerRemoved ContainerChanged
+)
+
+// ContainerStatus is written by phx-lxc for the action status.
+type ContainerStatus struct {
+	CTID            int               `json:"ctid"`
+	Name            string            `json:"name"`
+	State           string            `json:"state"`          // running, stopped or missing
+	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
+	IP              string            `json:"ip"`
+	Applied         map[string]string `json:"applied"` // hashes of what phx has applied, by name
+	RestartRequired []string          `json:"restart_required"`
+}
+
+// ContainerPreview is written by phx-lxc in a dry run, in place of the event of
+// success.
+type ContainerPreview struct {
+	CTID     int          `json:"ctid"`
+	Name     string       `json:"name"`
+	Changed  bool         `json:"changed"`  // there is something to do
+	Commands [][]string   `json:"commands"` // that would be run, each as its arguments
+	Files    []FileChange `json:"files"`
+}
+
+// FileChange is how a file would change.
+type FileChange struct {
+	Path string `json:"path"`
+	Diff string `json:"diff"` // unified
+}
+
+// ContainerFailed is written by phx-lxc for a container of which an action has
+// failed. What needs it is skipped.
+type ContainerFailed struct {
+	CTID  int    `json:"ctid"`
+	Name  string `json:"name"`
+	Stage string `json:"stage"` // what was being done; see [StageHealthCheck]
+	Error string `json:"error"`
+}
+
+// StageHealthCheck is the stage of a [ContainerFailed] that is complete but for
+// its health: what phx-ca-export, phx-nginx and phx-traefik do may heal it.
+const StageHealthCheck = "health check"
+
+// ContainerSkipped is written by phx-lxc for a container on which nothing was
+// done.
+type ContainerSkipped struct {
+	CTID    int    `json:"ctid"`
+	Name    string `json:"name"`
+	Reason  string `json:"reason"`
+	Because int    `json:"because,omitempty"` // the container that is not ready; 0 when it is not for one
+}
+
+// CAExported is written by phx-ca-export when the file at Path holds the root
+// certificate.
+type CAExported struct {
+	CTID     int      `json:"ctid"` // of the CA
+	Path     string   `json:"path"`
+	SHA256   string   `json:"sha256"`         // fingerprint of the CA's root, as read out of its container
+	Also     string   `json:"also,omitempty"` // fingerprint of a second root, trusted while a rotation is under way
+	CAURL    string   `json:"ca_url"`         // https://HOST:PORT
+	Changed  bool     `json:"changed"`        // the file, or the CA
+	FromHost bool     `json:"from_host,omitempty"`
+	Known    *CAKnows `json:"known,omitempty"` // nil where nobody has looked into the container
+}
+
+// CAKnows is how the CA's container finds the proxy: hashes of what it has.
+type CAKnows struct {
+	Hosts      string `json:"hosts"`      // of phx's lines in /etc/hosts
+	Neighbours string `json:"neighbours"` // of the unit that pins addresses to MACs
+}
+
+// CAFailed is written by phx-ca-export when the CA could not be asked or brought
+// up to date. The root that the host has pinned is exported nevertheless.
+type CAFailed struct {
+	CTID  int    `json:"ctid"`
+	Error string `json:"error"`
+}
+
+// CARotation is written by phx-ca-export while a rotation of the root is under
+// way, and after its last step.
+type CARotation struct {
+	CTID    int    `json:"ctid"`
+	Step    string `json:"step"`   // the last step taken: trust, certificates or drop
+	SHA256  string `json:"sha256"` // fingerprint of the new root
+	Also    string `json:"also"`   // fingerprint of the old one
+	Changed bool   `json:"changed"`
+}
+
+// CAFingerprint is written by phx-fingerprint when the file at Path holds the
+// roots of a [CAExported] and nothing else.
+type CAFingerprint struct {
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+	Also   string `json:"also,omitempty"`
+	CAURL  string `json:"ca_url"`
+}
+
+// ServiceReady is the form of [NginxReady] and [TraefikReady].
+type ServiceReady struct {
+	CTID     int       `json:"ctid"`
+	Names    []string  `json:"names"`              // that its certificates are for
+	NotAfter time.Time `json:"not_after,omitzero"` // when the first of them expires
+	Changed  bool      `json:"changed"`
+	Changes  []string  `json:"changes"`
+}
+
+// ServiceFailed is the form of [NginxFailed] and [TraefikFailed].
+type ServiceFailed struct {
+	CTID  int    `json:"ctid"`
+	Stage string `json:"stage"`
+	Error string `json:"error"`
+}
+
+type (
+	// NginxReady is written by phx-nginx when the gateway serves.
+	NginxReady ServiceReady
+	// NginxFailed is written by phx-nginx when the gateway could not be set up.
+	NginxFailed ServiceFailed
+	// TraefikReady is written by phx-traefik when the proxy serves every name
+	// with a certificate that verifies.
+	TraefikReady ServiceReady
+	// TraefikFailed is written by phx-traefik when the proxy could not be set up.
+	TraefikFailed ServiceFailed
+)
+
+func (PlanStarted) about() (string, int)        { return NamePlanStarted, 0 }
+func (e ContainerPlanned) about() (string, int) { return NameContainerPlanned, e.CTID }
+func (PlanDone) about() (string, int)           { return NamePlanDone, 0 }
+func (e ContainerReady) about() (string, int)   { return NameContainerReady, e.CTID }
+func (e ContainerStarted) about() (string, int) { return NameContainerStarted, e.CTID }
+func (e ContainerStopped) about() (string, int) { return NameContainerStopped, e.CTID }
+func (e ContainerRemoved) about() (string, int) { return NameContainerRemoved, e.CTID }
+func (e ContainerStatus) about() (string, int)  { return NameContainerStatus, e.CTID }
+func (e ContainerPreview) about() (string, int) { return NameContainerPreview, e.CTID }
+func (e ContainerFailed) about() (string, int)  { return NameContainerFailed, e.CTID }
+func (e ContainerSkipped) about() (string, int) { return NameContainerSkipped, e.CTID }
+func (e CAExported) about() (string, int)       { return NameCAExported, e.CTID }
+func (e CAFailed) about() (string, int)         { return NameCAFailed, e.CTID }
+func (e CARotation) about() (string, int)       { return NameCARotation, e.CTID }
+func (CAFingerprint) about() (string, int)      { return NameCAFingerprint, 0 }
+func (e NginxReady) about() (string, int)       { return NameNginxReady, e.CTID }
+func (e NginxFailed) about() (string, int)      { return NameNginxFailed, e.CTID }
+func (e TraefikReady) about() (string, int)     { return NameTraefikReady, e.CTID }
+func (e TraefikFailed) about() (string, int)    { return NameTraefikFailed, e.CTID }
+
+// decoders decode the events by name.
+var decoders = map[string]func(raw []byte) (Body, error){
+	NamePlanStarted:      decode[PlanStarted],
+	NameContainerPlanned: decode[ContainerPlanned],
+	NamePlanDone:         decode[PlanDone],
+	NameContainerReady:   decode[ContainerReady],
+	NameContainerStarted: decode[ContainerStarted],
+	NameContainerStopped: decode[ContainerStopped],
+	NameContainerRemoved: decode[ContainerRemoved],
+	NameContainerStatus:  decode[ContainerStatus],
+	NameContainerPreview: decode[ContainerPreview],
+	NameContainerFailed:  decode[ContainerFailed],
+	NameContainerSkipped: decode[ContainerSkipped],
+	NameCAExported:       decode[CAExported],
+	NameCAFailed:         decode[CAFailed],
+	NameCARotation:       decode[CARotation],
+	NameCAFingerprint:    decode[CAFingerprint],
+	NameNginxReady:       decode[NginxReady],
+	NameNginxFailed:      decode[NginxFailed],
+	NameTraefikReady:     decode[TraefikReady],
+	NameTraefikFailed:    decode[TraefikFailed],
+}
+
+func decode[B Body](raw []byte) (Body, error) {
+	var b B
+	err := json.Unmarshal(raw, &b)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		field := strings.TrimPrefix(wrong.Field, "Plan.") // which is embedded
+		if value := gjson.GetBytes(raw, field); strings.HasSuffix(field, "ctid") && value.Exists() {
+			return nil, notCTID(field, value.Raw)
+		}
+		return nil, fmt.Errorf("%s: must not be a JSON %s", field, wrong.Value)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, check(b)
+}
+
+func notCTID(field, value string) error {
+	return fmt.Errorf("%s: %.100s is not a container id: a number from 100 to 999999999", field, value)
+}
+
+// check returns an error for a container id that is none.
+func check(b Body) error {
+	field := func(name string, ids ...int) error {
+		for _, id := range ids {
+			if _, err := config.ParseCTID(strconv.Itoa(id)); err != nil {
+				return notCTID(name, strconv.Itoa(id))
+			}
+		}
+		return nil
+	}
+	switch e := b.(type) {
+	case PlanStarted:
+		err := field("order", e.Order...)
+		for _, s := range e.Services {
+			err = cmp.Or(err, field("services", s.CTID))
+		}
+		for _, p := range []*config.Place{e.CA, e.Gateway, e.Proxy} {
+			if p != nil {
+				err = cmp.Or(err, field("ca, gateway and proxy", p.CTID))
+			}
+		}
+		return err
+	case ContainerPlanned:
+		if err := cmp.Or(field("needs", e.Needs...), field("external", e.External...)); err != nil {
+			return err
+		}
+	}
+	switch name, ctid := b.about(); {
+	case ctid != 0:
+		return field("ctid", ctid)
+	case strings.HasPrefix(name, "ct."):
+		return errors.New("ctid is missing")
+	}
+	return nil
+}

@@ -1,0 +1,654 @@
+package pve
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Logf says something to a person.
+type Logf func(format string, args ...any)
+
+// Container is a container as a run finds and changes it. Its methods are not
+// for several goroutines at once.
+//
+// Before something is changed, what others do to the container is waited for,
+// and read again. In a preview of the host nothing is changed, and Conf and
+// Running are what they would be.
+type Container struct {
+	CTID    int
+	Conf    *Conf  // as last read; nil: there is no such container
+	Running bool   // as last asked for
+	Record  Record // what phx has applied, as far as the record counts
+	Before  Record // the record as it was before this run
+	Noted   bool   // the record, a mark or a raw line has been changed by this run
+
+	host     *Host
+	records  func() (*Records, error)
+	patience time.Duration
+	logf     Logf
+	mark     string // the value of the appliedMark
+	idle     bool   // no command of an earlier run is at work on it
+}
+
+// Container returns a container that is still to be looked at. A lock of
+// Proxmox is waited for at most for patience, and logf says what a person
+// should know meanwhile.
+func (h *Host) Container(ctid int, records func() (*Records, error), patience time.Duration, logf Logf) *Container {
+	return &Container{
+		CTID: ctid, Record: Record{}, Before: Record{},
+		host: h, records: records, patience: patience, logf: logf,
+	}
+}
+
+// Look finds out whether the container exists, and whether it runs, by the
+// states of [Host.List]. One that is on another node of the cluster is an
+// error, as it can only be worked on there, and so is a virtual machine.
+func (c *Container) Look(states map[int]string) error {
+	c.Running = states[c.CTID] == "running"
+	conf, err := c.host.ReadConf(c.CTID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c.host.elsewhere(c.CTID)
+	case err != nil:
+		return err
+	}
+	return c.take(conf)
+}
+
+// take makes conf the container's configuration, and reads its record.
+func (c *Container) take(conf *Conf) error {
+	c.Conf = conf
+	c.mark = conf.mark(appliedMark)
+	records, err := c.records()
+	if err != nil {
+		return err
+	}
+	if c.Record, err = records.readConf(c.CTID, conf); err != nil {
+		c.logf("%v", err)
+	}
+	c.Before = maps.Clone(c.Record)
+	return nil
+}
+
+// elsewhere returns an error when the id is that of a container on another node
+// of the cluster, or of a virtual machine.
+func (h *Host) elsewhere(ctid int) error {
+	for _, place := range []string{"nodes/*/lxc", "nodes/*/qemu-server", "qemu-server"} {
+		paths, err := filepath.Glob(filepath.Join(h.PVERoot, place, strconv.Itoa(ctid)+".conf"))
+		if err != nil {
+			return err
+		}
+		if len(paths) == 0 {
+			continue
+		}
+		if filepath.Base(place) == "qemu-server" {
+			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: "+
+				"give the container another CTID in the configuration", ctid, paths[0])
+		}
+		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
+		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: "+
+			"ssh %s pct migrate %d %s --restart 1", node, node, ctid, nodeName())
+	}
+	return nil
+}
+
+// nodeName is this host's name as a node of the cluster.
+func nodeName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "THIS-NODE"
+	}
+	name, _, _ = strings.Cut(name, ".")
+	return name
+}
+
+// ID is the CTID as an argument.
+func (c *Container) ID() string { return strconv.Itoa(c.CTID) }
+
+// State is running, stopped or missing.
+func (c *Container) State() string {
+	switch {
+	case c.Conf == nil:
+		return "missing"
+	case c.Running:
+		return "running"
+	}
+	return "stopped"
+}
+
+// Lock returns what Proxmox has locked the container for, "" when it has not.
+func (c *Container) Lock() string {
+	if c.Conf == nil {
+		return ""
+	}
+	return c.Conf.lock()
+}
+
+// askState asks pct whether the container runs.
+func (c *Container) askState(ctx context.Context) error {
+	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID()}, Reads: true})
+	if err == nil {
+		c.Running = parseStatus(out) == "running"
+	}
+	return err
+}
+
+// hasState asks pct, after a command has failed, whether the container is in
+// the state that it was to reach: others may have brought it there.
+func (c *Container) hasState(ctx context.Context, running bool) bool {
+	return c.askState(ctx) == nil && c.Running == running
+}
+
+// AwaitUnlocked waits until nobody else is at work on the container: Proxmox
+// has no lock on it, and no command of a run that was killed is left. What
+// others may have changed meanwhile is read again.
+func (c *Container) AwaitUnlocked(ctx context.Context) error {
+	if c.Conf == nil || c.host.Preview != nil {
+		return nil
+	}
+	conf, waited, err := c.awaitLock(ctx)
+	if err == nil && !c.idle {
+		var waitedToo bool
+		waitedToo, err = c.host.awaitCommands(ctx, c.CTID, c.patience, c.logf)
+		if waited = waited || waitedToo; waitedToo && err == nil {
+			conf, _, err = c.awaitLock(ctx)
+		}
+		c.idle = err == nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("others have destroyed the container meanwhile: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.checkMark(conf); err != nil {
+		return err
+	}
+	c.Conf = conf
+	if waited { // whoever was at work may have started or stopped it
+		return c.askState(ctx)
+	}
+	return nil
+}
+
+func (c *Container) awaitLock(ctx context.Context) (conf *Conf, waited bool, err error) {
+	return c.host.AwaitLock(ctx, c.CTID, c.patience, c.logf)
+}
+
+// checkMark checks that the container still has what this run knows of: a
+// rollback takes away what scripts have left on its disks.
+func (c *Container) checkMark(conf *Conf) error {
+	if conf.mark(appliedMark) != c.mark {
+		return errors.New("others have rolled the container back meanwhile, or edited its configuration: " +
+			"run phoenix again")
+	}
+	return nil
+}
+
+// AwaitDefined waits for a task that makes, replaces or destroys the container.
+// Other locks are waited for where something has to be changed.
+func (c *Container) AwaitDefined(ctx context.Context) error {
+	if c.Conf != nil && !c.Conf.isReplaced() {
+		return nil
+	}
+	if c.Conf == nil {
+		waited, err := c.host.awaitCommands(ctx, c.CTID, c.patience, c.logf)
+		if err != nil || !waited {
+			return err
+		}
+	}
+	conf, _, err := c.awaitLock(ctx)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // it was not finished, or destroyed
+		c.Conf, c.Running = nil, false
+		c.Record, c.Before, c.mark = Record{}, Record{}, ""
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := c.take(conf); err != nil {
+		return err
+	}
+	return c.askState(ctx)
+}
+
+// Pct runs a command of pct that changes the container, once nobody else is
+// at work on it.
+func (c *Container) Pct(ctx context.Context, args ...string) error {
+	if err := c.AwaitUnlocked(ctx); err != nil {
+		return err
+	}
+	_, err := c.host.pct(ctx, args...)
+	return err
+}
+
+// Reread reads the configuration that Proxmox has stored. In a preview there
+// is none: expect changes Conf as Proxmox would have.
+func (c *Container) Reread(expect func(*Conf)) error {
+	if c.host.Preview != nil {
+		expect(c.Conf)
+		return nil
+	}
+	conf, err := c.host.ReadConf(c.CTID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the container is gone: it has been destroyed or moved meanwhile: %w", err)
+	case err != nil:
+		return err
+	}
+	c.Conf = conf
+	return nil
+}
+
+// Make runs the command of pct that makes the container. record is what phx has
+// applied to it by then; in a preview, conf is what the container would be.
+func (c *Container) Make(ctx context.Context, record Record, conf *Conf, args ...string) error {
+	c.Record = record
+	if err := c.Pct(ctx, args...); err != nil {
+		return err
+	}
+	if err := c.Reread(func(*Conf) { c.Conf = conf }); err != nil {
+		return err
+	}
+	c.mark = c.Conf.mark(appliedMark)
+	return nil
+}
+
+// rewrite changes the container's configuration file as [Host.editConf] does:
+// raw lines, which pct cannot set, and the record, which no call is spent on.
+func (c *Container) rewrite(ctx context.Context, rewrite func([]byte) []byte) (changed bool, err error) {
+	records, err := c.records()
+	if err != nil {
+		return false, err
+	}
+	var text []byte // in a preview
+	if c.host.Preview != nil {
+		text, changed, err = c.host.Preview.edit(c.host.confPath(c.CTID), c.Conf.unsettable(), rewrite)
+	} else {
+		unkeyed := records.isUnsigned(c.CTID, c.Conf.Description)
+		var lost error
+		changed, err = c.host.editConf(ctx, c.CTID, func(text []byte) []byte {
+			if lost = c.checkMark(ParseConf(text)); lost != nil {
+				return text
+			}
+			return rewrite(text)
+		})
+		if err = cmp.Or(err, lost); err == nil {
+			err = records.signed(ctx, c.CTID)
+		}
+		if err == nil && changed && unkeyed {
+			c.logf("its record is taken over, and signed: whoever may edit notes cannot change it any more")
+		}
+	}
+	if err != nil || !changed {
+		return changed, err
+	}
+	c.Noted = true
+	err = c.Reread(func(conf *Conf) {
+		would := ParseConf(text)
+		conf.Raw, conf.Description = would.Raw, would.Description
+	})
+	c.mark = c.Conf.mark(appliedMark)
+	return true, err
+}
+
+// unsettable is the text of the notes and raw lines.
+func (c *Conf) unsettable() []byte {
+	text := encodeNotes(c.Description)
+	for _, l := range c.Raw {
+		text = append(text, l.String()+"\n"...)
+	}
+	return text
+}
+
+// awaitEdit is AwaitUnlocked where rewrite would change the file that read
+// reads.
+func (c *Container) awaitEdit(ctx context.Context, path string, rewrite func([]byte) []byte) error {
+	if c.host.Preview != nil {
+		return nil
+	}
+	text, err := readIfThere(path)
+	if err != nil || bytes.Equal(rewrite(text), text) {
+		return err
+	}
+	return c.AwaitUnlocked(ctx)
+}
+
+// EditFirewall is [Host.editFirewall] once nobody else is at work on the
+// container. In a preview, made is what the file would hold if there is none.
+func (c *Container) EditFirewall(ctx context.Context, made []byte,
+	rewrite func([]byte) []byte) (changed bool, err error) {
+	path := c.host.firewallPath(c.CTID)
+	if c.host.Preview != nil {
+		_, changed, err = c.host.Preview.edit(path, made, rewrite)
+		return changed, err
+	}
+	if err := c.awaitEdit(ctx, path, rewrite); err != nil {
+		return false, err
+	}
+	return c.host.editFirewall(ctx, c.CTID, rewrite)
+}
+
+// WriteRaw brings the raw lines up to date, and the record with them, in one
+// replace: whenever the run ends, the record knows what phx has written. A
+// running container whose lines have changed is marked for a restart. changed
+// reports whether raw lines have.
+func (c *Container) WriteRaw(ctx context.Context, wanted []RawLine, after Record) (changed bool, err error) {
+	records, err := c.records()
+	if err != nil {
+		return false, err
+	}
+	written := c.Before.Hashes(RawWord)
+	raw := func(text []byte) []byte { return RewriteRaw(text, wanted, written) }
+	if err := c.awaitEdit(ctx, c.host.confPath(c.CTID), raw); err != nil {
+		return false, err
+	}
+	_, err = c.rewrite(ctx, func(text []byte) []byte {
+		edited := raw(text)
+		changed = !bytes.Equal(edited, text)
+		edited = records.rewrite(c.CTID, edited, c.merge(after))
+		switch {
+		case !c.Running: // as may be the clone of one that ran
+			return setMark(edited, restartMark, "")
+		case changed || c.Record[FormerRestartWord] != "":
+			return setMark(edited, restartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
+		}
+		return edited
+	})
+	if err != nil {
+		return false, err
+	}
+	c.Record = after
+	return changed, nil
+}
+
+// WriteRecord writes the record. What somebody else has added to it meanwhile
+// stays.
+func (c *Container) WriteRecord(ctx context.Context, after Record) error {
+	records, err := c.records()
+	if err != nil {
+		return err
+	}
+	change := c.merge(after)
+	_, err = c.rewrite(ctx, func(text []byte) []byte { return records.rewrite(c.CTID, text, change) })
+	if err != nil {
+		return err
+	}
+	c.Record = after
+	return nil
+}
+
+// merge returns what makes a record that was this one into after.
+func (c *Container) merge(after Record) func(Record) {
+	before := c.Record
+	return func(record Record) {
+		for name := range before {
+			delete(record, name)
+		}
+		maps.Copy(record, after)
+	}
+}
+
+// Start starts the container unless it runs, and reports whether it has.
+func (c *Container) Start(ctx context.Context) (started bool, err error) {
+	if c.Running {
+		return false, nil
+	}
+	if err := c.AwaitUnlocked(ctx); err != nil || c.Running {
+		return false, err
+	}
+	if err := c.switchTo(ctx, true, "start", c.ID()); err != nil {
+		return false, err
+	}
+	return true, c.haveStarted(ctx)
+}
+
+// Restart restarts the container, or starts it when it does not run. It returns
+// what it has done: "restarted", "started", or "" with an error.
+func (c *Container) Restart(ctx context.Context) (done string, err error) {
+	// pct reboot does not look at the lock: it shuts the container down, and
+	// only the start is refused then.
+	if err := c.AwaitUnlocked(ctx); err != nil {
+		return "", err
+	}
+	down := ""
+	if c.Running {
+		_, err := c.host.pct(ctx, "reboot", c.ID(), "--timeout", "60")
+		if err == nil {
+			return "restarted", c.haveStarted(ctx)
+		}
+		if ctx.Err() != nil || !c.hasState(ctx, false) {
+			return "", err
+		}
+		c.logf("%v\nand it is down now: it is started again", err)
+		down = "it was shut down for the restart and is down now: "
+	}
+	started, err := c.Start(ctx)
+	if err != nil && down != "" {
+		err = fmt.Errorf("%s%w", down, err)
+	}
+	if started {
+		done = "started"
+	}
+	return done, err
+}
+
+// haveStarted brings Conf up to date after a start: values that waited for it
+// count now, and no restart is needed any more.
+func (c *Container) haveStarted(ctx context.Context) error {
+	err := c.Reread(func(conf *Conf) {
+		conf.Values = conf.Next()
+		conf.Pending, conf.Deleted = nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.forgetRestart(ctx)
+}
+
+// Shutdown stops the container if it runs, in order or else by force, and
+// reports whether it has.
+func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
+	if !c.Running {
+		return false, nil
+	}
+	if err := c.AwaitUnlocked(ctx); err != nil || !c.Running {
+		return false, err
+	}
+	if err := c.switchTo(ctx, false, "shutdown", c.ID(), "--timeout", "60", "--forceStop", "1"); err != nil {
+		return false, err
+	}
+	return true, c.Reread(func(*Conf) {})
+}
+
+// CheckDestroy returns why Proxmox would not destroy the container, nil if it
+// would: it says so only once the container is down.
+func (c *Container) CheckDestroy() error {
+	if ParseBool(c.Conf.Values["protection"]) {
+		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
+	}
+	_, managed, err := c.host.haState(c.CTID)
+	if managed && err == nil {
+		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d",
+			c.CTID)
+	}
+	return err
+}
+
+// forgetRestart forgets that a restart is needed.
+func (c *Container) forgetRestart(ctx context.Context) error {
+	if c.Conf.mark(restartMark) == "" {
+		return nil
+	}
+	_, err := c.rewrite(ctx, func(text []byte) []byte { return setMark(text, restartMark, "") })
+	return err
+}
+
+// ClearRestartIfDone forgets that a restart is needed if somebody has restarted
+// the container since.
+func (c *Container) ClearRestartIfDone(ctx context.Context) error {
+	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
+	if err != nil || !c.Running {
+		return nil
+	}
+	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
+	if err != nil {
+		return err
+	}
+	now := time.Now().Unix()
+	for line := range strings.Lines(string(out)) {
+		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
+		uptime, err := strconv.ParseInt(text, 10, 64)
+		// It is rounded down: the start may be a second earlier.
+		if ok && err == nil && uptime > 0 && now-uptime-1 >= since {
+			return c.forgetRestart(ctx)
+		}
+	}
+	return nil
+}
+
+// RestartRequired returns the options whose values wait for a restart of the
+// running container, and "lxc" for its raw lines.
+func (c *Container) RestartRequired() []string {
+	waiting := []string{}
+	if c.Conf == nil || !c.Running {
+		return waiting
+	}
+	waiting = append(waiting, c.Conf.Deleted...)
+	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
+	if c.Conf.mark(restartMark) != "" {
+		waiting = append(waiting, "lxc")
+	}
+	slices.Sort(waiting)
+	return waiting
+}
+
+// Resize grows the disk of an option to a size in GiB.
+func (c *Container) Resize(ctx context.Context, option string, gigabytes int) error {
+	size := fmt.Sprintf("%dG", gigabytes)
+	// pct resize exits 0 even when it failed: the size is read again.
+	if err := c.Pct(ctx, "resize", c.ID(), option, size); err != nil {
+		return err
+	}
+	err := c.Reread(func(conf *Conf) {
+		ps := ParseProperties(conf.Values[option])
+		ps.Set("size", size)
+		conf.Values[option] = ps.String()
+	})
+	if err != nil {
+		return err
+	}
+	now := ParseProperties(c.Conf.Values[option]).Get("size") // 1024G is stored as 1T
+	if have, err := Gigabytes(now); err != nil || have != gigabytes {
+		return fmt.Errorf("pct resize %d %s %s exited 0, but the size is still %s: see Proxmox's task log",
+			c.CTID, option, size, now)
+	}
+	return nil
+}
+
+// Snapshot takes a snapshot unless there is one of that name, and reports
+// whether it has. Its description is the container's record: a clone of a
+// snapshot gets the snapshot's description, not that of the container.
+//
+// Of a container with a bind mount, or on some storages, Proxmox makes none.
+// That is no error: it is said and recorded, so that the next run neither tries
+// nor says it again.
+func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err error) {
+	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
+		return false, nil
+	}
+	if mount := c.Conf.bindMount(); mount != "" {
+		return false, c.noSnapshots(ctx, "Proxmox makes no snapshot of a container with a bind mount (%s)", mount)
+	}
+	if err := c.AwaitUnlocked(ctx); err != nil {
+		return false, err
+	}
+	for _, s := range c.Conf.Snapshots { // others may have taken it meanwhile
+		switch {
+		case s.Name != name:
+		case s.unfinished():
+			return false, fmt.Errorf("the snapshot %s is unfinished, and of no use (snapstate %s): remove it with: %s",
+				name, s.Values["snapstate"], removeSnapshot(c.CTID, name))
+		default:
+			return false, nil
+		}
+	}
+	records, err := c.records()
+	if err != nil {
+		return false, err
+	}
+	args := []string{"snapshot", c.ID(), name}
+	description := records.Line(c.CTID, c.Record.without(snapshotsWord)) // that is of other volumes
+	if description != "" {
+		args = append(args, "--description", description)
+	}
+	err = c.Pct(ctx, args...)
+	var failed *CommandError
+	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
+		return false, c.noSnapshots(ctx,
+			"pct snapshot %d %s: snapshot feature is not available: its storage takes none", c.CTID, name)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, c.Reread(func(conf *Conf) {
+		s := Snapshot{Name: name, Section: conf.Section}
+		s.Values, s.Description = maps.Clone(conf.Values), description
+		conf.Snapshots = append(conf.Snapshots, s)
+	})
+}
+
+// noSnapshots says and records why Proxmox makes no snapshots of the container.
+func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
+	c.logf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
+	after := maps.Clone(c.Record)
+	after[snapshotsWord] = HashList([]string{c.Conf.sources()})
+	return c.WriteRecord(ctx, after)
+}
+
+// ForgetNoSnapshots forgets that Proxmox makes no snapshots of the container if
+// its volumes are others now.
+func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
+	if c.Record[snapshotsWord] == "" || c.Record.takesNoSnapshots(&c.Conf.Section) {
+		return nil
+	}
+	return c.WriteRecord(ctx, c.Record.without(snapshotsWord))
+}
+
+// Inherit sets the record of a container that is about to be cloned to what has
+// come along with a snapshot of its source. The error is that of [Records.read].
+func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err error) {
+	c.Record, err = records.read(source, from.Description)
+	c.Record = c.Record.without(VolumesWord, snapshotsWord)
+	c.Before = maps.Clone(c.Record)
+	return err
+}
+
+// SnapshotToClone returns the snapshot of a container that is cloned: one
+// without a name, which is the container itself, where phx has seen that
+// Proxmox makes none of it.
+func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot, error) {
+	if s := conf.Snapshot(name); s != nil {
+		return s, nil
+	}
+	record, err := r.read(ctid, conf.Description)
+	if err != nil || !record.takesNoSnapshots(&conf.Section) {
+		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
+	}
+	if mount := conf.bindMount(); mount != "" {
+		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
+			"take its mount_points out of the configuration, or create the container from a template", mount)
+	}
+	return &Snapshot{Section: conf.Section}, nil
+}

@@ -1,0 +1,256 @@
+package pve
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	mountPointOption = regexp.MustCompile(`^mp\d+$`)
+	unusedOption     = regexp.MustCompile(`^unused\d+$`)
+)
+
+// MountPoints returns the options of the mount points among values, by number.
+func MountPoints(values map[string]string) []string { return numbered(values, mountPointOption) }
+
+// Unused returns the options of the volumes that belong to the container and
+// are not mounted, by number.
+func Unused(values map[string]string) []string { return numbered(values, unusedOption) }
+
+func numbered(values map[string]string, form *regexp.Regexp) []string {
+	var options []string
+	for option := range values {
+		if form.MatchString(option) {
+			options = append(options, option)
+		}
+	}
+	slices.SortFunc(options, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	})
+	return options
+}
+
+// FreeMountPoint returns the first option of a mount point, from mpN on, that
+// none of values has.
+func FreeMountPoint(n int, values ...map[string]string) string {
+	for ; ; n++ {
+		option := fmt.Sprintf("mp%d", n)
+		if !slices.ContainsFunc(values, func(v map[string]string) bool { _, used := v[option]; return used }) {
+			return option
+		}
+	}
+}
+
+// MountSource returns what the value of a mount point mounts: a volume, or a
+// path of the host.
+func MountSource(value string) string {
+	first, _, _ := strings.Cut(value, ",")
+	return strings.TrimPrefix(first, "volume=")
+}
+
+// IsBind reports whether the value of a mount point is a bind mount or a
+// device, and not a volume of a storage.
+func IsBind(value string) bool { return strings.HasPrefix(MountSource(value), "/") }
+
+// Storage returns the storage of the volume that the value of an option has,
+// "" when there is none.
+func Storage(value string) string {
+	storage, _, ok := strings.Cut(MountSource(value), ":")
+	if !ok {
+		return ""
+	}
+	return storage
+}
+
+// MountPath returns the path in the container of the value of a mount point.
+func MountPath(value string) string { return ParseProperties(value).Get("mp") }
+
+// MountedAt returns the option of what is mounted at a path of the container,
+// "" when nothing is.
+func MountedAt(values map[string]string, path string) string {
+	for _, option := range MountPoints(values) {
+		if MountPath(values[option]) == path {
+			return option
+		}
+	}
+	return ""
+}
+
+// bindMount returns the first mount point that mounts a path of the host, ""
+// when there is none. Proxmox makes neither a snapshot nor a clone then.
+func (s *Section) bindMount() string {
+	for _, option := range MountPoints(s.Values) {
+		if IsBind(s.Values[option]) {
+			return option
+		}
+	}
+	return ""
+}
+
+// sources is what is mounted, which decides whether Proxmox makes snapshots.
+func (s *Section) sources() string {
+	var sources []string
+	for _, option := range append(MountPoints(s.Values), "rootfs") {
+		sources = append(sources, MountSource(s.Values[option]))
+	}
+	slices.Sort(sources)
+	return strings.Join(sources, "\n")
+}
+
+// takesNoSnapshots reports whether a record says that Proxmox makes no snapshot
+// of a container with the volumes of s.
+func (r Record) takesNoSnapshots(s *Section) bool { return r.Hashes(snapshotsWord).Has(s.sources()) }
+
+// Clone returns the configuration that Proxmox gives to a full clone of a
+// snapshot: all of it, with another name, storage, and address of the network
+// card.
+func (s *Snapshot) Clone(hostname, storage string) *Conf {
+	conf := &Conf{Section: s.Section}
+	conf.Values = maps.Clone(s.Values)
+	maps.DeleteFunc(conf.Values, func(option, _ string) bool {
+		return option == "parent" || option == "snaptime" || option == "lock" || strings.HasPrefix(option, "unused")
+	})
+	conf.Values["hostname"] = hostname
+	for _, option := range append(MountPoints(conf.Values), "rootfs") {
+		if _, volume, ok := strings.Cut(conf.Values[option], ":"); ok && !IsBind(conf.Values[option]) {
+			conf.Values[option] = storage + ":" + volume
+		}
+	}
+	net := ParseProperties(conf.Values["net0"])
+	net.Set("hwaddr", "(generated)")
+	conf.Values["net0"] = net.String()
+	return conf
+}
+
+// booleanKeys are sub-keys of which Proxmox rewrites the value.
+var booleanKeys = []string{
+	"firewall", "link_down", "ro", "backup", "nesting", "keyctl", "fuse", "mknod", "force_rw_sys",
+}
+
+// Merge returns ps with the wanted properties set, and whether that differs
+// from ps as Proxmox understands it.
+func (ps Properties) Merge(wanted Properties) (merged Properties, differs bool) {
+	merged = slices.Clone(ps)
+	for _, p := range wanted {
+		if !sameValue(p.Key, ps.Get(p.Key), p.Value) {
+			merged.Set(p.Key, p.Value)
+			differs = true
+		}
+	}
+	return merged, differs
+}
+
+func sameValue(key, have, wanted string) bool {
+	switch {
+	case have == wanted:
+		return true
+	case key == "hwaddr":
+		return strings.EqualFold(have, wanted)
+	case slices.Contains(booleanKeys, key):
+		// An absent boolean and a false one are the same.
+		return ParseBool(have) == ParseBool(wanted)
+	}
+	return false
+}
+
+// ParseList splits an option that is a list, such as nameserver, at any of the
+// separators that Proxmox takes.
+func ParseList(value string) []string {
+	return strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(" ,;\x00", r) })
+}
+
+// Settings are what one pct create or pct set is to change.
+type Settings struct {
+	set     []Property // option and value
+	removed []Property // option and reason
+}
+
+// Set adds an option with its new value.
+func (s *Settings) Set(option, value string) { s.set = append(s.set, Property{option, value}) }
+
+// Remove adds an option that is to be removed, and why.
+func (s *Settings) Remove(option, reason string) {
+	s.removed = append(s.removed, Property{option, reason})
+	slices.SortFunc(s.removed, func(a, b Property) int { return strings.Compare(a.Key, b.Key) })
+}
+
+// Args returns the arguments for pct create or pct set, none when nothing is to
+// be changed.
+func (s *Settings) Args() []string {
+	var args []string
+	for _, p := range s.set {
+		args = append(args, "--"+p.Key, p.Value)
+	}
+	var options []string
+	for _, p := range s.removed {
+		options = append(options, p.Key)
+	}
+	if len(options) > 0 {
+		args = append(args, "--delete", strings.Join(options, ","))
+	}
+	return args
+}
+
+// Changes returns what is to be changed, for people.
+func (s *Settings) Changes() []string {
+	var changes []string
+	for _, p := range s.set {
+		changes = append(changes, p.Key+" "+p.Value)
+	}
+	for _, p := range s.removed {
+		changes = append(changes, fmt.Sprintf("%s removed: %s", p.Key, p.Value))
+	}
+	return changes
+}
+
+// Apply changes conf as pct would, of a container that runs or not.
+func (s *Settings) Apply(conf *Conf, running bool) {
+	for _, p := range s.set {
+		switch {
+		case running && waitsForStart(p.Key, conf):
+			if conf.Pending == nil {
+				conf.Pending = map[string]string{}
+			}
+			conf.Pending[p.Key] = p.Value
+		case p.Key == "net0":
+			conf.Values[p.Key] = interfaceAsStored(p.Value)
+		default:
+			conf.Values[p.Key] = p.Value
+		}
+	}
+	for _, p := range s.removed {
+		switch {
+		case running && waitsForStart(p.Key, conf):
+			conf.Deleted = append(conf.Deleted, p.Key)
+		default:
+			delete(conf.Values, p.Key)
+		}
+	}
+}
+
+// waitsForStart reports whether pct keeps a change of this option, of a running
+// container, until the next start (pve-container 6.1). conf has the option's
+// present value, if any: a new mount point is mounted at once.
+func waitsForStart(option string, conf *Conf) bool {
+	_, exists := conf.Values[option]
+	return option == "features" || option == "nameserver" || mountPointOption.MatchString(option) && exists
+}
+
+// interfaceAsStored is a network interface as pct prints it again: the name,
+// the other keys in order, and the type (pve-container 6.1).
+func interfaceAsStored(value string) string {
+	ps := ParseProperties(value)
+	ps.Set("type", "veth")
+	key := func(p Property) string {
+		if p.Key == "name" {
+			return "" // before all others
+		}
+		return p.Key
+	}
+	slices.SortFunc(ps, func(a, b Property) int { return strings.Compare(key(a), key(b)) })
+	return ps.String()
+}

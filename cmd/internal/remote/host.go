@@ -1,0 +1,96 @@
+package remote
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"regexp"
+	"time"
+)
+
+// Serve is the host's end of a conversation: it supplies what the container's
+// half asks for until its answer has come, and returns that answer, of which
+// Error may be set. program is the program itself. names are those of the
+// service's certificates: the host knows them, and they replace what the answer
+// says. supply returns the JSON value of each other need; its error is told to
+// the container's half, whose answer then follows. The error is [ErrEnded] when
+// there is no other half any more, and else says what it did wrong.
+func Serve(in io.Reader, out io.Writer, program []byte, names []string,
+	supply func(need string) (any, error),
+) (*Answer, error) {
+	lines := bufio.NewReader(in)
+	asked := map[string]bool{}
+	for {
+		line, err := readLine(lines)
+		if err != nil {
+			return nil, err
+		}
+		var m message
+		if err := json.Unmarshal(line, &m); err != nil {
+			return nil, fmt.Errorf("not an answer: %.100q", line)
+		}
+		switch {
+		case m.Answer != nil:
+			if err := m.Answer.check(names); err != nil {
+				return nil, err
+			}
+			return m.Answer, nil
+		case !needForm.MatchString(m.Need):
+			return nil, fmt.Errorf("not a need: %.100q", line)
+		case asked[m.Need]:
+			return nil, fmt.Errorf("asks for the %s a second time", m.Need)
+		case len(asked) == maxNeeds:
+			return nil, fmt.Errorf("asks for more than %d things", maxNeeds)
+		}
+		asked[m.Need] = true
+		if m.Need == "program" {
+			_, err = out.Write(program)
+		} else {
+			err = send(out, m.Need, supply)
+		}
+		if err != nil {
+			return nil, ErrEnded
+		}
+	}
+}
+
+func send(out io.Writer, need string, supply func(string) (any, error)) error {
+	var r reply
+	value, err := supply(need)
+	if err == nil {
+		r.Value, err = json.Marshal(value)
+	}
+	if err == nil && len(r.Value) > maxLine-100 {
+		err = fmt.Errorf("the %s is longer than %d MiB", need, maxLine>>20)
+	}
+	if err != nil {
+		r = reply{Error: cut(err.Error(), maxError)}
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(line, '\n'))
+	return err
+}
+
+var (
+	needForm  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+)?$`)
+)
+
+// check makes of what the container's half has sent what the host may use: it
+// refuses what cannot be, and cuts what is too long.
+func (a *Answer) check(names []string) error {
+	if a.Stage != "" && (len(a.Stage) > 32 || !stageForm.MatchString(a.Stage)) {
+		return fmt.Errorf("not a stage: %.100q", a.Stage)
+	}
+	if until := time.Until(a.NotAfter); !a.NotAfter.IsZero() && (until > maxAge || until < -maxAge) {
+		return fmt.Errorf("not the end of a certificate: %s", a.NotAfter)
+	}
+	a.Names = names
+	a.NotAfter = a.NotAfter.UTC().Truncate(time.Second)
+	a.shorten()
+	return nil
+}

@@ -1,0 +1,160 @@
+package service
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remote"
+)
+
+// Call runs the container's half of the program, which is given the request.
+// names are those of the service's certificates. Programs that the container
+// lacks are installed; supply supplies its other needs.
+func (t *Target) Call(ctx context.Context, request any, names []string,
+	supply func(need string) (any, error),
+) (*remote.Answer, error) {
+	log := &cmdline.LineWriter{Line: func(line string) {
+		t.Logf("%s", cmdline.Quoted(strings.TrimPrefix(line, cmdline.Name()+": ")))
+	}}
+	defer log.Close()
+	return call(ctx, t.Host, t.CTID, names, func(need string) (any, error) {
+		switch need {
+		case "request":
+			return request, nil
+		case "step_cli", "traefik": // features
+			return true, t.Host.RunFeature(ctx, t.scripts, need, t.CTID, "", log)
+		}
+		return supply(need)
+	}, log)
+}
+
+// boot puts the program in place unless it is there, and is root's to change
+// and everybody's to run, and becomes its half in the container. Its arguments:
+// name, SHA-256, size in bytes.
+//
+// A transfer that was killed leaves a file behind, with the mode that mktemp
+// has given it; whoever holds the lock is alone and may remove it.
+const boot = `set -eu
+umask 022
+dir=/usr/local/bin
+program=$dir/$1 sum=$2 size=$3
+mode=$(stat -c '%u %a' "$program" 2>/dev/null) || mode=none
+if [ "$mode" != "$(id -u) 755" ] || ! echo "$sum  $program" | sha256sum --check --status 2>/dev/null; then
+	exec 9<"$dir"
+	flock -w 60 9 || { echo "another transfer of $1 is under way in this container" >&2; exit 1; }
+	find "$dir" -maxdepth 1 -type f -name "$1.??????" -user "$(id -u)" -perm 600 -delete
+	echo '{"need":"program"}'
+	new=$(mktemp "$program.XXXXXX") # mode 0600
+	trap 'rm -f "$new"' EXIT
+	head -c "$size" >"$new"
+	echo "$sum  $new" | sha256sum --check --status || { echo "the transfer of $1 broke off" >&2; exit 1; }
+	chmod 0755 "$new"
+	mv -f "$new" "$program"
+	trap - EXIT
+	exec 9<&-
+fi
+export HOME=/root
+exec "$program" apply --request -`
+
+const (
+	// callTimeout is how long a conversation may take: packages may have to be
+	// installed, behind an update of the system or what an earlier run has left.
+	callTimeout = pve.GuestTimeout
+
+	// linger is how long the container's half may go on after the conversation,
+	// and what it leaves behind may hold the pipes.
+	linger = 2 * time.Second
+)
+
+// call runs the container's half of this program in a container and returns
+// its answer, of which Error may be set. supply returns the JSON value of each
+// thing that the other half asks for; see [remote.Serve]. log gets the other
+// half's messages.
+func call(ctx context.Context, host *pve.Host, ctid int, names []string,
+	supply func(need string) (any, error), log io.Writer,
+) (*remote.Answer, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(program)
+	name := filepath.Base(path)
+
+	cmd := host.Exec(ctid, "/bin/sh", "-c", boot, "sh", name, hex.EncodeToString(sum[:]), strconv.Itoa(len(program)))
+	cmd.Label = fmt.Sprintf("pct exec %d (%s apply)", ctid, name)
+	cmd.Timeout = callTimeout
+	cmd.Stderr = log
+	return converse(ctx, host, cmd, func(in io.Reader, out io.Writer) (*remote.Answer, error) {
+		return remote.Serve(in, out, program, names, supply)
+	})
+}
+
+// converse runs cmd while serve reads what it prints and writes what it reads.
+// An answer counts however cmd ends; without one, the error is that of cmd, if
+// it has failed, and else that of serve.
+func converse(ctx context.Context, host *pve.Host, cmd pve.Command,
+	serve func(in io.Reader, out io.Writer) (*remote.Answer, error),
+) (*remote.Answer, error) {
+	// Pipes of the system, not of Go: each side then sees the other one end.
+	stdin, toContainer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer toContainer.Close()
+	fromContainer, stdout, err := os.Pipe()
+	if err != nil {
+		stdin.Close()
+		return nil, err
+	}
+	defer fromContainer.Close()
+	cmd.Stdin, cmd.Stdout = stdin, stdout
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// A process that is left in the container may hold the other ends.
+	closeIn := func(d time.Duration) {
+		fromContainer.SetDeadline(time.Now().Add(d))
+		toContainer.SetDeadline(time.Now().Add(d))
+	}
+	defer context.AfterFunc(ctx, func() { closeIn(0) })()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := host.Run(ctx, cmd)
+		stdin.Close()
+		stdout.Close()
+		closeIn(linger)
+		ended <- err
+	}()
+	answer, serveErr := serve(fromContainer, toContainer)
+	if answer == nil && !errors.Is(serveErr, remote.ErrEnded) {
+		cancel(serveErr)
+	}
+	toContainer.Close()
+	fromContainer.Close()
+	// Its status no longer matters, but what it said on stderr may tell why
+	// there is no answer.
+	defer time.AfterFunc(linger, func() { cancel(serveErr) }).Stop()
+	err = <-ended
+	switch {
+	case answer != nil:
+		return answer, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s: %w", cmd.Label, serveErr)
+}

@@ -1,0 +1,229 @@
+// Package service is the host's half of the programs that set up a service in a
+// container, phx-nginx and phx-traefik: a filter that waits until the container
+// is ready and the CA's fingerprint is known, in whichever order these come, and
+// then calls the program's own work; and the call of the other half, in the
+// container.
+//
+// It knows neither what a service is made of nor how a container is made ready,
+// and nothing of what runs in the container but that it answers as package
+// remote says.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"thinkheads.ai/phx/cmd/internal/cahost"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/guest"
+	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remote"
+)
+
+// Program is a program that sets a service up in a container.
+type Program struct {
+	Name   string // under which it is noted which roots the service trusts: nginx, traefik
+	Script string // the application script for which the program stands in
+
+	// SetUp sets the service up. Its error, or that of its answer, is reported as
+	// the event that Failed makes.
+	SetUp func(context.Context, *Target) (*remote.Answer, error)
+
+	Ready  func(event.ServiceReady) event.Body
+	Failed func(event.ServiceFailed) event.Body
+}
+
+// filter works on the container with the program's application script, once in
+// each plan.
+type filter struct {
+	program Program
+	host    *pve.Host
+	scripts string // directory of the feature scripts
+
+	stream *event.Stream
+	work   sync.WaitGroup
+	mu     sync.Mutex
+	failed bool
+}
+
+// Flags are the options of a filter.
+func Flags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+		&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
+	}
+}
+
+// Run runs the program as a filter over stdin and stdout.
+func Run(c *cli.Context, program Program) error {
+	isFilter, err := cmdline.Filter(c)
+	switch {
+	case err != nil:
+		return err
+	case !isFilter:
+		return cmdline.Usagef("unknown command %q", c.Args().First())
+	case c.Duration("timeout") <= 0:
+		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
+	}
+	f := &filter{
+		program: program,
+		host:    &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		scripts: c.String("scripts"),
+	}
+	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
+	return f.run(c.Context)
+}
+
+func (f *filter) run(ctx context.Context) error {
+	p := newPlanState()
+	for {
+		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
+			event.NameContainerPreview, event.NameContainerFailed, event.NameContainerSkipped,
+			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint,
+			event.NameNginxReady, event.NameNginxFailed)
+		if err != nil {
+			p.gatewayReady.set(false)
+			f.work.Wait()
+			if !errors.Is(err, io.EOF) {
+				return err
+			}
+			break
+		}
+		switch ev.Name {
+		case event.NamePlanDone:
+			f.finish(p)
+			if err := f.stream.Forward(ev); err != nil {
+				return err
+			}
+			p = newPlanState()
+			continue
+		case event.NamePlanStarted:
+			p.gatewayReady.set(false)
+			p = newPlanState()
+		}
+		if err := p.observe(ev, f.program.Script, f.exists); err != nil {
+			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+		}
+		if p.complete() && !p.started {
+			p.started = true
+			target := f.target(p)
+			f.work.Go(func() { f.setUp(ctx, target) })
+		}
+	}
+	if f.failed {
+		return cmdline.Status(1)
+	}
+	return nil
+}
+
+// exists reports whether a container is on this host.
+func (f *filter) exists(ctid int) bool {
+	_, err := f.host.ReadConf(ctid)
+	return err == nil
+}
+
+// finish waits for the work on a plan that is over, and reports what the
+// container was still waiting for.
+func (f *filter) finish(p *planState) {
+	p.gatewayReady.set(false)
+	f.work.Wait()
+	if why := p.missing(); why != "" {
+		f.reportFailure(p.container.CTID, p.container.Name, "join", why)
+	}
+}
+
+// target returns the plan's container as that on which the program works.
+func (f *filter) target(p *planState) *Target {
+	t := &Target{
+		Host:      f.host,
+		CTID:      p.container.CTID,
+		Container: p.container,
+		Domain:    p.plan.Domain,
+		Services:  p.plan.Services,
+		CA:        p.plan.CA,
+		Proxy:     p.plan.Proxy,
+		Gateway:   p.plan.Gateway,
+		Trust: guest.Trust{
+			Fingerprint: p.fingerprint.SHA256,
+			Also:        p.fingerprint.Also,
+			CAURL:       p.fingerprint.CAURL,
+		},
+		CADown:       p.exported.FromHost,
+		GatewayReady: p.gatewayReady.wait,
+		rootFile:     p.fingerprint.Path,
+		scripts:      f.scripts,
+	}
+	if known := p.exported.Known; known != nil {
+		t.CAHosts, t.CANeighbours = known.Hosts, known.Neighbours
+	}
+	return t
+}
+
+// setUp has the program set its service up, and reports how that ended.
+func (f *filter) setUp(ctx context.Context, t *Target) {
+	start := time.Now()
+	answer := &remote.Answer{Stage: "trust"}
+	err := t.checkTrust()
+	if err == nil {
+		answer, err = f.program.SetUp(ctx, t)
+	}
+	if err == nil && answer.Error != "" {
+		err = fmt.Errorf("not done in the container:\n%s", cmdline.Quoted(answer.Error))
+	}
+	if err == nil {
+		err = cahost.WriteTaken(f.host, f.program.Name, t.Trust.Pins())
+	}
+	if err != nil {
+		stage := "apply"
+		if answer != nil && answer.Stage != "" {
+			stage = answer.Stage
+		}
+		f.reportFailure(t.CTID, t.Container.Name, stage, err.Error())
+		return
+	}
+	for _, change := range t.changes {
+		t.Logf("%s", change)
+	}
+	for _, change := range answer.Changes {
+		t.Logf("%s", cmdline.Quoted(change))
+	}
+	ready := event.ServiceReady{
+		CTID: t.CTID, Names: answer.Names, NotAfter: answer.NotAfter,
+		Changed: answer.Changed || len(t.changes) > 0,
+		Changes: slices.Concat([]string{}, t.changes, answer.Changes),
+	}
+	if ready.Changed {
+		t.Logf("ready (%s)", cmdline.Elapsed(start))
+	} else {
+		t.Logf("unchanged")
+	}
+	f.emit(f.program.Ready(ready))
+}
+
+func (f *filter) reportFailure(ctid int, name, stage, why string) {
+	f.fail(fmt.Errorf("%d %s: %s: %s", ctid, name, stage, why))
+	f.emit(f.program.Failed(event.ServiceFailed{CTID: ctid, Stage: stage, Error: why}))
+}
+
+func (f *filter) emit(body event.Body) {
+	if err := f.stream.Emit(body); err != nil {
+		f.fail(err)
+	}
+}
+
+func (f *filter) fail(err error) {
+	cmdline.Logf("%v", err)
+	f.mu.Lock()
+	f.failed = true
+	f.mu.Unlock()
+}

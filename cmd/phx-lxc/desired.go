@@ -1,0 +1,258 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// What a container should be, as functions of its configuration and of what
+// Proxmox has stored: nothing here reads or changes anything.
+
+// settings returns the settings of a container that differ from what conf will
+// be after the next start, in a fixed order. Values are compared as Proxmox
+// understands them: it reorders sub-keys, adds its own, and rewrites booleans.
+// What conf has and the configuration does not mention is kept.
+//
+// fw is what the firewall should be, nil where it stays as it is; written are
+// the hashes of the paths of bind mounts that phx has set.
+func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, written pve.Hashes) *pve.Settings {
+	s := &pve.Settings{}
+	next := conf.Next()
+	set := func(option, value string) {
+		if next[option] != value {
+			s.Set(option, value)
+		}
+	}
+	merge := func(option string, wanted pve.Properties) {
+		if value, differs := pve.ParseProperties(next[option]).Merge(wanted); differs {
+			s.Set(option, value.String())
+		}
+	}
+
+	set("hostname", c.Name)
+	set("memory", strconv.Itoa(c.MemoryMB))
+	if c.SwapMB != nil {
+		set("swap", strconv.Itoa(*c.SwapMB))
+	}
+	set("cores", strconv.Itoa(c.Cores))
+	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
+		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
+	}
+	merge("startup", startup(c))
+	net := pve.ParseProperties(next["net0"])
+	if c.Network.DHCP { // which brings the gateway along
+		net = slices.DeleteFunc(net, func(p pve.Property) bool { return p.Key == "gw" })
+	}
+	merged, _ := net.Merge(network(c, fw))
+	set("net0", merged.String())
+	if servers := c.Network.Nameservers; len(servers) > 0 {
+		words := make([]string, len(servers))
+		for i, server := range servers {
+			words[i] = server.String()
+		}
+		if !slices.Equal(pve.ParseList(next["nameserver"]), words) {
+			s.Set("nameserver", strings.Join(words, " "))
+		}
+	}
+	var features pve.Properties
+	for _, o := range c.PctOptions {
+		features = append(features, pve.ParseProperties(o)...)
+	}
+	merge("features", features)
+	addMountPoints(s, c, next, written)
+	return s
+}
+
+// startup is the order and delay of a container at the host's boot.
+func startup(c *config.Container) pve.Properties {
+	var ps pve.Properties
+	if c.BootOrder != nil {
+		ps.Set("order", strconv.Itoa(*c.BootOrder))
+	}
+	if c.BootDelay != nil {
+		ps.Set("up", strconv.Itoa(*c.BootDelay))
+		ps.Set("down", strconv.Itoa(*c.BootDelay))
+	}
+	return ps
+}
+
+func network(c *config.Container, fw *config.Firewall) pve.Properties {
+	ps := pve.Properties{{Key: "name", Value: c.Network.Name}, {Key: "bridge", Value: c.Network.Bridge}}
+	if c.MAC != "" {
+		ps.Set("hwaddr", c.MAC)
+	}
+	if c.Network.DHCP {
+		ps.Set("ip", "dhcp")
+	} else {
+		ps.Set("ip", c.Network.IP.String())
+	}
+	if c.Network.Gateway.IsValid() {
+		ps.Set("gw", c.Network.Gateway.String())
+	}
+	if fw != nil {
+		ps.Set("firewall", pve.FormatBool(fw.Enabled))
+	}
+	return ps
+}
+
+// address is the container's address without its prefix length, "" when it
+// has no fixed one.
+func address(c *config.Container) string {
+	if !c.Network.IP.IsValid() {
+		return ""
+	}
+	return c.Network.IP.Addr().String()
+}
+
+// unprivileged reports whether a container that is created is unprivileged, as
+// it is unless the configuration says otherwise.
+func unprivileged(c *config.Container) bool { return c.Unprivileged == nil || *c.Unprivileged }
+
+// withPrivileges returns the configuration with the privileges that the
+// container has, if it is there.
+func withPrivileges(c *config.Container, conf *pve.Conf) *config.Container {
+	if conf == nil {
+		return c
+	}
+	actual := *c
+	has := pve.ParseBool(conf.Values["unprivileged"])
+	actual.Unprivileged = &has
+	return &actual
+}
+
+// rawLines returns the raw lines that the configuration asks for, each once.
+// lxc_options override apparmor_profile.
+//
+// apparmor_profile "unconfined" is written as it is, and switches AppArmor off
+// for the container. For "generated", see [pve.GeneratedProfile]. Without the
+// key no line is wanted, and one that was made by hand stays.
+func rawLines(c *config.Container) []pve.RawLine {
+	var lines []pve.RawLine
+	add := func(key, value string) { lines = append(lines, pve.RawLine{Key: key, Value: value}) }
+
+	if c.AppArmorProfile != "" {
+		add(pve.ProfileKey, c.AppArmorProfile)
+	}
+	if c.AppArmorManagesNesting && customProfile(c) != "" {
+		add("lxc.apparmor.allow_nesting", "1")
+		add("lxc.include", "/usr/share/lxc/config/nesting.conf")
+	}
+	keeps := func(o config.RawOption) bool { return o.Key == pve.CapKeepKey }
+	if slices.ContainsFunc(c.LXCOptions, keeps) && !unprivileged(c) {
+		// LXC's own configuration of a privileged container drops some, and
+		// either of the two excludes the other: the empty line ends that.
+		add("lxc.cap.drop", "")
+	}
+	for _, o := range c.LXCOptions {
+		add(o.Key, o.Value)
+	}
+	if len(c.GPUs) > 0 {
+		add("lxc.cgroup2.devices.allow", "c 195:* rwm") // nvidia
+		add("lxc.cgroup2.devices.allow", "c 243:* rwm") // nvidia-uvm
+		devices := []string{"nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+		for _, n := range c.GPUs {
+			devices = append(devices, fmt.Sprintf("nvidia%d", n))
+		}
+		for _, d := range devices {
+			add("lxc.mount.entry", fmt.Sprintf("/dev/%s dev/%[1]s none bind,optional,create=file", d))
+		}
+	}
+	for _, m := range c.IDMaps {
+		add(pve.IDMapKey, m)
+	}
+	return pve.EffectiveRaw(lines)
+}
+
+// customProfile returns the name of the AppArmor profile that has a file of
+// its own, "" for none.
+func customProfile(c *config.Container) string {
+	switch c.AppArmorProfile {
+	case "unconfined", pve.GeneratedProfile.Value:
+		return ""
+	}
+	return c.AppArmorProfile
+}
+
+// record returns the record before, brought up to date with all that phx writes
+// beside pct's options. fw is the firewall that phx manages, nil for none, and
+// profileHash that of the container's own AppArmor profile.
+func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.Firewall,
+	profileHash string) pve.Record {
+	after := maps.Clone(before)
+	rules := ""
+	if c.Firewall != nil && fw != nil {
+		if rules = pveFirewall(fw).Hashes(); rules == "" {
+			rules = "none"
+		}
+	}
+	for word, hashes := range map[string]string{
+		pve.RawWord:      pve.RawHashes(rawLines(withPrivileges(c, conf))),
+		pve.FirewallWord: rules,
+		pve.MountsWord:   mountHashes(c),
+		pve.ProfileWord:  profileHash,
+	} {
+		if hashes == "" {
+			delete(after, word)
+		} else {
+			after[word] = hashes
+		}
+	}
+	delete(after, pve.FormerRestartWord)
+	// Once it has been there, a volume is never allocated again.
+	after.Unite(pve.VolumesWord, volumeHashes(c, conf))
+	return after
+}
+
+// refusals returns what the configuration asks for and only a new container
+// could be. Nothing is changed then, and nothing destroyed for it. allocated
+// are the hashes of the paths of volumes that have been there.
+func refusals(c *config.Container, conf *pve.Conf, allocated pve.Hashes) error {
+	var all []error
+	refuse := func(format string, args ...any) {
+		all = append(all, fmt.Errorf(format+"; nothing was changed", args...))
+	}
+	if have, differs := wrongPrivilege(c, &conf.Section); differs {
+		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: "+
+			"make a new container, or correct the configuration", pve.FormatBool(have), pve.FormatBool(!have))
+	}
+	for _, d := range disks(c, conf) {
+		if d.have > d.want {
+			refuse("%s has %d GiB and should have %d: Proxmox cannot shrink a disk: correct the configuration",
+				d.option, d.have, d.want)
+		}
+	}
+	if storage := pve.Storage(conf.Next()["rootfs"]); storage != "" && storage != c.StoragePool {
+		refuse("rootfs is on the storage %s and should be on %s: move it, while the container is stopped, "+
+			"with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
+	}
+	refuseMountPoints(c, conf, allocated, refuse)
+	return errors.Join(all...)
+}
+
+// wrongPrivilege returns whether a configuration is unprivileged, and whether
+// that is not what the container should be.
+func wrongPrivilege(c *config.Container, conf *pve.Section) (have, differs bool) {
+	have = pve.ParseBool(conf.Values["unprivileged"])
+	return have, c.Unprivileged != nil && *c.Unprivileged != have
+}
+
+// hostOwner returns the host's ids of an owner and a group in the container,
+// -1 for one that is left as it is.
+func hostOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err error) {
+	return pve.HostOwner(rawLines(c), unprivileged(c), uid, gid)
+}
+
+// number is an owner's id, -1 for one that is left as it is.
+func number(n *int) int {
+	if n == nil {
+		return -1
+	}
+	return *n
+}

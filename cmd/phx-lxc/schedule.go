@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// provisioner is what the rounds of a stream share.
+type provisioner struct {
+	options options
+	stream  *event.Stream
+	jobs    chan struct{} // a token for each container at work
+	work    sync.WaitGroup
+
+	mu     sync.Mutex
+	failed bool
+	toDo   bool // in a dry run: something would be changed
+}
+
+// fail reports an error of the run as a whole.
+func (p *provisioner) fail(err error) {
+	cmdline.Logf("%v", err)
+	p.mu.Lock()
+	p.failed = true
+	p.mu.Unlock()
+}
+
+// round is the work on one plan.
+type round struct {
+	run     *provisioner
+	ctx     context.Context
+	options options // of the run; dryRun also where the plan asks for it
+	plan    config.Plan
+	planned chan struct{} // closed when the plan is complete
+	halted  chan struct{} // closed when nothing new may be started
+	halt    func()
+	states  func() (map[int]string, error) // pct list, asked once a round
+	records func() (*pve.Records, error)
+
+	datacenter sync.Once // for saying that the datacenter's firewall is off
+
+	mu     sync.Mutex
+	nodes  map[int]*node
+	guests map[int]func() error // by id: whether a guest outside of the configuration runs
+}
+
+// node is a container of a plan, or one that others need and that has not
+// been planned yet.
+type node struct {
+	done   chan struct{} // closed when it is ready, failed or skipped
+	ready  bool
+	source cloneSource // for others
+}
+
+// newRound returns the round of a plan; started is nil for what comes without a
+// plan.started, as it may from a file.
+func (p *provisioner) newRound(ctx context.Context, started *event.PlanStarted) *round {
+	if started == nil {
+		started = &event.PlanStarted{}
+	}
+	r := &round{
+		run:     p,
+		ctx:     ctx,
+		options: p.options,
+		plan:    started.Plan,
+		planned: make(chan struct{}),
+		halted:  make(chan struct{}),
+		nodes:   map[int]*node{},
+		guests:  map[int]func() error{},
+	}
+	r.options.dryRun = p.options.dryRun || started.DryRun
+	r.halt = sync.OnceFunc(func() { close(r.halted) })
+	r.states = sync.OnceValues(func() (map[int]string, error) { return p.options.host.List(ctx) })
+	r.records = sync.OnceValues(func() (*pve.Records, error) {
+		host := p.options.host
+		if r.options.dryRun || started.Action == "status" {
+			host.Preview = &pve.Preview{}
+		}
+		return host.Records(ctx)
+	})
+	return r
+}
+
+func (r *round) node(ctid int) *node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.nodes[ctid]
+	if n == nil {
+		n = &node{done: make(chan struct{})}
+		r.nodes[ctid] = n
+	}
+	return n
+}
+
+// take takes a ct.planned and starts the container's work.
+func (r *round) take(planned event.ContainerPlanned) error {
+	ctid := planned.CTID
+	act, ok := actions[planned.Action]
+	if !ok {
+		return fmt.Errorf("container %d: action %q is none that phx-lxc knows", ctid, planned.Action)
+	}
+	container, err := config.ParseContainer(ctid, planned.Config)
+	if err != nil {
+		return err
+	}
+	n := r.node(ctid)
+	if n.source.container != nil {
+		return fmt.Errorf("container %d is planned twice", ctid)
+	}
+	n.source.container = container
+	j := &job{
+		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
+		guest: r.guest, records: r.records, datacenter: &r.datacenter, emit: r.emit,
+	}
+	if container.CloneFrom != 0 {
+		j.source = &r.node(container.CloneFrom).source
+	}
+	r.run.work.Go(func() {
+		defer close(n.done)
+		if reason, because := r.await(planned.Needs); reason != "" {
+			r.skip(container, reason, because)
+			return
+		}
+		select {
+		case r.run.jobs <- struct{}{}:
+			defer func() { <-r.run.jobs }()
+		case <-r.halted:
+			r.skip(container, planBrokeOff, 0)
+			return
+		}
+		select {
+		case <-r.halted: // select chooses freely among what is ready
+			r.skip(container, planBrokeOff, 0)
+			return
+		default:
+		}
+		toDo, err := j.do(r.ctx, act)
+		n.source.conf = j.ct.Conf
+		n.ready = err == nil
+		r.run.mu.Lock()
+		r.run.toDo = r.run.toDo || toDo
+		r.run.failed = r.run.failed || err != nil
+		r.run.mu.Unlock()
+	})
+	return nil
+}
+
+const planBrokeOff = "the plan broke off"
+
+// await waits until all needs are ready. Otherwise it returns why not, and
+// the container to blame, if any.
+func (r *round) await(needs []int) (reason string, because int) {
+	for _, need := range needs {
+		n := r.node(need)
+		select {
+		case <-n.done:
+		case <-r.halted:
+			return planBrokeOff, 0
+		case <-r.planned:
+			if n.source.container == nil {
+				return fmt.Sprintf("container %d is needed and not planned", need), need
+			}
+			select {
+			case <-n.done:
+			case <-r.halted:
+				return planBrokeOff, 0
+			}
+		}
+		if !n.ready {
+			return fmt.Sprintf("container %d is not ready", need), need
+		}
+	}
+	return "", 0
+}
+
+func (r *round) skip(c *config.Container, reason string, because int) {
+	r.run.fail(fmt.Errorf("%d %s: skipped: %s", c.CTID, c.Name, reason))
+	r.emit(event.ContainerSkipped{CTID: c.CTID, Name: c.Name, Reason: reason, Because: because})
+}
+
+func (r *round) emit(body event.Body) {
+	if err := r.run.stream.Emit(body); err != nil {
+		r.run.fail(err)
+		r.halt()
+	}
+}
+
+// guest returns why a guest outside of the configuration is not ready, nil if
+// it runs; each guest is asked for once a round.
+func (r *round) guest(id int) error {
+	r.mu.Lock()
+	if r.guests[id] == nil {
+		r.guests[id] = sync.OnceValue(func() error { return r.checkGuest(id) })
+	}
+	check := r.guests[id]
+	r.mu.Unlock()
+	return check()
+}
+
+func (r *round) checkGuest(id int) error {
+	states, err := r.states()
+	if err != nil {
+		return err
+	}
+	state, err := r.options.host.GuestState(r.ctx, r.options.qm, id, states)
+	if err != nil {
+		return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w "+
+			"(--ignore-external does without)", id, err)
+	}
+	if state != "running" {
+		return fmt.Errorf("it needs the guest %d, which is %s: start it, or use --ignore-external", id, state)
+	}
+	return nil
+}

@@ -1,0 +1,361 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// converge brings the container into the desired state, stage by stage. After
+// an error, j.stage is the stage that failed.
+func (j *job) converge(ctx context.Context) error {
+	for _, stage := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"scripts", j.checkScripts},
+		{"mount points", j.checkHostPaths},
+		{"mount points", j.checkOwners},
+		{"external", j.checkExternal},
+		{"define", j.define},
+		{"scripts", j.findDueScripts},
+		{"restart", j.ct.ClearRestartIfDone},
+		{"mount points", j.prepareMounts},
+		{"apparmor", j.loadProfile},
+		{"firewall", j.decideFirewall},
+		{"raw lines", j.writeRawLines},
+		{"firewall", j.writeFirewall},
+		{"configure", j.configure},
+		{"record", j.pruneRecord},
+		{"disk", j.growDisks},
+		{"start", j.startUnlessTemplate},
+		{"restart", j.restartIfAllowed},
+		{"snapshot", j.snapshotBeforeScripts},
+		{"features", j.readyForScripts},
+		{"features", j.runDueScripts},
+		{event.StageHealthCheck, j.checkHealth},
+		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
+		{"record", j.recordScripts},
+		{"snapshot", j.snapshotWhenDone},
+		{"record", j.reportRecord},
+	} {
+		j.stage = stage.name
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := stage.run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkExternal checks that the guests outside of the configuration run on
+// which the container depends.
+func (j *job) checkExternal(context.Context) error {
+	if j.options.ignoreExternal {
+		return nil
+	}
+	var all []error
+	for _, id := range j.external {
+		all = append(all, j.guest(id))
+	}
+	return errors.Join(all...)
+}
+
+// loadProfile puts the container's AppArmor profile in place, and loads it.
+func (j *job) loadProfile(ctx context.Context) error {
+	name := customProfile(j.c)
+	if name == "" {
+		return nil
+	}
+	start := time.Now()
+	path, want, have, err := profileFile(j.options.profiles, j.options.profileDir, name)
+	if err != nil {
+		return err
+	}
+	source := filepath.Join(j.options.profiles, name)
+	j.profileHash = pve.Hash(want)
+	if bytes.Equal(want, have) {
+		return nil
+	}
+	if have != nil && !j.ct.Before.Hashes(pve.ProfileWord)[pve.Hash(have)] {
+		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
+			"copy it to %s to keep it, or move it away to have that one in its place", path, source)
+	}
+	// Loaded first: a profile that AppArmor refuses must not be taken for one
+	// that is in place.
+	load := pve.Command{Argv: []string{"apparmor_parser", "--replace", source}, Timeout: time.Minute}
+	if _, err := j.host.Run(ctx, load); err != nil {
+		return err
+	}
+	if j.options.dryRun {
+		j.host.Preview.AddFile(path, have, want)
+		j.changed(start, "AppArmor profile %s", name)
+		return nil
+	}
+	// Recorded first: what this run writes is phx's own, wherever it ends.
+	after := maps.Clone(j.ct.Record)
+	after.Unite(pve.ProfileWord, j.profileHash)
+	if err := j.ct.WriteRecord(ctx, after); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(path, want, 0o644); err != nil {
+		return err
+	}
+	j.changed(start, "AppArmor profile %s", name)
+	return nil
+}
+
+// profileFile returns the place of a profile's file below dest, the content
+// that it should have, which is that of the file of the same name in source,
+// and the content that it has, nil if it is not there.
+func profileFile(source, dest, name string) (path string, want, have []byte, err error) {
+	want, err = os.ReadFile(filepath.Join(source, name))
+	if err != nil {
+		return "", nil, nil, fmt.Errorf("AppArmor profile %s: %w: "+
+			"put the profile there, or name its directory by --apparmor", name, err)
+	}
+	path = filepath.Join(dest, name)
+	have, err = os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil, fmt.Errorf("AppArmor profile %s: %w", name, err)
+	}
+	return path, want, have, nil
+}
+
+// decideFirewall finds out whether the configured firewall is put in force.
+//
+// A firewall that was never in force can hold rules with which nothing works:
+// the scripts that phx replaces wrote them for every container, and switched
+// none on. So phx does not put the firewall of a container in force that it
+// has not made, until it is told to.
+func (j *job) decideFirewall(context.Context) error {
+	fw := j.c.Firewall
+	if fw == nil {
+		return nil
+	}
+	text, err := j.host.ReadFirewall(j.c.CTID)
+	if err != nil {
+		return err
+	}
+	inForce := pve.FirewallOptions(text)["enable"] == "1" && hasFirewallFlag(j.ct.Conf)
+	if j.created || j.ct.Before[pve.FirewallWord] != "" || j.options.enforce || inForce {
+		_, on := j.host.DatacenterFirewall()
+		j.notInForce = fw.Enabled && !on
+		return nil
+	}
+	j.firewallWaits, j.notInForce = true, fw.Enabled
+	if fw.Enabled {
+		would := pveFirewall(fw).Rewrite(text, nil)
+		j.logf("%s", enforcing(would, cutFlows(j.plan, j.c, would)))
+	}
+	return nil
+}
+
+// writeRawLines brings the raw lines up to date, and the record with them.
+func (j *job) writeRawLines(ctx context.Context) error {
+	start := time.Now()
+	after := j.desiredRecord()
+	// What goes into other files is recorded before it is written there, and
+	// what is removed from them is forgotten afterwards.
+	for _, word := range []string{pve.FirewallWord, pve.MountsWord} {
+		if !j.options.dryRun {
+			after.Unite(word, j.ct.Before[word])
+		}
+	}
+	changed, err := j.ct.WriteRaw(ctx, rawLines(withPrivileges(j.c, j.ct.Conf)), after)
+	if err != nil {
+		return err
+	}
+	if changed {
+		j.changed(start, "raw lxc lines")
+	}
+	return nil
+}
+
+// writeFirewall brings the container's firewall file up to date.
+func (j *job) writeFirewall(ctx context.Context) error {
+	fw := j.firewall()
+	if fw == nil {
+		return nil
+	}
+	start := time.Now()
+	var cloned []byte // in a dry run, what pct clone would bring along
+	if j.options.dryRun && j.created && j.source != nil {
+		cloned, _ = j.host.ReadFirewall(j.c.CloneFrom)
+	}
+	var text []byte
+	changed, err := j.ct.EditFirewall(ctx, cloned, func(old []byte) []byte {
+		text = pveFirewall(fw).Rewrite(old, j.ct.Before.Hashes(pve.FirewallWord))
+		return text
+	})
+	if err != nil {
+		return err
+	}
+	if changed {
+		j.changed(start, "firewall")
+	}
+	if fw.Enabled && (changed || !hasFirewallFlag(j.ct.Conf)) {
+		for _, cut := range cutFlows(j.plan, j.c, text) {
+			j.logf("the firewall: %s", cut)
+		}
+		if j.notInForce {
+			j.datacenter.Do(func() {
+				path, _ := j.host.DatacenterFirewall()
+				cmdline.Logf("the datacenter's firewall is off, and with it all rules and filters of containers: "+
+					"%s has no \"enable: 1\": switch it on in Datacenter, Firewall, Options "+
+					"once the rules of the hosts are right", path)
+			})
+		}
+	}
+	return nil
+}
+
+// configure applies every setting that differs, in one call.
+func (j *job) configure(ctx context.Context) error {
+	if len(j.settings(j.ct.Conf).Args()) == 0 {
+		return nil
+	}
+	if err := j.ct.AwaitUnlocked(ctx); err != nil {
+		return err
+	}
+	if err := j.refusals(); err != nil { // of what others have made of it meanwhile
+		return err
+	}
+	start := time.Now()
+	differing := j.settings(j.ct.Conf)
+	if len(differing.Args()) == 0 {
+		return nil
+	}
+	if err := j.ct.Pct(ctx, append([]string{"set", j.ct.ID()}, differing.Args()...)...); err != nil {
+		return err
+	}
+	if err := j.ct.Reread(func(c *pve.Conf) { differing.Apply(c, j.ct.Running) }); err != nil {
+		return err
+	}
+	// pct's exit status is no proof: what counts is what was stored.
+	if again := j.settings(j.ct.Conf).Args(); len(again) > 0 && !j.options.dryRun {
+		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.c.CTID, pve.Quote(again))
+	}
+	for _, change := range differing.Changes() {
+		j.changed(start, "%s", change)
+	}
+	return nil
+}
+
+// pruneRecord takes out of the record what is in no file any more.
+func (j *job) pruneRecord(ctx context.Context) error { return j.ct.WriteRecord(ctx, j.desiredRecord()) }
+
+// growDisks grows disks to their configured sizes. None is ever shrunk.
+func (j *job) growDisks(ctx context.Context) error {
+	for _, d := range disks(j.c, j.ct.Conf) {
+		if d.have == d.want {
+			continue
+		}
+		start := time.Now()
+		if err := j.ct.Resize(ctx, d.option, d.want); err != nil {
+			return err
+		}
+		j.changed(start, "%s %dG", d.option, d.want)
+	}
+	return nil
+}
+
+func (j *job) startUnlessTemplate(ctx context.Context) error {
+	if j.c.IsTemplate() && len(j.due) == 0 {
+		return nil
+	}
+	return j.start(ctx)
+}
+
+// restartIfAllowed restarts a running container where a change needs it, if
+// the user has asked for that.
+func (j *job) restartIfAllowed(ctx context.Context) error {
+	waiting := j.ct.RestartRequired()
+	if len(waiting) == 0 {
+		return nil
+	}
+	if j.options.restart {
+		return j.restart(ctx)
+	}
+	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
+	return nil
+}
+
+// stopTemplate shuts down a template that this run, or one before it that did
+// not come to its end, has started.
+//
+// One that somebody else has started is not cut off.
+func (j *job) stopTemplate(ctx context.Context) error {
+	if !j.c.IsTemplate() {
+		return nil
+	}
+	if !j.started && len(j.due) == 0 {
+		if j.ct.Running {
+			j.logf("it is a template, and runs: when nobody needs that, run: pct shutdown %d", j.c.CTID)
+		}
+		return nil
+	}
+	return j.shutdown(ctx)
+}
+
+// finalForm is the snapshot of a container that is complete.
+const finalForm = "final-form"
+
+// snapshotBeforeScripts takes the snapshot of a container in which nothing has
+// been installed yet.
+func (j *job) snapshotBeforeScripts(ctx context.Context) error {
+	isNew := j.created || len(j.due) > 0 && j.ct.Conf.Snapshot(finalForm) == nil
+	if !j.c.LifecycleSnapshots || !isNew {
+		return nil
+	}
+	return j.snapshot(ctx, "pre-configured")
+}
+
+// snapshotWhenDone takes the snapshots of a container that is complete.
+func (j *job) snapshotWhenDone(ctx context.Context) error {
+	var names []string
+	if j.c.LifecycleSnapshots {
+		names = append(names, finalForm)
+	}
+	if s := j.c.TemplateSnapshot; s != "" && !slices.Contains(names, s) {
+		names = append(names, s)
+	}
+	for _, name := range names {
+		if err := j.snapshot(ctx, name); err != nil {
+			return err
+		}
+	}
+	return j.ct.ForgetNoSnapshots(ctx)
+}
+
+func (j *job) snapshot(ctx context.Context, name string) error {
+	start := time.Now()
+	taken, err := j.ct.Snapshot(ctx, name)
+	if taken {
+		j.changed(start, "snapshot %s", name)
+	}
+	return err
+}
+
+// reportRecord reports a change of the record where nothing else has changed.
+func (j *job) reportRecord(context.Context) error {
+	if j.ct.Noted && len(j.changes) == 0 && !j.options.dryRun {
+		j.changed(time.Now(), "record")
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// addMountPoints adds the mount points that differ from next. They are known by
+// their path in the container: their numbers mean nothing. written are the
+// hashes of the paths of bind mounts that phx has set.
+func addMountPoints(s *pve.Settings, c *config.Container, next map[string]string, written pve.Hashes) {
+	byPath := map[string]string{}
+	for _, option := range pve.MountPoints(next) {
+		path := pve.MountPath(next[option])
+		first, twice := byPath[path]
+		switch {
+		case !twice:
+			byPath[path] = option
+		case pve.MountSource(next[first]) == pve.MountSource(next[option]):
+			s.Remove(option, fmt.Sprintf("%s is mounted by %s already", path, first))
+		}
+	}
+	n := 0
+	option := func(path string) string {
+		if have := byPath[path]; have != "" {
+			return have
+		}
+		free := pve.FreeMountPoint(n, next)
+		n, _ = strconv.Atoi(strings.TrimPrefix(free, "mp"))
+		n++
+		return free
+	}
+	wanted := map[string]bool{}
+	for _, m := range c.MountPoints {
+		wanted[m.ContainerPath] = true
+		o := option(m.ContainerPath)
+		have := pve.ParseProperties(next[o])
+		// The volume is the option's default key: it may be written with or
+		// without its name.
+		if len(have) > 0 && have[0].Key == "volume" {
+			have[0].Key = ""
+		}
+		value, differs := have.Merge(pve.Properties{
+			{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath},
+			{Key: "ro", Value: pve.FormatBool(m.ReadOnly)},
+		})
+		if differs {
+			s.Set(o, value.String())
+		}
+	}
+	for _, v := range c.Volumes {
+		wanted[v.MountPoint] = true
+		if byPath[v.MountPoint] == "" {
+			s.Set(option(v.MountPoint), fmt.Sprintf("%s:%d,mp=%s", v.Pool, v.SizeGB, v.MountPoint))
+		}
+	}
+	for path, o := range byPath {
+		if pve.IsBind(next[o]) && written.Has(path) && !wanted[path] {
+			s.Remove(o, path+" is not in the configuration any more")
+		}
+	}
+}
+
+// mountHashes are the hashes of the paths of all configured bind mounts.
+func mountHashes(c *config.Container) string {
+	var paths []string
+	for _, m := range c.MountPoints {
+		paths = append(paths, m.ContainerPath)
+	}
+	return pve.HashList(paths)
+}
+
+// volumeHashes are the hashes of the paths of all configured volumes that are
+// there.
+func volumeHashes(c *config.Container, conf *pve.Conf) string {
+	if conf == nil {
+		return ""
+	}
+	var paths []string
+	for _, v := range c.Volumes {
+		if pve.MountedAt(conf.Next(), v.MountPoint) != "" {
+			paths = append(paths, v.MountPoint)
+		}
+	}
+	return pve.HashList(paths)
+}
+
+// disk is a volume of a container, with its present and its configured size
+// in GiB.
+type disk struct {
+	option     string
+	have, want int
+}
+
+// disks returns the root disk and the configured volumes that exist. A
+// directory has no size and is left out.
+func disks(c *config.Container, conf *pve.Conf) []disk {
+	next := conf.Next()
+	var all []disk
+	add := func(option string, want int) {
+		size := pve.ParseProperties(next[option]).Get("size")
+		if have, err := pve.Gigabytes(size); err == nil && have > 0 {
+			all = append(all, disk{option, have, want})
+		}
+	}
+	add("rootfs", c.StorageSizeGB)
+	for _, v := range c.Volumes {
+		if option := pve.MountedAt(next, v.MountPoint); option != "" {
+			add(option, v.SizeGB)
+		}
+	}
+	return all
+}
+
+// refuseMountPoints refuses mount points that are others than the configured
+// ones, or would hide or replace data.
+func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes, refuse func(string, ...any)) {
+	next := conf.Next()
+	byPath := map[string]string{}
+	for _, option := range pve.MountPoints(next) {
+		path := pve.MountPath(next[option])
+		first := byPath[path]
+		switch {
+		case first == "":
+			byPath[path] = option
+		case pve.MountSource(next[first]) != pve.MountSource(next[option]):
+			refuse("%s and %s are both mounted at %s, the latter over the former: "+
+				"remove the wrong one with: pct set %d --delete mpN", first, option, path, c.CTID)
+		}
+	}
+	for _, v := range c.Volumes {
+		option := byPath[v.MountPoint]
+		storage := pve.Storage(next[option])
+		switch {
+		case option == "":
+			if reason := lostVolume(c, conf, v, allocated); reason != "" {
+				refuse("%s", reason)
+			}
+		case pve.IsBind(next[option]):
+			refuse("%s is a bind mount (%s) and should be a volume: remove one of them", v.MountPoint, option)
+		case storage != v.Pool:
+			refuse("%s (%s) is on the storage %s and should be on %s: move it, while the container is stopped, "+
+				"with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
+		}
+	}
+	for _, m := range c.MountPoints {
+		if option := byPath[m.ContainerPath]; option != "" && !pve.IsBind(next[option]) {
+			refuse("%s is a volume (%s) and should be a bind mount of %s: its data would vanish: remove one of them",
+				m.ContainerPath, option, m.HostPath)
+		}
+	}
+}
+
+// lostVolume returns the reason why a volume that is not mounted is not
+// allocated: it has been there, or may have been, and its data would seem to
+// be lost. "" when it is new. allocated are the hashes of the paths of volumes
+// that have been there.
+func lostVolume(c *config.Container, conf *pve.Conf, v config.Volume, allocated pve.Hashes) string {
+	if option := pve.MountedAt(conf.Values, v.MountPoint); option != "" && !pve.IsBind(conf.Values[option]) {
+		return fmt.Sprintf("the volume at %s (%s) is removed at the next start, and a new one would be empty: "+
+			"keep it with: pct set %d --revert %[2]s", v.MountPoint, option, c.CTID)
+	}
+	unused := pve.Unused(conf.Values)
+	wasThere := allocated.Has(v.MountPoint)
+	if !wasThere && len(unused) == 0 {
+		return ""
+	}
+	free := pve.FreeMountPoint(0, conf.Values, conf.Pending)
+	attach := func(volume string) string {
+		return pve.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
+	}
+	reason := fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty: ", v.MountPoint)
+	if !wasThere {
+		reason = fmt.Sprintf("%s may be the place of a volume that is not mounted any more, "+
+			"and a new one would be empty: ", v.MountPoint)
+	}
+	if len(unused) == 0 {
+		reason += fmt.Sprintf("if pvesm list %s --vmid %d still shows it, mount it with: %s",
+			v.Pool, c.CTID, attach("VOLUME"))
+	} else {
+		var ways []string
+		for _, option := range unused {
+			ways = append(ways, fmt.Sprintf("%s (%s)", attach(pve.MountSource(conf.Values[option])), option))
+		}
+		reason += "mount it again with: " + strings.Join(ways, " or: ")
+	}
+	return reason + "; for a new, empty one run: " + attach(fmt.Sprintf("%s:%d", v.Pool, v.SizeGB))
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
+	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/guest"
+)
+
+var testProxy = proxy{
+	Services: []route{
+		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
+		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
+	},
+	Trust: guest.Trust{
+		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
+		Fingerprint: strings.Repeat("ab", 32),
+		CAURL:       "https://10.0.0.10:9000",
+	},
+	Gateway: "10.0.0.153",
+}
+
+func TestProxyIsChecked(t *testing.T) {
+	if err := testProxy.check(); err != nil {
+		t.Error(err)
+	}
+	for name, spoil := range map[string]func(*proxy){
+		"rule": func(p *proxy) {
+			p.Services = []route{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+		},
+		"hosts": func(p *proxy) {
+			p.Services = []route{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+		},
+		"name":    func(p *proxy) { p.Services = []route{{"../x", "x.example", "http://10.0.0.1:80", false}} },
+		"scheme":  func(p *proxy) { p.Services = []route{{"x", "x.example", "file:///etc/passwd", false}} },
+		"no port": func(p *proxy) { p.Services = []route{{"x", "x.example", "http://10.0.0.1", false}} },
+		"a name":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://bank.example:80", false}} },
+		"template": func(p *proxy) {
+			p.Services = []route{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
+		},
+		"template 2":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
+		"zone":        func(p *proxy) { p.Services = []route{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
+		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
+		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
+		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
+		"URL":         func(p *proxy) { p.CAURL = "http://10.0.0.10" },
+		"fingerprint": func(p *proxy) { p.Fingerprint = "AB" },
+	} {
+		p := testProxy
+		spoil(&p)
+		if p.check() == nil {
+			t.Errorf("%s: %+v is accepted", name, p)
+		}
+	}
+}
+
+func at(t *testing.T, text []byte, path ...string) any {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range path {
+		m, ok := v.(map[string]any)
+		if !ok || m[key] == nil {
+			return nil
+		}
+		v = m[key]
+	}
+	return v
+}
+
+func TestStatic(t *testing.T) {
+	text := testProxy.static(usualHours)
+	acme := []string{"certificatesResolvers", "internal", "acme"}
+	for key, want := range map[string]any{
+		"caServer":             "https://10.0.0.10:9000/acme/acme/directory",
+		"certificatesDuration": 24,
+		"keyType":              "EC256",
+		"storage":              "/var/lib/traefik/acme-abababababab.json",
+	} {
+		if got := at(t, text, append(acme, key)...); got != want {
+			t.Errorf("%s: %v", key, got)
+		}
+	}
+	if got, _ := at(t, text, append(acme, "tlsChallenge")...).(map[string]any); got == nil {
+		t.Error("no challenge: Traefik would ask for no certificate")
+	}
+	if got := at(t, text, "entryPoints", "web", "http"); got != nil {
+		t.Errorf("plain HTTP leads whoever comes to %v", got)
+	}
+	for _, entryPoint := range []string{"web", "websecure"} {
+		if got := at(t, text, "entryPoints", entryPoint, "transport", "lifeCycle", "graceTimeOut"); got != "2s" {
+			t.Errorf("%s: a stop may take %v", entryPoint, got)
+		}
+	}
+	if got := at(t, text, "entryPoints", "websecure", "transport", "respondingTimeouts", "readTimeout"); got != "1h" {
+		t.Errorf("an upload may take %v", got)
+	}
+	if got := at(t, text, "entryPoints", "websecure", "forwardedHeaders",
+		"trustedIPs"); fmt.Sprint(got) != "[10.0.0.153]" {
+		t.Errorf("the client's address is believed from %v", got)
+	}
+	if got := at(t, text, "entryPoints", "traefik", "address"); got != "127.0.0.1:8080" {
+		t.Errorf("ping is served at %v", got)
+	}
+}
+
+func TestDynamic(t *testing.T) {
+	text := testProxy.dynamic()
+	if got := at(t, text, "http", "routers", "gateway", "rule"); got != "Host(`gateway.internal.example`)" {
+		t.Errorf("rule %v", got)
+	}
+	if got := at(t, text, "http", "routers", "gateway", "tls", "certResolver"); got != "internal" {
+		t.Errorf("resolver %v", got)
+	}
+	if got := at(t, text, "http", "serversTransports", "ca", "serverName"); got != "ca.internal.example" {
+		t.Errorf("server name %v", got)
+	}
+	if got := at(t, text, "http", "serversTransports", "gateway"); got != nil {
+		t.Errorf("a transport for a plain service: %v", got)
+	}
+	if got := at(t, text, "http", "routers", "phx:plain",
+		"rule"); got != "Host(`gateway.internal.example`) || Host(`ca.internal.example`)" {
+		t.Errorf("plain HTTP is led on for %v", got)
+	}
+	for name, want := range map[string]any{"gateway": nil, "ca": []any{patiently}} {
+		if got := at(t, text, "http", "routers", name, "middlewares"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: tried again by %v, want %v", name, got, want)
+		}
+	}
+	if got := at(t, text, "http", "serversTransports", "ca", "disableHTTP2"); got != true {
+		t.Errorf("HTTP/2 to the CA, from which a retry can take half an answer: disabled %v", got)
+	}
+	if got := at(t, text, "tls", "options", "default", "sniStrict"); got != true {
+		t.Errorf("strict: %v", got)
+	}
+	empty := proxy{}
+	if got := at(t, empty.dynamic(), "http"); got != nil {
+		t.Errorf("without services: %v", got)
+	}
+}
+
+// The block in /etc/hosts is exchanged, and all else kept, whatever the
+// number of runs; the unit is written and started.
+func TestWriteHosts(t *testing.T) {
+	dir := t.TempDir()
+	hosts, units := filepath.Join(dir, "hosts"), filepath.Join(dir, "system")
+	script := strings.NewReplacer("/etc/.hosts", dir+"/.hosts", "/etc/hosts", hosts, "/etc/systemd/system",
+		units).Replace(hostsScript)
+	bin := filepath.Join(dir, "bin")
+	for _, d := range []string{units, bin} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"systemctl $*\"\n"),
+		0o755); err != nil {
+		t.Fatal(err)
+	}
+	const own = "127.0.0.1 localhost\n# --- BEGIN PVE ---\n10.0.0.10 Step-CA\n# --- END PVE ---\n"
+	if err := os.WriteFile(hosts, []byte(own), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var said string
+	write := func(unit, stdin string) string {
+		last := "WantedBy=multi-user.target"
+		cmd := exec.Command("/bin/sh", "-c", script, "sh", ca.HostsBegin, ca.HostsEnd, unit, last)
+		cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if said = string(out); err != nil {
+			return "failed: " + said
+		}
+		text, err := os.ReadFile(hosts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	first := string(ca.HostsBlock("10.0.0.12", []string{"b.example", "a.example"}))
+	if got, want := write("", first), own+"# --- BEGIN PHX ---\n10.0.0.12 a.example\n10.0.0.12 b.example\n# --- END "+
+		"PHX ---\n"; got != want {
+		t.Errorf("hosts\n%s\nwant\n%s", got, want)
+	}
+	second := string(ca.HostsBlock("10.0.0.13", []string{"c.example"}))
+	name, unit, err := neighbourUnit("eth0", []guest.Neighbour{{IP: "10.0.0.12", MAC: "52:54:00:67:89:C2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := write(name, second+string(unit)); got != own+second {
+			t.Errorf("hosts\n%s\nwant\n%s", got, own+second)
+		}
+		if text, err := os.ReadFile(filepath.Join(units, name)); err != nil || string(text) != string(unit) {
+			t.Errorf("unit\n%s%v", text, err)
+		}
+		if !strings.HasSuffix(said, "systemctl restart phx-neighbours.service\n") {
+			t.Errorf("said %q", said)
+		}
+	}
+	if err := os.WriteFile(hosts, []byte(own+second), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// A transfer that breaks off changes nothing.
+	whole := first + strings.ReplaceAll(string(unit), "10.0.0.12", "10.0.0.99")
+	for _, n := range []int{len(first) - 5, len(whole) - 5} {
+		if got := write(name, whole[:n]); !strings.HasPrefix(got, "failed") {
+			t.Errorf("%d bytes of %d were taken:\n%s", n, len(whole), got)
+		}
+	}
+	if text, _ := os.ReadFile(hosts); string(text) != own+second {
+		t.Errorf("hosts\n%s", text)
+	}
+	if text, _ := os.ReadFile(filepath.Join(units, name)); string(text) != string(unit) {
+		t.Errorf("unit\n%s", text)
+	}
+	for _, path := range []string{hosts, filepath.Join(units, name)} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+			t.Errorf("%s: mode %v, %v", path, info.Mode(), err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*/.*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestApplyAsLastTime: options and variables win over what the last run was
+// asked, and that over the defaults.
+func TestApplyAsLastTime(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "proxy.json")
+	if _, err := guest.ReadState[proxy](file); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	text, err := json.Marshal(testProxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		want func(*proxy)
+	}{
+		{nil, func(*proxy) {}},
+		{[]string{"--ca-url", "https://ca.example", "--root", "/x"},
+			func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
+		{[]string{"--domain", "other.example"}, func(p *proxy) {
+			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false},
+				{"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
+		}},
+		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
+			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false},
+				{"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
+		}},
+	} {
+		last, err := guest.ReadState[proxy](file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := testProxy
+		tt.want(&want)
+		app := &cli.App{Flags: proxyFlags(), Action: func(c *cli.Context) error {
+			if p, err := proxyOf(c, last); err != nil || !reflect.DeepEqual(p, want) {
+				t.Errorf("%v: %+v, %v, want %+v", tt.args, p, err, want)
+			}
+			return nil
+		}}
+		if err := app.Run(append([]string{"phx-traefik"}, tt.args...)); err != nil {
+			t.Error(err)
+		}
+	}
+}
