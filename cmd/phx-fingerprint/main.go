@@ -1,4 +1,6 @@
 // Command phx-fingerprint computes the fingerprint of a root certificate.
+//
+// It reads files, and knows nothing of Proxmox VE and of containers.
 package main
 
 import (

@@ -33,7 +33,7 @@ var layers = map[string]string{
 var (
 	pure        = []string{"desired.go", "volumes.go", "firewall.go"}
 	pureImports = strings.Fields(`errors fmt maps net/netip slices strconv strings
-		thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
+		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
 	impure = []string{"Command", "Container", "Host", "Preview", "Records", "Sleep"}
 )
 

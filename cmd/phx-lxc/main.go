@@ -1,4 +1,9 @@
 // Command phx-lxc provisions the containers that phx-plan has planned.
+//
+// Its files are in layers: main.go reads the command line and the stream,
+// schedule.go lets containers wait for each other, actions.go and stages.go work
+// on one, and desired.go and what it uses compute, without reading or changing
+// anything, what it should be. How Proxmox VE stores that is for package pve.
 package main
 
 import (
@@ -14,6 +19,8 @@ import (
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
+
+const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
 
 const usage = `Usage:
     phx-plan … | phx-lxc [OPTIONS] | …
@@ -42,7 +49,7 @@ Options:
                           health_checks/. Default ` + cmdline.DefaultScripts + `.
                           (PHX_SCRIPTS)
     --apparmor DIR        Directory of AppArmor profiles. Default
-                          /usr/local/phoenix_hypervisor/etc/apparmor. (PHX_APPARMOR)
+                          ` + defaultAppArmor + `. (PHX_APPARMOR)
     --apparmor-d DIR      Where the host loads profiles from.
                           Default /etc/apparmor.d. (PHX_APPARMOR_D)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
@@ -77,28 +84,22 @@ Example:
 `
 
 func main() {
-	flag := func(name, value, variable string) cli.Flag {
-		return &cli.StringFlag{Name: name, Value: value, EnvVars: []string{variable}}
-	}
-	toggle := func(name, variable string) cli.Flag {
-		return &cli.BoolFlag{Name: name, EnvVars: []string{variable}}
-	}
 	cmdline.Main(&cli.App{
 		Name:                  "phx-lxc",
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
-			toggle("dry-run", "PHX_DRY_RUN"),
-			toggle("enforce-firewall", "PHX_ENFORCE_FIREWALL"),
-			toggle("restart", "PHX_RESTART"),
-			toggle("ignore-external", "PHX_IGNORE_EXTERNAL"),
+			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "enforce-firewall", EnvVars: []string{"PHX_ENFORCE_FIREWALL"}},
+			&cli.BoolFlag{Name: "restart", EnvVars: []string{"PHX_RESTART"}},
+			&cli.BoolFlag{Name: "ignore-external", EnvVars: []string{"PHX_IGNORE_EXTERNAL"}},
 			&cli.IntFlag{Name: "jobs", Value: 4, EnvVars: []string{"PHX_JOBS"}},
-			flag("scripts", cmdline.DefaultScripts, "PHX_SCRIPTS"),
-			flag("apparmor", "/usr/local/phoenix_hypervisor/etc/apparmor", "PHX_APPARMOR"),
-			flag("apparmor-d", "/etc/apparmor.d", "PHX_APPARMOR_D"),
-			flag("pct", "pct", "PHX_PCT"),
-			flag("qm", "qm", "PHX_QM"),
-			flag("pve-root", "/etc/pve", "PHX_PVE_ROOT"),
-			flag("pve-lock", "/run/lock/lxc", "PHX_PVE_LOCK"),
+			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
+			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
+			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
+			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},

@@ -1,5 +1,5 @@
-// Package atomicfile reads files whole and replaces them atomically: a reader
-// sees the old content or the new content, never a part.
+// Package atomicfile reads files up to a limit and replaces files atomically:
+// whoever reads a file sees its old content or its new content, never a part.
 package atomicfile
 
 import (

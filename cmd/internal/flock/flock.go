@@ -1,4 +1,5 @@
-// Package flock takes the locks of files and directories, as flock(1) does.
+// Package flock takes the locks of files and directories, as flock(1) does: they
+// end with the process that holds them.
 package flock
 
 import (

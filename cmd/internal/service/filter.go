@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -200,7 +199,7 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 	ready := event.ServiceReady{
 		CTID: t.CTID, Names: answer.Names, NotAfter: answer.NotAfter,
 		Changed: answer.Changed || len(t.changes) > 0,
-		Changes: slices.Concat([]string{}, t.changes, answer.Changes),
+		Changes: append(append([]string{}, t.changes...), answer.Changes...),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))

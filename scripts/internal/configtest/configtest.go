@@ -1,4 +1,5 @@
-// Package configtest makes configurations for tests and benchmarks.
+// Package configtest makes configurations for tests and benchmarks: without
+// mistakes, of any number of containers, each of which has the next address.
 package configtest
 
 import (

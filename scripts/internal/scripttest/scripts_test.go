@@ -1,4 +1,6 @@
-// Package scripttest tests the feature and application scripts as the driver runs them, with a pct and a curl of its own.
+// Package scripttest tests the feature and application scripts as the driver
+// runs them, with a pct and a curl of its own: nothing is downloaded, and there
+// are no containers.
 package scripttest
 
 import (
@@ -160,7 +162,7 @@ func TestWaitsFit(t *testing.T) {
 			t.Errorf("%s: has waited for %s, and may take %s: more than the %s that it has", file, wait, work, limit)
 		}
 	}
-	if outer := 60 * number("../../../cmd/internal/pve/run.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
+	if outer := 60 * number("../../../cmd/internal/pve/host.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
 		t.Errorf("a feature's script has %s, and phx-lxc gives it %s", limit, outer)
 	}
 }
