@@ -64,6 +64,10 @@ Options:
     --help                Print this text.
     --version             Print the version.
 
+Environment:
+    PHX_ASSETS  Directory of programs that feature scripts install; when its
+                SHA256SUMS changes, they run again.
+
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
 ct.preview, ct.failed, ct.skipped.

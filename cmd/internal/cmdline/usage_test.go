@@ -10,19 +10,17 @@ import (
 
 var (
 	usageText    = regexp.MustCompile("(?s)\nconst usage = `(.*?)\n`\n")
-	flagLiteral  = regexp.MustCompile(`&cli\.\w+Flag\{Name: "([a-z-]+)"(.*)`)
-	envVars      = regexp.MustCompile(`EnvVars: \[\]string\{"(\w+)"\}`)
+	flagLiteral  = regexp.MustCompile(`(?:&cli\.\w+Flag\{Name: |\b(?:flag|toggle)\()"([a-z-]+)"(.*)`)
+	envVars      = regexp.MustCompile(`"(PHX_[A-Z_]+)"`)
+	getenv       = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("(PHX_[A-Z_]+)"\)`)
 	flagInText   = regexp.MustCompile(`(?m)^ +--([a-z-]+)\b`)
 	envVarInText = regexp.MustCompile(`\bPHX_[A-Z_]+\b`)
 )
 
-// The usage text of each program names its flags and their variables, and no
-// others.
+// The usage text of each program names its flags, their variables and the
+// others that its package reads, and nothing else.
 func TestUsageNamesEveryFlag(t *testing.T) {
-	shared, err := os.ReadFile("../service/filter.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	shared := sources(t, "../service")
 	programs, err := filepath.Glob("../../phx-*/main.go")
 	if err != nil || len(programs) != 6 {
 		t.Fatalf("%q, %v", programs, err)
@@ -39,7 +37,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 		}
 		usage, code := string(m[1]), string(source)
 		if strings.Contains(code, "service.Flags()") {
-			code += string(shared)
+			code += shared
 		}
 		flags, variables := map[string]bool{"help": true, "version": true}, map[string]bool{}
 		for _, f := range flagLiteral.FindAllStringSubmatch(code, -1) {
@@ -51,9 +49,33 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				variables[v[1]] = true
 			}
 		}
+		for _, m := range getenv.FindAllStringSubmatch(sources(t, filepath.Dir(path)), -1) {
+			variables[m[1]] = true
+		}
 		compare(t, program+": flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
 		compare(t, program+": variable", variables, envVarInText.FindAllStringSubmatch(usage, -1))
 	}
+}
+
+// sources returns the package in a directory without its tests.
+func sources(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := filepath.Glob(dir + "/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: %q, %v", dir, files, err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
+	}
+	return all.String()
 }
 
 // compare compares what there is with the last group of each match.

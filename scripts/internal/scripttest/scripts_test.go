@@ -162,7 +162,7 @@ func TestWaitsFit(t *testing.T) {
 			t.Errorf("%s: has waited for %s, and may take %s: more than the %s that it has", file, wait, work, limit)
 		}
 	}
-	if outer := 60 * number("../../../cmd/internal/pve/run.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
+	if outer := 60 * number("../../../cmd/internal/pve/host.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
 		t.Errorf("a feature's script has %s, and phx-lxc gives it %s", limit, outer)
 	}
 }
