@@ -10,15 +10,15 @@ umask 022
 say() { echo "lxc-manager.sh: $*" >&2; }
 
 if [[ ! ${1-} =~ ^(create|start|stop|restart|delete)$ || ! ${2-} =~ ^[1-9][0-9]{2,8}$ ]]; then
-  say "usage: lxc-manager.sh create|start|stop|restart|delete CTID, not: $*"
-  exit 1
+	say "usage: lxc-manager.sh create|start|stop|restart|delete CTID, not: $*"
+	exit 1
 fi
 for word in "${@:3}"; do
-  if [[ $word == --dry-run ]]; then
-    export PHX_DRY_RUN=1
-  else
-    say "ignored: $word"
-  fi
+	if [[ $word == --dry-run ]]; then
+		export PHX_DRY_RUN=1
+	else
+		say "ignored: $word"
+	fi
 done
 [[ ${DRY_RUN-} != true && ${PHOENIX_DRY_RUN-} != true ]] || export PHX_DRY_RUN=1
 exec "$(dirname "$(readlink -f "$0")")/phoenix" --action "$1" "$2"

@@ -12,12 +12,12 @@ here=$(dirname "$(readlink -f "$0")")
 
 phoenix_feature step_ca "$@"
 export=$(PATH=$PATH:$here/../bin command -v phx-ca-export) ||
-  phoenix_die "phx-ca-export: not found in PATH or $here/../bin: it makes the CA, whose root key stays on this host"
+	phoenix_die "phx-ca-export: not found in PATH or $here/../bin: it makes the CA, whose root key stays on this host"
 phoenix_install '
 add_user step /home/step
 if [ ! -d /home/step ]; then
-  install -d -o step -g step -m 0700 /home/.step.new
-  mv -T /home/.step.new /home/step
+	install -d -o step -g step -m 0700 /home/.step.new
+	mv -T /home/.step.new /home/step
 fi
 ' step-ca step
 "$export" init --ctid "${ctid:?}" </dev/null

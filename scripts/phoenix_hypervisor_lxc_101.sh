@@ -10,7 +10,7 @@ set -euo pipefail
 umask 022
 
 if ! command -v phx-nginx >/dev/null; then
-  echo "phoenix_hypervisor_lxc_101.sh: phx-nginx is not in this container: on the host, run phoenix ${1-101} once, which puts it here" >&2
-  exit 1
+	echo "phoenix_hypervisor_lxc_101.sh: phx-nginx is not in this container: on the host, run phoenix ${1-101} once, which puts it here" >&2
+	exit 1
 fi
 exec phx-nginx apply </dev/null

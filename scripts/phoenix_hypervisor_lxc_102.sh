@@ -10,7 +10,7 @@ set -euo pipefail
 umask 022
 
 if ! command -v phx-traefik >/dev/null; then
-  echo "phoenix_hypervisor_lxc_102.sh: phx-traefik is not in this container: on the host, run phoenix ${1-102} once, which puts it here" >&2
-  exit 1
+	echo "phoenix_hypervisor_lxc_102.sh: phx-traefik is not in this container: on the host, run phoenix ${1-102} once, which puts it here" >&2
+	exit 1
 fi
 exec phx-traefik apply </dev/null
