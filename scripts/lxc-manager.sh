@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# lxc-manager.sh create|start|stop|restart|delete CTID
+# Usage: lxc-manager.sh create|start|stop|restart|delete CTID [--dry-run]
 #
-# The interface of the lxc-manager.sh that phx replaces; see phoenix beside this
-# file, which does the work. create brings along what the container needs.
-# Exit status: 1 also for wrong usage, otherwise that of phoenix.
+# The commands of the lxc-manager.sh that phx replaces. phoenix, beside this file, does the work. create also creates
+# the containers that this one depends on. PHOENIX_DRY_RUN=true or DRY_RUN=true in the environment is --dry-run.
+#
+# Exit status: that of phoenix, but 1 for wrong usage.
 set -uo pipefail
 umask 022
 

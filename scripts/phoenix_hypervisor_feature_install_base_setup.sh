@@ -1,6 +1,8 @@
 #!/bin/bash
-# Installs what every container needs, as far as it is missing. Runs on the Proxmox host:
-#   phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
+# Usage: phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
+#
+# Installs the packages that every container needs, as far as they are missing. Runs on the Proxmox host, with the
+# environment variables of phoenix_assets.sh.
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
@@ -22,13 +24,14 @@ export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
 packages() {
 	limited dpkg --force-confdef --force-confold --configure -a &&
-		limited apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
+		limited apt-get -q -o APT::Update::Error-Mode=any \
+			-o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
 		limited apt-get -q -y --no-install-recommends install $missing
 }
 begin=$(date +%s)
 until out=$(packages 2>&1 </dev/null); do
-	# The network may come up after systemd. Whoever else installs packages, as a fresh system that updates itself, holds a lock of dpkg
-	# or apt, and the option of apt waits for one of these alone.
+	# The network may come up after systemd. Another program that installs packages, such as a fresh system that
+	# updates itself, holds a lock of dpkg or apt; the option of apt that waits covers only one of their locks.
 	case $out in
 	*"Could not get lock"* | *"Unable to lock"* | *"frontend lock"* | *"database lock"*) patience=480 ;;
 	*) patience=60 ;;

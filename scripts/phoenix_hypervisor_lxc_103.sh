@@ -1,19 +1,24 @@
 #!/bin/bash
-# Runs the Smallstep CA as a service. Runs as root inside its container, which has the features base_setup and step_ca; the latter has made
-# the CA in /home/step, or has taken over the one that was there, and phx-ca-export keeps its configuration up to date:
+# Usage: phoenix_hypervisor_lxc_103.sh CTID
 #
-#   phoenix_hypervisor_lxc_103.sh CTID
+# Sets up the service of the Smallstep CA and starts it. Runs as root in the CA's container, which has the features
+# base_setup and step_ca; the latter has made the CA in /home/step, or has taken over the one that was there.
+# phx-ca-export keeps the configuration of the CA up to date.
 #
-# Environment: PHX_IP, the address by which other containers reach this one; PHX_SERVICE_PORT, the port of its traefik_service, default 9000.
+# Environment:
+#   PHX_IP            the address by which other containers reach this one
+#   PHX_SERVICE_PORT  the port of the container's traefik_service, default 9000.
 #
-# A second run changes nothing. The service of a CA that was there before phx is started if it is down, and left as it is.
+# A second run changes nothing. The service of a CA that was there before phx is started if it is down, and otherwise
+# left as it is.
 set -euo pipefail
 umask 022
 
 home=/home/step
 unit=/etc/systemd/system/step-ca.service
 adopted=/etc/phx/ca.env
-# There while the running service may not have what is on disk; in /run, because a reboot settles that too.
+# Exists while the running service may not have loaded what is on disk; in /run, because a reboot starts the service
+# with what is on disk.
 restart=/run/step-ca.restart
 
 say() { printf 'step-ca: %s: %s\n' "$ctid" "$*"; }
@@ -22,7 +27,7 @@ die() {
 	exit 1
 }
 
-# systemd has limits of its own for each unit; this one is for systemd itself.
+# systemd has time limits for each unit; this one is for systemd itself.
 systemctl() { timeout -k 10 180 systemctl "$@"; }
 
 # step takes every flag from STEP_* variables too, so it starts with these alone.
@@ -51,7 +56,7 @@ RestartSec=5
 TimeoutStopSec=15
 NoNewPrivileges=yes
 UNIT
-	# The one capability that a port below 1024 needs.
+	# A port below 1024 needs this one capability.
 	if ((port < 1024)); then
 		printf '%s\n' AmbientCapabilities=CAP_NET_BIND_SERVICE CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 	else
@@ -75,7 +80,7 @@ UNIT
 	printf '\n[Install]\nWantedBy=multi-user.target\n'
 }
 
-# What needs a mount namespace. The service sees its own home, and writes its database alone.
+# The options that need a mount namespace. The service sees only its own home, and writes only to its database.
 sandbox_options() {
 	cat <<UNIT
 ProtectSystem=strict
@@ -99,7 +104,8 @@ UNIT
 can_sandbox() {
 	local options=() line
 	while read -r line; do options+=(--property "$line"); done < <(sandbox_options)
-	timeout -k 10 60 systemd-run --quiet --wait --collect --property User=step "${options[@]}" /bin/true 2>/dev/null </dev/null
+	timeout -k 10 60 systemd-run --quiet --wait --collect --property User=step "${options[@]}" \
+		/bin/true 2>/dev/null </dev/null
 }
 
 # The CA's user owns its home, and may have put a link there.
@@ -110,24 +116,27 @@ make_db() {
 	chown -h -- "$user:$group" "$home/db"
 }
 
-# Gives the CA's user what the service reads and writes, where somebody has taken it away. That user owns the directories, and may put
-# anything there: no link is followed, and no file is given away that has a second name.
+# Gives the CA's user what the service reads and writes, where its owner or mode has been changed. That user owns the
+# directories, and may put anything there: no link is followed, and no file with a second hard link changes its owner.
 own_files() { # UID GID
 	local dirs=() dir changed
 	[[ ! -L $home ]] || return 0
-	for dir in certs config db secrets templates; do [[ ! -d $home/$dir || -L $home/$dir ]] || dirs+=("$home/$dir"); done
+	for dir in certs config db secrets templates; do
+		[[ ! -d $home/$dir || -L $home/$dir ]] || dirs+=("$home/$dir")
+	done
 	((${#dirs[@]})) || return 0
 	changed=$({
 		chown -ch "$1:$2" "$home"
 		chmod -c u+rwx "$home"
-		find -P "${dirs[@]}" -xdev \( ! -uid "$1" -o ! -gid "$2" \) \( -type d -o -links 1 \) -execdir chown -ch "$1:$2" {} +
+		find -P "${dirs[@]}" -xdev \( ! -uid "$1" -o ! -gid "$2" \) \( -type d -o -links 1 \) \
+			-execdir chown -ch "$1:$2" {} +
 		setpriv --reuid "$1" --regid "$2" --clear-groups -- chmod -cR u+rwX "${dirs[@]}"
 		setpriv --reuid "$1" --regid "$2" --clear-groups -- chmod -cR go-rwx "$home/secrets"
 	}) || : # where that is not enough, the service says so
 	[[ -z $changed ]] || say "set owners and modes below $home right"
 }
 
-# Waits until the CA answers and proves itself with its own root, for 60 s at most.
+# Waits until the CA answers with a certificate of its own root, for 60 s at most.
 healthy() {
 	local end=$((SECONDS + 60))
 	while ((SECONDS < end)); do
@@ -145,17 +154,20 @@ if [[ $# -ne 1 || ! $1 =~ ^[1-9][0-9]{2,8}$ ]]; then
 fi
 ctid=$1
 port=${PHX_SERVICE_PORT:-9000}
-[[ ${PHX_IP:-} =~ ^[0-9a-fA-F]*[.:][0-9a-fA-F.:]*$ ]] || die "PHX_IP: not an address: '${PHX_IP:-}': set it to the one by which other containers reach this one"
+[[ ${PHX_IP:-} =~ ^[0-9a-fA-F]*[.:][0-9a-fA-F.:]*$ ]] ||
+	die "PHX_IP: not an address: '${PHX_IP:-}': set it to the one by which other containers reach this one"
 [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die "PHX_SERVICE_PORT: not a port: '$port'"
 [[ $(id -u) == 0 ]] || die "must run as root"
 if [[ $PHX_IP == *:* ]]; then url=https://[$PHX_IP]:$port; else url=https://$PHX_IP:$port; fi
 root=$home/certs/root_ca.crt
 [[ ! -e $adopted ]] || root=$(sed -n 's/^ROOT=//p' "$adopted")
 for file in /usr/local/bin/step "$root"; do
-	[[ -s $file ]] || die "$file: missing or empty: the feature step_ca makes it: remove step_ca=… from the record in the container's description to have it run again, or bring the file back from a snapshot"
+	[[ -s $file ]] ||
+		die "$file: missing or empty: the feature step_ca makes it: remove step_ca=… from the record in the" \
+			"container's description to have it run again, or bring the file back from a snapshot"
 done
 
-# An earlier run goes on in here when its pct was killed, for as long as a feature's script may.
+# When its pct is killed, an earlier run goes on in this container, for as long as a feature's script may.
 (umask 077 && : >>/run/phx.lock)
 exec 9>>/run/phx.lock
 flock -w 740 9 || die "something else has been installing in this container for 12 minutes: try again when it is done"
@@ -169,10 +181,11 @@ else
 	own_files "$(id -u step)" "$(id -g step)"
 	make_db
 	sandbox=1
-	can_sandbox || {
+	if ! can_sandbox; then
 		sandbox=0
-		say "warning: a service of this container cannot have a mount namespace, and step-ca is less confined: add nesting=1 to its pct_options" >&2
-	}
+		say 'warning: a service of this container cannot have a mount namespace, and step-ca is less confined:' \
+			'add nesting=1 to its pct_options' >&2
+	fi
 	if [[ "$(wanted_unit)" != "$(cat "$unit" 2>/dev/null)" ]]; then
 		: >"$restart"
 		wanted_unit >"$unit.new"

@@ -1,18 +1,18 @@
 # shellcheck shell=sh
-# The half of phx-ca-export that runs as root in the CA's container. It reads
-# commands from stdin, one a line, and answers each with one line: "ok …" or
-# "error …". Files travel in base64. What to do is decided on the host; here
-# is done what it needs, with the rights of the CA's user in the CA's files.
+# The half of phx-ca-export that runs as root in the CA's container. It reads commands from stdin, one a line, and
+# answers each with one line: "ok …" or "error …". Files are sent in base64. The host decides what to do; this script
+# does it, and changes the CA's files with the rights of the CA's user.
 set -eu
 umask 077
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
-# These come first, in the text that the host sends:
-#   default: the home of a CA that phx makes; provisioner: its name for one-time tokens
-#   settings: says where a CA lies that phx has taken over
-#   stale: there while the running service may not have what is on disk; the
-#     application script knows it, too, and a reboot settles that
+# The text that the host sends begins with these:
+#   default      the home of a CA that phx makes
+#   provisioner  the name of its provisioner of one-time tokens
+#   settings     the file that says where a CA lies that phx has taken over
+#   stale        a file that exists while the running service may not have loaded what is on disk; the application
+#                script uses it too; it lies in /run, because a reboot starts the service with what is on disk
 : "${default:?}" "${provisioner:?}" "${settings:?}" "${stale:?}"
 limit=65536
 home=$default config=$default/config/ca.json unit=step-ca.service locked=
@@ -20,18 +20,18 @@ home=$default config=$default/config/ca.json unit=step-ca.service locked=
 ok() { printf 'ok %s\n' "$*"; }
 error() { printf 'error %s\n' "$(printf '%s' "$*" | tr '\n' ' ' | head -c 2000)"; }
 
-# An earlier run goes on in here when its pct was killed, until it has done what it was told last.
+# Takes the lock of the container. When its pct is killed, an earlier run of this script still finishes its command.
 lock() {
 	[ -z "$locked" ] || return 0
 	exec 9>/run/phx.lock
-	flock -w 300 9 || {
+	if ! flock -w 300 9; then
 		error "something else has been installing in this container for 5 minutes"
 		return 1
-	}
+	fi
 	locked=yes
 }
 
-# Nothing holds the lock for longer than the next run waits.
+# Has a limit, so that no command holds the lock for longer than the next run waits for it.
 systemctl() { timeout -k 10 60 systemctl "$@"; }
 
 # step takes every flag from STEP_* variables too, so it starts with these alone.
@@ -54,7 +54,8 @@ unit_config() {
 		esac
 	done
 	for word in $(systemctl show -P Environment "$unit"); do
-		case $word in STEPPATH=/*)
+		case $word in
+		STEPPATH=/*)
 			echo "${word#STEPPATH=}/config/ca.json"
 			return
 			;;
@@ -140,8 +141,8 @@ read_file() { # PATH
 	fi
 }
 
-# Makes the CA's directory in $home/.new, but for root and intermediate, which
-# come from the host: those of step ca init are thrown away.
+# Makes the CA's directory in $home/.new, without root and intermediate: those that step ca init makes are thrown away,
+# because the host brings its own.
 make() { # PORT NAME,NAME…
 	owner=$home
 	# shellcheck disable=SC2016 # expanded by the inner shell
@@ -160,7 +161,8 @@ make() { # PORT NAME,NAME…
 		STEPPATH=$PWD/.new step ca init --deployment-type standalone --name "Phoenix CA" "$@" \
 			--address ":$port" --with-ca-url "https://127.0.0.1:$port" \
 			--provisioner "$provisioner" --acme \
-			--password-file .new/secrets/thrown_away_password --provisioner-password-file .new/secrets/provisioner_password
+			--password-file .new/secrets/thrown_away_password \
+			--provisioner-password-file .new/secrets/provisioner_password
 		rm -rf .new/certs/* .new/secrets/*_key .new/secrets/thrown_away_password .new/config/defaults.json
 		sed -i "s|$PWD/\.new/|$PWD/|g" .new/config/ca.json
 	' sh "$home" "$1" "$2" "$provisioner" 2>&1 </dev/null); then
@@ -207,8 +209,7 @@ put() { # PATH CONTENT
 	' sh "$1" 2>&1); then ok; else error "$1 cannot be written: $out"; fi
 }
 
-# The rename to .ready decides that this is the CA; what comes after it is
-# repeated by the next run.
+# With the rename to .ready this is the CA; what comes after it is repeated by the next run.
 ready() {
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	if out=$(as_ca /bin/sh -euc 'cd "$1" && sync -f .new && mv -T .new .ready && sync -f .' sh "$home" 2>&1 &&
@@ -241,8 +242,8 @@ healthy() { # URL ROOT
 	done
 }
 
-# Has the service take its configuration, without refusing a connection where
-# that can be, and sees that it did: it has a new certificate after that.
+# Has the service load its configuration, without refusing a connection where that is possible. A new certificate of
+# the server shows that it did.
 reload() { # URL ROOT
 	if ! systemctl is-active -q "$unit"; then
 		rm -f "$stale"
@@ -274,7 +275,8 @@ password() { # KEY PATH…
 	key=$1
 	shift
 	for path; do
-		if [ -f "$path" ] && printf %s "$key" | clean step crypto jwe decrypt --password-file "$path" >/dev/null 2>&1; then
+		if [ -f "$path" ] &&
+			printf %s "$key" | clean step crypto jwe decrypt --password-file "$path" >/dev/null 2>&1; then
 			ok "$path"
 			return
 		fi
@@ -282,7 +284,7 @@ password() { # KEY PATH…
 	ok -
 }
 
-# Notes where the CA lies that is taken over.
+# Writes where the CA lies that is taken over.
 adopt() { # CONTENT
 	mkdir -p "${settings%/*}" "$default/certs"
 	chmod 755 "${settings%/*}"
@@ -305,11 +307,12 @@ while read -r command a b rest; do
 	csr) csr "$a" ;;
 	put) put "$a" "$b" ;;
 	keep) # a copy beside the file, once
-		if [ -e "$a.before-phx" ] || out=$(as_ca cp -p "$a" "$a.before-phx" 2>&1); then ok; else error "$out"; fi ;;
-	changing)
+		if [ -e "$a.before-phx" ] || out=$(as_ca cp -p "$a" "$a.before-phx" 2>&1); then ok; else error "$out"; fi
+		;;
+	changing) # until reload
 		: >"$stale"
 		ok
-		;; # until reload
+		;;
 	ready) ready ;;
 	reload) reload "$a" "$b" ;;
 	remove) if out=$(as_ca rm -f "$a" 2>&1); then ok; else error "$out"; fi ;;
