@@ -67,22 +67,22 @@ unit=/etc/systemd/system/step-ca.service
 value() { sed -n "s/^$1=//p" "$unit" 2>/dev/null; }
 active() { [[ -s /run/pid ]] && kill -0 "$(cat /run/pid)" 2>/dev/null; }
 stop() {
-  active || return 0
-  kill "$(cat /run/pid)"
-  for _ in {1..100}; do active || return 0; sleep 0.02; done
-  kill -9 "$(cat /run/pid)"
+	active || return 0
+	kill "$(cat /run/pid)"
+	for _ in {1..100}; do active || return 0; sleep 0.02; done
+	kill -9 "$(cat /run/pid)"
 }
 start() {
-  setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups \
-    env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
-    $(value ExecStart) >>/run/log 2>&1 </dev/null 9>&- & echo $! >/run/pid
+	setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups \
+		env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
+		$(value ExecStart) >>/run/log 2>&1 </dev/null 9>&- & echo $! >/run/pid
 }
 case $1 in
 show)
-  case $3 in
-  ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;;
-  *) value "$3" ;;
-  esac ;;
+	case $3 in
+	ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;;
+	*) value "$3" ;;
+	esac ;;
 is-active) active ;;
 reload) active && kill -HUP "$(cat /run/pid)" ;;
 restart | start) stop; start ;;
