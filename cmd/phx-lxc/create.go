@@ -61,11 +61,11 @@ func (j *job) create(ctx context.Context) error {
 		"rootfs":       fmt.Sprintf("%s,size=%dG", rootfs, j.c.StorageSizeGB),
 	}}}
 	wanted.Apply(expected, false)
-	if err := j.ct.Make(ctx, first, expected, args...); err != nil {
-		return err
+	made, err := j.ct.Make(ctx, first, expected, args...)
+	if made {
+		j.changed(start, "created from %s", j.c.Template)
 	}
-	j.changed(start, "created from %s", j.c.Template)
-	return nil
+	return err
 }
 
 // firstRecord returns the record of a container that is about to be made, and
@@ -143,11 +143,11 @@ func (j *job) clone(ctx context.Context) error {
 		args = slices.Insert(args, 3, "--description", line)
 		expected.Description = line
 	}
-	if err := j.ct.Make(ctx, first, expected, args...); err != nil {
-		return err
+	made, err := j.ct.Make(ctx, first, expected, args...)
+	if made {
+		j.changed(start, "cloned from %s", origin)
 	}
-	j.changed(start, "cloned from %s", origin)
-	return nil
+	return err
 }
 
 // checkHostPaths refuses to guess whether what is not there is to be a file or

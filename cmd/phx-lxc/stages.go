@@ -347,7 +347,7 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 	start := time.Now()
 	taken, err := j.ct.Snapshot(ctx, name)
 	if taken {
-		j.changed(start, "snapshot %s", name)
+		j.changed(j.ct.Since(start), "snapshot %s", name)
 	}
 	return err
 }

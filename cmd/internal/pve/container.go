@@ -37,8 +37,9 @@ type Container struct {
 	records  func() (*Records, error)
 	patience time.Duration
 	logf     Logf
-	mark     string // the value of the appliedMark
-	idle     bool   // no command of an earlier run is at work on it
+	mark     string    // the value of the appliedMark
+	idle     bool      // no command of an earlier run is at work on it
+	awaited  time.Time // when others' work on it, that was waited for, had ended
 }
 
 // Container returns a container that is still to be looked at. A lock of
@@ -176,10 +177,20 @@ func (c *Container) AwaitUnlocked(ctx context.Context) error {
 		return err
 	}
 	c.Conf = conf
-	if waited { // whoever was at work may have started or stopped it
+	if waited { // that work may have started or stopped it
+		c.awaited = time.Now()
 		return c.askState(ctx)
 	}
 	return nil
+}
+
+// Since returns when a change that was asked for at start has begun: after the
+// wait for others, if there was one.
+func (c *Container) Since(start time.Time) time.Time {
+	if c.awaited.After(start) {
+		return c.awaited
+	}
+	return start
 }
 
 func (c *Container) awaitLock(ctx context.Context) (conf *Conf, waited bool, err error) {
@@ -251,18 +262,20 @@ func (c *Container) Reread(expect func(*Conf)) error {
 	return nil
 }
 
-// Make runs the command of pct that makes the container. record is what phx has
-// applied to it by then; in a preview, conf is what the container would be.
-func (c *Container) Make(ctx context.Context, record Record, conf *Conf, args ...string) error {
+// Make runs the command of pct that makes the container, and reports whether
+// that has succeeded: also with an error, where the container cannot be read
+// then. record is what phx has applied to it by then; in a preview, conf is what
+// the container would be.
+func (c *Container) Make(ctx context.Context, record Record, conf *Conf, args ...string) (made bool, err error) {
 	c.Record = record
 	if err := c.Pct(ctx, args...); err != nil {
-		return err
+		return false, err
 	}
 	if err := c.Reread(func(*Conf) { c.Conf = conf }); err != nil {
-		return err
+		return true, err
 	}
 	c.mark = c.Conf.mark(appliedMark)
-	return nil
+	return true, nil
 }
 
 // rewrite changes the container's configuration file as [Host.editConf] does:
