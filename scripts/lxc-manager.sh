@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# lxc-manager.sh create|start|stop|restart|delete CTID
+# Usage: lxc-manager.sh create|start|stop|restart|delete CTID [--dry-run]
 #
-# The interface of the lxc-manager.sh that phx replaces; see phoenix beside this
-# file, which does the work. create brings along what the container needs.
-# Exit status: 1 also for wrong usage, otherwise that of phoenix.
+# The commands of the lxc-manager.sh that phx replaces. phoenix, beside this file, does the work. create also creates
+# the containers that this one depends on. PHOENIX_DRY_RUN=true or DRY_RUN=true in the environment is --dry-run.
+#
+# Exit status: that of phoenix, but 1 for wrong usage.
 set -uo pipefail
 umask 022
 
 say() { echo "lxc-manager.sh: $*" >&2; }
 
 if [[ ! ${1-} =~ ^(create|start|stop|restart|delete)$ || ! ${2-} =~ ^[1-9][0-9]{2,8}$ ]]; then
-  say "usage: lxc-manager.sh create|start|stop|restart|delete CTID, not: $*"
-  exit 1
+	say "usage: lxc-manager.sh create|start|stop|restart|delete CTID, not: $*"
+	exit 1
 fi
 for word in "${@:3}"; do
-  if [[ $word == --dry-run ]]; then
-    export PHX_DRY_RUN=1
-  else
-    say "ignored: $word"
-  fi
+	if [[ $word == --dry-run ]]; then
+		export PHX_DRY_RUN=1
+	else
+		say "ignored: $word"
+	fi
 done
 [[ ${DRY_RUN-} != true && ${PHOENIX_DRY_RUN-} != true ]] || export PHX_DRY_RUN=1
 exec "$(dirname "$(readlink -f "$0")")/phoenix" --action "$1" "$2"

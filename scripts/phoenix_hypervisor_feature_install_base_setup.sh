@@ -1,6 +1,8 @@
 #!/bin/bash
-# Installs what every container needs, as far as it is missing. Runs on the Proxmox host:
-#   phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
+# Usage: phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
+#
+# Installs the packages that every container needs, as far as they are missing. Runs on the Proxmox host, with the
+# environment variables of phoenix_assets.sh.
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
@@ -11,30 +13,31 @@ phoenix_feature base_setup "$@"
 phoenix_exec '
 missing=
 for package; do
-  [ "$(dpkg-query -W -f "\${db:Status-Status}" "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+	[ "$(dpkg-query -W -f "\${db:Status-Status}" "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
 done
 if [ -z "$missing" ]; then
-  say "already installed: $*"
-  exit 0
+	say "already installed: $*"
+	exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
 # Without the options of dpkg, it asks about a file that was edited.
 # shellcheck disable=SC2086
 packages() {
-  limited dpkg --force-confdef --force-confold --configure -a &&
-    limited apt-get -q -o APT::Update::Error-Mode=any -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
-    limited apt-get -q -y --no-install-recommends install $missing
+	limited dpkg --force-confdef --force-confold --configure -a &&
+		limited apt-get -q -o APT::Update::Error-Mode=any \
+			-o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
+		limited apt-get -q -y --no-install-recommends install $missing
 }
 begin=$(date +%s)
 until out=$(packages 2>&1 </dev/null); do
-  # The network may come up after systemd. Whoever else installs packages, as a fresh system that updates itself, holds a lock of dpkg
-  # or apt, and the option of apt waits for one of these alone.
-  case $out in
-    *"Could not get lock"* | *"Unable to lock"* | *"frontend lock"* | *"database lock"*) patience=480 ;;
-    *) patience=60 ;;
-  esac
-  [ $(($(date +%s) - begin)) -lt "$patience" ] || die "cannot install after $patience s:$missing: $out"
-  sleep 2
+	# The network may come up after systemd. Another program that installs packages, such as a fresh system that
+	# updates itself, holds a lock of dpkg or apt; the option of apt that waits covers only one of their locks.
+	case $out in
+	*"Could not get lock"* | *"Unable to lock"* | *"frontend lock"* | *"database lock"*) patience=480 ;;
+	*) patience=60 ;;
+	esac
+	[ $(($(date +%s) - begin)) -lt "$patience" ] || die "cannot install after $patience s:$missing: $out"
+	sleep 2
 done
 say "installed$missing"
 ' ca-certificates curl iproute2 netbase openssl procps </dev/null

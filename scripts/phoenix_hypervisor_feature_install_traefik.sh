@@ -1,6 +1,8 @@
 #!/bin/bash
-# Installs traefik as /usr/local/bin/traefik, and the system user traefik. Runs on the Proxmox host:
-#   phoenix_hypervisor_feature_install_traefik.sh CTID [CA_URL]
+# Usage: phoenix_hypervisor_feature_install_traefik.sh CTID [CA_URL]
+#
+# Installs traefik as /usr/local/bin/traefik, and adds the system user traefik. Runs on the Proxmox host, with the
+# environment variables of phoenix_assets.sh.
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"

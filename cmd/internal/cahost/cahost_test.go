@@ -67,22 +67,22 @@ unit=/etc/systemd/system/step-ca.service
 value() { sed -n "s/^$1=//p" "$unit" 2>/dev/null; }
 active() { [[ -s /run/pid ]] && kill -0 "$(cat /run/pid)" 2>/dev/null; }
 stop() {
-  active || return 0
-  kill "$(cat /run/pid)"
-  for _ in {1..100}; do active || return 0; sleep 0.02; done
-  kill -9 "$(cat /run/pid)"
+	active || return 0
+	kill "$(cat /run/pid)"
+	for _ in {1..100}; do active || return 0; sleep 0.02; done
+	kill -9 "$(cat /run/pid)"
 }
 start() {
-  setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups \
-    env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
-    $(value ExecStart) >>/run/log 2>&1 </dev/null 9>&- & echo $! >/run/pid
+	setsid setpriv --reuid "$(value User)" --regid "$(value User)" --clear-groups \
+		env -i PATH=/usr/bin:/bin HOME=/ STEPPATH="$(value Environment | sed s/STEPPATH=//)" \
+		$(value ExecStart) >>/run/log 2>&1 </dev/null 9>&- & echo $! >/run/pid
 }
 case $1 in
 show)
-  case $3 in
-  ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;;
-  *) value "$3" ;;
-  esac ;;
+	case $3 in
+	ExecStart) value ExecStart | sed 's/.*/{ path=x ; argv[]=& ; ignore_errors=no }/' ;;
+	*) value "$3" ;;
+	esac ;;
 is-active) active ;;
 reload) active && kill -HUP "$(cat /run/pid)" ;;
 restart | start) stop; start ;;
@@ -567,7 +567,7 @@ func TestOtherSettings(t *testing.T) {
 	if tree := s.tree(t); strings.Count(tree, "intermediate_ca") != 2 {
 		t.Errorf("former intermediates are left:\n%s", tree)
 	}
-	// A lost certificate is made anew, and so is a lost root.
+	// A lost certificate is made again, and so is a lost root.
 	s.do(t, "sh", "-c", "rm /home/step/certs/*")
 	if _, log := s.must(t, Options{Settings: &other}); !strings.Contains(log, "cannot be read") {
 		t.Error(log)
@@ -868,7 +868,7 @@ func TestAnotherRootIsRefused(t *testing.T) {
 	if r.Pin.Primary == other {
 		t.Error("no new root")
 	}
-	// Its key is on the host: the same root serves a container made anew.
+	// Its key is on the host: the same root serves a new container.
 	s.do(t, "sh", "-c", "rm -rf /home/step/*")
 	if again, _ := s.must(t, Options{Settings: &settings, Create: true}); again.Pin != r.Pin {
 		t.Errorf("%+v, before %+v", again.Pin, r.Pin)
