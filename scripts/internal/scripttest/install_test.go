@@ -70,7 +70,8 @@ exec cp "$PHX_TEST_BUILT"/* "$2"
 	install := func(args ...string) (string, error) {
 		cmd := exec.Command("../../install", append(args, prefix)...)
 		if _, err := os.Stat(filepath.Join(prefix, "bin")); err == nil {
-			cmd.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"), "PHX_TEST_BUILT="+filepath.Join(prefix, "bin"))
+			cmd.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"),
+				"PHX_TEST_BUILT="+filepath.Join(prefix, "bin"))
 		}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
