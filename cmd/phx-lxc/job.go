@@ -108,7 +108,7 @@ func (j *job) start(ctx context.Context) error {
 	started, err := j.ct.Start(ctx)
 	if started {
 		j.started = true
-		j.changed(start, "started")
+		j.changed(j.ct.Since(start), "started")
 	}
 	return err
 }
@@ -119,7 +119,7 @@ func (j *job) restart(ctx context.Context) error {
 	done, err := j.ct.Restart(ctx)
 	if done != "" {
 		j.started = true
-		j.changed(start, "%s", done)
+		j.changed(j.ct.Since(start), "%s", done)
 	}
 	return err
 }
@@ -129,7 +129,7 @@ func (j *job) shutdown(ctx context.Context) error {
 	start := time.Now()
 	stopped, err := j.ct.Shutdown(ctx)
 	if stopped {
-		j.changed(start, "shut down")
+		j.changed(j.ct.Since(start), "shut down")
 	}
 	return err
 }

@@ -153,7 +153,7 @@ func ensureServing(ctx context.Context, s *guest.Setup, g gateway,
 	return nil
 }
 
-// checkServing noCertificate until nginx serves the certificate. After a reload the
+// checkServing waits until nginx serves the certificate. After a reload the
 // old workers may answer for a moment.
 func checkServing(ctx context.Context, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
 	for _, name := range []string{g.Domain, "phx-check." + g.Domain} {

@@ -567,7 +567,7 @@ func TestOtherSettings(t *testing.T) {
 	if tree := s.tree(t); strings.Count(tree, "intermediate_ca") != 2 {
 		t.Errorf("former intermediates are left:\n%s", tree)
 	}
-	// A lost certificate is made anew, and so is a lost root.
+	// A lost certificate is made again, and so is a lost root.
 	s.do(t, "sh", "-c", "rm /home/step/certs/*")
 	if _, log := s.must(t, Options{Settings: &other}); !strings.Contains(log, "cannot be read") {
 		t.Error(log)
@@ -868,7 +868,7 @@ func TestAnotherRootIsRefused(t *testing.T) {
 	if r.Pin.Primary == other {
 		t.Error("no new root")
 	}
-	// Its key is on the host: the same root serves a container made anew.
+	// Its key is on the host: the same root serves a new container.
 	s.do(t, "sh", "-c", "rm -rf /home/step/*")
 	if again, _ := s.must(t, Options{Settings: &settings, Create: true}); again.Pin != r.Pin {
 		t.Errorf("%+v, before %+v", again.Pin, r.Pin)

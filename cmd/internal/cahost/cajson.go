@@ -120,7 +120,7 @@ type policy struct {
 }
 
 // policyOf returns the policy for X.509: the domain, every name one label
-// below, which is what step-ca's asterisk stands for, and those names below
+// below, which is what an asterisk means to step-ca, and those names below
 // that are given. Addresses are for nobody.
 func policyOf(s ca.Settings) policy {
 	var p policy

@@ -49,7 +49,7 @@ func (w *work) ensureRoot() error {
 		case w.Accept != "1":
 			return fmt.Errorf("the CA that this host has pinned is gone with its container, "+
 				"which had the only key of its root, SHA-256 %s: bring the container back from a backup, "+
-				"or have a new root made, which everything has to trust anew: PHX_ACCEPT_NEW_ROOT=1", w.pin.Primary)
+				"or have a new root made, which everything then has to trust: PHX_ACCEPT_NEW_ROOT=1", w.pin.Primary)
 		}
 		w.Log("the root %s is given up", w.pin.Primary)
 	}

@@ -62,7 +62,7 @@ func TestLongLineIsCut(t *testing.T) {
 	w := &LineWriter{Line: func(line string) { lines = append(lines, line) }}
 	io.WriteString(w, "first\n\n  ")
 	chunk := bytes.Repeat([]byte("x"), 1000)
-	const chunks = 300_000 // 300 MB: copied anew for each chunk, this would take hours
+	const chunks = 300_000 // 300 MB: copied again for each chunk, this would take hours
 	for range chunks {
 		w.Write(chunk)
 	}

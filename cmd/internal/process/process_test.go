@@ -397,7 +397,7 @@ func TestFilesAreAsPipes(t *testing.T) {
 	}
 }
 
-// A program that ended well has ended well, whatever it has left behind.
+// A program that exited 0 has succeeded, whatever it has left behind.
 func TestSuccessThatLeavesSomethingBehind(t *testing.T) {
 	pids := t.TempDir() + "/pids"
 	left(t, pids)

@@ -107,15 +107,16 @@ func TestCommandsOfOthers(t *testing.T) {
 // A task of Proxmox is Perl, which writes the new name over the environment.
 func TestCommandsOfPerl(t *testing.T) {
 	h := &Host{PCT: "pct", PVERoot: t.TempDir()}
+	ctid := 999000000 + os.Getpid() // a task like this is that of any host, and this test may run twice at once
 	cmd := exec.Command("perl", "-e", `$0 = shift; $| = 1; print "\n"; <STDIN>`,
-		"task UPID:pve:0001:0002:AB:vzstart:999000507:root@pam:")
+		fmt.Sprintf("task UPID:pve:0001:0002:AB:vzstart:%d:root@pam:", ctid))
 	cmd.Env = []string{h.mark()}
 	pid := begin(t, cmd)
 	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil ||
 		strings.Contains(string(text), h.mark()) {
 		t.Fatalf("its environment is %q, %v", text, err)
 	}
-	if found, err := h.commands(999000507); err != nil || len(found) != 1 || found[0].pid != pid {
+	if found, err := h.commands(ctid); err != nil || len(found) != 1 || found[0].pid != pid {
 		t.Errorf("%+v, %v", found, err)
 	}
 }

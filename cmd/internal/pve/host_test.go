@@ -71,6 +71,7 @@ func TestSecondSignal(t *testing.T) {
 func TestFeatureThatDoesNotEnd(t *testing.T) {
 	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; echo begun; "
 	var all sync.WaitGroup
+	var starts []func()
 	for name, script := range map[string]string{"goes on": "while :; do sleep 0.1; done",
 		"leaves something": "exit 4"} {
 		for _, way := range []string{"cancelled", "out of time"} {
@@ -89,7 +90,7 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 					}
 				}
 			})
-			all.Go(func() { // they wait more than they work
+			starts = append(starts, func() {
 				h, ctx, want := &Host{}, context.Background(), "exit status 4"
 				switch {
 				case name == "leaves something":
@@ -115,6 +116,12 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 				}
 			})
 		}
+	}
+	// All are written before one runs: a process that is about to become a script
+	// has the files that are written at that moment, and what is written cannot
+	// be run ("text file busy").
+	for _, start := range starts {
+		all.Go(start) // they wait more than they work
 	}
 	all.Wait()
 }
@@ -407,13 +414,14 @@ func TestTimeout(t *testing.T) {
 
 	c = shell("trap '' TERM; echo trying to acquire lock... >&2; while :; do sleep 0.1; done")
 	c.Label = "pct clone 900 103"
+	h.Timeout = 2 * time.Second // by then it ignores the signal, on a busy machine too
 	_, err := h.Run(context.Background(), c)
 	var still *process.StillRuns
 	if !errors.As(err, &still) {
 		t.Fatalf("error %v", err)
 	}
 	defer syscall.Kill(still.PID, syscall.SIGKILL)
-	want := fmt.Sprintf("pct clone 900 103: not done after 100ms (--timeout or PHX_TIMEOUT gives it more), and "+
+	want := fmt.Sprintf("pct clone 900 103: not done after 2s (--timeout or PHX_TIMEOUT gives it more), and "+
 		"process %d goes on: it is left alone, because it leaves its work half done, and locked, when it is killed: "+
 		"run phx again when it has ended; see what it waits for with: ps -o pid,stat,wchan:20,args -s %[1]d --ppid "+
 		"%[1]d\ntrying to acquire lock...", still.PID)
