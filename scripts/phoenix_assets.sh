@@ -17,7 +17,7 @@
 #   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
 #   PHX_CACHE           directory where downloaded releases are kept, for root alone; default /var/cache/phx
 #
-# Variables of the caller's environment PHX_…, PHOENIX_… and those of proxies are passed on to pct, and few others.
+# pct gets the variables PHX_… and PHOENIX_…, those of proxies and a few others, and nothing else of the environment.
 
 shopt -s inherit_errexit # set -e counts in $(…) too
 umask 022
@@ -184,11 +184,11 @@ add_user() {
 }
 '
 
-# phoenix_border COMMAND [ARG…] runs a command whose output comes from a container. The command has a session of its
+# phoenix_quote COMMAND [ARG…] runs a command whose output comes from a container. The command has a session of its
 # own, so that no process in the container can write to the caller's terminal or type into it, and a clean environment.
 # Each line that it prints is shown behind "| ", at most 8 KiB of it, with what could act on a terminal in the form
 # \x1b; after 16 MiB it is ended. The exit status is that of the command. Perl is installed wherever pct is.
-phoenix_border() {
+phoenix_quote() {
 	local name kept=()
 	for name in $(compgen -e); do
 		case $name in
@@ -199,11 +199,11 @@ phoenix_border() {
 			;;
 		esac
 	done
-	env -i "${kept[@]}" perl -e "$phoenix_border_program" -- "$phoenix_label" "$@"
+	env -i "${kept[@]}" perl -e "$phoenix_quote_program" -- "$phoenix_label" "$@"
 }
 
 # shellcheck disable=SC2016 # Perl
-phoenix_border_program='
+phoenix_quote_program='
 use strict;
 use IO::Handle;
 use POSIX qw(setsid WNOHANG);
@@ -297,7 +297,7 @@ exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 phoenix_exec() {
 	local script=$1 status=0
 	shift
-	phoenix_border timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- \
+	phoenix_quote timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- \
 		/bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" || status=$?
 	[[ $status != 124 ]] ||
 		phoenix_die "not done in time: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"

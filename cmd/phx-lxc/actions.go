@@ -39,8 +39,8 @@ var actions = map[string]action{
 	"status": {run: (*job).reportStatus, success: (*job).hasStatus},
 }
 
-// do carries an action out and says how it went. Without an error, the container
-// is as others need it. toDo reports whether a dry run has found something to
+// do carries out an action and reports the result as an event. Without an error,
+// the container is as others need it. toDo reports whether a dry run has found something to
 // do.
 func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 	start := time.Now()
@@ -77,7 +77,7 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 	return false, nil
 }
 
-// ownHost is the host as the job sees it: it says each warning once and, in a
+// ownHost is the host as the job sees it: it logs each warning once and, in a
 // dry run, only previews.
 func (j *job) ownHost() *pve.Host {
 	host := j.options.host

@@ -72,7 +72,8 @@ func enforcing(text []byte, cut []string) string {
 	return strings.Join(append(lines, cut...), "\n")
 }
 
-// A flow is what phx needs to get through: TCP, from somebody to somebody.
+// A flow is a TCP connection that phx's services need; from and to name its ends
+// in messages.
 type flow struct {
 	from, to string
 	tcp      pve.Flow

@@ -103,7 +103,7 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	ctid := planned.CTID
 	act, ok := actions[planned.Action]
 	if !ok {
-		return fmt.Errorf("container %d: action %q is none that phx-lxc knows", ctid, planned.Action)
+		return fmt.Errorf("container %d: unknown action %q", ctid, planned.Action)
 	}
 	container, err := config.ParseContainer(ctid, planned.Config)
 	if err != nil {

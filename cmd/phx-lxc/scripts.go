@@ -129,7 +129,7 @@ func (j *job) featureInputs() ([][]byte, error) {
 	return inputs, nil
 }
 
-// readyForScripts makes sure, before scripts run, that nobody else is at work on
+// readyForScripts makes sure, before scripts run, that nothing else is at work on
 // the container, and that it still runs then.
 func (j *job) readyForScripts(ctx context.Context) error {
 	if len(j.due) == 0 {

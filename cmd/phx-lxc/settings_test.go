@@ -132,3 +132,21 @@ func TestLostVolumeIsNotAllocatedAgain(t *testing.T) {
 		}
 	}
 }
+
+// What a record of the time of shorter hashes knows as phx's own is removed once
+// it is not configured any more; all else stays.
+func TestRecordWithShorterHashes(t *testing.T) {
+	c := containerWith(t, `"firewall": {"enabled": true}`)
+	before := pve.Record{pve.MountsWord: "6d6940", pve.FirewallWord: "f10ce1"}
+	conf := pve.ParseConf([]byte("mp0: /srv/old,mp=/old\nmp1: /srv/other,mp=/other\n"))
+	got := list(settings(c, conf, nil, before.Hashes(pve.MountsWord)))
+	if !strings.Contains(got, "mp0 removed: ") || strings.Contains(got, "mp1") {
+		t.Errorf("settings\n%s", got)
+	}
+	const rules = "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\n"
+	text := []byte(rules + "IN ACCEPT -p tcp -dport 22\nIN ACCEPT -p tcp -dport 23\n")
+	after := string(pveFirewall(c.Firewall).Rewrite(text, before.Hashes(pve.FirewallWord)))
+	if want := rules + "IN ACCEPT -p tcp -dport 23\n"; after != want {
+		t.Errorf("firewall\n%s\nwant\n%s", after, want)
+	}
+}

@@ -296,17 +296,15 @@ func (j *job) restartIfAllowed(ctx context.Context) error {
 	return nil
 }
 
-// stopTemplate shuts down a template that this run, or one before it that did
-// not come to its end, has started.
-//
-// One that somebody else has started is not cut off.
+// stopTemplate shuts down a template that this run has started, or an earlier
+// one that was interrupted. One that others have started goes on.
 func (j *job) stopTemplate(ctx context.Context) error {
 	if !j.c.IsTemplate() {
 		return nil
 	}
 	if !j.started && len(j.due) == 0 {
 		if j.ct.Running {
-			j.logf("it is a template, and runs: when nobody needs that, run: pct shutdown %d", j.c.CTID)
+			j.logf("it is a template, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
 		}
 		return nil
 	}

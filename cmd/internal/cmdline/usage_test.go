@@ -2,6 +2,7 @@ package cmdline
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -13,12 +14,13 @@ var (
 	flagLiteral  = regexp.MustCompile(`(?:&cli\.\w+Flag\{Name: |\b(?:flag|toggle)\()"([a-z-]+)"(.*)`)
 	envVars      = regexp.MustCompile(`"(PHX_[A-Z_]+)"`)
 	getenv       = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("(PHX_[A-Z_]+)"\)`)
+	unknownEnv   = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\([^"].*`)
 	flagInText   = regexp.MustCompile(`(?m)^ +--([a-z-]+)\b`)
 	envVarInText = regexp.MustCompile(`\bPHX_[A-Z_]+\b`)
 )
 
-// The usage text of each program names its flags, their variables and the
-// others that its package reads, and nothing else.
+// The usage text of each program names its flags, their variables and the others that the program reads, in whatever
+// package of the module, and nothing else.
 func TestUsageNamesEveryFlag(t *testing.T) {
 	shared := sources(t, "../service")
 	programs, err := filepath.Glob("../../phx-*/main.go")
@@ -49,12 +51,31 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				variables[v[1]] = true
 			}
 		}
-		for _, m := range getenv.FindAllStringSubmatch(sources(t, filepath.Dir(path)), -1) {
-			variables[m[1]] = true
+		for _, dir := range packages(t, filepath.Dir(path)) {
+			source := sources(t, dir)
+			for _, m := range getenv.FindAllStringSubmatch(source, -1) {
+				variables[m[1]] = true
+			}
+			if call := unknownEnv.FindString(source); call != "" {
+				t.Errorf("%s: %s: which variable this reads cannot be seen", dir, call)
+			}
 		}
 		compare(t, program+": flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
 		compare(t, program+": variable", variables, envVarInText.FindAllStringSubmatch(usage, -1))
 	}
+}
+
+// packages returns the directories of the packages of this module that the program in a directory is built from.
+func packages(t *testing.T, dir string) []string {
+	t.Helper()
+	list := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.Dir}}{{end}}{{end}}", ".")
+	list.Dir = dir
+	out, err := list.Output()
+	dirs := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err != nil || len(dirs) < 2 {
+		t.Fatalf("%s: go list: %q, %v", dir, out, err)
+	}
+	return dirs
 }
 
 // sources returns the package in a directory without its tests.

@@ -25,7 +25,7 @@ import (
 // returns [TooMuch].
 const (
 	MaxCapture = 64 << 10 // of stdout that is returned: a certificate, a token
-	MaxList    = 1 << 20  // of stdout that is returned, where the program is Proxmox's own: pct list of 17 000 containers
+	MaxList    = 1 << 20  // of the same, where the program is Proxmox's own: pct list of 17 000 containers
 	MaxStream  = 16 << 20 // of what is passed on line by line, stdout and stderr together
 	keep       = 16 << 10 // of the end of stderr, for an error
 )

@@ -65,7 +65,9 @@ func onTerminal(t *testing.T, variable string) string {
 // A process in a container could push input into the terminal of the shell
 // that phx was started from (TIOCSTI), or write to it.
 func TestNoTerminal(t *testing.T) {
-	const probe = `if (: >/dev/tty) 2>/dev/null; then echo tty; else echo no tty; fi; for fd in 0 1 2; do if [ -t $fd ]; then echo terminal $fd; fi; done`
+	const probe = `
+		if (: >/dev/tty) 2>/dev/null; then echo tty; else echo no tty; fi
+		for fd in 0 1 2; do if [ -t $fd ]; then echo terminal $fd; fi; done`
 	control := exec.Command("script", "-qec", probe, "/dev/null")
 	if out, err := control.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "tty\r\nterminal 0") {
 		t.Fatalf("without phx there is no terminal either: %q, %v", out, err)
@@ -99,7 +101,8 @@ func TestFlood(t *testing.T) {
 			"it printed more than 16 MiB on stdout and stderr, and was ended"},
 		"passed on, to 1234": {endless, func(c *Command) { c.Stdout, c.MaxStdout = count, 1234 },
 			"it printed more than 1234 bytes on stdout, and was ended"},
-		"one that may not be hurt": {"trap 'echo ended >&2; exit 0' TERM; yes | head -c 2000000; while :; do sleep 0.02; done",
+		"one that may not be hurt": {
+			"trap 'echo ended >&2; exit 0' TERM; yes | head -c 2000000; while :; do sleep 0.02; done",
 			func(c *Command) { c.Survive, c.NoKill, c.Patience = true, true, time.Minute },
 			"it printed more than 64 KiB on stdout, and was ended"},
 		"to files, endless": {endless, func(c *Command) { c.Survive = true },
@@ -384,7 +387,8 @@ func TestFilesAreAsPipes(t *testing.T) {
 		exit.ExitCode() != 3 {
 		t.Errorf("stdout %q, stderr %q, %v", out, said, err)
 	}
-	c = shell("set -e; echo one; echo two >/dev/stdout; echo three >/dev/stderr; yes | head -c 100000 >&2; echo last >&2")
+	c = shell("set -e; echo one; echo two >/dev/stdout; echo three >/dev/stderr; " +
+		"yes | head -c 100000 >&2; echo last >&2")
 	c.Survive = true
 	if _, said, err := Run(context.Background(), c); err != nil || len(said) != keep ||
 		!strings.HasSuffix(string(said), "y\nlast\n") {

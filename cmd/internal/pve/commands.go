@@ -31,7 +31,7 @@ var taskRE = regexp.MustCompile(`^task UPID:[^:]+:[0-9A-F:]+:(?:vz[a-z]+|resize|
 func (h *Host) mark() string { return "PHX_PVE_ROOT=" + h.PVERoot }
 
 // commands returns the commands that are at work on container ctid: pct itself,
-// where phx has started it, and tasks of Proxmox, whoever has begun them.
+// where phx has started it, and all tasks of Proxmox.
 func (h *Host) commands(ctid int) ([]runningCommand, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

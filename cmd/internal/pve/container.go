@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Logf says something to a person.
+// Logf logs a line, in the form of [fmt.Printf].
 type Logf func(format string, args ...any)
 
 // Container is a container as a run finds and changes it. Its methods are not
@@ -43,7 +43,7 @@ type Container struct {
 }
 
 // Container returns a container that is still to be looked at. A lock of
-// Proxmox is waited for at most for patience, and logf says what a person
+// Proxmox is waited for at most for patience, and logf logs what a person
 // should know meanwhile.
 func (h *Host) Container(ctid int, records func() (*Records, error), patience time.Duration, logf Logf) *Container {
 	return &Container{
@@ -151,7 +151,7 @@ func (c *Container) hasState(ctx context.Context, running bool) bool {
 	return c.askState(ctx) == nil && c.Running == running
 }
 
-// AwaitUnlocked waits until nobody else is at work on the container: Proxmox
+// AwaitUnlocked waits until nothing else is at work on the container: Proxmox
 // has no lock on it, and no command of a run that was killed is left. What
 // others may have changed meanwhile is read again.
 func (c *Container) AwaitUnlocked(ctx context.Context) error {
@@ -234,7 +234,7 @@ func (c *Container) AwaitDefined(ctx context.Context) error {
 	return c.askState(ctx)
 }
 
-// Pct runs a command of pct that changes the container, once nobody else is
+// Pct runs a command of pct that changes the container, once nothing else is
 // at work on it.
 func (c *Container) Pct(ctx context.Context, args ...string) error {
 	if err := c.AwaitUnlocked(ctx); err != nil {
@@ -338,7 +338,7 @@ func (c *Container) awaitEdit(ctx context.Context, path string, rewrite func([]b
 	return c.AwaitUnlocked(ctx)
 }
 
-// EditFirewall is [Host.editFirewall] once nobody else is at work on the
+// EditFirewall is [Host.editFirewall] once nothing else is at work on the
 // container. In a preview, made is what the file would hold if there is none.
 func (c *Container) EditFirewall(ctx context.Context, made []byte,
 	rewrite func([]byte) []byte) (changed bool, err error) {
@@ -386,7 +386,7 @@ func (c *Container) WriteRaw(ctx context.Context, wanted []RawLine, after Record
 	return changed, nil
 }
 
-// WriteRecord writes the record. What somebody else has added to it meanwhile
+// WriteRecord writes the record. What others have added to it meanwhile
 // stays.
 func (c *Container) WriteRecord(ctx context.Context, after Record) error {
 	records, err := c.records()
@@ -486,7 +486,7 @@ func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
 }
 
 // CheckDestroy returns why Proxmox would not destroy the container, nil if it
-// would: it says so only once the container is down.
+// would: it refuses only once the container is down.
 func (c *Container) CheckDestroy() error {
 	if ParseBool(c.Conf.Values["protection"]) {
 		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
@@ -508,7 +508,7 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 	return err
 }
 
-// ClearRestartIfDone forgets that a restart is needed if somebody has restarted
+// ClearRestartIfDone forgets that a restart is needed if others have restarted
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
@@ -575,8 +575,8 @@ func (c *Container) Resize(ctx context.Context, option string, gigabytes int) er
 // snapshot gets the snapshot's description, not that of the container.
 //
 // Of a container with a bind mount, or on some storages, Proxmox makes none.
-// That is no error: it is said and recorded, so that the next run neither tries
-// nor says it again.
+// That is no error: it is logged and recorded, so that the next run neither tries
+// nor logs it again.
 func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err error) {
 	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
 		return false, nil
@@ -622,7 +622,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	})
 }
 
-// noSnapshots says and records why Proxmox makes no snapshots of the container.
+// noSnapshots logs and records why Proxmox makes no snapshots of the container.
 func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
 	c.logf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
 	after := maps.Clone(c.Record)

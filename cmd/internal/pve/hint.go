@@ -30,7 +30,7 @@ func blame(output string) (reason string, rest []string) {
 
 // hints are ways out of what pct says (pve-container 6.1). "$1" becomes
 // the first group of the pattern. A pattern is a whole line but for the words
-// that pct puts before a reason: what else a message says may be somebody
+// that pct puts before a reason: the rest of a message may be somebody
 // else's, as the version that a container gives its system.
 var hints = compileHints([][2]string{
 	{`CT is locked \([a-z-]+\)`,
@@ -64,8 +64,8 @@ var hints = compileHints([][2]string{
 })
 
 type wayOut struct {
-	said *regexp.Regexp
-	hint string
+	message *regexp.Regexp
+	hint    string
 }
 
 // beforeReason is what pct puts before a reason.
@@ -75,8 +75,8 @@ const beforeReason = `trying to acquire lock\.\.\. ?|[a-z0-9]+: |unable to [a-z]
 func compileHints(table [][2]string) []wayOut {
 	var hints []wayOut
 	for _, row := range table {
-		said := regexp.MustCompile(`(?m)^(?:` + beforeReason + `)*(?:` + row[0] + `)\.?$`)
-		hints = append(hints, wayOut{said, row[1]})
+		message := regexp.MustCompile(`(?m)^(?:` + beforeReason + `)*(?:` + row[0] + `)\.?$`)
+		hints = append(hints, wayOut{message, row[1]})
 	}
 	return hints
 }
@@ -88,8 +88,8 @@ var ctidRE = regexp.MustCompile(`^pct [a-z-]+ ([0-9]+)( |$)`)
 // when none is known.
 func hint(label, output string) string {
 	for _, h := range hints {
-		if m := h.said.FindStringSubmatchIndex(output); m != nil {
-			hint := string(h.said.ExpandString(nil, h.hint, output, m))
+		if m := h.message.FindStringSubmatchIndex(output); m != nil {
+			hint := string(h.message.ExpandString(nil, h.hint, output, m))
 			if m := ctidRE.FindStringSubmatch(label); m != nil {
 				hint = strings.ReplaceAll(hint, "CTID", m[1])
 			}

@@ -17,7 +17,7 @@ import (
 const lockTimeout = 10 * time.Second
 
 // staleAfter is the age at which a lock of the cluster file system was left by
-// somebody who was killed: that file system frees one after two minutes, and
+// a process that was killed: that file system frees one after two minutes, and
 // Proxmox VE's commands give up theirs after one.
 var staleAfter = 130 * time.Second
 
@@ -80,7 +80,7 @@ const lockInterval = 200 * time.Millisecond
 
 // AwaitLock returns the configuration of a container once Proxmox has no lock
 // on it, and whether that had to be waited for. It waits at most for patience,
-// and says through logf what it waits for.
+// and logs what it waits for.
 func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration,
 	logf Logf) (conf *Conf, waited bool, err error) {
 	deadline := time.Now().Add(patience)

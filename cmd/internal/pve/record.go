@@ -33,7 +33,7 @@ const recordPrefix = "phx:"
 // macWord is the word of a record that signs the others.
 const macWord = "+mac"
 
-// appliedWord is the word of a record which says that the scripts in it stand
+// appliedWord is the word of a record which says that the scripts in it are
 // in the [appliedMark] as well.
 const appliedWord = "+applied"
 
@@ -271,7 +271,7 @@ func (r *Records) readConf(ctid int, conf *Conf) (Record, error) {
 	}
 	maps.Copy(record, applied)
 	// What was written into the file at that time is known again.
-	for range conf.Snapshots { // no more steps, if they lead in a circle
+	for range conf.Snapshots { // no more steps, should they form a cycle
 		s := conf.Snapshot(parent)
 		if s == nil {
 			break

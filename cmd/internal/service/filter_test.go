@@ -350,7 +350,8 @@ func TestNothingBegins(t *testing.T) {
 // Where nothing has changed, changes is an empty list, not null.
 func TestNoChanges(t *testing.T) {
 	f := newFixture(t)
-	lines := []string{started(), f.planned("create"), of(gateway, "ct.ready", ""), f.exported(), f.fingerprint(), done()}
+	lines := []string{started(), f.planned("create"), of(gateway, "ct.ready", ""),
+		f.exported(), f.fingerprint(), done()}
 	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[]}`) {
 		t.Errorf("%v\n%s", r.err, r.out)
 	}

@@ -9,7 +9,8 @@ import (
 
 // Template has the keys of a container that is made from a template and that
 // others can be cloned from.
-const Template = `"template": "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", "template_snapshot_name": "final-form"`
+const Template = `"template": "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst", ` +
+	`"template_snapshot_name": "final-form"`
 
 // Container returns a member of lxc_configs: container id with a name and
 // addresses of its own on the storage lab, and with the extra members.

@@ -114,17 +114,18 @@ func TestPackages(t *testing.T) {
 	all := packages(t)
 	for dir, p := range all {
 		if !slices.Contains(listed, dir) {
-			t.Errorf("%s is not in the table", dir)
+			t.Errorf("docs/architecture.md, Packages: %s is not in the table", dir)
 		}
 		if !strings.HasPrefix(dir, "cmd/") {
 			continue
 		}
 		if layer[dir] == 0 {
-			t.Errorf("%s is in no layer", dir)
+			t.Errorf("docs/architecture.md, Packages: %s is in no line of the layers", dir)
 		}
 		for _, imported := range p.imports {
 			if layer[imported] <= layer[dir] {
-				t.Errorf("%s imports %s, which is not below it", dir, imported)
+				t.Errorf("docs/architecture.md, Packages: %s imports %s: it has to stand on a line above that",
+					dir, imported)
 			}
 		}
 	}

@@ -153,38 +153,6 @@ func (c *call) config() error {
 	return nil
 }
 
-func (c *call) pending() error {
-	conf, err := c.load()
-	if err != nil {
-		return err
-	}
-	deleted := conf.pendingDeletes()
-	keys := maps.Clone(conf.values)
-	maps.Copy(keys, conf.pending.values)
-	delete(keys, "delete")
-	text := func(k, v string) string {
-		if k == "description" {
-			v = encodeText(v)
-		}
-		return v
-	}
-	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		cur, has := conf.values[k]
-		next, queued := conf.pending.values[k]
-		switch {
-		case has && slices.Contains(deleted, k):
-			fmt.Fprintf(c.stdout, "del %s: %s\n", k, text(k, cur))
-			continue
-		case has:
-			fmt.Fprintf(c.stdout, "cur %s: %s\n", k, text(k, cur))
-		}
-		if queued {
-			fmt.Fprintf(c.stdout, "new %s: %s\n", k, text(k, next))
-		}
-	}
-	return nil
-}
-
 func (c *call) unlock() error {
 	return c.edit(c.vmid, func(conf *config) error {
 		if conf.values["lock"] == "" {
@@ -276,7 +244,8 @@ func (c *call) boot(conf *config, skiplock bool) error {
 	}
 	// The hook that LXC runs before the start.
 	if err := conf.checkLockBut("mounted"); err != nil && !skiplock {
-		fmt.Fprintf(c.stdout, "run_buffer: 571 Script exited with status 255\nlxc_init: 845 Failed to run lxc.hook.pre-start for container \"%d\"\n", c.vmid)
+		fmt.Fprintln(c.stdout, "run_buffer: 571 Script exited with status 255")
+		fmt.Fprintf(c.stdout, "lxc_init: 845 Failed to run lxc.hook.pre-start for container \"%d\"\n", c.vmid)
 		return die(255, "startup for container '%d' failed", c.vmid)
 	}
 	err := c.fault()

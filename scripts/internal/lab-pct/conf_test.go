@@ -90,7 +90,8 @@ func TestRawLines(t *testing.T) {
 		{"lxc.environment: A=b", "lxc.environment: A=b", ""},
 		{"lxc.environment.runtime: A=b", "env: A=b", ""},
 		{"lxc.cgroup.memory.limit_in_bytes: 1", "lxc.cgroup.memory.limit_in_bytes: 1",
-			"vm 710 - lxc.cgroup.memory.limit_in_bytes: lxc.cgroup.* is deprecated, this will be a hard error in the future!"},
+			"vm 710 - lxc.cgroup.memory.limit_in_bytes: lxc.cgroup.* is deprecated, " +
+				"this will be a hard error in the future!"},
 		{"lxc.limit.nofile: 1", "lxc.limit.nofile: 1",
 			"vm 710 - lxc.limit.nofile: lxc.limit.* was renamed to lxc.prlimit.*"},
 		{"lxc.aa_profile: x", "lxc.aa_profile: x",
@@ -99,7 +100,8 @@ func TestRawLines(t *testing.T) {
 			"vm 710 - lxc.id_map is deprecated and was renamed to lxc.idmap"},
 		{"lxc.rootfs.path: /x", gone, "vm 710 - lxc.rootfs.path: lxc.rootfs.path is auto generated from rootfs"},
 		{"lxc.rootfs.options: ro", gone,
-			`vm 710 - lxc.rootfs.options: lxc.rootfs.options is not supported, please use mount point options in the "rootfs" key`},
+			`vm 710 - lxc.rootfs.options: lxc.rootfs.options is not supported, ` +
+				`please use mount point options in the "rootfs" key`},
 		{"foo: bar", "foo: bar", "vm 710 - unable to parse value of 'foo' - unknown setting 'foo'"},
 		{"memory: lots", "memory: lots",
 			"vm 710 - unable to parse value of 'memory' - type check ('integer') failed - got 'lots'"},

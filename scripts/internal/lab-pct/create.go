@@ -63,7 +63,9 @@ func (c *call) create() error {
 			return err
 		}
 		if !s.holds("rootdir") {
-			return c.cmd.invalid(map[string]string{"storage": fmt.Sprintf("storage '%s' does not support container directories", sid)})
+			return c.cmd.invalid(map[string]string{
+				"storage": fmt.Sprintf("storage '%s' does not support container directories", sid),
+			})
 		}
 	}
 	if failed, err := c.change(conf, false, options, nil, nil); err != nil {

@@ -49,9 +49,10 @@ type fwRule struct {
 
 var (
 	fwSectionRE = regexp.MustCompile(`(?i)^\[(options|aliases|rules|(?:ipset|group)\s+(\S+))\]\s*(?:#.*)?$`)
-	fwOptionRE  = regexp.MustCompile(`(?i)^(?:(enable|dhcp|ndp|radv|macfilter|ipfilter|ips|ebtables):\s*([01])|(policy_in|policy_out):\s*(ACCEPT|DROP|REJECT))$`)
-	fwRuleRE    = regexp.MustCompile(`^(\S+)\s+(\S+)\s*(.*)$`)
-	fwWordRE    = regexp.MustCompile(`^(-i|-p|--?proto|--?(?:source|dest|dport|sport|log|icmp-type)) (\S+)\s*`)
+	fwOptionRE  = regexp.MustCompile(`(?i)^(?:(enable|dhcp|ndp|radv|macfilter|ipfilter|ips|ebtables):\s*([01])|` +
+		`(policy_in|policy_out):\s*(ACCEPT|DROP|REJECT))$`)
+	fwRuleRE = regexp.MustCompile(`^(\S+)\s+(\S+)\s*(.*)$`)
+	fwWordRE = regexp.MustCompile(`^(-i|-p|--?proto|--?(?:source|dest|dport|sport|log|icmp-type)) (\S+)\s*`)
 )
 
 // parseFirewall reads a firewall file. What it cannot use it reports to warn, and leaves out, as pve-firewall does.

@@ -299,7 +299,8 @@ func (b *lxcBackend) awaitInit(vmid int) error {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err != nil || !b.running(vmid) {
 			if fd, err := unix.InotifyInit(); err != nil {
-				return errors.New("its init ended: no inotify instance is left: raise the sysctl fs.inotify.max_user_instances")
+				return errors.New("its init ended: no inotify instance is left: " +
+					"raise the sysctl fs.inotify.max_user_instances")
 			} else {
 				unix.Close(fd)
 			}

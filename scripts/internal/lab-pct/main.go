@@ -295,11 +295,11 @@ func (l *lab) setBackend() error {
 // absent are the sub-commands of the real pct that the lab has no use for.
 var absent = []string{
 	"console", "cpusets", "df", "enter", "fsck", "fstrim", "help", "migrate", "mount", "move-volume", "move_volume",
-	"remote-migrate", "rescan", "restore", "resume", "suspend", "unmount",
+	"pending", "remote-migrate", "rescan", "restore", "resume", "suspend", "unmount",
 }
 
 // readOnly are the sub-commands that change nothing.
-var readOnly = []string{"config", "list", "listsnapshot", "pending", "status"}
+var readOnly = []string{"config", "list", "listsnapshot", "status"}
 
 var handlers = map[string]func(*call) error{
 	"clone":        (*call).clone,
@@ -310,7 +310,6 @@ var handlers = map[string]func(*call) error{
 	"exec":         (*call).exec,
 	"list":         (*call).list,
 	"listsnapshot": (*call).listsnapshot,
-	"pending":      (*call).pending,
 	"pull":         (*call).pull,
 	"push":         (*call).push,
 	"reboot":       (*call).reboot,

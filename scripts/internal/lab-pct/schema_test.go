@@ -16,7 +16,8 @@ var goodValues = map[string]string{
 	"env":        "A=b", "features": "nesting=1,mount=nfs;cifs", "hookscript": "local:snippets/x.sh",
 	"hostname": "Copy-Cuda12.8",
 	"lock":     "backup", "mp": "/srv/data,mp=/mnt/data,ro=1", "nameserver": "10.0.0.53 fe80::1%eth0,1.1.1.1",
-	"net":    "name=eth0,bridge=vmbr0,ip=10.0.0.2/24,gw=10.0.0.1,hwaddr=bc:24:11:aa:bb:cc,tag=7,trunks=1;2,ip6=auto,rate=1.5",
+	"net": "name=eth0,bridge=vmbr0,ip=10.0.0.2/24,gw=10.0.0.1," +
+		"hwaddr=bc:24:11:aa:bb:cc,tag=7,trunks=1;2,ip6=auto,rate=1.5",
 	"ostype": "debian", "password": "secret", "pool": "a/b", "revert": "memory",
 	"rootfs":       "lab:8,mountoptions=noatime;nodev",
 	"searchdomain": "phoenix.local", "size": "+1.5G", "snapname": "base-snapshot_2", "snapshot": "s1",
@@ -180,10 +181,15 @@ func TestParse(t *testing.T) {
 		{"clone --full 741 742", "400 not enough arguments\npct clone <vmid> <newid> [OPTIONS]"},
 		{"status --foo 100", "Unknown option: foo\n400 unable to parse option\npct status <vmid> [OPTIONS]"},
 		{"exec 100 ls -la", "Unknown option: la\n400 unable to parse option\npct exec <vmid> [<extra-args>] [OPTIONS]"},
-		{"resize 100 rootfs -1G", "Unknown option: 1g\n400 unable to parse option\npct resize <vmid> <disk> <size> [OPTIONS]"},
-		{"set 100 --memory", "Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
-		{"set 100 --memory=", "Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
-		{"set 100 --h a", "Option h is ambiguous (hookscript, hostname)\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
+		{"resize 100 rootfs -1G",
+			"Unknown option: 1g\n400 unable to parse option\npct resize <vmid> <disk> <size> [OPTIONS]"},
+		{"set 100 --memory",
+			"Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
+		{"set 100 --memory=",
+			"Option memory requires an argument\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
+		{"set 100 --h a",
+			"Option h is ambiguous (hookscript, hostname)\n400 unable to parse option\n" +
+				"pct set <vmid> [OPTIONS]"},
 		{"set 100 --lxc.apparmor.profile x",
 			"Unknown option: lxc.apparmor.profile\n400 unable to parse option\npct set <vmid> [OPTIONS]"},
 		{"status", "400 not enough arguments\npct status <vmid> [OPTIONS]"},
@@ -191,12 +197,27 @@ func TestParse(t *testing.T) {
 		{"list x", "400 too many arguments\npct list"},
 		{"set 100 --onboot maybe", "400 unable to parse boolean option\npct set <vmid> [OPTIONS]"},
 		{"set 100 --memory abc --cores 9000",
-			"400 Parameter verification failed.\ncores: value must have a maximum value of 8192\nmemory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]"},
-		{"status 99", "400 Parameter verification failed.\nvmid: invalid format - value does not look like a valid VM ID\n\npct status <vmid> [OPTIONS]"},
-		{"set 100 --features nest=1", "400 Parameter verification failed.\nfeatures: invalid format - format error\nfeatures.nest: property is not defined in schema and the schema does not allow additional properties\n\npct set <vmid> [OPTIONS]"},
-		{"set 100 --net0 bridge=vmbr0", "400 Parameter verification failed.\nnet0: invalid format - format error\nnet0.name: property is missing and it is not optional\n\npct set <vmid> [OPTIONS]"},
-		{"set 100 --ostype windows", "400 Parameter verification failed.\nostype: value 'windows' does not have a value in the enumeration 'debian, devuan, ubuntu, centos, fedora, opensuse, archlinux, alpine, gentoo, nixos, unmanaged'\npct set <vmid> [OPTIONS]"},
-		{"create 100 t --unique", "400 Parameter verification failed.\nrestore: missing property - 'unique' requires this property\npct create <vmid> <ostemplate> [OPTIONS]"},
+			"400 Parameter verification failed.\ncores: value must have a maximum value of 8192\n" +
+				"memory: type check ('integer') failed - got 'abc'\npct set <vmid> [OPTIONS]"},
+		{"status 99",
+			"400 Parameter verification failed.\n" +
+				"vmid: invalid format - value does not look like a valid VM ID\n\npct status <vmid> [OPTIONS]"},
+		{"set 100 --features nest=1",
+			"400 Parameter verification failed.\nfeatures: invalid format - format error\n" +
+				"features.nest: property is not defined in schema and the schema does not allow additional " +
+				"properties\n\npct set <vmid> [OPTIONS]"},
+		{"set 100 --net0 bridge=vmbr0",
+			"400 Parameter verification failed.\nnet0: invalid format - format error\n" +
+				"net0.name: property is missing and it is not optional\n\npct set <vmid> [OPTIONS]"},
+		{"set 100 --ostype windows",
+			"400 Parameter verification failed.\n" +
+				"ostype: value 'windows' does not have a value in the enumeration 'debian, devuan, ubuntu, " +
+				"centos, fedora, opensuse, archlinux, alpine, gentoo, nixos, unmanaged'\n" +
+				"pct set <vmid> [OPTIONS]"},
+		{"create 100 t --unique",
+			"400 Parameter verification failed.\n" +
+				"restore: missing property - 'unique' requires this property\n" +
+				"pct create <vmid> <ostemplate> [OPTIONS]"},
 	}
 	for _, tt := range tests {
 		args := strings.Fields(tt.line)

@@ -26,7 +26,9 @@ func (c *call) set() error {
 			return c.cmd.invalid(map[string]string{"delete": fmt.Sprintf("unknown option '%s'", k)})
 		}
 		if p.has(k) {
-			return c.cmd.invalid(map[string]string{"delete": fmt.Sprintf("unable to use '-%s' and '-delete %s' at the same time", k, k)})
+			return c.cmd.invalid(map[string]string{
+				"delete": fmt.Sprintf("unable to use '-%s' and '-delete %s' at the same time", k, k),
+			})
 		}
 	}
 	return c.locked(c.vmid, func() error {

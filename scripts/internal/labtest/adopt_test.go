@@ -17,7 +17,8 @@ const oldCA = "/etc/step-ca/ssl"
 
 // oldRules are the firewall files that those scripts leave: without "enable", and so not in force.
 var oldRules = map[string]string{
-	ca:      "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 9000 # Allow CA access\nIN ACCEPT -p tcp -dport 22\n\n",
+	ca: "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 9000 # Allow CA access\n" +
+		"IN ACCEPT -p tcp -dport 22\n\n",
 	proxy:   "[RULES]\n\nIN ACCEPT -source 10.0.0.153 -p tcp -dport 80 # Nginx to Traefik\n\n",
 	gateway: "[RULES]\n\nOUT ACCEPT -dest 10.0.0.12 -p tcp -dport 80 # to Traefik\n\n",
 }
@@ -53,8 +54,9 @@ func (l lab) makeOld(t *testing.T) {
 		mkdir -p "$1"
 		head -c 24 /dev/urandom | base64 >"$1/ca_password.txt"
 		head -c 24 /dev/urandom | base64 >"$1/provisioner_password.txt"
-		step ca init --name "Thinkheads Internal CA" --dns "$2" --dns 10.0.0.10 --address :9000 --provisioner admin@thinkheads.ai \
-			--deployment-type standalone --password-file "$1/ca_password.txt" --provisioner-password-file "$1/provisioner_password.txt"
+		step ca init --name "Thinkheads Internal CA" --dns "$2" --dns 10.0.0.10 --address :9000 \
+			--provisioner admin@thinkheads.ai --deployment-type standalone \
+			--password-file "$1/ca_password.txt" --provisioner-password-file "$1/provisioner_password.txt"
 		step ca provisioner add acme --type ACME --ca-config "$1/config/ca.json"
 		cp "$1/certs/root_ca.crt" "$1/phoenix_root_ca.crt"
 		cat "$1/certs/intermediate_ca.crt" "$1/certs/root_ca.crt" >"$1/phoenix_ca.crt"
@@ -75,7 +77,8 @@ func (l lab) makeOld(t *testing.T) {
 	l.in(t, gateway, "sh", "-euc", `
 		apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install nginx
 		mkdir -p /etc/nginx/old
-		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=*.$1" -addext "subjectAltName=DNS:*.$1" \
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+			-subj "/CN=*.$1" -addext "subjectAltName=DNS:*.$1" \
 			-keyout /etc/nginx/old/nginx.key -out /etc/nginx/old/nginx.crt
 		cat >/etc/nginx/sites-available/gateway <<-EOF
 			server {
@@ -103,7 +106,8 @@ func (l lab) makeOld(t *testing.T) {
 func (l lab) tree(t *testing.T, ctid string, paths ...string) string {
 	t.Helper()
 	return l.in(t, ctid, append([]string{"sh", "-euc",
-		`find "$@" -path '*/db' -prune -o -printf '%p %U:%G %m ' \( -type f -exec sha256sum {} \; -o -printf '%l\n' \) | sort`, "sh"}, paths...)...)
+		`find "$@" -path '*/db' -prune -o -printf '%p %U:%G %m ' \
+			\( -type f -exec sha256sum {} \; -o -printf '%l\n' \) | sort`, "sh"}, paths...)...)
 }
 
 // issuer returns the intermediate of the CA that answers on its port.
@@ -136,10 +140,12 @@ func (l lab) testAdoption(t *testing.T) {
 	config := l.path("etc", "phoenix_lxc_configs.json")
 	text, err := exec.Command("jq", `
 		.lxc_configs["103"].firewall = {enabled: true, rules: [
-			{type: "in", action: "ACCEPT", source: "10.0.0.0/24", proto: "tcp", port: "9000", comment: "Allow CA access"},
+			{type: "in", action: "ACCEPT", source: "10.0.0.0/24", proto: "tcp", port: "9000",
+				comment: "Allow CA access"},
 			{type: "in", action: "ACCEPT", proto: "tcp", port: "22"}]}
 		| .lxc_configs["102"].firewall = {enabled: true, rules: [
-			{type: "in", action: "ACCEPT", source: "10.0.0.153", proto: "tcp", port: "80", comment: "Nginx to Traefik"}]}
+			{type: "in", action: "ACCEPT", source: "10.0.0.153", proto: "tcp", port: "80",
+				comment: "Nginx to Traefik"}]}
 		| .lxc_configs["101"].firewall = {enabled: true, rules: [
 			{type: "out", action: "ACCEPT", dest: "10.0.0.12", proto: "tcp", port: "80", comment: "to Traefik"}]}`,
 		config).Output()

@@ -53,7 +53,8 @@ func (l lab) testChanges(t *testing.T) {
 					"cat /mnt/shared/greeting || true")
 			},
 			after: "hello from the host"},
-		{name: "firewall rule", jq: `.firewall.rules += [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"}]`,
+		{name: "firewall rule",
+			jq: `.firewall.rules += [{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "8443"}]`,
 			sees: func(t *testing.T) string {
 				text, _ := os.ReadFile(l.path("pve", "firewall", gateway+".fw"))
 				return string(text)

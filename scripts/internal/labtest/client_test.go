@@ -280,13 +280,14 @@ func (l lab) ageCertificate(t *testing.T) {
 		"--ca-url", caURL, "--root", "/home/step/certs/root_ca.crt", "--san", domain, "--san", "*."+domain)
 	// 20 of its 22 hours are over.
 	issue := l.command("scripts/lab", "run", "pct", "exec", gateway, "--", "sh", "-euc",
-		`HOME=/root STEP_TOKEN=$(cat) exec /usr/local/bin/step ca certificate "$1" /root/aged.crt /root/aged.key --force \
-			--not-before -20h --not-after 22h --ca-url "$2" --root /root/aged-root.crt`, "sh", domain, caURL)
+		`HOME=/root STEP_TOKEN=$(cat) exec /usr/local/bin/step ca certificate "$1" /root/aged.crt /root/aged.key \
+			--force --not-before -20h --not-after 22h --ca-url "$2" --root /root/aged-root.crt`, "sh", domain, caURL)
 	issue.Stdin = strings.NewReader(token)
 	if out, err := issue.CombinedOutput(); err != nil {
 		t.Fatalf("issuing a certificate that is due: %v\n%s", err, out)
 	}
-	l.in(t, gateway, "sh", "-euc", `cat /root/aged.crt >"$1"; cat /root/aged.key >"$2"; rm /root/aged*; systemctl reload nginx`, "sh", crt, key)
+	l.in(t, gateway, "sh", "-euc",
+		`cat /root/aged.crt >"$1"; cat /root/aged.key >"$2"; rm /root/aged*; systemctl reload nginx`, "sh", crt, key)
 	if !within(10*time.Second, func() bool { return time.Until(l.served(t, gatewayIP)[0].NotAfter) < 3*time.Hour }) {
 		t.Fatal("the gateway does not serve the certificate that is due")
 	}

@@ -18,7 +18,8 @@ func (l lab) pairFor(t *testing.T, options ...string) (crt, key string) {
 		trap 'rm -rf "$dir"' EXIT
 		crt=$(sed -n 's/^\t"crt": "\(.*\)",$/\1/p' /home/step/config/ca.json)
 		key=$(sed -n 's/^\t"key": "\(.*\)",$/\1/p' /home/step/config/ca.json)
-		HOME=/root /usr/local/bin/step certificate create "$subject" "$dir/crt" "$dir/key" --profile leaf --bundle --no-password --insecure \
+		HOME=/root /usr/local/bin/step certificate create "$subject" "$dir/crt" "$dir/key" \
+			--profile leaf --bundle --no-password --insecure \
 			--ca "$crt" --ca-key "$key" --ca-password-file /home/step/secrets/ca_password "$@" >/dev/null 2>&1
 		cat "$dir/crt" "$dir/key"`, "sh"}, options...)...)
 	at := strings.LastIndex(out, "-----BEGIN ")
@@ -98,7 +99,8 @@ func (l lab) testHealing(t *testing.T) {
 				l.in(t, gateway, "chmod", "-R", "a+rX", "/etc/phx/nginx")
 			}},
 			{"the proxy's configuration is gone",
-				sh(proxy, "systemctl disable --now -q traefik; rm /etc/traefik/traefik.yml /etc/systemd/system/traefik*")},
+				sh(proxy, "systemctl disable --now -q traefik; "+
+					"rm /etc/traefik/traefik.yml /etc/systemd/system/traefik*")},
 			{"the CA does not find the proxy", sh(ca, "sed -i '/PHX ---$/d; /"+domain+"/d' /etc/hosts")},
 		}},
 	} {
@@ -150,7 +152,8 @@ func (l lab) testHealing(t *testing.T) {
 		l.inside(t, "pct", "stop", ca)
 		l.inside(t, "pct", "set", ca, "--lock", "backup")
 		defer l.inside(t, "pct", "unlock", ca)
-		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; systemctl mask -q nginx; rm /etc/nginx/conf.d/phoenix.conf")
+		l.in(t, gateway, "sh", "-euc", "systemctl disable --now -q nginx.socket nginx; systemctl mask -q nginx; "+
+			"rm /etc/nginx/conf.d/phoenix.conf")
 		l.in(t, proxy, "sh", "-euc", "systemctl disable --now -q traefik; rm /etc/systemd/system/traefik*")
 		r := l.try(t, "scripts/lab", "run", "env", "PHX_LOCK_WAIT=1s", "phoenix")
 		if r.status != 1 {

@@ -350,9 +350,14 @@ func (k *killer) inventory(t *testing.T) map[string]string {
 	for _, ctid := range []string{gateway, proxy, ca} {
 		found["files of "+ctid] = tree(k.in(t, ctid, "sh", "-c",
 			`find /etc /usr/local /opt /home /root /var/lib/traefik -xdev \
-			-not -path '/home/step/db/*' -not -path '/etc/ssl/certs/*' -not -path '/opt/phx-lab/*' -printf '%p %y %m %u\n' 2>/dev/null || true`))
-		found["services of "+ctid] = k.in(t, ctid, "sh", "-c",
-			`systemctl list-units --no-legend --plain --state=failed; for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"; done; ls -d /run/phx.* /tmp/* 2>/dev/null | grep -vF -e /tmp/systemd-private- -e /run/phx.lock || true`)
+			-not -path '/home/step/db/*' -not -path '/etc/ssl/certs/*' -not -path '/opt/phx-lab/*' \
+			-printf '%p %y %m %u\n' 2>/dev/null || true`))
+		found["services of "+ctid] = k.in(t, ctid, "sh", "-c", `
+			systemctl list-units --no-legend --plain --state=failed
+			for unit in nginx nginx.socket traefik step-ca phx-neighbours phx-nginx-renew.timer; do
+				echo "$unit $(systemctl is-active $unit) $(systemctl is-enabled $unit 2>&1)"
+			done
+			ls -d /run/phx.* /tmp/* 2>/dev/null | grep -vF -e /tmp/systemd-private- -e /run/phx.lock || true`)
 	}
 	return found
 }

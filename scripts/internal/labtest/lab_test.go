@@ -575,7 +575,8 @@ func mapValues(m map[string]string) []string {
 	return values
 }
 
-// testKilledFilter destroys the proxy's container, kills one filter while the pipe makes it anew, and lets the next run complete the job.
+// testKilledFilter destroys the proxy's container, kills one filter while the pipe makes it anew, and lets the next
+// run complete the job.
 func (l lab) testKilledFilter(t *testing.T, filter string) {
 	l.inside(t, "pct", "stop", proxy)
 	l.inside(t, "pct", "destroy", proxy)
@@ -702,7 +703,8 @@ func (l lab) testREADME(t *testing.T) {
 	}
 }
 
-// owns reports whether a process is the lab's: started by this test, in the lab's namespace, or in one of its containers.
+// owns reports whether a process is the lab's: started by this test, in the lab's namespace, or in one of its
+// containers.
 func (l lab) owns(pid string) bool {
 	environ, _ := os.ReadFile("/proc/" + pid + "/environ")
 	if bytes.Contains(environ, []byte(tag)) {

@@ -142,7 +142,8 @@ func (l lab) testFirewall(t *testing.T) {
 		t.Fatal("nothing listens in the neighbour's container")
 	}
 	check("no firewall", true, true, true, true, true, true)
-	const rules = "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\nIN ACCEPT -source 10.0.0.1 -p tcp -dport 7001\nOUT DROP -dest 10.0.0.1 -p tcp -dport 7005\n"
+	const rules = "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\nIN ACCEPT -source 10.0.0.1 -p tcp -dport 7001\n" +
+		"OUT DROP -dest 10.0.0.1 -p tcp -dport 7005\n"
 	l.filterNeighbour(t, rules)
 	check("with rules", true, false, false, true, true, false)
 	// Who writes the file tells nobody: the next call of pct, whichever it is, takes it.
@@ -165,7 +166,8 @@ var (
 func (l lab) forget(t *testing.T) {
 	t.Helper()
 	for ctid := range peers {
-		l.in(t, ctid, "sh", "-c", "systemctl stop phx-neighbours 2>/dev/null; ip neigh flush nud permanent; ip neigh flush all")
+		l.in(t, ctid, "sh", "-c",
+			"systemctl stop phx-neighbours 2>/dev/null; ip neigh flush nud permanent; ip neigh flush all")
 	}
 }
 

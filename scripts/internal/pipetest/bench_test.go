@@ -157,7 +157,8 @@ func writeForeign(name string, n int) error {
 	}
 	w := bufio.NewWriter(f)
 	for i := range n {
-		fmt.Fprintf(w, `{"event":"backup.progress","time":"2026-01-02T03:04:05.678Z","ctid":103,"file":"/var/lib/x/%d"}`+"\n", i)
+		fmt.Fprintf(w, `{"event":"backup.progress","time":"2026-01-02T03:04:05.678Z",`+
+			`"ctid":103,"file":"/var/lib/x/%d"}`+"\n", i)
 	}
 	w.WriteString(`{"event":"plan.done","time":"2026-01-02T03:04:05.678Z","round":"1","count":0}` + "\n")
 	if err := w.Flush(); err != nil {

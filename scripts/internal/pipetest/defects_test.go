@@ -134,7 +134,13 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		h.configure(nil)
-		out, _ := h.with("PHX_LAB_DELAY=0.2").bash(`phoenix >/dev/null 2>&1 & sleep 0.3; phoenix; echo "second $?"; wait $!; echo "first $?"`)
+		out, _ := h.with("PHX_LAB_DELAY=0.2").bash(`
+			phoenix >/dev/null 2>&1 &
+			sleep 0.3
+			phoenix
+			echo "second $?"
+			wait $!
+			echo "first $?"`)
 		if !strings.Contains(out, "second 75") || !strings.Contains(out, "first 0") {
 			t.Errorf("%s", out)
 		}
@@ -226,7 +232,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		h.configure(map[string]any{"enable_lifecycle_snapshots": true,
 			"mount_points": []any{map[string]any{"host_path": "$WORK/ssl", "container_path": "/mnt/ssl"}}})
 		if _, _, status, stderr := h.run(); status != 0 ||
-			!strings.Contains(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") {
+			!strings.Contains(stderr,
+				"it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") {
 			t.Errorf("status %d\n%s", status, stderr)
 		}
 	})
@@ -252,7 +259,10 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		"invalid JSON is an error":             "echo '{' >phoenix_lxc_configs.json; phoenix",
 		"a missing configuration is an error":  "PHX_CONFIG=/none phoenix",
 		"an unknown action is an error":        "phoenix --action dance 500",
-		"a dependency on itself is an error":   `jq '.lxc_configs["500"].dependencies = ["500"]' phoenix_lxc_configs.json >x; mv x phoenix_lxc_configs.json; phoenix`,
+		"a dependency on itself is an error": `
+			jq '.lxc_configs["500"].dependencies = ["500"]' phoenix_lxc_configs.json >x
+			mv x phoenix_lxc_configs.json
+			phoenix`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -295,7 +305,8 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
 		// A second clone of a locked source would fail.
-		if out, status := h.with("PHX_LAB_DELAY=0.1").bash("set -o pipefail; phx-plan | phx-lxc --jobs 8"); status != 0 {
+		out, status := h.with("PHX_LAB_DELAY=0.1").bash("set -o pipefail; phx-plan | phx-lxc --jobs 8")
+		if status != 0 {
 			t.Errorf("status %d\n%s", status, out)
 		}
 	})
@@ -417,7 +428,14 @@ func TestOwnDefects(t *testing.T) {
 		h := converged(t, nil)
 		h.bash("$PHX_PCT stop 500")
 		// pct list tells of a time before.
-		h.write("pct", "#!/bin/sh\nif [ \"$1\" = list ]; then $PHX_REAL list; $PHX_REAL start 500; else exec $PHX_REAL \"$@\"; fi\n")
+		h.write("pct", `#!/bin/sh
+if [ "$1" = list ]; then
+	$PHX_REAL list
+	$PHX_REAL start 500
+else
+	exec $PHX_REAL "$@"
+fi
+`)
 		h.bash("chmod +x pct")
 		if _, _, status, stderr := h.with("PHX_REAL=" + bin + "/pct").with("PHX_PCT=" +
 			h.path("pct")).run(); status != 0 {

@@ -114,7 +114,8 @@ const insideFaults = `#!/bin/sh
 set -eu
 ctid=$1
 shift
-disk=$PHX_LAB_DIR/storage/lab/images/$(sed -n 's/^rootfs: lab:\([^,]*\)\.raw.*/\1/p;/^\[/q' "$PHX_LAB_DIR/pve/lxc/$ctid.conf")
+volume=$(sed -n 's/^rootfs: lab:\([^,]*\)\.raw.*/\1/p;/^\[/q' "$PHX_LAB_DIR/pve/lxc/$ctid.conf")
+disk=$PHX_LAB_DIR/storage/lab/images/$volume
 ran() { echo "$ctid $*" >>"$PHX_WORK/ran"; }
 base64_of() { if [ -e "$1" ]; then echo "ok $(base64 -w0 <"$1")"; else echo "ok -"; fi; }
 case "$*" in

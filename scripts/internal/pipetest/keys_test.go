@@ -238,7 +238,8 @@ var keyCases = []keyCase{
 			"container_path": "/mnt/shared"}}},
 		record: " +mounts=HASHES", conf: []string{"mp5: $WORK/ssl,mp=/mnt/shared"}},
 	{name: "mount point added again by every run of the old scripts",
-		byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\nmp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
+		byHand: [2]string{"net0:", "mp0: $WORK/ssl,mp=/mnt/shared\n" +
+			"mp1: $WORK/ssl,mp=/mnt/shared\nmp2: $WORK/ssl,mp=/mnt/shared\nnet0:"},
 		keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
 			"container_path": "/mnt/shared"}}},
 		calls: "set 500 --delete mp1,mp2", record: " +mounts=HASHES",
@@ -293,13 +294,19 @@ var keyCases = []keyCase{
 				"source":  "10.0.0.0/24",
 				"comment": "ssh, web"},
 			map[string]any{"type": "in", "action": "DROP"}}}},
-		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth,firewall=1", record: " +firewall=HASHES",
-		conf:  []string{"net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,type=veth"},
-		files: map[string]string{"host/pve/firewall/500.fw": "[RULES]\n\nIN ACCEPT -source 10.0.0.0/24 -p tcp -dport 22,80:85 # ssh, web\nIN DROP\n"}},
+		calls: "set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00," +
+			"ip=10.0.0.50/24,type=veth,firewall=1",
+		record: " +firewall=HASHES",
+		conf: []string{"net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00," +
+			"ip=10.0.0.50/24,type=veth"},
+		files: map[string]string{"host/pve/firewall/500.fw": "[RULES]\n\n" +
+			"IN ACCEPT -source 10.0.0.0/24 -p tcp -dport 22,80:85 # ssh, web\nIN DROP\n"}},
 	{name: "filters and policies of the firewall", before: map[string]any{"firewall": map[string]any{"enabled": true}},
 		keys: map[string]any{"firewall": map[string]any{"enabled": true, "macfilter": true, "ipfilter": true,
 			"policy_in": "REJECT", "policy_out": "DROP"}},
-		record: " +firewall=HASHES", files: map[string]string{"host/pve/firewall/500.fw": "ipfilter: 1\nmacfilter: 1\npolicy_in: REJECT\npolicy_out: DROP\n"}},
+		record: " +firewall=HASHES",
+		files: map[string]string{"host/pve/firewall/500.fw": "ipfilter: 1\nmacfilter: 1\n" +
+			"policy_in: REJECT\npolicy_out: DROP\n"}},
 	{name: "features", keys: map[string]any{"features": []string{"base_setup"}},
 		calls: "exec --keep-env 0 500 -- feature base_setup", record: " base_setup=HASHES"},
 	{name: "features with bootstrap_ca_url", before: map[string]any{"features": []string{"base_setup"}},
@@ -361,6 +368,15 @@ func TestKeys(t *testing.T) {
 				t.Fatalf("dry run: status %d, changing calls %v\n%s", status, calls, stderr)
 			}
 			wouldCall, wouldRun, diffs := previewed(events, bin+"/pct")
+
+			// Where a change waits for a restart, a dry run with --restart tells it.
+			h.env = append(h.env, "PHX_LAB_READONLY=1")
+			events, _, _, stderr = h.run("--dry-run", "--restart")
+			h.env = h.env[:len(h.env)-1]
+			withRestart, _, _ := previewed(events, bin+"/pct")
+			if restarts := strings.Contains(join(withRestart), "reboot 500"); restarts != (tt.restart != "") {
+				t.Errorf("a dry run with --restart would call\n%s\n%s", join(withRestart), stderr)
+			}
 
 			events, calls, status, stderr = h.run()
 			if status != 0 {

@@ -126,7 +126,8 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if status != 1 || calls != "" || !strings.Contains(said, "container 500 is locked (backup): ") {
 				t.Fatalf("status %d, calls\n%s\n%s", status, calls, said)
 			}
-			if out, status := h.bash("diff -r -I '^#phx%3A' before host/pve && ls host/lxc/500 | diff state -"); status != 0 {
+			out, status := h.bash("diff -r -I '^#phx%3A' before host/pve && ls host/lxc/500 | diff state -")
+			if status != 0 {
 				t.Errorf("changed in spite of the lock:\n%s", out)
 			}
 			if command := h.wayOut(said); command != "pct unlock 500" {
@@ -312,7 +313,12 @@ func TestStatusHasTheLock(t *testing.T) {
 
 // A restart that has gone wrong does not leave the container down, or says so.
 func TestRestartThatFails(t *testing.T) {
-	const down = `if [ "$1" = reboot ]; then $PHX_REAL stop 500; echo "startup for container '500' failed" >&2; exit 255; fi`
+	const down = `
+if [ "$1" = reboot ]; then
+	$PHX_REAL stop 500
+	echo "startup for container '500' failed" >&2
+	exit 255
+fi`
 	h := converged(t, nil).stub(down)
 	if said, calls, status := h.phx("restart"); status != 0 || !strings.Contains(calls, "start 500") ||
 		!strings.Contains(said, "and it is down now: it is started again") {
@@ -338,7 +344,8 @@ func TestStorageWithoutSnapshots(t *testing.T) {
 	h.configure(keys)
 	_, calls, status, stderr := h.run()
 	if status != 0 || strings.Count(join(calls), "snapshot 500") != 1 ||
-		strings.Count(stderr, "500 Box: it gets no snapshots: pct snapshot 500 pre-configured: snapshot feature is not available: its storage takes none") != 1 {
+		strings.Count(stderr, "500 Box: it gets no snapshots: pct snapshot 500 pre-configured: "+
+			"snapshot feature is not available: its storage takes none") != 1 {
 		t.Fatalf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	for _, args := range [][]string{{}, {"--dry-run"}, {}} {
@@ -349,7 +356,12 @@ func TestStorageWithoutSnapshots(t *testing.T) {
 		}
 	}
 	// With its volumes on another storage it gets them.
-	h.bash("$PHX_PCT stop 500; mkdir -p host/storage/lab/images; mv host/storage/plain/images/500 host/storage/lab/images/; sed -i 's/plain:/lab:/' " + conf500 + "; $PHX_PCT start 500")
+	h.bash(`
+		$PHX_PCT stop 500
+		mkdir -p host/storage/lab/images
+		mv host/storage/plain/images/500 host/storage/lab/images/
+		sed -i 's/plain:/lab:/' ` + conf500 + `
+		$PHX_PCT start 500`)
 	keys["storage_pool"] = "lab"
 	h.configure(keys)
 	if _, calls, status, stderr := h.run(); status != 0 || !strings.HasPrefix(join(calls), "snapshot 500 final-form") ||
@@ -375,15 +387,22 @@ func TestCloneOfATemplateWithoutSnapshots(t *testing.T) {
 	h.plainStorage()
 	h.write("phoenix_lxc_configs.json", strings.ReplaceAll(h.read("phoenix_lxc_configs.json"), `"lab"`, `"plain"`))
 	out, status := h.bash("set -o pipefail; phx-plan | phx-lxc 2>&1 >events")
-	if status != 0 || !strings.Contains(out,
-		"103 Step-CA: container 900 has no snapshot final-form, because its storage takes none: the container itself is cloned") || strings.Contains(out, "103 Step-CA: base_setup") {
+	if status != 0 || strings.Contains(out, "103 Step-CA: base_setup") ||
+		!strings.Contains(out, "103 Step-CA: container 900 has no snapshot final-form, "+
+			"because its storage takes none: the container itself is cloned") {
 		t.Fatalf("status %d\n%s", status, out)
 	}
 	if text := h.read("host/pve/lxc/103.conf"); !strings.Contains(text, "#phx%3A") ||
 		strings.Contains(text, "+snapshots=") {
 		t.Errorf("%s", text)
 	}
-	out, status = h.bash("set -o pipefail; rm host/log/pct.log; cp -r host/pve before; phx-plan | phx-lxc 2>&1 >events; diff -r before host/pve; cut -f4 host/log/pct.log")
+	out, status = h.bash(`
+		set -o pipefail
+		rm host/log/pct.log
+		cp -r host/pve before
+		phx-plan | phx-lxc 2>&1 >events
+		diff -r before host/pve
+		cut -f4 host/log/pct.log`)
 	if status != 0 || strings.Contains(out, "snapshot") || strings.Contains(h.read("events"), `"changed":true`) {
 		t.Errorf("again: status %d\n%s", status, out)
 	}
@@ -410,7 +429,8 @@ func TestBindMountForbidsSnapshots(t *testing.T) {
 	}
 	h.configure(map[string]any{"enable_lifecycle_snapshots": true, "mount_points": mounts})
 	if _, calls, status, stderr := h.run(); status != 0 || strings.Contains(join(calls), "snapshot") ||
-		strings.Count(stderr, "it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") != 1 {
+		strings.Count(stderr,
+			"it gets no snapshots: Proxmox makes no snapshot of a container with a bind mount (mp0)") != 1 {
 		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 	for _, args := range [][]string{{}, {"--dry-run"}} {
@@ -428,7 +448,10 @@ func TestContainerOfHA(t *testing.T) {
 	h.write("bin/ha-manager", `#!/bin/sh
 case "$1 $2 $3" in
 "remove ct:500 ") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg ;;
-"set ct:500 --state") sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg; printf 'ct: 500\n\tstate %s\n' $4 >>$PHX_PVE_ROOT/ha/resources.cfg ;;
+"set ct:500 --state")
+	sed -i '/^ct: 500$/,$d' $PHX_PVE_ROOT/ha/resources.cfg
+	printf 'ct: 500\n\tstate %s\n' $4 >>$PHX_PVE_ROOT/ha/resources.cfg
+	;;
 *) exit 1 ;;
 esac
 `)
@@ -449,8 +472,8 @@ esac
 	// HA has not done it: that is an error, with what its configuration wants.
 	idle := h.with("PHX_LAB_HA=0").with("PHX_TIMEOUT=10s")
 	said, _, status := idle.phx("stop")
-	if status != 1 || !strings.Contains(said,
-		"500 Box: stop: HA, which manages the container, was asked to have it stopped, and its configuration has it started: ") {
+	if status != 1 || !strings.Contains(said, "500 Box: stop: HA, which manages the container, "+
+		"was asked to have it stopped, and its configuration has it started: ") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	idle.wantState("running")
@@ -462,7 +485,8 @@ esac
 	}
 	h.wantState("stopped")
 	if said, _, status := idle.phx("create"); status != 1 ||
-		!strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, and has not in 10s: see why with: ha-manager status; ") {
+		!strings.Contains(said, "500 Box: start: HA, which manages the container, was asked to have it started, "+
+			"and has not in 10s: see why with: ha-manager status; ") {
 		t.Errorf("status %d\n%s", status, said)
 	}
 	if said, _, status := h.phx("start"); status != 0 {
@@ -604,7 +628,12 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 	t.Run("a template that is missing", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
-		h.write("bin/pveam", "#!/bin/sh\ncase $1 in update) ;; download) [ \"$2\" = local ] && : >$PHX_WORK/host/storage/local/template/cache/$3 ;; esac\n")
+		h.write("bin/pveam", `#!/bin/sh
+case $1 in
+update) ;;
+download) [ "$2" = local ] && : >$PHX_WORK/host/storage/local/template/cache/$3 ;;
+esac
+`)
 		h.bash("chmod +x bin/pveam")
 		h.configure(map[string]any{"template": "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"})
 		_, _, status, stderr := h.run()
@@ -619,7 +648,10 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 	t.Run("a container on another node", func(t *testing.T) {
 		h := converged(t, nil)
 		// pct migrate stops and starts a running container only when it is told to.
-		h.write("bin/ssh", "#!/bin/sh\n[ \"$1 $2 $3 $4 $6 $7\" = 'pve2 pct migrate 500 --restart 1' ] && [ \"$5\" = \"$(hostname -s)\" ] && mv $PHX_PVE_ROOT/nodes/pve2/lxc/500.conf $PHX_PVE_ROOT/lxc/\n")
+		h.write("bin/ssh", `#!/bin/sh
+[ "$1 $2 $3 $4 $6 $7" = 'pve2 pct migrate 500 --restart 1' ] && [ "$5" = "$(hostname -s)" ] &&
+	mv $PHX_PVE_ROOT/nodes/pve2/lxc/500.conf $PHX_PVE_ROOT/lxc/
+`)
 		h.bash("chmod +x bin/ssh; mkdir -p host/pve/nodes/pve2/lxc; mv " + conf500 + " host/pve/nodes/pve2/lxc/")
 		said, calls, status := h.phx("create")
 		if status != 1 || calls != "" ||
@@ -632,7 +664,10 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 	t.Run("a lock file that somebody holds", func(t *testing.T) {
 		h := converged(t, map[string]any{"memory_mb": 640})
 		h.configure(nil)
-		h.bash("(exec 9>>host/lock/pve-config-500.lock; flock 9; exec sleep 60) >/dev/null 2>&1 & echo $! >holder; while flock -n host/lock/pve-config-500.lock true; do sleep 0.05; done")
+		h.bash(`
+			(exec 9>>host/lock/pve-config-500.lock; flock 9; exec sleep 60) >/dev/null 2>&1 &
+			echo $! >holder
+			while flock -n host/lock/pve-config-500.lock true; do sleep 0.05; done`)
 		said, _, status := h.phx("create")
 		if status != 1 || !strings.Contains(said,
 			"hint: another command holds "+h.path("host/lock/pve-config-500.lock")+": see which with: fuser -v ") {
@@ -648,7 +683,13 @@ func TestWaysOutWithOtherPrograms(t *testing.T) {
 
 // Warnings of Proxmox's commands that ended well are passed on, once.
 func TestWarningsArePassedOn(t *testing.T) {
-	h := converged(t, nil).stub(`case "$1" in start|reboot) echo "WARN: Systemd 252 detected. You may need to enable nesting."; echo "Task finished with 1 warning(s)!" >&2 ;; esac`)
+	h := converged(t, nil).stub(`
+case "$1" in
+start|reboot)
+	echo "WARN: Systemd 252 detected. You may need to enable nesting."
+	echo "Task finished with 1 warning(s)!" >&2
+	;;
+esac`)
 	h.bash("$PHX_PCT stop 500")
 	said, _, status := h.phx("create")
 	if status != 0 || strings.Count(said,

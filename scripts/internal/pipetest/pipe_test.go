@@ -179,6 +179,13 @@ func makeHost(w string) error {
 const inside = `#!/bin/sh
 ctid=$1
 shift
+part_of_hosts() {
+	if [ -e "$PHX_WORK/hosts.$ctid" ]; then
+		echo "ok $(sed "$1" "$PHX_WORK/hosts.$ctid" | base64 -w0)"
+	else
+		echo "ok -"
+	fi
+}
 case "$*" in
 *" phx-ca-export")
 	while read -r command path rest; do
@@ -186,8 +193,8 @@ case "$*" in
 		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
 		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
-		read:/etc/hosts) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '/END PHX/q' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
-		read:*/phx-neighbours.service) if [ -e "$PHX_WORK/hosts.$ctid" ]; then echo "ok $(sed '1,/END PHX/d' "$PHX_WORK/hosts.$ctid" | base64 -w0)"; else echo "ok -"; fi ;;
+		read:/etc/hosts) part_of_hosts '/END PHX/q' ;;
+		read:*/phx-neighbours.service) part_of_hosts '1,/END PHX/d' ;;
 		*) echo "$command $path" >>"$PHX_WORK/ca.changes"; echo ok ;;
 		esac
 	done ;;
@@ -212,7 +219,9 @@ const caConfig = `{
 	"address": ":9000",
 	"dnsNames": ["ca.internal.thinkheads.ai", "10.0.0.10", "127.0.0.1"],
 	"authority": {
-		"policy": {"x509": {"allow": {"dns": ["internal.thinkheads.ai", "*.internal.thinkheads.ai"]}, "allowWildcardNames": true}},
+		"policy": {"x509": {
+			"allow": {"dns": ["internal.thinkheads.ai", "*.internal.thinkheads.ai"]},
+			"allowWildcardNames": true}},
 		"provisioners": [{"type": "ACME", "name": "acme", "challenges": ["tls-alpn-01"]}]
 	}
 }

@@ -277,9 +277,12 @@ func TestFirewallThatWasNotInForce(t *testing.T) {
 			t.Errorf("%v: status %d, calls\n%s\n%s\n%s", args, status, join(calls), h.read(fw500), stderr)
 		}
 		for _, want := range []string{
-			"500 Box: its firewall is not in force, and stays so, because the container was there before: --enforce-firewall (PHX_ENFORCE_FIREWALL=1) puts it in force, with policy_in DROP, policy_out ACCEPT and the rules:",
+			"500 Box: its firewall is not in force, and stays so, because the container was there before: " +
+				"--enforce-firewall (PHX_ENFORCE_FIREWALL=1) puts it in force, " +
+				"with policy_in DROP, policy_out ACCEPT and the rules:",
 			"phx-lxc:   OUT ACCEPT -dest 10.0.0.12 -p tcp -dport 443 # old",
-			`clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP; missing before it: {"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "443"}`,
+			`clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP; missing before it: ` +
+				`{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "443"}`,
 		} {
 			if strings.Count(stderr, want) != 1 {
 				t.Errorf("%v: want once %q in\n%s", args, want, stderr)
@@ -294,7 +297,8 @@ func TestFirewallThatWasNotInForce(t *testing.T) {
 	events, _, status, stderr := h.run("--enforce-firewall")
 	if status != 0 || !strings.Contains(h.read(fw500), "enable: 1") ||
 		!strings.Contains(h.read(conf500), "firewall=1") ||
-		!strings.Contains(stderr, "500 Box: the firewall: clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP") {
+		!strings.Contains(stderr,
+			"500 Box: the firewall: clients -> gateway (10.0.0.50 port 443): cut by policy_in DROP") {
 		t.Errorf("told to: status %d\n%s\n%s\n%v", status, h.read(fw500), stderr, events)
 	}
 	// From now on it is phx's.
@@ -309,7 +313,8 @@ func TestFirewallThatWasNotInForce(t *testing.T) {
 // rules of the configuration.
 func TestFirewallOfSomebodyElseThatIsInForce(t *testing.T) {
 	h := converged(t, nil)
-	h.bash("$PHX_PCT set 500 --net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,firewall=1")
+	h.bash("$PHX_PCT set 500 " +
+		"--net0 name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:05:00,ip=10.0.0.50/24,firewall=1")
 	h.write(fw500, "[OPTIONS]\n\nenable: 1\n\n[RULES]\n\n"+drop)
 	h.configure(map[string]any{"firewall": map[string]any{"enabled": true,
 		"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})

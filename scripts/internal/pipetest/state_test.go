@@ -335,7 +335,9 @@ func TestFileSystemThatTakesNoWrite(t *testing.T) {
 			done
 			cp $at/500.* kept/; umount $at; cp kept/500.* $at/; rm -r kept
 		done
-		phx-plan | phx-lxc >events; echo "then: ${PIPESTATUS[1]}"; grep -o -e "-dport 22" host/pve/firewall/500.fw; grep -o A=1 host/pve/lxc/500.conf'`)
+		phx-plan | phx-lxc >events; echo "then: ${PIPESTATUS[1]}"
+		grep -o -e "-dport 22" host/pve/firewall/500.fw
+		grep -o A=1 host/pve/lxc/500.conf'`)
 	want := []string{
 		"500 Box: raw lines: replace " + h.path(conf500) + ": ", "no space left on device", "lxc full: 1",
 		"lxc full: as it was",
@@ -365,7 +367,9 @@ func TestUnchangedRunTakesNoLock(t *testing.T) {
 		"firewall": map[string]any{"enabled": true,
 			"rules": []any{map[string]any{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "22"}}}})
 	out, status := h.bash(`mkdir -p host/pve/priv/lock/firewall-vm-500 host/pve/priv/lock/phx-record
-		flock --exclusive host/lock/pve-config-500.lock sh -c 'phx-plan | timeout 60 phx-lxc >events; grep -o "\"changed\":[a-z]*" events'`)
+		flock --exclusive host/lock/pve-config-500.lock sh -c '
+			phx-plan | timeout 60 phx-lxc >events
+			grep -o "\"changed\":[a-z]*" events'`)
 	if status != 0 || !strings.Contains(out, "500 Box: unchanged") || strings.Contains(out, "waiting") ||
 		!strings.Contains(out, `"changed":false`) {
 		t.Errorf("status %d\n%s", status, out)

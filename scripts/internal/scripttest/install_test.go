@@ -61,6 +61,7 @@ func TestInstall(t *testing.T) {
 	// After the first call, what go build would make is there.
 	path := t.TempDir()
 	const built = `#!/bin/sh
+[ "$1" = build ] || exit 0
 while [ "$1" != -o ]; do shift; done
 exec cp "$PHX_TEST_BUILT"/* "$2"
 `
@@ -70,7 +71,8 @@ exec cp "$PHX_TEST_BUILT"/* "$2"
 	install := func(args ...string) (string, error) {
 		cmd := exec.Command("../../install", append(args, prefix)...)
 		if _, err := os.Stat(filepath.Join(prefix, "bin")); err == nil {
-			cmd.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"), "PHX_TEST_BUILT="+filepath.Join(prefix, "bin"))
+			cmd.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"),
+				"PHX_TEST_BUILT="+filepath.Join(prefix, "bin"))
 		}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -116,5 +118,39 @@ exec cp "$PHX_TEST_BUILT"/* "$2"
 	}
 	if out, err := install(); err != nil || !strings.Contains(out, "wrote "+driver) {
 		t.Errorf("an older version of phx's own: %v\n%s", err, out)
+	}
+}
+
+// TestInstalledVersion: what is installed from a git checkout says which commit it was built from. A checkout that git
+// refuses, as that of another user, can be installed too.
+func TestInstalledVersion(t *testing.T) {
+	clone, prefix := filepath.Join(t.TempDir(), "phx"), t.TempDir()
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=auto")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	if err := exec.Command("git", "clone", "-q", "../../..", clone).Run(); err != nil {
+		t.Skipf("this is no checkout of git: %v", err)
+	}
+	run("cp", "../../install", filepath.Join(clone, "scripts/install"))
+	install, plan := filepath.Join(clone, "scripts/install"), filepath.Join(prefix, "bin/phx-plan")
+	run(install, prefix)
+	commit := run("git", "-C", clone, "rev-parse", "HEAD")[:12]
+	if version := run(plan, "--version"); !strings.Contains(version, commit) {
+		t.Errorf("%s, built from %s", version, commit)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	run("chown", "-R", "990:990", clone)
+	run(install, prefix)
+	if version := run(plan, "--version"); !strings.Contains(version, "(devel)") {
+		t.Errorf("%s, from a checkout that git refuses", version)
 	}
 }

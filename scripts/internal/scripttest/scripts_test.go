@@ -50,9 +50,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// pct records its arguments, one call a line, in $WORK/pct.log, the script for the container in $WORK/inner.sh and what it
-// reads in $WORK/stdin, and exits with PHX_TEST_STATUS. PHX_TEST_STDIN=none leaves stdin unread, PHX_TEST_STDIN=short passes on half of it.
-// With PHX_TEST_ROOT it runs the script for real, with the container's places moved below that directory.
+// pct records its arguments, one call a line, in $WORK/pct.log, the script for the container in $WORK/inner.sh and
+// what it reads in $WORK/stdin, and exits with PHX_TEST_STATUS. PHX_TEST_STDIN=none leaves stdin unread,
+// PHX_TEST_STDIN=short passes on half of it. With PHX_TEST_ROOT it runs the script for real, with the container's
+// places moved below that directory.
 func pct() {
 	work := os.Getenv("PHX_TEST_WORK")
 	var line []string
@@ -110,7 +111,8 @@ func export() {
 	check(err)
 }
 
-// curl copies $WORK/release to the file after --output and records the address in $WORK/curl.log; without that file it fails.
+// curl copies $WORK/release to the file after --output and records the address in $WORK/curl.log; without that file
+// it fails.
 func curl() {
 	work := os.Getenv("WORK")
 	log, err := os.OpenFile(work+"/curl.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -133,8 +135,8 @@ func check(err error) {
 	}
 }
 
-// TestWaitsFit: what a cancelled run has left in a container ends before the next run gives up waiting for it, and a run
-// that has waited has the time that it needs itself.
+// TestWaitsFit: what a cancelled run has left in a container ends before the next run gives up waiting for it, and a
+// run that has waited has the time that it needs itself.
 func TestWaitsFit(t *testing.T) {
 	number := func(file, pattern string) time.Duration {
 		t.Helper()
@@ -162,7 +164,8 @@ func TestWaitsFit(t *testing.T) {
 			t.Errorf("%s: has waited for %s, and may take %s: more than the %s that it has", file, wait, work, limit)
 		}
 	}
-	if outer := 60 * number("../../../cmd/internal/pve/host.go", `GuestTimeout = (\d+) \* time\.Minute`); limit > outer {
+	outer := 60 * number("../../../cmd/internal/pve/host.go", `GuestTimeout = (\d+) \* time\.Minute`)
+	if limit > outer {
 		t.Errorf("a feature's script has %s, and phx-lxc gives it %s", limit, outer)
 	}
 }

@@ -60,7 +60,8 @@ func main() {
 	case len(args) == 5 && args[0] == "take":
 		err = take(args[1], args[2], args[3], args[4])
 	default:
-		err = errors.New("usage: neighbour take [-mac MAC] NAME IP CA-URL SECONDS, neighbour order CA-URL IDENTIFIER..., or neighbour listen PORT... of TCP")
+		err = errors.New("usage: neighbour take [-mac MAC] NAME IP CA-URL SECONDS, " +
+			"neighbour order CA-URL IDENTIFIER..., or neighbour listen PORT... of TCP")
 	}
 	if err != nil {
 		log.Fatal(err)

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/hostdir"
+)
+
+// The host's side of mount points: the directories are there, and belong to
+// their owners in the container.
+
+// checkHostPaths refuses to guess whether what is not there is to be a file or
+// a directory, where its name is like that of a file.
+func (j *job) checkHostPaths(context.Context) error {
+	var all []error
+	for _, m := range j.c.MountPoints {
+		_, err := os.Stat(m.HostPath)
+		switch {
+		case err == nil:
+		case !errors.Is(err, fs.ErrNotExist):
+			all = append(all, err)
+		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
+			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; "+
+				"a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// checkOwners refuses to give away what holds more than the container's data.
+// phx-plan has looked, too: but the stream may come from a file.
+func (j *job) checkOwners(context.Context) error {
+	host := j.options.host
+	guarded := hostdir.GuardedPlaces(j.plan.Config, j.options.scripts, host.PVERoot, host.Storages())
+	guarded = append(guarded, hostdir.Guarded{Path: j.options.profileDir, What: "the AppArmor profiles", Tree: true})
+	check := hostdir.OwnerCheck(guarded)
+	var dirs []string
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID == nil && m.OwnerGID == nil {
+			continue
+		}
+		if err := check(m.HostPath); err != nil {
+			return err
+		}
+		dirs = append(dirs, m.HostPath)
+	}
+	packages, err := hostdir.Packaged(dirs)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if name := packages[dir]; name != "" {
+			return hostdir.PackagedError(dir, name)
+		}
+	}
+	return nil
+}
+
+// prepareMounts makes the directories of the host that the container is to
+// see, and gives them to their owners. A container does not start without.
+func (j *job) prepareMounts(context.Context) error {
+	if err := j.makeHostPaths(); err != nil {
+		return err
+	}
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID == nil && m.OwnerGID == nil {
+			continue
+		}
+		uid, gid, err := hostOwner(withPrivileges(j.c, j.ct.Conf), number(m.OwnerUID), number(m.OwnerGID))
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.HostPath, err)
+		}
+		if err := j.giveTo(m.HostPath, uid, gid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveTo gives a directory of the host, and all in it, to an owner.
+func (j *job) giveTo(dir string, uid, gid int) error {
+	start := time.Now()
+	owner := fmt.Sprintf("%d:%d", uid, gid)
+	differs, err := hostdir.OwnerDiffers(dir, uid, gid)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !(missing && j.options.dryRun) || err == nil && !differs {
+		return err
+	}
+	if j.options.dryRun {
+		if !missing {
+			n, err := hostdir.CountOwners(dir, uid, gid)
+			if err != nil {
+				return err
+			}
+			j.logf("%d files and directories of %s would change their owner", n, dir)
+		}
+		j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir)
+		return nil
+	}
+	if err := hostdir.ChownTree(dir, uid, gid); err != nil {
+		return err
+	}
+	j.changed(start, "owner of %s %s", dir, owner)
+	return nil
+}
+
+// makeHostPaths makes the directories of the host that are to be mounted and
+// are not there.
+func (j *job) makeHostPaths() error {
+	for _, m := range j.c.MountPoints {
+		path := m.HostPath
+		if _, err := os.Stat(path); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		start := time.Now()
+		if j.options.dryRun {
+			j.host.Preview.AddOnce("mkdir", "-p", path)
+			continue
+		}
+		if err := hostdir.Make(path); err != nil {
+			return err
+		}
+		j.changed(start, "made %s", path)
+	}
+	return nil
+}
