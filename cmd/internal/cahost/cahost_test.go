@@ -1129,6 +1129,7 @@ func TestNoEnd(t *testing.T) {
 // What ignores SIGTERM in the container and holds the pipes keeps neither a run
 // that is cancelled, nor one that has waited long enough.
 func TestContainerThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; "
 	var all sync.WaitGroup
 	for name, script := range map[string]string{

@@ -69,6 +69,7 @@ func TestSecondSignal(t *testing.T) {
 // A feature's script, and what it leaves in the container, holds a run neither
 // when that is cancelled nor when it has waited long enough.
 func TestFeatureThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	const stays = "#!/bin/sh\ntrap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; echo begun; "
 	var all sync.WaitGroup
 	var starts []func()
@@ -390,6 +391,7 @@ func TestTimeouts(t *testing.T) {
 // A command that never ends must not hold the run, and the error says what
 // goes on, and what can be done.
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	h := &Host{Timeout: 100 * time.Millisecond}
 	for name, c := range map[string]Command{
 		"ends": shell("sleep 60 & sleep 60"),

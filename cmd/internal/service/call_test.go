@@ -198,6 +198,7 @@ func TestProgramOfAnotherMode(t *testing.T) {
 // What a transfer that was killed has left is removed by the next one, and
 // nothing else, nor what another one is writing.
 func TestTransferWasKilled(t *testing.T) {
+	t.Parallel()
 	host, dir := fakePct(t)
 	program := filepath.Join(dir, filepath.Base(os.Args[0]))
 	kept := map[string]os.FileMode{
@@ -269,6 +270,7 @@ func hostileHost(t *testing.T, script string) *pve.Host {
 // Whatever a container that was taken over says, the host neither hangs nor
 // grows nor believes it, and asks the CA for one token at most.
 func TestHostileContainer(t *testing.T) {
+	t.Parallel()
 	const answer = `echo '{"answer":{"changes":[]}}'`
 	for name, tt := range map[string]struct {
 		script string
@@ -338,6 +340,7 @@ func TestHostileContainer(t *testing.T) {
 // A container that neither speaks nor listens holds a run only until that is
 // cancelled, even if a process stays behind that keeps the pipes.
 func TestSilentContainer(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]string{
 		"silent":                   `exec sleep 300`,
 		"closes its side":          `exec >&-; exec sleep 300`,
@@ -359,6 +362,7 @@ func TestSilentContainer(t *testing.T) {
 // What ignores SIGTERM in a container and holds the pipes keeps neither a run
 // that is cancelled, nor one that has waited long enough.
 func TestContainerThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
 	const stays = `trap '' TERM; setsid sleep 3600 & echo $! $$ >$(dirname $0)/pids; `
 	var all sync.WaitGroup
 	for name, script := range map[string]string{

@@ -370,12 +370,13 @@ func TestKeys(t *testing.T) {
 			wouldCall, wouldRun, diffs := previewed(events, bin+"/pct")
 
 			// Where a change waits for a restart, a dry run with --restart tells it.
-			h.env = append(h.env, "PHX_LAB_READONLY=1")
-			events, _, _, stderr = h.run("--dry-run", "--restart")
-			h.env = h.env[:len(h.env)-1]
-			withRestart, _, _ := previewed(events, bin+"/pct")
-			if restarts := strings.Contains(join(withRestart), "reboot 500"); restarts != (tt.restart != "") {
-				t.Errorf("a dry run with --restart would call\n%s\n%s", join(withRestart), stderr)
+			if tt.restart != "" {
+				h.env = append(h.env, "PHX_LAB_READONLY=1")
+				events, _, _, stderr = h.run("--dry-run", "--restart")
+				h.env = h.env[:len(h.env)-1]
+				if withRestart, _, _ := previewed(events, bin+"/pct"); !strings.Contains(join(withRestart), "reboot 500") {
+					t.Errorf("a dry run with --restart would call\n%s\n%s", join(withRestart), stderr)
+				}
 			}
 
 			events, calls, status, stderr = h.run()
