@@ -8,6 +8,7 @@ import (
 // managedByHA returns a host whose container HA manages.
 func managedByHA(t *testing.T) *host {
 	t.Helper()
+	needsFull(t)
 	h := converged(t, nil)
 	h.bash("mkdir -p host/pve/ha; printf 'vm: 100\n\tstate stopped\n\nct: 500\n\tgroup a\n' >host/pve/ha/resources.cfg")
 	h.write("bin/ha-manager", `#!/bin/sh

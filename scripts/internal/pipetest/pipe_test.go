@@ -81,6 +81,15 @@ func build(dir string, flags ...string) (output []byte, err error) {
 // enough to notice a mistake while one works on the programs.
 func full() bool { return os.Getenv("PHX_TEST_FULL") == "1" }
 
+// needsFull skips a test that waits or works for long, unless much is to be
+// tried.
+func needsFull(t *testing.T) {
+	t.Helper()
+	if !full() {
+		t.Skip("it takes long: PHX_TEST_FULL=1 runs it")
+	}
+}
+
 // TestScripts runs testdata/*.txtar. In their conditions, full is [full], and
 // root reports whether root runs the tests.
 func TestScripts(t *testing.T) {
