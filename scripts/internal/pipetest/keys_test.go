@@ -374,7 +374,8 @@ func TestKeys(t *testing.T) {
 				h.env = append(h.env, "PHX_LAB_READONLY=1")
 				events, _, _, stderr = h.run("--dry-run", "--restart")
 				h.env = h.env[:len(h.env)-1]
-				if withRestart, _, _ := previewed(events, bin+"/pct"); !strings.Contains(join(withRestart), "reboot 500") {
+				withRestart, _, _ := previewed(events, bin+"/pct")
+				if !strings.Contains(join(withRestart), "reboot 500") {
 					t.Errorf("a dry run with --restart would call\n%s\n%s", join(withRestart), stderr)
 				}
 			}
