@@ -1,6 +1,7 @@
 package pipetest
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"regexp"
@@ -113,6 +114,7 @@ func TestChangesWaitForTheLock(t *testing.T) {
 		"delete":           {action: "delete"},
 		"delete, stopped":  {byHand: "$PHX_PCT stop 500", action: "delete"},
 	} {
+		action := cmp.Or(tt.action, "create")
 		t.Run(name, func(t *testing.T) {
 			if !strings.HasPrefix(name, "a ") {
 				needsFull(t)
@@ -121,11 +123,8 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if tt.keys != nil {
 				h.configure(tt.keys)
 			}
-			if tt.action == "" {
-				tt.action = "create"
-			}
 			h.bash(tt.byHand + "\n$PHX_PCT set 500 --lock backup; cp -r host/pve before; ls host/lxc/500 >state")
-			said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx(tt.action, tt.args)
+			said, calls, status := h.with("PHX_LOCK_WAIT=300ms").phx(action, tt.args)
 			if status != 1 || calls != "" || !strings.Contains(said, "container 500 is locked (backup): ") {
 				t.Fatalf("status %d, calls\n%s\n%s", status, calls, said)
 			}
@@ -136,7 +135,7 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if command := h.wayOut(said); command != "pct unlock 500" {
 				t.Errorf("advised: %s", command)
 			}
-			if said, calls, status := h.phx(tt.action, tt.args); status != 0 ||
+			if said, calls, status := h.phx(action, tt.args); status != 0 ||
 				calls == "" && h.read(conf500) == h.read("before/lxc/500.conf") && !strings.Contains(said, "firewall") {
 				t.Errorf("without the lock: status %d, calls\n%s\n%s", status, calls, said)
 			}
@@ -146,11 +145,8 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if tt.keys != nil {
 				h.configure(tt.keys)
 			}
-			if tt.action == "" {
-				tt.action = "create"
-			}
 			h.bash(tt.byHand + "\n$PHX_PCT set 500 --lock backup")
-			said, _, status := h.phxAwaiting("$PHX_PCT unlock 500", tt.action, tt.args)
+			said, _, status := h.phxAwaiting("$PHX_PCT unlock 500", action, tt.args)
 			if status != 0 || strings.Count(said, "waiting for container 500, which is locked (backup)") != 1 {
 				t.Errorf("status %d\n%s", status, said)
 			}
