@@ -11,7 +11,7 @@ import (
 
 var (
 	usageText    = regexp.MustCompile("(?s)\nconst usage = `(.*?)\n`\n")
-	flagLiteral  = regexp.MustCompile(`(?:&cli\.\w+Flag\{Name: |\b(?:flag|toggle)\()"([a-z-]+)"(.*)`)
+	flagLiteral  = regexp.MustCompile(`&cli\.\w+Flag\{Name: "([a-z-]+)"(.*)`)
 	envVars      = regexp.MustCompile(`"(PHX_[A-Z_]+)"`)
 	getenv       = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("(PHX_[A-Z_]+)"\)`)
 	unknownEnv   = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\([^"].*`)
