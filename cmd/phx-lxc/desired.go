@@ -47,12 +47,12 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, written 
 	}
 	merge("startup", startup(c))
 	net := pve.ParseProperties(next["net0"])
-	if c.Network.DHCP { // which brings the gateway along
+	if c.Interfaces[0].IPv4.Method == "dhcp" { // which brings the gateway along
 		net = slices.DeleteFunc(net, func(p pve.Property) bool { return p.Key == "gw" })
 	}
-	merged, _ := net.Merge(network(c, fw))
+	merged, _ := net.Merge(networkInterface(c.Interfaces[0], fw))
 	set("net0", merged.String())
-	if servers := c.Network.Nameservers; len(servers) > 0 {
+	if servers := c.Nameservers; len(servers) > 0 {
 		words := make([]string, len(servers))
 		for i, server := range servers {
 			words[i] = server.String()
@@ -83,18 +83,18 @@ func startup(c *config.Container) pve.Properties {
 	return ps
 }
 
-func network(c *config.Container, fw *config.Firewall) pve.Properties {
-	ps := pve.Properties{{Key: "name", Value: c.Network.Name}, {Key: "bridge", Value: c.Network.Bridge}}
-	if c.MAC != "" {
-		ps.Set("hwaddr", c.MAC)
+func networkInterface(i config.Interface, fw *config.Firewall) pve.Properties {
+	ps := pve.Properties{{Key: "name", Value: i.Name}, {Key: "bridge", Value: i.Bridge}}
+	if i.MAC != "" {
+		ps.Set("hwaddr", i.MAC)
 	}
-	if c.Network.DHCP {
-		ps.Set("ip", "dhcp")
+	if i.IPv4.Prefix.IsValid() {
+		ps.Set("ip", i.IPv4.Prefix.String())
 	} else {
-		ps.Set("ip", c.Network.IP.String())
+		ps.Set("ip", i.IPv4.Method)
 	}
-	if c.Network.Gateway.IsValid() {
-		ps.Set("gw", c.Network.Gateway.String())
+	if i.IPv4.Gateway.IsValid() {
+		ps.Set("gw", i.IPv4.Gateway.String())
 	}
 	if fw != nil {
 		ps.Set("firewall", pve.FormatBool(fw.Enabled))
@@ -105,10 +105,10 @@ func network(c *config.Container, fw *config.Firewall) pve.Properties {
 // address is the container's address without its prefix length, "" when it
 // has no fixed one.
 func address(c *config.Container) string {
-	if !c.Network.IP.IsValid() {
-		return ""
+	if a := c.Address(); a.IsValid() {
+		return a.String()
 	}
-	return c.Network.IP.Addr().String()
+	return ""
 }
 
 // unprivileged reports whether a container that is created is unprivileged, as

@@ -124,7 +124,7 @@ func flowsOf(p config.Plan) []flow {
 // cutFlows says which flows of a plan that begin or end at the container a
 // firewall file would cut, and with which rule they would not be.
 func cutFlows(p config.Plan, c *config.Container, text []byte) []string {
-	own := c.Network.IP.Addr()
+	own := c.Address()
 	if !own.IsValid() {
 		return nil
 	}

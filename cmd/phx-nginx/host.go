@@ -57,7 +57,7 @@ func requestFor(t *service.Target) (gateway, error) {
 	}
 	g := gateway{
 		Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
-		Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if s := t.Container.TraefikService; s != nil {
 		g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain

@@ -79,8 +79,8 @@ func (p *plan) table(out *bufio.Writer) error {
 	fmt.Fprintln(w, "CTID\tNAME\tACTION\tADDRESS\tBOOT\tAFTER\tEXTERNAL")
 	for _, c := range p.order {
 		address := "dhcp"
-		if c.Network.IP.IsValid() {
-			address = c.Network.IP.String()
+		if ip := c.Reached().IPv4.Prefix; ip.IsValid() {
+			address = ip.String()
 		}
 		boot := "-"
 		if c.BootOrder != nil {

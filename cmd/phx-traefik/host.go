@@ -56,7 +56,7 @@ func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 func requestFor(t *service.Target) (proxy, error) {
 	p := proxy{
 		Trust: t.Trust, Services: routesOf(t.Services, t.CA.CTID),
-		Interface: t.Container.Network.Name, Neighbours: t.Neighbours(),
+		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if t.Gateway != nil {
 		p.Gateway = t.Gateway.IP
@@ -111,11 +111,11 @@ systemctl restart "$3"`
 // it signs, and nobody else at the addresses of proxy and gateway, unless
 // it has been seen to do so. It reports whether that has changed anything.
 func writeHosts(ctx context.Context, t *service.Target, p proxy) (changed bool, err error) {
-	if !t.Container.Network.IP.IsValid() {
+	if !t.Container.Address().IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: " +
 			"set network_config.ip")
 	}
-	block := ca.HostsBlock(t.Container.Network.IP.Addr().String(), p.hosts())
+	block := ca.HostsBlock(t.Container.Address().String(), p.hosts())
 	name, unit, err := neighbourUnit(t.CA.Interface, t.NeighboursOf(t.CA.CTID))
 	if err != nil {
 		return false, err

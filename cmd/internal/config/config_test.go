@@ -553,9 +553,9 @@ func TestEveryKey(t *testing.T) {
 	want := &Container{
 		CTID: 801, Name: "granite-3.3-8b-fp8", Template: "/fastData/template/cache/x.tar.zst",
 		MemoryMB: 72000, SwapMB: new(0), Cores: 10, StoragePool: "quickOS-lxc-disks", StorageSizeGB: 128,
-		Network: Network{Name: "eth0", Bridge: "vmbr0", IP: netip.MustParsePrefix("10.0.0.141/24"),
-			Gateway: addr("10.0.0.1"), Nameservers: []netip.Addr{addr("10.0.0.53"), addr("1.1.1.1")}},
-		MAC: "52:54:00:67:89:A1", Unprivileged: new(true), StartAtBoot: new(false),
+		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", MAC: "52:54:00:67:89:A1",
+			IPv4: Addressing{Prefix: netip.MustParsePrefix("10.0.0.141/24"), Gateway: addr("10.0.0.1")}}},
+		Nameservers: []netip.Addr{addr("10.0.0.53"), addr("1.1.1.1")}, Unprivileged: new(true), StartAtBoot: new(false),
 		BootOrder: new(0), BootDelay: new(5),
 		PctOptions: []string{"keyctl=1", "nesting=1", "mount=nfs;cifs"},
 		LXCOptions: []RawOption{{"lxc.cap.keep", "sys_admin"}, {"lxc.cap.keep", "net_admin"},
@@ -596,7 +596,7 @@ func TestNothingSaid(t *testing.T) {
 	c.Raw = ""
 	want := &Container{CTID: 100, Name: "x", CloneFrom: 900,
 		MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
-		Network: Network{Name: "eth0", Bridge: "vmbr0", DHCP: true}, GPUs: []int{}, LXCOptions: []RawOption{}}
+		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", IPv4: Addressing{Method: "dhcp"}}}, GPUs: []int{}, LXCOptions: []RawOption{}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
 	}
@@ -760,6 +760,7 @@ func TestPlaceIsChecked(t *testing.T) {
 		"CTID":      func(p *Place) { p.CTID = 1 },
 		"IP":        func(p *Place) { p.IP = "ca.example" },
 		"zone":      func(p *Place) { p.IP = "fe80::1%eth0" },
+		"also":      func(p *Place) { p.Also = []string{"10.0.0.11", "ca.example"} },
 		"MAC":       func(p *Place) { p.MAC = "52:54:00:67:89:C3 dev lo" },
 		"interface": func(p *Place) { p.Interface = "eth0 nud none" },
 	} {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -66,10 +67,17 @@ func TestDocumentation(t *testing.T) {
 	}
 
 	// The objects' keys are in the functions that read them.
-	source := read("keys.go")
+	source := ""
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		source += read(file)
+	}
 	member := regexp.MustCompile(`member\{"(\w+)", (""|".+?")`)
 	for heading, function := range map[string]string{
-		"### network_config":       "network",
+		"### network_config":       "networkConfig",
 		"### volumes, zfs_volumes": "volumes",
 		"### mount_points":         "mountPoints",
 		"### firewall":             "firewall",

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -49,8 +48,8 @@ var containerKeys = []containerKey{
 		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
 	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
 		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
-	{name: "network_config", need: "without it the container would have no interface", input: true, read: network},
-	{name: "mac_address", read: mac},
+	{name: "network_config", need: "without it the container would have no interface", input: true, read: networkConfig},
+	{name: "mac_address", read: macAddressKey},
 	{name: "unprivileged", read: func(p *parser, e *entry, v gjson.Result) { e.Unprivileged = new(p.boolean(v)) }},
 	{name: "start_at_boot", read: func(p *parser, e *entry, v gjson.Result) { e.StartAtBoot = new(p.boolean(v)) }},
 	{name: "boot_order", read: func(p *parser, e *entry, v gjson.Result) {
@@ -214,104 +213,6 @@ func dependencies(p *parser, e *entry, v gjson.Result) {
 			e.edges = append(e.edges, edge{int32(id), int32(v.Index), index})
 		}
 	})
-}
-
-func network(p *parser, e *entry, v gjson.Result) {
-	n := &e.Network
-	gateway := -1
-	p.members(v, (*parser).ignore,
-		member{"name", "the interface's name in the container, eth0", func(v gjson.Result) {
-			n.Name = p.formatted(v, device)
-		}},
-		member{"bridge", "the host's bridge, vmbr0", func(v gjson.Result) { n.Bridge = p.formatted(v, device) }},
-		member{"ip", "an address with its prefix length, 10.0.0.10/24, or dhcp", func(v gjson.Result) {
-			e.address = v.Index
-			p.address(v, n)
-		}},
-		member{"gw", "", func(v gjson.Result) {
-			gateway = v.Index
-			if s := p.formatted(v, ipv4Address); s != "" {
-				n.Gateway = netip.MustParseAddr(s)
-			}
-		}},
-		member{"nameservers", "", func(v gjson.Result) { n.Nameservers = p.nameservers(v) }},
-	)
-	switch {
-	case !n.Gateway.IsValid():
-	case n.DHCP:
-		p.failUnder(gateway, "gw", "with dhcp the gateway comes from there: leave it out")
-	case !n.IP.IsValid():
-	case !n.IP.Contains(n.Gateway):
-		p.failUnder(gateway, "gw", "%v is outside of %v", n.Gateway, n.IP.Masked())
-	case n.Gateway == n.IP.Addr():
-		p.failUnder(gateway, "gw", "%v is the container's own address", n.Gateway)
-	case !isHostIn(n.IP, n.Gateway):
-		p.failUnder(gateway, "gw", "%v is not an address of a host in %v", n.Gateway, n.IP.Masked())
-	}
-}
-
-func (p *parser) address(v gjson.Result, n *Network) {
-	s, ok := p.str(v)
-	if !ok {
-		return
-	}
-	if s == "dhcp" {
-		n.DHCP = true
-		return
-	}
-	if !p.is(v, s, ipv4Prefix) {
-		return
-	}
-	ip := netip.MustParsePrefix(s)
-	switch {
-	case ip.Bits() < 8:
-		p.fail(v, "the prefix length must be from 8 to 32, not %d", ip.Bits())
-	case !isHostIn(ip, ip.Addr()):
-		p.fail(v, "%v is not an address of a host in %v", ip.Addr(), ip.Masked())
-	default:
-		n.IP = ip
-	}
-}
-
-// nameservers reads a list of addresses, or a string with the addresses.
-func (p *parser) nameservers(v gjson.Result) []netip.Addr {
-	servers := []netip.Addr{}
-	read := func(v gjson.Result, s string) {
-		if p.is(v, s, ipAddress) {
-			servers = append(servers, netip.MustParseAddr(s))
-		}
-	}
-	if v.IsArray() {
-		p.list(v, func(v gjson.Result) {
-			if s, ok := p.str(v); ok {
-				read(v, s)
-			}
-		})
-	} else if s, ok := p.str(v); ok {
-		for _, s := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == ';' }) {
-			read(v, s)
-		}
-	}
-	return servers
-}
-
-func mac(p *parser, e *entry, v gjson.Result) {
-	if v.Type == gjson.String && v.Str == "" {
-		return // as good as not given
-	}
-	s := p.formatted(v, macAddress)
-	if s == "" {
-		return
-	}
-	s = strings.ToUpper(s)
-	switch {
-	case strings.ContainsRune("13579BDF", rune(s[1])):
-		p.fail(v, "%s is a multicast address: the last bit of the first pair must be 0", v.Str)
-	case s == "00:00:00:00:00:00":
-		p.fail(v, "must not be all zeros")
-	default:
-		e.MAC, e.mac = s, v.Index
-	}
 }
 
 func gpus(p *parser, e *entry, v gjson.Result) {

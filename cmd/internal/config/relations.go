@@ -14,16 +14,22 @@ type entry struct {
 	*Container
 	at       int // of its object
 	address  int // of network_config.ip
-	mac      int // of mac_address
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
 
+	mac      mac          // mac_address
 	length   int          // of its object in an event
 	snapshot bool         // there is a template_snapshot_name, right or wrong
 	edges    []edge       // its clone source and its dependencies
 	owned    []ownedMount // the mount points that get an owner
 	mounts   []string     // the paths in the container at which something is mounted
+}
+
+// A mac is a MAC address with its offset in the file.
+type mac struct {
+	address string
+	at      int
 }
 
 // An edge is the need for another container, with the offset at which the
@@ -44,7 +50,10 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
-	s, dhcp := e.TraefikService, e.Network.DHCP
+	if len(e.Interfaces) > 0 {
+		e.Interfaces[0].MAC = e.mac.address
+	}
+	s, dhcp := e.TraefikService, !e.Address().IsValid() && e.Reached().IPv4.Method == "dhcp"
 	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {
 		p.failUnder(e.ipfilter, "firewall.ipfilter",
 			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
@@ -88,19 +97,19 @@ func (e *entry) path(keys string) string { return fmt.Sprintf("lxc_configs.%d.%s
 
 // unique checks what no two containers may share.
 func (p *parser) unique(found []*entry) {
-	addresses := make(map[[4]byte]int, len(found)) // a netip.Addr takes longer to hash
+	addresses := make(map[[16]byte]int, len(found)) // a netip.Addr takes longer to hash
 	macs := make(map[string]int, len(found))
 	services := make(map[string]int)
 	scripts := make(map[string]int)
 	for _, e := range found {
-		if ip := e.Network.IP.Addr(); ip.IsValid() {
-			if first, ok := take(addresses, ip.As4(), e.CTID); !ok {
+		for _, ip := range e.Addresses() {
+			if first, ok := take(addresses, ip.As16(), e.CTID); !ok {
 				p.failIn(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
 			}
 		}
-		if e.MAC != "" {
-			if first, ok := take(macs, e.MAC, e.CTID); !ok {
-				p.failIn(e, e.mac, "mac_address", "%s is the address of container %d already", e.MAC, first)
+		if e.mac.address != "" {
+			if first, ok := take(macs, e.mac.address, e.CTID); !ok {
+				p.failIn(e, e.mac.at, "mac_address", "%s is the address of container %d already", e.mac.address, first)
 			}
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {

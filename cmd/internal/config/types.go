@@ -85,17 +85,17 @@ type Container struct {
 	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
 	Template  string // template: a volume id (local:vztmpl/NAME) or a path
 
-	MemoryMB      int     // memory_mb: MiB
-	SwapMB        *int    // swap_mb: MiB
-	Cores         int     // cores
-	StoragePool   string  // storage_pool: a storage of Proxmox VE
-	StorageSizeGB int     // storage_size_gb: GiB
-	Network       Network // network_config
-	MAC           string  // mac_address: upper case; "" for one that Proxmox VE chooses
-	Unprivileged  *bool   // unprivileged: pct can set it when it creates a container, never later
-	StartAtBoot   *bool   // start_at_boot
-	BootOrder     *int    // boot_order
-	BootDelay     *int    // boot_delay: seconds
+	MemoryMB      int          // memory_mb: MiB
+	SwapMB        *int         // swap_mb: MiB
+	Cores         int          // cores
+	StoragePool   string       // storage_pool: a storage of Proxmox VE
+	StorageSizeGB int          // storage_size_gb: GiB
+	Interfaces    []Interface  // network_config: net0 first
+	Nameservers   []netip.Addr // nameservers of network_config: IPv4 or IPv6
+	Unprivileged  *bool        // unprivileged: pct can set it when it creates a container, never later
+	StartAtBoot   *bool        // start_at_boot
+	BootOrder     *int         // boot_order
+	BootDelay     *int         // boot_delay: seconds
 
 	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
 	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
@@ -120,14 +120,65 @@ type Container struct {
 	Raw string // the object's own text, as in the file
 }
 
-// Network is the container's one interface.
-type Network struct {
-	Name        string       // inside the container: eth0
-	Bridge      string       // on the host: vmbr0
-	IP          netip.Prefix // IPv4 address and prefix length; not valid with DHCP
-	DHCP        bool         // ip is "dhcp"
-	Gateway     netip.Addr   // gw: inside IP's network; not valid without one
-	Nameservers []netip.Addr // nameservers: IPv4 or IPv6
+// Interface is a network interface of a container: pct's option netN, N being
+// its index in Container.Interfaces.
+type Interface struct {
+	Name   string // inside the container: eth0
+	Bridge string // on the host: vmbr0
+	MAC    string // upper case; "" for one that Proxmox VE chooses
+	IPv4   Addressing
+	IPv6   Addressing
+}
+
+// Addressing is how an interface gets its address of one family. The zero value
+// is that of an interface without one.
+type Addressing struct {
+	Prefix  netip.Prefix // the fixed address with its prefix length; not valid without one
+	Method  string       // dhcp, manual or, of IPv6, auto; "" with a fixed address
+	Gateway netip.Addr   // inside of Prefix, or link-local; not valid without one
+}
+
+// Addresses returns the fixed addresses of an interface, IPv4 first.
+func (i Interface) Addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, a := range []Addressing{i.IPv4, i.IPv6} {
+		if a.Prefix.IsValid() {
+			all = append(all, a.Prefix.Addr())
+		}
+	}
+	return all
+}
+
+// Addresses returns the fixed addresses of all interfaces, in their order.
+func (c *Container) Addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, i := range c.Interfaces {
+		all = append(all, i.Addresses()...)
+	}
+	return all
+}
+
+// Address returns the address under which others reach the container, the first
+// of its fixed ones; not valid when it has none.
+func (c *Container) Address() netip.Addr {
+	for _, address := range c.Addresses() {
+		return address
+	}
+	return netip.Addr{}
+}
+
+// Reached returns the interface that has the container's [Container.Address], the
+// first one when none has.
+func (c *Container) Reached() Interface {
+	for _, i := range c.Interfaces {
+		if len(i.Addresses()) > 0 {
+			return i
+		}
+	}
+	if len(c.Interfaces) > 0 {
+		return c.Interfaces[0]
+	}
+	return Interface{}
 }
 
 // RawOption is a raw line of a container's conf file, "Key: Value", whose key
@@ -407,10 +458,11 @@ type Service struct {
 
 // Place is where the gateway, the proxy or the CA can be reached.
 type Place struct {
-	CTID      int    `json:"ctid"`
-	IP        string `json:"ip"`                  // without a prefix length
-	MAC       string `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
-	Interface string `json:"interface,omitempty"` // the container's, which has that address
+	CTID      int      `json:"ctid"`
+	IP        string   `json:"ip"`                  // without a prefix length
+	Also      []string `json:"also,omitempty"`      // its other fixed addresses, of any family and interface
+	MAC       string   `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
+	Interface string   `json:"interface,omitempty"` // the container's, which has IP
 }
 
 // Check returns an error unless a checked file can have such a place.
@@ -421,6 +473,8 @@ func (p Place) Check() error {
 	switch {
 	case !ipAddress.is(p.IP):
 		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
+	case slices.ContainsFunc(p.Also, func(s string) bool { return !ipAddress.is(s) }):
+		return fmt.Errorf("container %d: %q are not IP addresses", p.CTID, p.Also)
 	case p.MAC != "" && !macAddress.is(p.MAC):
 		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
 	case p.Interface != "" && !IsInterface(p.Interface):
@@ -467,9 +521,15 @@ func (f *File) Plan(domain string) Plan {
 // nil when there is none with a fixed address.
 func (f *File) Place(script string) *Place {
 	for id, c := range f.Containers {
-		if c.ApplicationScript == script && !c.Network.DHCP {
-			return &Place{CTID: id, IP: c.Network.IP.Addr().String(), MAC: c.MAC, Interface: c.Network.Name}
+		if c.ApplicationScript != script || !c.Address().IsValid() {
+			continue
 		}
+		reached := c.Reached()
+		place := &Place{CTID: id, IP: c.Address().String(), MAC: reached.MAC, Interface: reached.Name}
+		for _, also := range c.Addresses()[1:] {
+			place.Also = append(place.Also, also.String())
+		}
+		return place
 	}
 	return nil
 }
@@ -485,7 +545,7 @@ func (f *File) Services(domain string) []Service {
 		}
 		address := url.URL{
 			Scheme: s.Scheme,
-			Host:   net.JoinHostPort(c.Network.IP.Addr().String(), strconv.Itoa(s.Port)),
+			Host:   net.JoinHostPort(c.Address().String(), strconv.Itoa(s.Port)),
 		}
 		services = append(services, Service{
 			Name: s.Name, Host: s.Name + "." + domain, URL: address.String(), CTID: ctid,
