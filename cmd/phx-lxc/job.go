@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,13 +11,16 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // options are what the command line asks for.
 type options struct {
 	host                            pve.Host
-	qm, scripts                     string
-	profiles, profileDir            string // of AppArmor: where they come from, and where they go
+	qm                              string
+	scripts                         scripts.Dirs
+	adopt, rerun                    containers // whose scripts are recorded, or run again
+	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	enforce                         bool // the firewall, also where none is in force
@@ -32,7 +36,8 @@ type job struct {
 	states      func() (map[int]string, error) // of all containers, by pct list
 	guest       func(id int) error             // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
-	datacenter  *sync.Once // for saying that the datacenter's firewall is off
+	config      func() (*config.Text, error) // the file of the plan
+	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
 	host        *pve.Host // in a dry run: one with a preview
 	ct          *pve.Container
@@ -42,11 +47,20 @@ type job struct {
 	changes     []string // that this run has made
 	scripts     []script // that are configured
 	due         []script // those that have to run
+	adopted     []string // names of those that were recorded in this run without being run
 	profileHash string   // of the container's own AppArmor profile
 
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
+
+// containers are those that an option names.
+type containers struct {
+	all bool
+	ids []int
+}
+
+func (c containers) has(ctid int) bool { return c.all || slices.Contains(c.ids, ctid) }
 
 // cloneSource is a container that others may be cloned from.
 type cloneSource struct {
@@ -57,10 +71,14 @@ type cloneSource struct {
 
 // script is a feature or application script that is configured.
 type script struct {
+	*scripts.Script
 	name    string // under which it is recorded and reported
 	feature bool   // it runs on the host
-	text    []byte
 	hash    string // of all that it depends on
+
+	// formerHash is what hash was before keys of the configuration counted that a
+	// script of before reads; "" where it is the same.
+	formerHash string
 }
 
 func (j *job) logf(format string, args ...any) {
@@ -88,7 +106,11 @@ func (j *job) firewall() *config.Firewall {
 // desiredRecord is the record once all is written that phx writes beside pct's
 // options.
 func (j *job) desiredRecord() pve.Record {
-	return record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	after := record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	if len(after) == 0 {
+		after[pve.KnownWord] = "1"
+	}
+	return after
 }
 
 // settings returns how a configuration of Proxmox's differs from the desired

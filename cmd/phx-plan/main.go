@@ -21,6 +21,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 const usage = `Usage:
@@ -43,8 +44,7 @@ Options:
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the scripts. Default
-                          ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
     --format FORMAT       jsonl (events, the default), or for people: table,
@@ -87,7 +87,7 @@ func main() {
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 		},
 		Action: func(c *cli.Context) error {
@@ -120,7 +120,7 @@ func run(c *cli.Context) error {
 
 	path, pveRoot := c.String("config"), c.String("pve-root")
 	host := &pve.Host{PVERoot: pveRoot}
-	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
+	file, err := load(path, hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages()))
 	if err != nil {
 		return err
 	}
