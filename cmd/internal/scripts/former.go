@@ -20,7 +20,8 @@ type Needs struct {
 	Missing []string // the paths of files that it sources in any case, and that are not there
 
 	// Configs are the places on the host where it looks for
-	// phoenix_lxc_configs.json, as far as that can be told.
+	// phoenix_lxc_configs.json, as far as that can be told; none for a script of a
+	// container.
 	Configs []string
 
 	functions map[string]*function // that the files which it sources define
@@ -51,7 +52,7 @@ func (s *Script) OnHost() *Needs {
 // or in the directory above.
 func (s *Script) InContainer() *Needs {
 	dir := filepath.Dir(s.Path)
-	return s.needs(RunDir+"/"+s.Name, func(path string) string {
+	n := s.needs(RunDir+"/"+s.Name, func(path string) string {
 		name, ok := strings.CutPrefix(path, RunDir+"/")
 		switch {
 		case !ok:
@@ -66,6 +67,8 @@ func (s *Script) InContainer() *Needs {
 		}
 		return filepath.Join(dir, name)
 	})
+	n.Configs = nil // it looks in the container
+	return n
 }
 
 // Reads reports whether the script reads a file of which these are names: its
