@@ -19,8 +19,8 @@ import (
 
 var testProxy = proxy{
 	Services: []route{
-		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
-		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
+		{Name: "gateway", Host: "gateway.internal.example", URL: "http://10.0.0.153:8080"},
+		{Name: "ca", Host: "ca.internal.example", URL: "https://10.0.0.10:9000", CA: true},
 	},
 	Trust: guest.Trust{
 		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
@@ -36,20 +36,20 @@ func TestProxyIsChecked(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(*proxy){
 		"rule": func(p *proxy) {
-			p.Services = []route{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+			p.Services = []route{{Name: "x", Host: "x`) || Host(`bank.example", URL: "http://10.0.0.1:80"}}
 		},
 		"hosts": func(p *proxy) {
-			p.Services = []route{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+			p.Services = []route{{Name: "x", Host: "x.example\n127.0.0.1 bank", URL: "http://10.0.0.1:80"}}
 		},
-		"name":    func(p *proxy) { p.Services = []route{{"../x", "x.example", "http://10.0.0.1:80", false}} },
-		"scheme":  func(p *proxy) { p.Services = []route{{"x", "x.example", "file:///etc/passwd", false}} },
-		"no port": func(p *proxy) { p.Services = []route{{"x", "x.example", "http://10.0.0.1", false}} },
-		"a name":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://bank.example:80", false}} },
+		"name":    func(p *proxy) { p.Services = []route{{Name: "../x", Host: "x.example", URL: "http://10.0.0.1:80"}} },
+		"scheme":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "file:///etc/passwd"}} },
+		"no port": func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://10.0.0.1"}} },
+		"a name":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://bank.example:80"}} },
 		"template": func(p *proxy) {
-			p.Services = []route{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
+			p.Services = []route{{Name: "x", Host: "x.example", URL: "http://10.0.0.1:80/{{ env `PATH` }}"}}
 		},
-		"template 2":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
-		"zone":        func(p *proxy) { p.Services = []route{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
+		"template 2":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://{{10.0.0.1}}:80"}} },
+		"zone":        func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://[fe80::1%eth0]:80"}} },
 		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
@@ -257,12 +257,12 @@ func TestApplyAsLastTime(t *testing.T) {
 		{[]string{"--ca-url", "https://ca.example", "--root", "/x"},
 			func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false},
-				{"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{Name: "gateway", Host: "gateway.other.example", URL: "http://10.0.0.153:8080"},
+				{Name: "ca", Host: "ca.other.example", URL: "https://10.0.0.10:9000", CA: true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false},
-				{"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{Name: "gateway", Host: "gateway.x.example", URL: "http://10.0.0.153:8080"},
+				{Name: "ca", Host: "ca.x.example", URL: "https://10.0.0.10:9000", CA: true}}
 		}},
 	} {
 		last, err := guest.ReadState[proxy](file)

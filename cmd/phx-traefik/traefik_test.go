@@ -87,9 +87,12 @@ func startTraefik(t *testing.T, duration int) *traefik {
 	t.Cleanup(otherServer.Close)
 
 	p := proxy{
-		Trust:    guest.Trust{Root: "/x", Fingerprint: strings.Repeat("ab", 32), CAURL: tr.caServer.URL},
-		Gateway:  "127.0.0.5",
-		Services: []route{{"ca", caHost, tr.caServer.URL, true}, {"other", otherOne, otherServer.URL, false}},
+		Trust:   guest.Trust{Root: "/x", Fingerprint: strings.Repeat("ab", 32), CAURL: tr.caServer.URL},
+		Gateway: "127.0.0.5",
+		Services: []route{
+			{Name: "ca", Host: caHost, URL: tr.caServer.URL, CA: true},
+			{Name: "other", Host: otherOne, URL: otherServer.URL},
+		},
 	}
 	if err := p.check(); err != nil {
 		t.Fatal(err)

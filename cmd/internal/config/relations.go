@@ -18,6 +18,8 @@ type entry struct {
 	script   int // of application_script
 	service  int // of traefik_service.name
 
+	certificate certificateKeys // of traefik_service
+
 	mac      mac          // mac_address
 	length   int          // of its object in an event
 	snapshot bool         // there is a template_snapshot_name, right or wrong
@@ -58,18 +60,23 @@ func (p *parser) keysTogether(e *entry) {
 		p.failUnder(e.ipfilter, "firewall.ipfilter",
 			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
 	}
-	if script := e.ApplicationScript; dhcp && s == nil && (script == CAScript || script == ProxyScript) {
+	if script := e.ApplicationScript; dhcp && (script == CAScript || script == ProxyScript) {
 		p.failUnder(e.address, "network_config.ip",
 			"must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
 	}
 	if dhcp && s != nil {
-		p.failUnder(e.service, "traefik_service", "needs a fixed address, but network_config.ip is dhcp")
+		p.warnings.add(e.service, func() note {
+			return note{e.service, p.pathTo("traefik_service"), "is not served: the container has no fixed address", -1}
+		})
 	}
 	if s != nil && s.Scheme == "" {
 		s.Scheme = "http"
 		if e.ApplicationScript == CAScript {
 			s.Scheme = "https"
 		}
+	}
+	if s != nil {
+		p.serviceTLS(e)
 	}
 }
 
@@ -81,6 +88,7 @@ func (p *parser) relations(found []*entry) {
 		index[e.CTID] = i
 	}
 	p.unique(found)
+	p.servedRelations(found)
 	p.clones(found, index)
 	p.cycles(found, index)
 	p.lengths(found, index)
@@ -240,13 +248,12 @@ func cycleText(found []*entry, cycle []int) string {
 func (p *parser) lengths(found []*entry, index map[int]int) {
 	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
 	lengths := make([]int, len(found))
-	plan := 0
+	plan := p.served.length()
 	for i, e := range found {
 		lengths[i] += e.length
 		plan += digits(e.CTID)
 		if s := e.TraefikService; s != nil {
-			plan += 2*len(s.Name) + maxHostName +
-				len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+			plan += s.length()
 		}
 		for _, edge := range e.edges {
 			lengths[i] += digits(int(edge.to))
@@ -264,8 +271,14 @@ func (p *parser) lengths(found []*entry, index map[int]int) {
 				"it needs and of what needs it; at most %d fit in an event", lengths[i], MaxContainer)
 		}
 	}
-	if plan > MaxContainer {
-		tooLong(found[0].at, "lxc_configs", "the ids and services of %d containers take %d bytes; "+
+	if p.planLength = plan; plan > MaxContainer {
+		at, path := 0, "services"
+		if len(found) > 0 {
+			at, path = found[0].at, "lxc_configs"
+		} else if len(p.served.others) > 0 {
+			at = p.served.others[0].at
+		}
+		tooLong(at, path, "the ids and services of %d containers take %d bytes, together with what else is served; "+
 			"at most %d fit in an event", len(found), plan, MaxContainer)
 	}
 }
