@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -30,26 +31,34 @@ var testProxy = proxy{
 	Gateway: "10.0.0.153",
 }
 
+// served returns the route to one service.
+func served(name, host, url string) []route { return []route{{Name: name, Host: host, URL: url}} }
+
 func TestProxyIsChecked(t *testing.T) {
 	if err := testProxy.check(); err != nil {
 		t.Error(err)
 	}
 	for name, spoil := range map[string]func(*proxy){
-		"rule": func(p *proxy) {
-			p.Services = []route{{Name: "x", Host: "x`) || Host(`bank.example", URL: "http://10.0.0.1:80"}}
+		"rule":       func(p *proxy) { p.Services = served("x", "x`) || Host(`bank.example", "http://10.0.0.1:80") },
+		"hosts":      func(p *proxy) { p.Services = served("x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80") },
+		"name":       func(p *proxy) { p.Services = served("../x", "x.example", "http://10.0.0.1:80") },
+		"scheme":     func(p *proxy) { p.Services = served("x", "x.example", "file:///etc/passwd") },
+		"no port":    func(p *proxy) { p.Services = served("x", "x.example", "http://10.0.0.1") },
+		"a name":     func(p *proxy) { p.Services = served("x", "x.example", "http://bank.example:80") },
+		"template":   func(p *proxy) { p.Services = served("x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}") },
+		"template 2": func(p *proxy) { p.Services = served("x", "x.example", "http://{{10.0.0.1}}:80") },
+		"zone":       func(p *proxy) { p.Services = served("x", "x.example", "http://[fe80::1%eth0]:80") },
+		"server name": func(p *proxy) {
+			p.Services = []route{{Name: "x", Host: "x.example", URL: "https://10.0.0.1:80", ServerName: "{{ x }}"}}
 		},
-		"hosts": func(p *proxy) {
-			p.Services = []route{{Name: "x", Host: "x.example\n127.0.0.1 bank", URL: "http://10.0.0.1:80"}}
+		"dashboard": func(p *proxy) {
+			p.Dashboard = &config.DashboardRoute{Host: "x`) || Host(`bank.example", Allow: []string{"10.0.0.1"}}
 		},
-		"name":    func(p *proxy) { p.Services = []route{{Name: "../x", Host: "x.example", URL: "http://10.0.0.1:80"}} },
-		"scheme":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "file:///etc/passwd"}} },
-		"no port": func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://10.0.0.1"}} },
-		"a name":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://bank.example:80"}} },
-		"template": func(p *proxy) {
-			p.Services = []route{{Name: "x", Host: "x.example", URL: "http://10.0.0.1:80/{{ env `PATH` }}"}}
+		"for nobody": func(p *proxy) { p.Dashboard = &config.DashboardRoute{Host: "x.example"} },
+		"for whom": func(p *proxy) {
+			p.Dashboard = &config.DashboardRoute{Host: "x.example", Allow: []string{"{{ x }}"}}
 		},
-		"template 2":  func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://{{10.0.0.1}}:80"}} },
-		"zone":        func(p *proxy) { p.Services = []route{{Name: "x", Host: "x.example", URL: "http://[fe80::1%eth0]:80"}} },
+		"gateway 2":   func(p *proxy) { p.GatewayAlso = []string{"everybody"} },
 		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },

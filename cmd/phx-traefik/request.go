@@ -23,7 +23,7 @@ type proxy struct {
 	guest.Trust
 	Services    []route                `json:"services"`
 	Dashboard   *config.DashboardRoute `json:"dashboard,omitempty"`
-	Gateway     string                 `json:"gateway"`                // IP address of the gateway before it; "" for none
+	Gateway     string                 `json:"gateway"`                // IP address of the gateway; "" for none
 	GatewayAlso []string               `json:"gateway_also,omitempty"` // the gateway's other addresses
 	Interface   string                 `json:"interface"`              // through which its neighbours are reached
 	Neighbours  []guest.Neighbour      `json:"neighbours,omitempty"`

@@ -242,7 +242,8 @@ func TestMistakes(t *testing.T) {
 		{root, `"services": [¦{"url": "http://10.0.0.9:80"}]`, "services.0.name: missing"},
 		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecur": ¦true}]`,
 			"services.0.insecur: unknown key"},
-		{root, `"services": [{"name": ¦"a b", "url": "http://10.0.0.9:80"}]`, `services.0.name: "a b" is not a host name`},
+		{root, `"services": [{"name": ¦"a b", "url": "http://10.0.0.9:80"}]`,
+			`services.0.name: "a b" is not a host name`},
 		{root, `"services": [{"name": "nas", "url": ¦"http://nas.lan:80"}]`,
 			`services.0.url: "http://nas.lan:80" is not http:// or https:// with an IP address and a port`},
 		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9"}]`, "with an IP address and a port"},
@@ -252,14 +253,16 @@ func TestMistakes(t *testing.T) {
 		{root, `"services": [{"name": "nas", "url": ¦"http://[fe80::1%eth0]:80"}]`, "with an IP address and a port"},
 		{root, `"services": [{"name": "nas", "url": ¦"http://fd00::1:80"}]`, "with an IP address and a port"},
 		{root, `"services": [{"name": "nas", "url": ¦"http://127.0.0.1:8080"}]`, "not the address of another machine"},
-		{root, `"services": [{"name": "nas", "url": ¦"http://[::ffff:10.0.0.9]:80"}]`, "is the IPv4 address 10.0.0.9"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://[::ffff:10.0.0.9]:80"}]`,
+			"is the IPv4 address 10.0.0.9"},
 		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecure": ¦true}]`,
 			"services.0.insecure: with http there is no certificate"},
 		{root, `"services": [{"name": "nas", "url": ¦"https://10.0.0.10:9000"}]`,
 			"services.0.url: 10.0.0.10 is the address of container 103"},
 		{root, `"services": [{"name": ¦"CA", "url": "https://10.0.0.9:9000"}]`,
 			"services.0.name: ca is the service of container 103 already"},
-		{root, `"services": [{"name": "nas", "url": "https://10.0.0.9:1"}, {"name": ¦"nas", "url": "https://10.0.0.9:2"}]`,
+		{root, `"services": [{"name": "nas", "url": "https://10.0.0.9:1"}, ` +
+			`{"name": ¦"nas", "url": "https://10.0.0.9:2"}]`,
 			"services.1.name: nas is services.0 already"},
 		{root, `"dashboard": ¦{"name": "traefik"}`, "dashboard.allow: missing"},
 		{root, `"dashboard": ¦{"allow": ["10.0.0.1"]}`, "dashboard.name: missing"},
@@ -268,7 +271,8 @@ func TestMistakes(t *testing.T) {
 			`dashboard.allow.1: "10.0.0.1/24" is not an IP address or a network`},
 		{root, `"dashboard": {"name": ¦"ca", "allow": ["fd00::/8"]}`,
 			"dashboard.name: ca is the service of container 103 already"},
-		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1"], "allowed": ¦[]}`, "dashboard.allowed: unknown key"},
+		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1"], "allowed": ¦[]}`,
+			"dashboard.allowed: unknown key"},
 
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`,
 			"lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
@@ -790,7 +794,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := LoadOn(path, []hostdir.Guarded{})
+	_, err := LoadOn(path, &Host{})
 	const want = ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
@@ -798,7 +802,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if _, err := Load(path); err != nil {
 		t.Errorf("not on its host: %v", err)
 	}
-	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+	if _, err = LoadOn(path, &Host{Guarded: []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}}); err == nil ||
 		!strings.Contains(err.Error(), ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
 		t.Errorf("%v", err)
 	}

@@ -215,7 +215,7 @@ func (p *parser) needTLS(s TraefikService, at certificateKeys, keys string) {
 		return
 	}
 	if at.insecure > 0 && s.Insecure {
-		p.failUnder(at.insecure, keys+"insecure", "with http there is no certificate that could be verified: leave it out")
+		p.failUnder(at.insecure, keys+"insecure", "with http there is no certificate to verify: leave it out")
 	}
 	if at.serverName > 0 {
 		p.failUnder(at.serverName, keys+"server_name", "with http there is no certificate: leave it out")
@@ -233,7 +233,8 @@ func (p *parser) serviceTLS(e *entry) {
 		p.failUnder(e.certificate.insecure, keys+"insecure", "the CA's certificate is always verified: leave it out")
 	}
 	if e.certificate.serverName > 0 {
-		p.failUnder(e.certificate.serverName, keys+"server_name", "the CA's certificate is for NAME.DOMAIN: leave it out")
+		p.failUnder(e.certificate.serverName, keys+"server_name",
+			"the CA's certificate is for NAME.DOMAIN: leave it out")
 	}
 }
 
@@ -243,7 +244,8 @@ func traefikService(p *parser, e *entry, v gjson.Result) {
 
 // service reads the traefik_service of a container or a virtual machine. Its scheme
 // is "" where none is given.
-func (p *parser) service(v gjson.Result, unknown func(*parser, gjson.Result), name *int, at *certificateKeys,
+func (p *parser) service(v gjson.Result, unknown func(*parser, gjson.Result),
+	name *int, at *certificateKeys,
 ) *TraefikService {
 	var s TraefikService
 	p.members(v, unknown,

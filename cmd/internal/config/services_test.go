@@ -26,7 +26,8 @@ const baseVMs = `{
     {"vmid": "1002", "name": "worker", "network_config": {"ip": "10.0.0.112/24"}, "portainer_role": 1,
       "traefik_service": {"name": "agent.b", "port": 9001}, "portainer_agent_hostname": "agent.b.internal.example"},
     {"vmid": 1003, "network_config": {"ip": "fd00::113/64"}, "portainer_agent_insecure": true,
-      "traefik_service": {"name": "web", "port": 80, "scheme": "http"}, "portainer_agent_hostname": "A.internal.example"}
+      "traefik_service": {"name": "web", "port": 80, "scheme": "http"},
+      "portainer_agent_hostname": "A.internal.example"}
   ]
 }
 `
@@ -138,11 +139,12 @@ func TestMistakesInVMs(t *testing.T) {
 		{`"A.internal.example"`, `¦7`, "vms.3.portainer_agent_hostname: must be a string"},
 		{`9443`, `¦"9443"`, "vms.1.traefik_service.port: must be a number"},
 		{`"extra": 0`, `"scheme": "http", "insecure": ¦true`, "vms.1.traefik_service.insecure: with http there is no"},
-		{at, `"ip": ¦"10.0.0.111"`, "vms.1.network_config.ip: \"10.0.0.111\" is not an IP address with its prefix length"},
+		{at, `"ip": ¦"10.0.0.111"`, `vms.1.network_config.ip: "10.0.0.111" is not an IP address with its prefix length`},
 		{at, `"ip": ¦7`, "vms.1.network_config.ip: must be a string"},
 		{at, `"ip": ¦"127.0.0.1/8"`, "vms.1.network_config.ip: "},
 		{at, `"ip": ¦"10.0.0.10/24"`, "vms.1.network_config.ip: 10.0.0.10 is the address of container 103 already"},
-		{at, `"ip": ¦"10.0.0.9/24"`, "vms.1.network_config.ip: 10.0.0.9 is the address of services.0 of f.json already"},
+		{at, `"ip": ¦"10.0.0.9/24"`,
+			"vms.1.network_config.ip: 10.0.0.9 is the address of services.0 of f.json already"},
 		{`"10.0.0.112/24"`, `¦"10.0.0.111/24"`,
 			"vms.2.network_config.ip: 10.0.0.111 is the address of virtual machine 1001 already"},
 		{`{"ip": "10.0.0.111/24", "gw": 7, "ip6": null}`, `¦"10.0.0.111"`, "vms.1.network_config: must be an object"},
@@ -200,7 +202,7 @@ func TestWarningsOfVMs(t *testing.T) {
 	want := []string{
 		"5:66: vms.1.network_config.ip: its services are not served: the virtual machine has no fixed address",
 		"7:5: vms.2.network_config.ip: its services are not served: the virtual machine has no fixed address",
-		"10:101: vms.3.portainer_agent_hostname: is not served: a.elsewhere.example is not below internal.example, " +
+		"11:35: vms.3.portainer_agent_hostname: is not served: a.elsewhere.example is not below internal.example, " +
 			"for which alone the CA signs",
 	}
 	if !slices.Equal(got, want) {
@@ -224,7 +226,8 @@ func TestTooManyServices(t *testing.T) {
 	if len(got) != 1 || !strings.Contains(got[0], "f.json:1:34: services: ") {
 		t.Errorf("got %.300q", got)
 	}
-	vm := `{"vmid": 1%04d, "network_config": {"ip": "fd00::%[1]x/64"}, "traefik_service": {"name": "v%[1]d", "port": 1}}`
+	vm := `{"vmid": 1%04d, "network_config": {"ip": "fd00::%[1]x/64"}, ` +
+		`"traefik_service": {"name": "v%[1]d", "port": 1}}`
 	vms := numbered(3000, vm)
 	vms = strings.ReplaceAll(vms, "fd00::0/64", "fd00::ffff/64")
 	_, _, err := withVMs(t, base, `{"vms": [`+vms+`]}`)
@@ -235,32 +238,34 @@ func TestTooManyServices(t *testing.T) {
 
 // A plan comes from a stream that anybody may have written.
 func TestServicesAreChecked(t *testing.T) {
-	good := Plan{Domain: domain,
-		Services:      []Service{{Name: "a.b", Host: "a.b." + domain, URL: "https://[fd00::1]:80", VMID: 100, ServerName: "c.d"}},
+	good := Plan{
+		Domain: domain,
+		Services: []Service{
+			{Name: "a.b", Host: "a.b." + domain, URL: "https://[fd00::1]:80", VMID: 100, ServerName: "c.d"},
+		},
 		Dashboard:     &DashboardRoute{"t", "t." + domain, []string{"fd00::/8", "10.0.0.1"}},
-		ExternalNames: map[int]string{1001: "Portainer"}}
+		ExternalNames: map[int]string{1001: "Portainer"},
+	}
 	if err := good.Check(); err != nil {
 		t.Error(err)
 	}
+	long := strings.Repeat("a.", 125) + "a"
 	for name, spoil := range map[string]func(p *Plan, s *Service, d *DashboardRoute){
-		"CTID": func(_ *Plan, s *Service, _ *DashboardRoute) { s.CTID = 7 },
-		"VMID": func(_ *Plan, s *Service, _ *DashboardRoute) { s.VMID = -100 },
-		"name": func(_ *Plan, s *Service, _ *DashboardRoute) { s.Name, s.Host = "`", "`."+domain },
-		"host": func(_ *Plan, s *Service, _ *DashboardRoute) { s.Host = "bank.example" },
-		"long": func(_ *Plan, s *Service, _ *DashboardRoute) {
-			s.Name = strings.Repeat("a.", 125) + "a"
-			s.Host = s.Name + "." + domain
-		},
+		"CTID":        func(_ *Plan, s *Service, _ *DashboardRoute) { s.CTID = 7 },
+		"VMID":        func(_ *Plan, s *Service, _ *DashboardRoute) { s.VMID = -100 },
+		"name":        func(_ *Plan, s *Service, _ *DashboardRoute) { s.Name, s.Host = "`", "`."+domain },
+		"host":        func(_ *Plan, s *Service, _ *DashboardRoute) { s.Host = "bank.example" },
+		"long":        func(_ *Plan, s *Service, _ *DashboardRoute) { s.Name, s.Host = long, long+"."+domain },
 		"URL":         func(_ *Plan, s *Service, _ *DashboardRoute) { s.URL = "https://bank.example:443" },
 		"server name": func(_ *Plan, s *Service, _ *DashboardRoute) { s.ServerName = "a b" },
 		"insecure": func(_ *Plan, s *Service, _ *DashboardRoute) {
 			s.URL, s.ServerName, s.Insecure = "http://10.0.0.1:1", "", true
 		},
-		"dashboard":         func(_ *Plan, _ *Service, d *DashboardRoute) { d.Host = "bank.example" },
-		"nobody":            func(_ *Plan, _ *Service, d *DashboardRoute) { d.Allow = nil },
-		"everybody":         func(_ *Plan, _ *Service, d *DashboardRoute) { d.Allow = []string{"everybody"} },
-		"guest's id":        func(p *Plan, _ *Service, _ *DashboardRoute) { p.ExternalNames = map[int]string{1: "x"} },
-		"a name for people": func(p *Plan, _ *Service, _ *DashboardRoute) { p.ExternalNames = map[int]string{100: "x\n"} },
+		"dashboard":  func(_ *Plan, _ *Service, d *DashboardRoute) { d.Host = "bank.example" },
+		"nobody":     func(_ *Plan, _ *Service, d *DashboardRoute) { d.Allow = nil },
+		"everybody":  func(_ *Plan, _ *Service, d *DashboardRoute) { d.Allow = []string{"everybody"} },
+		"guest's id": func(p *Plan, _ *Service, _ *DashboardRoute) { p.ExternalNames = map[int]string{1: "x"} },
+		"its name":   func(p *Plan, _ *Service, _ *DashboardRoute) { p.ExternalNames = map[int]string{100: "x\n"} },
 	} {
 		p, s, d := good, good.Services[0], *good.Dashboard
 		spoil(&p, &s, &d)
