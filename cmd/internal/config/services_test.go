@@ -98,7 +98,8 @@ func TestServiceWithoutAddress(t *testing.T) {
 	text := strings.Replace(base, `"ip": "10.0.0.12/24", "gw": "10.0.0.1"},`,
 		`"ip": "dhcp"}, "traefik_service": {"name": "web", "port": 80},`, 1)
 	f := parse(t, text)
-	const want = "36:104: lxc_configs.102.traefik_service: is not served: the container has no fixed address"
+	const want = "36:104: lxc_configs.102.traefik_service: is not served: the container has no fixed address, " +
+		"and network_config.ip is dhcp"
 	if len(f.Warnings) != 2 || f.Warnings[1].String() != want {
 		t.Errorf("%v, want %s", f.Warnings, want)
 	}
