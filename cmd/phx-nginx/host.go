@@ -56,7 +56,7 @@ func requestFor(t *service.Target) (gateway, error) {
 			"give a container with a fixed address the application script %s", config.ProxyScript)
 	}
 	g := gateway{
-		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t.Services, t.Domain), Proxy: t.Proxy.IP,
+		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t.Services, t.Domain), Proxy: t.AddressOf(t.Proxy),
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if s := t.Container.TraefikService; s != nil {
