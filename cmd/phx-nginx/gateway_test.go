@@ -47,6 +47,7 @@ func TestGatewayIsChecked(t *testing.T) {
 		"wildcard":    func(g *gateway) { g.Domain = "*.example" },
 		"option":      func(g *gateway) { g.Domain = "-x.example" },
 		"proxy":       func(g *gateway) { g.Proxy = "proxy.example" },
+		"address":     func(g *gateway) { g.Addresses = []string{"10.0.0.153", "10.0.0.153/24"} },
 		"root":        func(g *gateway) { g.Root = "/etc/ssl/x; y" },
 		"relative":    func(g *gateway) { g.Root = "x.crt" },
 		"name":        func(g *gateway) { g.Names = []string{"a.b.internal.example", "a.b.example"} },
@@ -80,6 +81,16 @@ func TestSite(t *testing.T) {
 	} {
 		if !strings.Contains(site, line) {
 			t.Errorf("the site lacks %q", line)
+		}
+	}
+	for _, listen := range []string{
+		"80 default_server", "443 ssl http2 default_server", "80", "443 ssl http2", "8080",
+	} {
+		line := "    listen [::]:" + listen + ";\n"
+		with, without := string(testGateway.siteWith(true)), string(testGateway.siteWith(false))
+		if !strings.Contains(with, line) || strings.Contains(without, line) ||
+			strings.Count(with, "listen "+listen) != strings.Count(without, "listen "+listen) {
+			t.Errorf("%q: with IPv6\n%s\nwithout\n%s", line, with, without)
 		}
 	}
 	g := testGateway

@@ -59,6 +59,9 @@ func requestFor(t *service.Target) (gateway, error) {
 		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t.Services, t.Domain), Proxy: t.AddressOf(t.Proxy),
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
+	if t.Gateway != nil && len(t.Gateway.Also) > 0 {
+		g.Addresses = t.Gateway.Addresses()
+	}
 	if s := t.Container.TraefikService; s != nil {
 		g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
 		if s.Port == 80 || s.Port == 443 {
