@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -24,6 +25,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
 
 var testGateway = gateway{
@@ -97,6 +99,55 @@ func TestSite(t *testing.T) {
 	g.StatusPort = 0
 	if strings.Contains(string(g.site()), "8080") {
 		t.Error("a status page without a port")
+	}
+}
+
+// What the gateway is asked follows from the plan.
+func TestRequestFor(t *testing.T) {
+	target := func() *service.Target {
+		return &service.Target{
+			CTID: 101, Domain: "internal.example",
+			Container: &config.Container{
+				Interfaces: []config.Interface{{
+					Name: "eth0", IPv6: config.Addressing{Prefix: netip.MustParsePrefix("fd00::153/64")},
+				}},
+				TraefikService: &config.TraefikService{Name: "status", Port: 8080, Scheme: "http"},
+			},
+			CA:       &config.Place{CTID: 103, IP: "10.0.0.10"},
+			Proxy:    &config.Place{CTID: 102, IP: "10.0.0.12", Also: []string{"fd00::12"}, MAC: "02:00:00:00:02:00"},
+			Gateway:  &config.Place{CTID: 101, IP: "fd00::153"},
+			Services: []config.Service{{Host: "a.b.internal.example"}, {Host: "c.internal.example"}},
+			Trust:    testGateway.Trust,
+		}
+	}
+	want := gateway{
+		Trust: testGateway.Trust, Domain: "internal.example", Names: []string{"a.b.internal.example"},
+		Proxy:      "fd00::12",
+		StatusPort: 8080, StatusHost: "status.internal.example", Interface: "eth0",
+		Neighbours: []guest.Neighbour{{IP: "10.0.0.12", MAC: "02:00:00:00:02:00"}},
+	}
+	if got, err := requestFor(target()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	// At its own ports the gateway has the page by its name alone.
+	for _, port := range []int{80, 443} {
+		t1 := target()
+		t1.Container.TraefikService.Port = port
+		want.StatusPort = 0
+		if got, err := requestFor(t1); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%d: %+v, %v, want %+v", port, got, err, want)
+		}
+	}
+	several := target()
+	several.Gateway.Also = []string{"10.0.0.153"}
+	all := []string{"fd00::153", "10.0.0.153"}
+	if got, err := requestFor(several); err != nil || !slices.Equal(got.Addresses, all) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	alone := target()
+	alone.Proxy = nil
+	if _, err := requestFor(alone); err == nil || !strings.Contains(err.Error(), config.ProxyScript) {
+		t.Errorf("without a proxy: %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -48,6 +49,32 @@ func TestNetworksOfPlaces(t *testing.T) {
 		spoil(&spoiled.Gateway.Networks[1])
 		if spoiled.Check() == nil {
 			t.Errorf("%s: %+v is accepted", name, spoiled.Gateway.Networks[1])
+		}
+	}
+}
+
+// A status page of the gateway cannot have one of the gateway's own ports.
+func TestStatusPageAtAPortOfTheGateway(t *testing.T) {
+	for port, want := range map[string]string{
+		"443":  "5:39: lxc_configs.101.traefik_service.port: 443 is a port of the gateway itself: ",
+		"80":   "5:39: lxc_configs.101.traefik_service.port: 80 is a port of the gateway itself: ",
+		"8080": "",
+	} {
+		text := `{"lxc_configs": {"101": {"name": "gw", "template": "local:vztmpl/x.tar.zst",
+  "memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 4,
+  "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24", "gw": "10.0.0.1"},
+  "application_script": "` + GatewayScript + `",
+  "traefik_service": {        "name": "gateway", "port": ` + port + `}}}}`
+		f, err := Parse("f.json", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, w := range f.Warnings {
+			got += w.String()
+		}
+		if (got == "") != (want == "") || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", port, got, want)
 		}
 	}
 }
