@@ -153,13 +153,14 @@ func TestRequestFor(t *testing.T) {
 
 // A certificate for *.DOMAIN does not cover names of several labels.
 func TestDeepNames(t *testing.T) {
-	var services []config.Service
+	target := &service.Target{Domain: "internal.example",
+		Dashboard: &config.DashboardRoute{Host: "board.proxy.internal.example"}}
 	for _, host := range []string{"x.internal.example", "qwen2.5-7b.internal.example", "a.b.c.internal.example",
 		"a.b.c.internal.example", "a.b.example", "internal.example", "qwen2.5-7b.xinternal.example"} {
-		services = append(services, config.Service{Host: host})
+		target.Services = append(target.Services, config.Service{Host: host})
 	}
-	want := []string{"a.b.c.internal.example", "qwen2.5-7b.internal.example"}
-	if got := deepNames(services, "internal.example"); !slices.Equal(got, want) {
+	want := []string{"a.b.c.internal.example", "board.proxy.internal.example", "qwen2.5-7b.internal.example"}
+	if got := deepNames(target); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -56,7 +56,7 @@ func requestFor(t *service.Target) (gateway, error) {
 			"give a container with a fixed address the application script %s", config.ProxyScript)
 	}
 	g := gateway{
-		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t.Services, t.Domain), Proxy: t.AddressOf(t.Proxy),
+		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t), Proxy: t.AddressOf(t.Proxy),
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if t.Gateway != nil && len(t.Gateway.Also) > 0 {
@@ -71,14 +71,20 @@ func requestFor(t *service.Target) (gateway, error) {
 	return g, g.check()
 }
 
-// deepNames returns the hosts of services that have several labels below domain,
-// which *.domain does not cover in a certificate.
-func deepNames(services []config.Service, domain string) []string {
+// deepNames returns the hosts of what is served that have several labels below the
+// domain, which *.DOMAIN does not cover in a certificate.
+func deepNames(t *service.Target) []string {
 	var names []string
-	for _, s := range services {
-		if label, below := strings.CutSuffix(s.Host, "."+domain); below && strings.Contains(label, ".") {
-			names = append(names, s.Host)
+	add := func(host string) {
+		if label, below := strings.CutSuffix(host, "."+t.Domain); below && strings.Contains(label, ".") {
+			names = append(names, host)
 		}
+	}
+	for _, s := range t.Services {
+		add(s.Host)
+	}
+	if t.Dashboard != nil {
+		add(t.Dashboard.Host)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
