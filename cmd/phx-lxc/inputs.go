@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/scripts"
@@ -36,6 +37,13 @@ func (j *job) readScripts() ([]script, error) {
 			if name, _, _ := strings.Cut(variable, "="); bytes.Contains(s.Text, []byte(name)) {
 				inputs = append(inputs, []byte(variable))
 			}
+		}
+		if bytes.Contains(s.Text, []byte(rootsVariable)) {
+			roots, err := j.roots()
+			if err != nil {
+				return nil, err
+			}
+			inputs = append(inputs, []byte(roots))
 		}
 		own, err := j.c.UnknownKeys()
 		if err != nil {
@@ -167,12 +175,29 @@ func (j *job) scriptEnv() []string {
 	}
 }
 
-// runEnv is the environment of a script that is run. One of before does nothing,
-// and exits 0, in a dry run of its own kind.
-func (j *job) runEnv(s *script) []string {
-	env := j.scriptEnv()
-	if s.Former {
-		env = append(slices.Clip(env), "DRY_RUN=false", "PHOENIX_DRY_RUN=false")
+// rootsVariable has the SHA-256 of the root certificates that are pinned on the
+// host, joined by commas: a feature script that names it runs again when they
+// change.
+const rootsVariable = "PHX_CA_ROOTS"
+
+// roots returns the variable, whose value is empty when nothing is pinned yet.
+func (j *job) roots() (string, error) {
+	pin, err := cahost.ReadPin(j.host)
+	if err != nil || pin == nil {
+		return rootsVariable + "=", err
 	}
-	return env
+	return rootsVariable + "=" + strings.Join(slices.Sorted(slices.Values(pin.Pins())), ","), nil
+}
+
+// runEnv is the environment of a script that is run.
+func (j *job) runEnv(s *script) ([]string, error) {
+	env := j.scriptEnv()
+	if s.Former { // else it does nothing in a dry run of its own kind, and exits 0
+		env = append(env, "DRY_RUN=false", "PHOENIX_DRY_RUN=false")
+	}
+	if !s.feature || !bytes.Contains(s.Text, []byte(rootsVariable)) {
+		return env, nil
+	}
+	roots, err := j.roots()
+	return append(env, roots), err
 }

@@ -188,8 +188,12 @@ func (j *job) runScript(ctx context.Context, s script) error {
 		j.logf("%s: %s", s.name, cmdline.Quoted(line))
 	}}
 	defer log.Close()
+	env, err := j.runEnv(&s)
+	if err != nil {
+		return err
+	}
 	if !s.feature {
-		application, err := j.application(s)
+		application, err := j.application(s, env)
 		if err != nil {
 			return err
 		}
@@ -202,7 +206,7 @@ func (j *job) runScript(ctx context.Context, s script) error {
 	} else if j.c.BootstrapCAURL != "" {
 		argv = append(argv, j.c.BootstrapCAURL)
 	}
-	return j.host.RunFeature(ctx, log, j.runEnv(&s), argv...)
+	return j.host.RunFeature(ctx, log, env, argv...)
 }
 
 // warnOfOtherConfig says when a script of before reads another configuration on
@@ -224,20 +228,20 @@ func (j *job) warnOfOtherConfig(s script) {
 // application returns an application script with what it finds beside it: the
 // container's own object, or for a script of before all that the scripts before
 // phx had put there.
-func (j *job) application(s script) (*pve.Application, error) {
+func (j *job) application(s script, env []string) (*pve.Application, error) {
 	own := pve.File{Name: s.name, Text: s.Text}
 	if !s.Former {
 		containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
 		object, err := json.Marshal(map[string]any{"lxc_configs": containers})
 		files := []pve.File{own, {Name: containersFile, Text: object}}
-		return &pve.Application{Files: files, Env: j.runEnv(&s)}, err
+		return &pve.Application{Files: files, Env: env}, err
 	}
 	need := s.InContainer()
 	file, err := j.config()
 	if err != nil {
 		return nil, err
 	}
-	a := &pve.Application{Dir: scripts.RunDir, Env: j.runEnv(&s)}
+	a := &pve.Application{Dir: scripts.RunDir, Env: env}
 	a.Files = []pve.File{own, {Name: containersFile, Text: file.Text}}
 	for _, f := range need.Files {
 		a.Files = append(a.Files, pve.File(f))

@@ -6,8 +6,9 @@
 // limits of their values are those of pct (pve-container 6.1), so that what is
 // accepted here is not refused there.
 //
-// Other keys beside lxc_configs are passed over: a container has only what its
-// own object says. So are a container's keys that belong to other programs
+// Beside lxc_configs there are services, which neither a container nor a virtual
+// machine serves, and dashboard; other keys are passed over: a container has only
+// what its own object says. So are a container's keys that belong to other programs
 // (ports, tests, integration_tests, run_integration_tests, vllm, and what
 // begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
 // which the shell scripts before phx read, and the name of a volume: they are
@@ -26,10 +27,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -68,8 +66,13 @@ const (
 type File struct {
 	Path       string
 	Containers map[int]*Container // by container id
+	Others     []OtherService     // services
+	Dashboard  *Dashboard         // dashboard; nil without
+	VMs        []VM               // of a file of its own; see [LoadVMs]
 	Warnings   []Mistake          // by position
 	More       int                // warnings beside these
+
+	planLength int // of what an event says of all containers and services, at most
 }
 
 // Container is what the file says about one container. Pointers are nil, and
@@ -270,14 +273,6 @@ type HealthProbe struct {
 	Args   []string // at most 100
 }
 
-// TraefikService is what the container serves, to be reached through the proxy
-// as https://NAME.DOMAIN. Such a container has a fixed address.
-type TraefikService struct {
-	Name   string // one label of a host name, in lower case
-	Port   int    // from 1 to 65535
-	Scheme string // http or https: what the container speaks on Port
-}
-
 // Mistake is something wrong in the file. Line and Col count from 1, Col in
 // bytes. Path has the keys from the outermost object on, as in
 // lxc_configs.102.memory_mb; elements of lists count from 0. It is "" for the
@@ -400,7 +395,11 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 	for _, e := range found {
 		containers[e.CTID] = e.Container
 	}
-	return &File{Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more()}, nil
+	f := &File{
+		Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more(), planLength: p.planLength,
+	}
+	f.Others, f.Dashboard = p.served.read()
+	return f, nil
 }
 
 // ParseContainer checks the object of a single container, as the event
@@ -450,10 +449,15 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 type Plan struct {
 	Config   string    `json:"config"` // the file's path
 	Domain   string    `json:"domain"`
-	Services []Service `json:"services"`     // by CTID
+	Services []Service `json:"services"`     // as [File.Services] has them
 	CA       *Place    `json:"ca,omitempty"` // nil where the file has none with a fixed address, as the next two
 	Proxy    *Place    `json:"proxy,omitempty"`
 	Gateway  *Place    `json:"gateway,omitempty"`
+
+	Dashboard *DashboardRoute `json:"dashboard,omitempty"`
+
+	// ExternalNames are those of virtual machines that containers depend on, by id.
+	ExternalNames map[int]string `json:"external_names,omitempty"`
 }
 
 // Check returns an error unless a checked file can have such a plan: one that was
@@ -462,10 +466,7 @@ func (p *Plan) Check() error {
 	if !IsHostName(p.Domain) {
 		return fmt.Errorf("domain %q: not a domain", p.Domain)
 	}
-	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
-		if place == nil {
-			continue
-		}
+	for _, place := range p.Places() {
 		if err := place.Check(); err != nil {
 			return err
 		}
@@ -475,15 +476,18 @@ func (p *Plan) Check() error {
 			return err
 		}
 	}
+	for id, name := range p.ExternalNames {
+		if _, err := ParseCTID(strconv.Itoa(id)); err != nil {
+			return err
+		}
+		if !IsHostName(name) {
+			return fmt.Errorf("guest %d: %q is not a host name", id, name)
+		}
+	}
+	if p.Dashboard != nil {
+		return p.Dashboard.Check(p.Domain)
+	}
 	return nil
-}
-
-// Service is a traefik_service as the proxy serves it.
-type Service struct {
-	Name string `json:"name"`
-	Host string `json:"host"` // NAME.DOMAIN
-	URL  string `json:"url"`  // of the container itself: SCHEME://ADDRESS:PORT
-	CTID int    `json:"ctid"`
 }
 
 // Place is where the gateway, the proxy or the CA can be reached.
@@ -493,6 +497,27 @@ type Place struct {
 	Also      []string `json:"also,omitempty"`      // its other fixed addresses, of any family and interface
 	MAC       string   `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
 	Interface string   `json:"interface,omitempty"` // the container's, which has IP
+
+	// Networks are those of all its fixed addresses, where one of the places of
+	// the plan has several addresses.
+	Networks []Network `json:"networks,omitempty"`
+}
+
+// Network is a network that a container is in by a fixed address.
+type Network struct {
+	Address   string `json:"address"`       // with its prefix length
+	MAC       string `json:"mac,omitempty"` // of the container there; "" where the file leaves it to Proxmox VE
+	Interface string `json:"interface"`     // the container's
+}
+
+// Addresses returns the fixed addresses of a place, IP first.
+func (p *Place) Addresses() []string { return append([]string{p.IP}, p.Also...) }
+
+// Prefix returns the container's address and the network around it; not valid when
+// Address is none.
+func (n Network) Prefix() netip.Prefix {
+	prefix, _ := netip.ParsePrefix(n.Address)
+	return prefix
 }
 
 // Check returns an error unless a checked file can have such a place.
@@ -500,51 +525,62 @@ func (p Place) Check() error {
 	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
 		return err
 	}
-	switch {
-	case !ipAddress.is(p.IP):
-		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
-	case slices.ContainsFunc(p.Also, func(s string) bool { return !ipAddress.is(s) }):
-		return fmt.Errorf("container %d: %q are not IP addresses", p.CTID, p.Also)
-	case p.MAC != "" && !macAddress.is(p.MAC):
-		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
-	case p.Interface != "" && !IsInterface(p.Interface):
-		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
+	networks := []Network{{MAC: p.MAC, Interface: p.Interface}}
+	for _, n := range p.Networks {
+		if !n.Prefix().IsValid() || n.Prefix().Addr().Zone() != "" {
+			return fmt.Errorf("container %d: %q is not an address with a prefix length", p.CTID, n.Address)
+		}
+		networks = append(networks, n)
+	}
+	for _, address := range p.Addresses() {
+		if !ipAddress.is(address) {
+			return fmt.Errorf("container %d: %q is not an IP address", p.CTID, address)
+		}
+	}
+	for _, n := range networks {
+		switch {
+		case n.MAC != "" && !macAddress.is(n.MAC):
+			return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, n.MAC)
+		case n.Interface != "" && !IsInterface(n.Interface):
+			return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, n.Interface)
+		}
 	}
 	return nil
-}
-
-// Check returns an error unless a checked file can have such a service in domain.
-func (s Service) Check(domain string) error {
-	if _, err := ParseCTID(strconv.Itoa(s.CTID)); err != nil {
-		return err
-	}
-	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
-		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
-	}
-	if _, _, err := ParseServiceURL(s.URL); err != nil {
-		return fmt.Errorf("service %q: %w", s.Name, err)
-	}
-	return nil
-}
-
-// ParseServiceURL splits the URL of a service: http or https, and the address
-// and port where its container answers. It refuses anything beside these.
-func ParseServiceURL(s string) (scheme string, at netip.AddrPort, err error) {
-	scheme, host, _ := strings.Cut(s, "://")
-	at, err = netip.ParseAddrPort(host)
-	if err != nil || at.Addr().Zone() != "" || !urlScheme.is(scheme) {
-		return "", netip.AddrPort{}, fmt.Errorf("url %q: not http:// or https:// with an address and a port", s)
-	}
-	return scheme, at, nil
 }
 
 // Plan returns what a plan of the file says of its containers. domain is that of
 // the services.
 func (f *File) Plan(domain string) Plan {
-	return Plan{
+	p := Plan{
 		Config: f.Path, Domain: domain, Services: f.Services(domain),
 		CA: f.Place(CAScript), Proxy: f.Place(ProxyScript), Gateway: f.Place(GatewayScript),
+		Dashboard: f.Dashboard.route(domain), ExternalNames: f.externalNames(),
 	}
+	places := p.Places()
+	if slices.ContainsFunc(places, func(place *Place) bool { return len(place.Also) > 0 }) {
+		for _, place := range places {
+			place.Networks = f.Containers[place.CTID].networks()
+		}
+	}
+	return p
+}
+
+// Places returns those of the CA, the proxy and the gateway that the plan has.
+func (p *Plan) Places() []*Place {
+	return slices.DeleteFunc([]*Place{p.CA, p.Proxy, p.Gateway}, func(place *Place) bool { return place == nil })
+}
+
+// networks returns those of the container's fixed addresses, in their order.
+func (c *Container) networks() []Network {
+	var all []Network
+	for _, i := range c.Interfaces {
+		for _, a := range []Addressing{i.IPv4, i.IPv6} {
+			if a.Prefix.IsValid() {
+				all = append(all, Network{Address: a.Prefix.String(), MAC: i.MAC, Interface: i.Name})
+			}
+		}
+	}
+	return all
 }
 
 // Place returns where the container with an application script can be reached,
@@ -562,24 +598,4 @@ func (f *File) Place(script string) *Place {
 		return place
 	}
 	return nil
-}
-
-// Services returns the services of all containers, by CTID.
-func (f *File) Services(domain string) []Service {
-	services := []Service{}
-	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
-		c := f.Containers[ctid]
-		s := c.TraefikService
-		if s == nil {
-			continue
-		}
-		address := url.URL{
-			Scheme: s.Scheme,
-			Host:   net.JoinHostPort(c.Address().String(), strconv.Itoa(s.Port)),
-		}
-		services = append(services, Service{
-			Name: s.Name, Host: s.Name + "." + domain, URL: address.String(), CTID: ctid,
-		})
-	}
-	return services
 }
