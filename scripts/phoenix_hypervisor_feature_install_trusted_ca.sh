@@ -3,11 +3,13 @@
 #
 # Puts the root certificate of the CA, as this host has pinned it, into the container's trust store: both of them while
 # the root is being rotated, and none that this script has put there and is not pinned any more. Runs on the Proxmox
-# host, with the environment variables of phoenix_assets.sh. The container depends on that of the CA, and has
-# update-ca-certificates (Debian, Alpine, SUSE) or update-ca-trust (Fedora, Arch).
+# host, with phoenix_assets.sh. The container depends on that of the CA, and has update-ca-certificates (Debian, Alpine,
+# SUSE) or update-ca-trust (Fedora, Arch).
 #
-# Environment, beside that of phoenix_assets.sh:
-#   PHX_CA_ROOTS  the SHA-256 of the pinned roots, joined by commas, as phx-lxc has found them; default: whatever they are
+# Environment:
+#   PHX_CA_ROOTS        the SHA-256 of the pinned roots, joined by commas, as phx-lxc has found them; default: all
+#   PHX_PCT             the pct to run; default pct
+#   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=/dev/null
@@ -31,7 +33,7 @@ exec 9>>/run/phx.lock
 umask 022
 flock -w 740 9 2>/dev/null || flock 9
 if command -v update-ca-certificates >/dev/null; then
-	update=update-ca-certificates
+	update="update-ca-certificates"
 	dirs="/etc/pki/trust/anchors /usr/local/share/ca-certificates"
 elif command -v update-ca-trust >/dev/null; then
 	update="update-ca-trust extract"
@@ -76,4 +78,4 @@ for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.cr
 done
 rm -f "$pending"
 say "trusts the CA now"
-' "$phoenix_label" <<<"$roots"
+' "${phoenix_label:?}" <<<"$roots"
