@@ -120,7 +120,7 @@ func (j *job) isReady(elapsed time.Duration) event.Body {
 	return event.ContainerReady{
 		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
 		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
-		NotInForce: j.notInForce, ElapsedMS: elapsed.Milliseconds(),
+		NotInForce: j.notInForce, TemplateDiffers: j.differs, ElapsedMS: elapsed.Milliseconds(),
 	}
 }
 
@@ -134,17 +134,21 @@ func (j *job) hasChanged() event.ContainerChanged {
 
 func (j *job) hasStatus(time.Duration) event.Body {
 	return event.ContainerStatus{
-		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c),
+		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Template: j.ct.IsTemplate(), Lock: j.ct.Lock(),
+		IP:      address(j.c),
 		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
 	}
 }
 
 func (j *job) reportStatus(context.Context) error {
-	if lock := j.ct.Lock(); lock != "" {
-		j.logf("%s, locked (%s)", j.ct.State(), lock)
-	} else {
-		j.logf("%s", j.ct.State())
+	text := j.ct.State()
+	if j.ct.IsTemplate() {
+		text += ", a template"
 	}
+	if lock := j.ct.Lock(); lock != "" {
+		text += fmt.Sprintf(", locked (%s)", lock)
+	}
+	j.logf("%s", text)
 	return nil
 }
 

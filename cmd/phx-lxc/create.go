@@ -21,9 +21,14 @@ func (j *job) define(ctx context.Context) error {
 		return j.clone(ctx)
 	case j.ct.Conf == nil:
 		return j.create(ctx)
+	case j.ct.IsTemplate():
+		return j.leave(ctx)
+	case j.c.IsTemplate && j.ct.Conf.HasBaseVolumes(): // an interrupted conversion
+		j.complete = true
+		return j.convert(ctx)
 	}
 	err := j.refusals()
-	if err != nil && !j.ct.Running && !j.c.IsTemplate() {
+	if err != nil && !j.ct.Running && !j.c.IsOnlyCloned() {
 		err = fmt.Errorf("%w\nthe container is stopped, and stays so until that is settled", err)
 	}
 	return err
@@ -77,7 +82,27 @@ func (j *job) firstRecord() (first pve.Record, line string, err error) {
 	return first, records.Line(j.c.CTID, first), nil
 }
 
-// clone makes the container from another one's snapshot.
+// linked reports whether a clone shares the disks of its source, as that of a
+// template does where it can, or else why not: "" where it was asked for.
+func (j *job) linked(from *pve.Snapshot) (why string, linked bool) {
+	if !from.IsTemplate() {
+		return "", false
+	}
+	if j.c.FullClone != nil && *j.c.FullClone {
+		return "", false
+	}
+	if have := pve.Storage(from.Values["rootfs"]); have != j.c.StoragePool {
+		return fmt.Sprintf("its root disk is on %s, and the clone's is to be on %s", have, j.c.StoragePool), false
+	}
+	for _, option := range append(pve.MountPoints(from.Values), "rootfs") {
+		if name := pve.Storage(from.Values[option]); !j.host.LinksClones(name) {
+			return fmt.Sprintf("the storage %s makes no linked clones of containers", name), false
+		}
+	}
+	return "", true
+}
+
+// clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
 	j.source.copying.Lock()
 	defer j.source.copying.Unlock()
@@ -109,17 +134,31 @@ func (j *job) clone(ctx context.Context) error {
 			"clone from another container, or create this one from a template",
 			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
 	}
-	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name, "--storage", j.c.StoragePool}
+	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name}
 	origin := strconv.Itoa(id)
-	if from.Name != "" {
-		args = append(args, "--snapname", from.Name)
+	pool := j.c.StoragePool
+	switch why, linked := j.linked(from); {
+	case linked:
+		pool = ""
+	case from.IsTemplate() && why == "":
+	case from.IsTemplate():
+		j.logf("a full clone of the template %d: %s", id, why)
+	case from.Name != "":
 		origin += "@" + from.Name
-	} else {
+	default:
 		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
 			id, name)
 	}
-	args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
-	expected := from.Clone(j.c.Name, j.c.StoragePool)
+	if pool != "" {
+		args = append(args, "--storage", pool)
+	}
+	if from.Name != "" {
+		args = append(args, "--snapname", from.Name)
+	}
+	if pool != "" {
+		args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
+	}
+	expected := from.Clone(j.c.Name, pool)
 	if err := refusals(j.c, expected, nil); err != nil {
 		return fmt.Errorf("as a clone of %d: %w", id, err)
 	}

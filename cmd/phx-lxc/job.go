@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -43,6 +44,8 @@ type job struct {
 	scripts     []script // that are configured
 	due         []script // those that have to run
 	profileHash string   // of the container's own AppArmor profile
+	complete    bool     // it is a template, and nothing more is to be done
+	differs     []string // of a template: what the configuration wants otherwise
 
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
@@ -99,7 +102,11 @@ func (j *job) settings(conf *pve.Conf) *pve.Settings {
 
 // refusals returns what keeps the container from becoming the desired one.
 func (j *job) refusals() error {
-	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	err := refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	if j.c.IsTemplate {
+		err = errors.Join(err, j.ct.CheckTemplate())
+	}
+	return err
 }
 
 // start starts the container unless it runs.

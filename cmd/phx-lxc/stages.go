@@ -30,6 +30,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
+		{"storage", j.checkStorages},
 		{"define", j.define},
 		{"scripts", j.findDueScripts},
 		{"restart", j.ct.ClearRestartIfDone},
@@ -41,22 +42,23 @@ func (j *job) converge(ctx context.Context) error {
 		{"configure", j.configure},
 		{"record", j.pruneRecord},
 		{"disk", j.growDisks},
-		{"start", j.startUnlessTemplate},
+		{"start", j.startIfNeeded},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.snapshotBeforeScripts},
 		{"features", j.readyForScripts},
 		{"features", j.runDueScripts},
 		{event.StageHealthCheck, j.checkHealth},
-		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
+		{"stop", j.stopOnlyCloned}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
 		{"snapshot", j.snapshotWhenDone},
+		{"template", j.convert},
 		{"record", j.reportRecord},
 	} {
 		j.stage = stage.name
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := stage.run(ctx); err != nil {
+		if err := stage.run(ctx); err != nil || j.complete {
 			return err
 		}
 	}
@@ -66,7 +68,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal {
+	if j.options.ignoreExternal || j.ct.IsTemplate() {
 		return nil
 	}
 	var all []error
@@ -275,40 +277,45 @@ func (j *job) growDisks(ctx context.Context) error {
 	return nil
 }
 
-func (j *job) startUnlessTemplate(ctx context.Context) error {
-	if j.c.IsTemplate() && len(j.due) == 0 {
+// startIfNeeded starts the container. One that is only cloned from is started for
+// its scripts alone, and a template that is still to be made for its health checks,
+// too: it is the last time.
+func (j *job) startIfNeeded(ctx context.Context) error {
+	checked := j.c.IsTemplate && (j.c.HealthCheck != nil || len(j.c.HealthChecks) > 0)
+	if j.c.IsOnlyCloned() && len(j.due) == 0 && !checked {
 		return nil
 	}
 	return j.start(ctx)
 }
 
 // restartIfAllowed restarts a running container where a change needs it, if
-// the user has asked for that.
+// the user has asked for that. A template that is still to be made is shut down
+// anyway, and its clones would not have what waits.
 func (j *job) restartIfAllowed(ctx context.Context) error {
 	waiting := j.ct.RestartRequired()
 	if len(waiting) == 0 {
 		return nil
 	}
-	if j.options.restart {
+	if j.options.restart || j.c.IsTemplate {
 		return j.restart(ctx)
 	}
 	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
 }
 
-// stopTemplate shuts down a template that this run has started, or an earlier
-// one that was interrupted. One that others have started goes on.
-func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.c.IsTemplate() {
+// stopOnlyCloned shuts down a container that is only cloned from and that this run
+// has started, or an earlier one that was interrupted. One that others have
+// started goes on, unless it is to be a template.
+func (j *job) stopOnlyCloned(ctx context.Context) error {
+	switch {
+	case !j.c.IsOnlyCloned():
 		return nil
+	case j.started || len(j.due) > 0 || j.c.IsTemplate:
+		return j.shutdown(ctx)
+	case j.ct.Running:
+		j.logf("it is only cloned from, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
 	}
-	if !j.started && len(j.due) == 0 {
-		if j.ct.Running {
-			j.logf("it is a template, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
-		}
-		return nil
-	}
-	return j.shutdown(ctx)
+	return nil
 }
 
 // finalForm is the snapshot of a container that is complete.

@@ -58,20 +58,26 @@ type planned struct {
 // needs returns what the action needs of c's needs.
 func (p *plan) needs(c *config.Container) (needs, external []int) {
 	needs, external = p.file.Needs(c)
+	if p.starts() { // which a template never does
+		needs = slices.DeleteFunc(needs, func(id int) bool { return p.file.Containers[id].IsTemplate })
+	}
 	if !p.action.clones && c.CloneFrom != 0 && !slices.Contains(c.Dependencies, c.CloneFrom) {
 		needs = slices.DeleteFunc(needs, func(id int) bool { return id == c.CloneFrom })
 	}
 	return needs, external
 }
 
+// starts reports whether the action starts containers that are there.
+func (p *plan) starts() bool { return p.name == "start" || p.name == "restart" }
+
 // make chooses the containers and puts them in order. Without any named, all
 // are chosen.
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
 		named = slices.Sorted(maps.Keys(p.file.Containers))
-		if p.name == "start" || p.name == "restart" {
+		if p.starts() {
 			// What is only cloned from is started when it is named.
-			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsTemplate() })
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsOnlyCloned() })
 		}
 	}
 	p.byID = make(map[int]*planned, len(named))
@@ -98,6 +104,11 @@ func (p *plan) make(named []int) error {
 	}
 	for _, id := range named {
 		choose(id, p.name)
+	}
+	for _, id := range named {
+		if c := p.file.Containers[id]; c != nil && c.IsTemplate && p.starts() {
+			return fmt.Errorf("%s: %d is a template (is_template), which never runs: leave it out", p.name, id)
+		}
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)

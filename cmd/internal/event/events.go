@@ -109,6 +109,7 @@ type ContainerReady struct {
 	RestartRequired   []string `json:"restart_required"`   // options whose values wait for a restart
 	ApplicationScript string   `json:"application_script"` // "" for none
 	NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
+	TemplateDiffers   []string `json:"template_differs,omitempty"` // what the file wants otherwise of a template
 	ElapsedMS         int64    `json:"elapsed_ms"`
 }
 
@@ -136,7 +137,8 @@ type (
 type ContainerStatus struct {
 	CTID            int               `json:"ctid"`
 	Name            string            `json:"name"`
-	State           string            `json:"state"`          // running, stopped or missing
+	State           string            `json:"state"` // running, stopped or missing
+	Template        bool              `json:"template,omitempty"`
 	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
 	IP              string            `json:"ip"`
 	Applied         map[string]string `json:"applied"` // hashes of what phx has applied, by name
