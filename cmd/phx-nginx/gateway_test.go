@@ -348,6 +348,7 @@ func TestApplyAsLastTime(t *testing.T) {
 	gatewayWith := func(trust guest.Trust, proxy string, statusPort int) gateway {
 		return gateway{Trust: trust, Domain: "other.example", Proxy: proxy, StatusPort: statusPort}
 	}
+	carried := gateway{Trust: guest.Trust{Root: guest.CarriedRoot, Carried: "PEM"}, Proxy: "10.0.0.12"}
 	for _, tt := range []struct {
 		last gateway
 		args []string
@@ -357,6 +358,8 @@ func TestApplyAsLastTime(t *testing.T) {
 			"10.0.0.12", 8080)},
 		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"},
 			gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
+		{carried, nil, gatewayWith(carried.Trust, "10.0.0.12", 0)},
+		{carried, []string{"--root", "/x"}, gatewayWith(guest.Trust{Root: "/x"}, "10.0.0.12", 0)},
 		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"},
 			"10.0.0.1", 0)},
 	} {

@@ -42,6 +42,9 @@ Options:
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
+    --pct-version VERSION The version of pct that the plan is for, that of the
+                          package pve-container: what it does not know is a
+                          mistake. Default: that of this host. (PHX_PCT_VERSION)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the scripts. Default
                           ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
@@ -86,6 +89,7 @@ func main() {
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
@@ -120,7 +124,17 @@ func run(c *cli.Context) error {
 
 	path, pveRoot := c.String("config"), c.String("pve-root")
 	host := &pve.Host{PVERoot: pveRoot}
-	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
+	version := c.String("pct-version")
+	switch {
+	case version == "":
+		version = pve.ContainerVersion()
+	case !config.IsVersion(version):
+		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
+	}
+	file, err := load(path, &config.Host{
+		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
+		PCT:     version,
+	})
 	if err != nil {
 		return err
 	}
@@ -155,7 +169,7 @@ func ctids(args []string) ([]int, error) {
 }
 
 // load reads the configuration and reports all that is wrong with it.
-func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
+func load(path string, host *config.Host) (*config.File, error) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
@@ -163,7 +177,7 @@ func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
 	} else {
 		debug.SetGCPercent(40)
 	}
-	file, err := config.LoadOn(path, guarded)
+	file, err := config.LoadOn(path, host)
 	var wrong *config.Error
 	switch {
 	case errors.As(err, &wrong):

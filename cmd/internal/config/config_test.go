@@ -782,7 +782,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := LoadOn(path, []hostdir.Guarded{})
+	_, err := LoadOn(path, &Host{})
 	const want = ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
@@ -790,7 +790,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if _, err := Load(path); err != nil {
 		t.Errorf("not on its host: %v", err)
 	}
-	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+	if _, err = LoadOn(path, &Host{Guarded: []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}}); err == nil ||
 		!strings.Contains(err.Error(), ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
 		t.Errorf("%v", err)
 	}

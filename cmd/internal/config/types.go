@@ -36,8 +36,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // The application scripts by which phx knows the gateway, the proxy and the CA.
@@ -298,14 +296,13 @@ func (e *Error) Error() string {
 // file could be read but has mistakes.
 func Load(path string) (*File, error) { return LoadOn(path, nil) }
 
-// LoadOn is [Load] on the host that the file is for: no container may own the
-// guarded places, nor a directory of a Debian package.
-func LoadOn(path string, guarded []hostdir.Guarded) (*File, error) {
+// LoadOn is [Load] on the host that the file is for; nil is [Load].
+func LoadOn(path string, host *Host) (*File, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	return newParser(text, guarded).file(path, guarded != nil)
+	return newParser(text, host).file(path, host != nil)
 }
 
 // readFile reads a file or a pipe into a string without a second copy of it.
