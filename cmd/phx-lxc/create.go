@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -36,6 +39,9 @@ func (j *job) define(ctx context.Context) error {
 
 // create makes the container from a template, with all its settings.
 func (j *job) create(ctx context.Context) error {
+	if err := j.download(ctx); err != nil {
+		return err
+	}
 	start := time.Now()
 	if err := j.makeHostPaths(); err != nil {
 		return err
@@ -65,6 +71,27 @@ func (j *job) create(ctx context.Context) error {
 		j.changed(start, "created from %s", j.c.Template)
 	}
 	return err
+}
+
+// download fetches the archive of the template, if it is missing and that is
+// wanted: once for all containers.
+func (j *job) download(ctx context.Context) error {
+	path, known := j.host.TemplateFile(j.c.Template)
+	command := j.host.DownloadCommand(j.c.Template)
+	if !j.options.download || !known || command == nil {
+		return nil
+	}
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return j.once("download "+j.c.Template, func() error {
+		start := time.Now()
+		err := j.host.Download(ctx, j.c.Template)
+		if err == nil {
+			j.changed(start, "downloaded %s", j.c.Template)
+		}
+		return err
+	})
 }
 
 // firstRecord returns the record of a container that is about to be made, and
@@ -102,6 +129,43 @@ func (j *job) linked(from *pve.Snapshot) (why string, linked bool) {
 	return "", true
 }
 
+// chooseSource returns what the container is cloned from, a snapshot or, without a
+// name, all of its source, and what it is expected to be then.
+func (j *job) chooseSource(ctx context.Context) (from *pve.Snapshot, expected *pve.Conf, err error) {
+	id := j.c.CloneFrom
+	conf := j.source.conf // in a dry run the source may not exist yet
+	if !j.options.dryRun {
+		if conf, _, err = j.host.AwaitLock(ctx, id, j.options.lockWait, j.logf); err != nil {
+			return nil, nil, fmt.Errorf("clone source %d: %w", id, err)
+		}
+	}
+	if j.source.container == nil || conf == nil {
+		return nil, nil, fmt.Errorf("clone source %d is not in the plan", id)
+	}
+	records, err := j.records()
+	if err != nil {
+		return nil, nil, err
+	}
+	if from, err = records.SnapshotToClone(id, conf, j.source.container.TemplateSnapshot); err != nil {
+		return nil, nil, fmt.Errorf("clone source %d: %w", id, err)
+	}
+	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
+		return nil, nil, fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: "+
+			"a clone keeps its source's value, which is fixed when a container is created: "+
+			"clone from another container, or create this one from a template",
+			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
+	}
+	pool := j.c.StoragePool
+	if _, linked := j.linked(from); linked {
+		pool = ""
+	}
+	expected = from.Clone(j.c.Name, pool)
+	if err := refusals(j.c, expected, nil); err != nil {
+		return nil, nil, fmt.Errorf("as a clone of %d: %w", id, err)
+	}
+	return from, expected, nil
+}
+
 // clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
 	j.source.copying.Lock()
@@ -109,58 +173,35 @@ func (j *job) clone(ctx context.Context) error {
 
 	start := time.Now()
 	id := j.c.CloneFrom
-	conf := j.source.conf // in a dry run the source may not exist yet
-	if !j.options.dryRun {
-		var err error
-		if conf, _, err = j.host.AwaitLock(ctx, id, j.options.lockWait, j.logf); err != nil {
-			return fmt.Errorf("clone source %d: %w", id, err)
-		}
-	}
-	if j.source.container == nil || conf == nil {
-		return fmt.Errorf("clone source %d is not in the plan", id)
+	from, expected, err := j.chooseSource(ctx)
+	if err != nil {
+		return err
 	}
 	records, err := j.records()
 	if err != nil {
 		return err
 	}
-	name := j.source.container.TemplateSnapshot
-	from, err := records.SnapshotToClone(id, conf, name)
-	if err != nil {
-		return fmt.Errorf("clone source %d: %w", id, err)
-	}
-	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
-		return fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: "+
-			"a clone keeps its source's value, which is fixed when a container is created: "+
-			"clone from another container, or create this one from a template",
-			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
-	}
 	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name}
 	origin := strconv.Itoa(id)
-	pool := j.c.StoragePool
-	switch why, linked := j.linked(from); {
-	case linked:
-		pool = ""
-	case from.IsTemplate() && why == "":
+	why, linked := j.linked(from)
+	switch {
+	case linked, from.IsTemplate() && why == "":
 	case from.IsTemplate():
 		j.logf("a full clone of the template %d: %s", id, why)
 	case from.Name != "":
 		origin += "@" + from.Name
 	default:
 		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
-			id, name)
+			id, j.source.container.TemplateSnapshot)
 	}
-	if pool != "" {
-		args = append(args, "--storage", pool)
+	if !linked {
+		args = append(args, "--storage", j.c.StoragePool)
 	}
 	if from.Name != "" {
 		args = append(args, "--snapname", from.Name)
 	}
-	if pool != "" {
+	if !linked {
 		args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
-	}
-	expected := from.Clone(j.c.Name, pool)
-	if err := refusals(j.c, expected, nil); err != nil {
-		return fmt.Errorf("as a clone of %d: %w", id, err)
 	}
 	// The source's record comes along, signed for the source.
 	if err := j.ct.Inherit(records, id, from); err != nil {

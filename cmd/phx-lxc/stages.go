@@ -68,7 +68,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal || j.ct.IsTemplate() {
+	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.anew {
 		return nil
 	}
 	var all []error
@@ -94,9 +94,8 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && !j.ct.Before.Hashes(pve.ProfileWord)[pve.Hash(have)] {
-		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
-			"copy it to %s to keep it, or move it away to have that one in its place", path, source)
+	if err := j.foreignProfile(name, path, want, have); err != nil {
+		return err
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
@@ -120,6 +119,17 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	j.changed(start, "AppArmor profile %s", name)
 	return nil
+}
+
+// foreignProfile refuses to overwrite a profile's file that phx has not written.
+func (j *job) foreignProfile(name, path string, want, have []byte) error {
+	hash := pve.Hash(have)
+	if have == nil || bytes.Equal(want, have) || j.ownProfiles[hash] || j.ct.Before.Hashes(pve.ProfileWord)[hash] {
+		return nil
+	}
+	return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
+		"copy it to %s to keep it, or move it away to have that one in its place",
+		path, filepath.Join(j.options.profiles, name))
 }
 
 // profileFile returns the place of a profile's file below dest, the content

@@ -16,15 +16,18 @@ import (
 // Templates of Proxmox VE: how one is made, and what becomes of a container that
 // is one.
 
-// checkStorages refuses, before a template is made, storages on which Proxmox
-// makes none.
+// checkStorages refuses, before a container is made, storages that are not there
+// or do not hold what it is to be.
 func (j *job) checkStorages(context.Context) error {
-	if !j.c.IsTemplate || j.ct.Conf != nil {
+	if j.ct.Conf != nil && !j.anew {
 		return nil
 	}
 	var all []error
 	for _, name := range storagePools(j.c) {
-		if !j.host.TakesTemplates(name) {
+		if err := j.host.CheckStorage(name); err != nil && j.anew {
+			all = append(all, err)
+		}
+		if j.c.IsTemplate && !j.host.TakesTemplates(name) {
 			all = append(all, fmt.Errorf("Proxmox makes no template on a storage of the type of %s: "+
 				"choose another one, or take is_template out of the configuration", name))
 		}

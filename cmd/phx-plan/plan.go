@@ -20,6 +20,7 @@ type action struct {
 	clones    bool   // a clone needs its source, not only its dependencies
 	trust     bool   // the gateway and the proxy need the CA's container in the plan
 	reverse   bool   // dependents come first
+	named     bool   // it wants each container named
 	namedOnly bool   // no containers but the named ones, and none that another one needs
 }
 
@@ -29,7 +30,9 @@ var actions = map[string]action{
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
 	"status":  {clones: true},
-	"delete":  {clones: true, reverse: true, namedOnly: true},
+	"delete":  {clones: true, reverse: true, named: true, namedOnly: true},
+
+	"recreate": {needs: "create", clones: true, trust: true, named: true},
 }
 
 // A plan is an action on containers of a file, in order.
@@ -97,7 +100,11 @@ func (p *plan) make(named []int) error {
 			switch c.ApplicationScript {
 			case config.GatewayScript, config.ProxyScript:
 				if p.action.trust {
-					needed = append(needed, p.ca()...)
+					needed = append(needed, p.with(config.CAScript)...)
+				}
+			case config.CAScript:
+				if action == "recreate" { // a new CA, which these have to take
+					needed = append(needed, p.with(config.GatewayScript, config.ProxyScript)...)
 				}
 			}
 		}
@@ -129,14 +136,15 @@ func (p *plan) make(named []int) error {
 	return nil
 }
 
-// ca returns the id of the container that is the CA, if there is one.
-func (p *plan) ca() []int {
+// with returns the ids of the containers with one of these application scripts.
+func (p *plan) with(scripts ...string) []int {
+	var ids []int
 	for id, c := range p.file.Containers {
-		if c.ApplicationScript == config.CAScript {
-			return []int{id}
+		if slices.Contains(scripts, c.ApplicationScript) {
+			ids = append(ids, id)
 		}
 	}
-	return nil
+	return ids
 }
 
 // inUse returns an error when a container of the file that is not planned

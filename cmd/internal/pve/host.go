@@ -32,6 +32,7 @@ import (
 type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
+	PVEAM   string // the pveam program, which downloads archives; "" for pveam
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 
 	// Preview, if set, gets each command instead of its being run, but for those

@@ -97,10 +97,11 @@ func (c *Container) ConvertToTemplate(ctx context.Context) error {
 }
 
 // LinkedClones returns the containers of the cluster that have disks on top of
-// those of a template, in ascending order: Proxmox does not destroy it then. On
-// some storages clones have none, though they share the template's blocks.
+// those of a template, or on top of such ones, in ascending order: Proxmox does not
+// destroy it before them. On some storages clones have none, though they share the
+// template's blocks.
 func (h *Host) LinkedClones(ctid int) ([]int, error) {
-	var clones []int
+	on := map[int][]int{} // containers by what they are on top of
 	for _, pattern := range []string{"lxc/*.conf", "nodes/*/lxc/*.conf"} {
 		paths, err := filepath.Glob(filepath.Join(h.PVERoot, pattern))
 		if err != nil {
@@ -108,18 +109,27 @@ func (h *Host) LinkedClones(ctid int) ([]int, error) {
 		}
 		for _, path := range paths {
 			id, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".conf"))
-			if err != nil || id == ctid || slices.Contains(clones, id) {
+			if err != nil {
 				continue
 			}
 			text, err := readIfThere(path)
 			if err != nil {
 				return nil, fmt.Errorf("look for linked clones: %w", err)
 			}
-			if isOnTopOf(text, ctid) {
+			for _, base := range bases(text) {
+				on[base] = append(on[base], id)
+			}
+		}
+	}
+	clones := []int{ctid}
+	for i := 0; i < len(clones); i++ {
+		for _, id := range on[clones[i]] {
+			if !slices.Contains(clones, id) {
 				clones = append(clones, id)
 			}
 		}
 	}
+	clones = clones[1:]
 	slices.Sort(clones)
 	return clones, nil
 }
@@ -132,21 +142,22 @@ func joinIDs(ids []int) string {
 	return strings.Join(words, ", ")
 }
 
-// isOnTopOf reports whether a configuration file has a volume, used or not, in
-// any of its sections, that is on top of one of the container ctid.
-func isOnTopOf(text []byte, ctid int) bool {
+// bases returns the containers on top of whose volumes those of a configuration
+// file are, used or not, in all of its sections.
+func bases(text []byte) []int {
+	var all []int
 	for line := range bytes.Lines(text) {
 		m := valueLine.FindStringSubmatch(strings.TrimRight(string(line), "\r\n"))
 		if m == nil || m[1] != "rootfs" && !mountPointOption.MatchString(m[1]) && !unusedOption.MatchString(m[1]) {
 			continue
 		}
 		for _, base := range baseVolume.FindAllStringSubmatch(MountSource(m[2]), -1) {
-			if base[1] == strconv.Itoa(ctid) {
-				return true
+			if id, err := strconv.Atoi(base[1]); err == nil {
+				all = append(all, id)
 			}
 		}
 	}
-	return false
+	return all
 }
 
 // RawDiffers reports whether [RewriteRaw] would change the raw lines.

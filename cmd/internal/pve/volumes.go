@@ -80,6 +80,21 @@ func MountedAt(values map[string]string, path string) string {
 	return ""
 }
 
+// OwnVolumes returns what is destroyed with the container beside its root disk, for
+// people: the paths of its volumes with their names, and those that are not mounted.
+func (s *Section) OwnVolumes() []string {
+	var all []string
+	for _, option := range MountPoints(s.Values) {
+		if value := s.Values[option]; !IsBind(value) {
+			all = append(all, fmt.Sprintf("%s (%s)", MountPath(value), MountSource(value)))
+		}
+	}
+	for _, option := range Unused(s.Values) {
+		all = append(all, fmt.Sprintf("%s (%s)", option, MountSource(s.Values[option])))
+	}
+	return all
+}
+
 // bindMount returns the first mount point that mounts a path of the host, ""
 // when there is none. Proxmox makes neither a snapshot nor a clone then.
 func (s *Section) bindMount() string {
