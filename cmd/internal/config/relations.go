@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -13,12 +14,18 @@ import (
 type entry struct {
 	*Container
 	at       int // of its object
-	address  int // of network_config.ip
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
 	template int // of is_template
 	full     int // of full_clone
+
+	certificate certificateKeys // of traefik_service
+
+	first, second *nic  // of network_config and secondary_network_config, nil without
+	listed        []nic // of network_configs, nil without
+	list          int   // offset of network_configs
+	nics          []nic // those of the container, net0 first
 
 	mac      mac          // mac_address
 	length   int          // of its object in an event
@@ -53,26 +60,28 @@ type ownedMount struct{ index, at int32 }
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
 	p.templateKeys(e)
-	if len(e.Interfaces) > 0 {
-		e.Interfaces[0].MAC = e.mac.address
-	}
-	s, dhcp := e.TraefikService, !e.Address().IsValid() && e.Reached().IPv4.Method == "dhcp"
-	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {
-		p.failUnder(e.ipfilter, "firewall.ipfilter",
-			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
-	}
-	if script := e.ApplicationScript; dhcp && s == nil && (script == CAScript || script == ProxyScript) {
-		p.failUnder(e.address, "network_config.ip",
-			"must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
-	}
-	if dhcp && s != nil {
-		p.failUnder(e.service, "traefik_service", "needs a fixed address, but network_config.ip is dhcp")
+	p.checkFilters(e)
+	s := e.TraefikService
+	if key, at, method := e.unfixed(); method != "" {
+		if script := e.ApplicationScript; script == CAScript || script == ProxyScript {
+			p.failUnder(at, key, "must be a fixed address, not %s: the other containers have to know where to find "+
+				"that of %s", method, script)
+		}
+		if s != nil {
+			p.warnings.add(e.service, func() note {
+				return note{e.service, p.pathTo("traefik_service"), fmt.Sprintf(
+					"is not served: the container has no fixed address, and %s is %s", key, method), -1}
+			})
+		}
 	}
 	if s != nil && s.Scheme == "" {
 		s.Scheme = "http"
 		if e.ApplicationScript == CAScript {
 			s.Scheme = "https"
 		}
+	}
+	if s != nil {
+		p.serviceTLS(e)
 	}
 }
 
@@ -119,6 +128,7 @@ func (p *parser) relations(found []*entry) {
 		index[e.CTID] = i
 	}
 	p.unique(found)
+	p.servedRelations(found)
 	p.clones(found, index)
 	p.cycles(found, index)
 	p.lengths(found, index)
@@ -140,15 +150,8 @@ func (p *parser) unique(found []*entry) {
 	services := make(map[string]int)
 	scripts := make(map[string]int)
 	for _, e := range found {
-		for _, ip := range e.Addresses() {
-			if first, ok := take(addresses, ip.As16(), e.CTID); !ok {
-				p.failIn(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
-			}
-		}
-		if e.mac.address != "" {
-			if first, ok := take(macs, e.mac.address, e.CTID); !ok {
-				p.failIn(e, e.mac.at, "mac_address", "%s is the address of container %d already", e.mac.address, first)
-			}
+		for i := range e.nics {
+			p.uniqueInterface(e, &e.nics[i], addresses, macs)
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
@@ -164,6 +167,38 @@ func (p *parser) unique(found []*entry) {
 					e.ApplicationScript, first)
 			}
 		}
+	}
+}
+
+// uniqueInterface checks that no interface before it has the same addresses.
+func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, macs map[string]int) {
+	owner := func(id int) string {
+		if id == e.CTID {
+			return "another interface of this container"
+		}
+		return fmt.Sprintf("container %d", id)
+	}
+	for _, a := range []struct {
+		key  string
+		at   int
+		addr netip.Addr
+	}{{"ip", n.ip, n.IPv4.Prefix.Addr()}, {"ip6", n.ip6, n.IPv6.Prefix.Addr()}} {
+		if !a.addr.IsValid() {
+			continue
+		}
+		if first, ok := take(addresses, a.addr.As16(), e.CTID); !ok {
+			p.failIn(e, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
+		}
+	}
+	if n.MAC == "" {
+		return
+	}
+	if first, ok := take(macs, n.MAC, e.CTID); !ok {
+		key, at := n.path+".hwaddr", n.mac
+		if at < 0 {
+			key, at = "mac_address", e.mac.at
+		}
+		p.failIn(e, at, key, "%s is the address of %s already", n.MAC, owner(first))
 	}
 }
 
@@ -281,13 +316,12 @@ func cycleText(found []*entry, cycle []int) string {
 func (p *parser) lengths(found []*entry, index map[int]int) {
 	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
 	lengths := make([]int, len(found))
-	plan := 0
+	plan := p.served.length()
 	for i, e := range found {
 		lengths[i] += e.length
 		plan += digits(e.CTID)
 		if s := e.TraefikService; s != nil {
-			plan += 2*len(s.Name) + maxHostName +
-				len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+			plan += s.length()
 		}
 		for _, edge := range e.edges {
 			lengths[i] += digits(int(edge.to))
@@ -305,8 +339,14 @@ func (p *parser) lengths(found []*entry, index map[int]int) {
 				"it needs and of what needs it; at most %d fit in an event", lengths[i], MaxContainer)
 		}
 	}
-	if plan > MaxContainer {
-		tooLong(found[0].at, "lxc_configs", "the ids and services of %d containers take %d bytes; "+
+	if p.planLength = plan; plan > MaxContainer {
+		at, path := 0, "services"
+		if len(found) > 0 {
+			at, path = found[0].at, "lxc_configs"
+		} else if len(p.served.others) > 0 {
+			at = p.served.others[0].at
+		}
+		tooLong(at, path, "the ids and services of %d containers take %d bytes, together with what else is served; "+
 			"at most %d fit in an event", len(found), plan, MaxContainer)
 	}
 }
