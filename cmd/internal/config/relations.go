@@ -80,6 +80,10 @@ func (p *parser) keysTogether(e *entry) {
 			s.Scheme = "https"
 		}
 	}
+	if s != nil && e.ApplicationScript == GatewayScript && (s.Port == 80 || s.Port == 443) {
+		p.warnUnder(e.service, "traefik_service.port",
+			"%d is a port of the gateway itself: its status page is served by its name alone", s.Port)
+	}
 	if s != nil {
 		p.serviceTLS(e)
 	}
