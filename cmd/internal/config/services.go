@@ -321,12 +321,14 @@ func (p *parser) dashboard(v gjson.Result) {
 			d.Name, d.name = p.serviceName(v), v.Index
 		}},
 		member{"allow", "the addresses and networks whose clients get it", func(v gjson.Result) {
+			empty := v.IsArray()
 			p.list(v, func(v gjson.Result) {
+				empty = false
 				if s := p.formatted(v, clients); s != "" && !p.full() {
 					d.Allow = append(d.Allow, s)
 				}
 			})
-			if v.IsArray() && len(v.Array()) == 0 {
+			if empty {
 				p.fail(v, "must not be empty: nobody would get the dashboard")
 			}
 		}},
