@@ -1010,6 +1010,15 @@ func TestAdopt(t *testing.T) {
 			if again, log := s.must(t, Options{Settings: &with}); len(again.Changes) > 0 {
 				t.Errorf("the run after that: %s", log)
 			}
+			// And so does another address.
+			s.do(t, "ip", "address", "add", "fd00::10/128", "dev", "lo", "nodad")
+			with.Also = []netip.Addr{netip.MustParseAddr("fd00::10")}
+			if _, log := s.must(t, Options{Settings: &with}); !strings.Contains(log, "ca.json: name fd00::10\n") {
+				t.Errorf("another address: %s", log)
+			}
+			six := with
+			six.Addr = with.Also[0]
+			s.healthy(t, six)
 		})
 	}
 }

@@ -137,7 +137,7 @@ func (w *work) run() (result *Result, err error) {
 		}
 	}
 	if w.Settings != nil && w.state.kind == kindAdopted {
-		text, changes, err := allowConfig(w.config, *w.Settings)
+		text, changes, err := followConfig(w.config, *w.Settings)
 		if err == nil {
 			err = w.complete(text, changes)
 		}
