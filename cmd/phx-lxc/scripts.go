@@ -106,7 +106,7 @@ func (j *job) findDueScripts(context.Context) (err error) {
 		return err
 	}
 	adopt := !j.created && (j.ct.Unknown() || j.options.adopt.has(j.c.CTID))
-	rerun := j.options.rerun.has(j.c.CTID)
+	rerun := j.options.rerun.has(j.c.CTID) && !j.complete
 	for _, s := range j.scripts {
 		recorded := j.ct.Record[s.name]
 		switch {
@@ -116,6 +116,8 @@ func (j *job) findDueScripts(context.Context) (err error) {
 			continue
 		case recorded != "" && recorded == s.formerHash:
 			j.ct.Record[s.name] = s.hash
+			continue
+		case adopt && !s.Own && j.complete: // of a template that is there nothing is written
 			continue
 		case adopt && !s.Own:
 			j.ct.Record[s.name] = s.hash

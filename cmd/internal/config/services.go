@@ -138,7 +138,9 @@ func (f *File) Services(domain string) []Service {
 	}
 	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
 		c := f.Containers[ctid]
-		add(c.TraefikService, c.Address(), Service{CTID: ctid})
+		if !c.IsTemplate { // which never runs
+			add(c.TraefikService, c.Address(), Service{CTID: ctid})
+		}
 	}
 	for _, vm := range f.VMs {
 		add(vm.Service, vm.Address, Service{VMID: vm.VMID})

@@ -83,8 +83,11 @@ type Container struct {
 	Name string // name: the host name, as pct takes it
 
 	// Where its root comes from: one of the two.
-	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
+	CloneFrom int    // clone_from_ctid: a container of the file that IsTemplate or has a TemplateSnapshot
 	Template  string // template: a volume id (local:vztmpl/NAME) or a path
+
+	FullClone  *bool // full_clone: of a template, too, a clone that shares no disk with it
+	IsTemplate bool  // is_template: it becomes a template of Proxmox VE, which never runs and has no snapshots
 
 	MemoryMB      int          // memory_mb: MiB
 	SwapMB        *int         // swap_mb: MiB
@@ -114,8 +117,8 @@ type Container struct {
 	ApplicationScript  string          // application_script: a file name
 	HealthCheck        *HealthCheck    // health_check: runs in the container
 	HealthChecks       []HealthProbe   // health_checks: run on the host
-	LifecycleSnapshots bool            // enable_lifecycle_snapshots
-	TemplateSnapshot   string          // template_snapshot_name
+	LifecycleSnapshots bool            // enable_lifecycle_snapshots; false if IsTemplate
+	TemplateSnapshot   string          // template_snapshot_name; "" if IsTemplate
 	Dependencies       []int           // dependencies: ids; those not in the file are external
 	TraefikService     *TraefikService // traefik_service
 
@@ -418,10 +421,10 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	return e.Container, nil
 }
 
-// IsTemplate reports whether the container is only cloned from, and not started
-// with the others.
-func (c *Container) IsTemplate() bool {
-	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
+// IsOnlyCloned reports whether the container is only cloned from, and not started
+// but to be provisioned.
+func (c *Container) IsOnlyCloned() bool {
+	return c.IsTemplate || c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
 }
 
 // Needs returns the ids that have to be there before c: its clone source and
