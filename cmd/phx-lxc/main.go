@@ -85,8 +85,9 @@ Options:
     --version             Print the version.
 
 Environment:
-    PHX_ASSETS  Directory of programs that feature scripts install; when its
-                SHA256SUMS changes, they run again.
+    PHX_ASSETS     Directory of programs that feature scripts install; when its
+                   SHA256SUMS changes, they run again.
+    PHOENIX_DEBUG  true for scripts of before that are to say more.
 
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
