@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ type options struct {
 	host                            pve.Host
 	qm, scripts                     string
 	profiles, profileDir            string // of AppArmor: where they come from, and where they go
+	subUID, subGID                  string // files with the ids of the host that root may map
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	enforce                         bool // the firewall, also where none is in force
@@ -94,12 +96,18 @@ func (j *job) desiredRecord() pve.Record {
 // settings returns how a configuration of Proxmox's differs from the desired
 // one.
 func (j *job) settings(conf *pve.Conf) *pve.Settings {
-	return settings(j.c, conf, j.firewall(), j.ct.Before.Hashes(pve.MountsWord))
+	return settings(j.c, conf, j.firewall(), j.ct.Before)
 }
 
 // refusals returns what keeps the container from becoming the desired one.
 func (j *job) refusals() error {
-	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	all := refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	if !j.created && isProtected(j.ct.Conf) && j.settings(j.ct.Conf).ChangesMounts() {
+		all = errors.Join(all, fmt.Errorf("the container is protected, and Proxmox changes neither its disks nor its "+
+			"mount points then: to have them changed, run: pct set %d --protection 0, and run phoenix again; "+
+			"nothing was changed", j.c.CTID))
+	}
+	return all
 }
 
 // start starts the container unless it runs.

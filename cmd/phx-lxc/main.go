@@ -56,6 +56,9 @@ Options:
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
+    --subuid FILE         The users of the host that root may map into containers.
+                          Default /etc/subuid. (PHX_SUBUID)
+    --subgid FILE         The groups. Default /etc/subgid. (PHX_SUBGID)
     --lock-wait DURATION  How long to wait for a container that has to be changed
                           or cloned and that Proxmox has locked, as for a backup.
                           Default 1m. (PHX_LOCK_WAIT)
@@ -100,6 +103,8 @@ func main() {
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
+			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
+			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
@@ -129,6 +134,8 @@ func provision(c *cli.Context) error {
 			scripts:        c.String("scripts"),
 			profiles:       c.String("apparmor"),
 			profileDir:     c.String("apparmor-d"),
+			subUID:         c.String("subuid"),
+			subGID:         c.String("subgid"),
 			lockWait:       c.Duration("lock-wait"),
 			dryRun:         c.Bool("dry-run"),
 			restart:        c.Bool("restart"),

@@ -79,7 +79,10 @@ func TestDocumentation(t *testing.T) {
 	for heading, function := range map[string]string{
 		"### network_config":       "networkConfig",
 		"### volumes, zfs_volumes": "volumes",
+		"### rootfs_options":       "rootOptions",
 		"### mount_points":         "mountPoints",
+		"### devices":              "devices",
+		"### id_maps":              "mappedIDs",
 		"### firewall":             "firewall",
 		"### firewall.rules":       "firewallRule",
 		"### health_check":         "healthCheck",

@@ -17,6 +17,8 @@ type entry struct {
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
+	sshKeys  int // of ssh_public_keys
+	idMaps   int // of id_maps
 
 	mac      mac          // mac_address
 	length   int          // of its object in an event
@@ -52,6 +54,9 @@ type ownedMount struct{ index, at int32 }
 func (p *parser) keysTogether(e *entry) {
 	if len(e.Interfaces) > 0 {
 		e.Interfaces[0].MAC = e.mac.address
+	}
+	if len(e.MappedIDs) > 0 && e.Unprivileged != nil && !*e.Unprivileged {
+		p.failUnder(e.idMaps, "id_maps", "unprivileged is false: the ids of such a container are those of the host")
 	}
 	s, dhcp := e.TraefikService, !e.Address().IsValid() && e.Reached().IPv4.Method == "dhcp"
 	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {

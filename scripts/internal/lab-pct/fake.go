@@ -42,12 +42,15 @@ func (b *fakeBackend) uptime(vmid int) time.Duration {
 	return time.Since(info.ModTime())
 }
 
-func (b *fakeBackend) writeConfig(*config) error                { return nil }
-func (b *fakeBackend) freeze(int, bool) error                   { return nil }
-func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
-func (b *fakeBackend) extract(string, string) error             { return nil }
-func (b *fakeBackend) credentials(string, string, string) error { return nil }
-func (b *fakeBackend) filter(string) error                      { return nil }
+func (b *fakeBackend) writeConfig(*config) error             { return nil }
+func (b *fakeBackend) freeze(int, bool) error                { return nil }
+func (b *fakeBackend) hotplug(*config, string, string) error { return nil }
+func (b *fakeBackend) extract(string, string) error          { return nil }
+func (b *fakeBackend) filter(string) error                   { return nil }
+
+func (b *fakeBackend) credentials(rootfs, _, keysFile string) error {
+	return authorizeKeys(rootfs, keysFile)
+}
 
 // checkCapabilities refuses what LXC refuses. A privileged container drops some by default.
 func checkCapabilities(conf *config) error {
