@@ -21,7 +21,7 @@ func TestDocumentation(t *testing.T) {
 		return string(text)
 	}
 	text := read("../../../docs/configuration.md")
-	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([^|\\\\]*)")
+	row := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([^|\\\\]*)")
 	// rows returns the keys of the table below a heading, those that are required
 	// with a star.
 	rows := func(heading string) []string {
@@ -77,17 +77,17 @@ func TestDocumentation(t *testing.T) {
 	}
 	member := regexp.MustCompile(`member\{"(\w+)", (""|".+?")`)
 	for heading, function := range map[string]string{
-		"### network_config":       "networkConfig",
-		"### volumes, zfs_volumes": "volumes",
-		"### rootfs_options":       "rootOptions",
-		"### mount_points":         "mountPoints",
-		"### devices":              "devices",
-		"### id_maps":              "mappedIDs",
-		"### firewall":             "firewall",
-		"### firewall.rules":       "firewallRule",
-		"### health_check":         "healthCheck",
-		"### health_checks":        "healthChecks",
-		"### traefik_service":      "traefikService",
+		"### network_config, secondary_network_config, network_configs": "networkInterface",
+		"### volumes, zfs_volumes":                                      "volumes",
+		"### rootfs_options":                                            "rootOptions",
+		"### devices":                                                   "devices",
+		"### id_maps":                                                   "mappedIDs",
+		"### mount_points":                                              "mountPoints",
+		"### firewall":                                                  "firewall",
+		"### firewall.rules":                                            "firewallRule",
+		"### health_check":                                              "healthCheck",
+		"### health_checks":                                             "healthChecks",
+		"### traefik_service":                                           "traefikService",
 	} {
 		body := regexp.MustCompile(`(?ms)^func (\(p \*parser\) )?` + function + `\(.*?^}$`).FindString(source)
 		var keys []string
