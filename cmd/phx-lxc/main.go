@@ -59,6 +59,7 @@ Options:
     --subuid FILE         The users of the host that root may map into containers.
                           Default /etc/subuid. (PHX_SUBUID)
     --subgid FILE         The groups. Default /etc/subgid. (PHX_SUBGID)
+    --proc DIR            The processes of the host. Default /proc. (PHX_PROC)
     --lock-wait DURATION  How long to wait for a container that has to be changed
                           or cloned and that Proxmox has locked, as for a backup.
                           Default 1m. (PHX_LOCK_WAIT)
@@ -105,6 +106,7 @@ func main() {
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
 			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
+			&cli.StringFlag{Name: "proc", Value: "/proc", EnvVars: []string{"PHX_PROC"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
@@ -128,7 +130,7 @@ func provision(c *cli.Context) error {
 		options: options{
 			host: pve.Host{
 				PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"),
-				Timeout: c.Duration("timeout"),
+				Proc: c.String("proc"), Timeout: c.Duration("timeout"),
 			},
 			qm:             c.String("qm"),
 			scripts:        c.String("scripts"),

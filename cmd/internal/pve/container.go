@@ -534,7 +534,7 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
-	if err != nil || !c.Running {
+	if err != nil || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
 		return nil
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})

@@ -34,6 +34,7 @@ type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
+	Proc    string // the host's processes; "" for /proc
 
 	// Preview, if set, gets each command instead of its being run, but for those
 	// that only read, and each change of a file instead of its being made.

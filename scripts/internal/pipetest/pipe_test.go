@@ -131,6 +131,7 @@ func environment(w string) map[string]string {
 		"PHX_LAB_EXEC":    w + "/inside",
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
+		"PHX_PROC":        w + "/host/proc",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
 		"PHX_CA_FILE":     w + "/ssl/phoenix_ca.crt",
 		"PHX_SCRIPTS":     w + "/scripts",
