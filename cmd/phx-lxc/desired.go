@@ -44,7 +44,8 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 	}
 	set("cores", strconv.Itoa(c.Cores))
 	if c.CPULimit != nil {
-		if limit := strconv.FormatFloat(*c.CPULimit, 'f', -1, 64); !pve.SameNumber(cmp.Or(next["cpulimit"], "0"), limit) {
+		limit := strconv.FormatFloat(*c.CPULimit, 'f', -1, 64)
+		if !pve.SameNumber(cmp.Or(next["cpulimit"], "0"), limit) {
 			s.Set("cpulimit", limit)
 		}
 	}

@@ -107,7 +107,7 @@ func (p *parser) decimal(v gjson.Result, low, high float64) float64 {
 		p.fail(v, "must be a number, not %s", kind(v))
 	case !(low <= v.Num && v.Num <= high):
 		p.fail(v, "must be from %v to %v, not %s", low, high, v.Raw)
-	default:
+	case v.Num != 0: // which is not -0 either
 		return v.Num
 	}
 	return low

@@ -22,14 +22,16 @@ func TestMappedIDs(t *testing.T) {
 			[]string{standardUsers, "g 0 100000 33", "g 33 33 1", "g 34 100034 65502"}},
 		{`{"type": "both", "host_id": 1000, "container_id": 0, "size": 2}`,
 			[]string{"u 0 1000 2", "u 2 100002 65534", "g 0 1000 2", "g 2 100002 65534"}},
-		{`{"type": "uid", "host_id": 1000, "container_id": 1001}, {"type": "uid", "host_id": 1001, "container_id": 1000},
+		{`{"type": "uid", "host_id": 1000, "container_id": 1001},
+			{"type": "uid", "host_id": 1001, "container_id": 1000},
 			{"type": "gid", "host_id": 44, "container_id": 65535}`,
 			[]string{"u 0 100000 1000", "u 1000 1001 1", "u 1001 1000 1", "u 1002 101002 64534",
 				"g 0 100000 65535", "g 65535 44 1"}},
 		{`{"type": "uid", "host_id": 200000, "container_id": 0, "size": 65536}`,
 			[]string{"u 0 200000 65536", standardGroups}},
 		// The standard place of ids that are cut out is free.
-		{`{"type": "uid", "host_id": 100033, "container_id": 34}, {"type": "uid", "host_id": 100034, "container_id": 33}`,
+		{`{"type": "uid", "host_id": 100033, "container_id": 34},
+			{"type": "uid", "host_id": 100034, "container_id": 33}`,
 			[]string{"u 0 100000 33", "u 33 100034 1", "u 34 100033 1", "u 35 100035 65501", standardGroups}},
 	} {
 		c := parse(t, with(`"id_maps": [`+tt.maps+`]`)).Containers[103]
@@ -37,7 +39,8 @@ func TestMappedIDs(t *testing.T) {
 			t.Errorf("%s:\n%q, want\n%q", tt.maps, c.IDMaps, tt.want)
 		}
 	}
-	if c := parse(t, with(`"id_maps": []`)).Containers[103]; c.IDMaps == nil || len(c.IDMaps) > 0 || c.MappedIDs != nil {
+	c := parse(t, with(`"id_maps": []`)).Containers[103]
+	if c.IDMaps == nil || len(c.IDMaps) > 0 || c.MappedIDs != nil {
 		t.Errorf("%q, %v", c.IDMaps, c.MappedIDs)
 	}
 }
@@ -46,7 +49,8 @@ func TestMappedIDs(t *testing.T) {
 // and nothing is one where the version is not known.
 func TestVersionOfPct(t *testing.T) {
 	for _, tt := range []struct{ keys, since, before, what string }{
-		{`"devices": ¦[{"path": "/dev/kvm"}]`, "5.0.7", "5.0.6", "devices needs pve-container 5.0.7, and this host has 5.0.6"},
+		{`"devices": ¦[{"path": "/dev/kvm"}]`, "5.0.7", "5.0.6",
+			"devices needs pve-container 5.0.7, and this host has 5.0.6"},
 		{`"devices": [{"path": "/dev/kvm", "deny_write": ¦false}]`, "5.2.0", "5.1.12", "deny_write needs"},
 		{`"volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v", "mountoptions": ["noatime", ¦"discard"]}]`,
 			"5.2.1", "5.2.0", `"discard" needs`},

@@ -118,7 +118,8 @@ func TestWriteUnsettable(t *testing.T) {
 			t.Errorf("%s: a restart is needed: %q in\n%s", status, b.RestartRequired(), b.text())
 		}
 		text := b.text()
-		if changed, _, err := b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after}); changed || err != nil || b.text() != text {
+		changed, _, err = b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after})
+		if changed || err != nil || b.text() != text {
 			t.Errorf("again: %t, %v:\n%s", changed, err, b.text())
 		}
 	}
@@ -155,7 +156,8 @@ func TestRecordWithShorterHashes(t *testing.T) {
 	after := b.Record.without()
 	after[RawWord] = RawHashes(wanted)
 	after.Unite(VolumesWord, HashList([]string{"/data"}))
-	if changed, _, err := b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after}); changed || err != nil || !b.Noted {
+	changed, _, err := b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after})
+	if changed || err != nil || !b.Noted {
 		t.Errorf("%t, %v, noted %t", changed, err, b.Noted)
 	}
 	if want := "bd4741," + HashList([]string{"/data"}); b.Record[VolumesWord] != want {

@@ -56,16 +56,21 @@ func FuzzParseConf(f *testing.F) {
 // FuzzNotes writes any notes into any configuration file: they are what is read
 // then, once, and neither the record nor anything else is another one for it.
 func FuzzNotes(f *testing.F) {
-	for _, text := range []string{"", "#a\n#phx%3A a=1\ncores: 1\n#b\n\n[s1]\n#c\n", "#phx: a=1", "cores: 1\n#%70hx: b=2\n"} {
-		for _, notes := range []string{"", "a", "a\n\nb", "%70hx: a=1", "[s1]", "lxc.group: phx-applied b=1", "\n ü %\n", "#", "memory: 1",
-			"a\n\u2028phx: a=1", "description: x", "\\nphx:", "%0Aphx: a=1"} {
+	for _, text := range []string{
+		"", "#a\n#phx%3A a=1\ncores: 1\n#b\n\n[s1]\n#c\n", "#phx: a=1", "cores: 1\n#%70hx: b=2\n",
+	} {
+		for _, notes := range []string{
+			"", "a", "a\n\nb", "%70hx: a=1", "[s1]", "lxc.group: phx-applied b=1", "\n ü %\n", "#", "memory: 1",
+			"a\n\u2028phx: a=1", "description: x", "\\nphx:", "%0Aphx: a=1",
+		} {
 			f.Add(text, notes)
 		}
 	}
 	r := &Records{key: make([]byte, 32)}
 	f.Fuzz(func(t *testing.T, text, notes string) {
 		notes = strings.TrimRight(notes, "\n")
-		if strings.ContainsFunc(notes, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }) || hasRecordLine(notes) {
+		isControl := func(r rune) bool { return r != '\n' && unicode.IsControl(r) }
+		if strings.ContainsFunc(notes, isControl) || hasRecordLine(notes) {
 			t.Skip()
 		}
 		signed := r.rewrite(103, []byte(text), func(record Record) { clear(record); record["a"] = "1" })

@@ -35,7 +35,8 @@ func TestRunsSince(t *testing.T) {
 		{"none", nil, 500, "pid:[1]", false},
 		{"another container's", []string{"lxc-start\x00-n\x001030\x00", "[lxc monitor] /var/lib/lxc 1103\x00"}, 500,
 			"pid:[1]", false},
-		{"other programs", []string{"sleep\x00-n\x00103\x00", "\x00", "", "lxc-start\x00-n\x00"}, 500, "pid:[1]", false},
+		{"other programs", []string{"sleep\x00-n\x00103\x00", "\x00", "", "lxc-start\x00-n\x00"}, 500,
+			"pid:[1]", false},
 	} {
 		proc := t.TempDir()
 		add := func(name, cmdline, namespace string) {

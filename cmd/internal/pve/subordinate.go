@@ -37,8 +37,8 @@ func CheckSubordinate(maps []string, users, groups string) error {
 			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add this line to it: %s",
 				file.path, missing[0]))
 		default:
-			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add these lines to it:\n%s",
-				file.path, strings.Join(missing, "\n")))
+			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add these lines to "+
+				"it:\n%s", file.path, strings.Join(missing, "\n")))
 		}
 	}
 	return errors.Join(all...)
