@@ -8,8 +8,10 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"runtime/debug"
@@ -25,7 +27,7 @@ import (
 
 const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
-    phx-plan --format table|mermaid|dot [OPTIONS] [CTID…]
+    phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
 
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
@@ -50,8 +52,15 @@ Options:
                           ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
-    --format FORMAT       jsonl (events, the default), or for people: table,
-                          mermaid, dot. (PHX_FORMAT)
+    --vm-config FILE      The virtual machines, of which phx reads names and
+                          services. Default: phoenix_vm_configs.json beside the
+                          configuration, if it is there. (PHX_VM_CONFIG)
+    --format FORMAT       jsonl (events, the default); for people: table,
+                          mermaid, dot; for name servers: hosts, dnsmasq.
+                          (PHX_FORMAT)
+    --answer gateway|proxy
+                          Where hosts and dnsmasq lead the services' names.
+                          Default gateway. (PHX_ANSWER)
     --help                Print this text.
     --version             Print the version.
 
@@ -70,6 +79,10 @@ Actions:
 A container comes after its clone source and its dependencies, otherwise in
 the order of boot_order (those without one last), then of CTID. A dependency
 that is not in the file is external: it is carried along.
+
+The formats hosts and dnsmasq are lines for /etc/hosts and host-record options of
+dnsmasq: the planned containers by their names, with their own addresses, and
+every service by its host name, with those of the gateway.
 
 Events written: plan.started, ct.planned, plan.done.
 
@@ -92,7 +105,9 @@ func main() {
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
+			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
 		},
 		Action: func(c *cli.Context) error {
 			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
@@ -135,10 +150,20 @@ func run(c *cli.Context) error {
 		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
 		PCT:     version,
 	})
-	if err != nil {
+	// Mistakes of both files are shown at once.
+	vmPath, isNamed := config.VMPath(path, c.String("vm-config"))
+	if err := cmp.Or(err, loadVMs(file, vmPath, isNamed, domain)); err != nil {
 		return err
 	}
-	p := &plan{file: file, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
+	answer := c.String("answer")
+	if answer != "gateway" && answer != "proxy" {
+		return cmdline.Usagef("--answer %s: there are gateway, proxy", answer)
+	}
+	whole := file.Plan(domain)
+	if err := whole.Check(); err != nil {
+		return cmdline.Usagef("--domain %s: %v", domain, err)
+	}
+	p := &plan{file: file, answer: answer, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
@@ -178,22 +203,43 @@ func load(path string, host *config.Host) (*config.File, error) {
 		debug.SetGCPercent(40)
 	}
 	file, err := config.LoadOn(path, host)
-	var wrong *config.Error
-	switch {
-	case errors.As(err, &wrong):
-		warn(path, wrong.Warnings, wrong.MoreWarnings)
-		cmdline.Say(wrong.Error())
-		mistakes := "1 mistake"
-		if n := len(wrong.Mistakes) + wrong.More; n > 1 {
-			mistakes = fmt.Sprintf("%d mistakes", n)
-		}
-		cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
-		return nil, cmdline.Status(2)
-	case err != nil:
-		return nil, cmdline.Usagef("%v", err)
+	if err != nil {
+		return nil, refused(path, err)
 	}
 	warn(path, file.Warnings, file.More)
 	return file, nil
+}
+
+// loadVMs reads the file of the virtual machines, if it is there or named, into
+// file, which is nil when that could not be read, and reports all that is wrong with
+// it.
+func loadVMs(file *config.File, path string, named bool, domain string) error {
+	vms, err := config.LoadVMs(file, path, domain)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !named:
+		return nil
+	case err != nil:
+		return refused(path, err)
+	}
+	warn(path, vms.Warnings, vms.More)
+	return nil
+}
+
+// refused reports the mistakes in a file, and returns the error that ends the
+// program.
+func refused(path string, err error) error {
+	var wrong *config.Error
+	if !errors.As(err, &wrong) {
+		return cmdline.Usagef("%v", err)
+	}
+	warn(path, wrong.Warnings, wrong.MoreWarnings)
+	cmdline.Say(wrong.Error())
+	mistakes := "1 mistake"
+	if n := len(wrong.Mistakes) + wrong.More; n > 1 {
+		mistakes = fmt.Sprintf("%d mistakes", n)
+	}
+	cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
+	return cmdline.Status(2)
 }
 
 // warn writes the warnings about a file, and how many more there are.

@@ -60,6 +60,7 @@ var (
 	tag        = format{"a tag: letters, digits, '_', '-', '+' and '.', the first a letter, a digit or '_'", isTag}
 	hookScript = format{"the volume id of a snippet, such as local:snippets/NAME.sh", isHookScript}
 	accessMode = format{"an access mode: four octal digits, the first 0, as in 0660", isAccessMode}
+	nodeName   = format{"the name of a host: letters, digits and inner hyphens, up to 63", isHostLabel}
 	idMapType  = format{"uid, gid or both", oneOf("uid", "gid", "both")}
 )
 

@@ -32,6 +32,9 @@ type parser struct {
 	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
+
+	served     served // the keys services and dashboard
+	planLength int    // as in [File]
 }
 
 // newParser returns a parser for a file's text. host is nil for one that is not

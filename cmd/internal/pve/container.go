@@ -397,7 +397,8 @@ func (c *Container) WriteUnsettable(ctx context.Context, wanted Unsettable) (raw
 		case !c.Running: // as may be the clone of one that ran
 			return setMark(edited, restartMark, "")
 		case raw || c.Record[FormerRestartWord] != "":
-			return setMark(edited, restartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
+			_, waiting := restartOf(ParseConf(text))
+			return setRestart(edited, append(waiting, "lxc"))
 		}
 		return edited
 	})
@@ -533,8 +534,8 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // ClearRestartIfDone forgets that a restart is needed if others have restarted
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
-	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
-	if err != nil || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
+	since, _ := restartOf(c.Conf)
+	if since == 0 || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
 		return nil
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
@@ -553,8 +554,8 @@ func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	return nil
 }
 
-// RestartRequired returns the options whose values wait for a restart of the
-// running container, and "lxc" for its raw lines.
+// RestartRequired returns the options whose values wait, in whole or in part, for a
+// restart of the running container, and "lxc" for its raw lines.
 func (c *Container) RestartRequired() []string {
 	waiting := []string{}
 	if c.Conf == nil || !c.Running {
@@ -562,11 +563,10 @@ func (c *Container) RestartRequired() []string {
 	}
 	waiting = append(waiting, c.Conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
-	if c.Conf.mark(restartMark) != "" {
-		waiting = append(waiting, "lxc")
-	}
+	_, marked := restartOf(c.Conf)
+	waiting = append(waiting, marked...)
 	slices.Sort(waiting)
-	return waiting
+	return slices.Compact(waiting)
 }
 
 // Resize grows the disk of an option to a size in GiB.

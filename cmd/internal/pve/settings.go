@@ -3,6 +3,7 @@ package pve
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,8 +12,8 @@ import (
 // booleanKeys are sub-keys of which Proxmox rewrites the value, with what an
 // absent one means: "" where that is neither.
 var booleanKeys = map[string]string{
-	"firewall": "0", "link_down": "0", "ro": "0", "backup": "0", "quota": "0", "shared": "0", "keepattrs": "0",
-	"replicate": "1", "acl": "", "deny-write": "0",
+	"firewall": "0", "link_down": "0", "host-managed": "0", "ro": "0", "backup": "0", "quota": "0", "shared": "0",
+	"keepattrs": "0", "replicate": "1", "acl": "", "deny-write": "0",
 	"nesting": "0", "keyctl": "0", "fuse": "0", "mknod": "0", "force_rw_sys": "0",
 }
 
@@ -40,6 +41,12 @@ func sameValue(key, have, wanted string) bool {
 		return true
 	case key == "hwaddr":
 		return strings.EqualFold(have, wanted)
+	case key == "ip6" || key == "gw6":
+		return sameAddress(have, wanted)
+	case key == "tag" || key == "mtu" || key == "rate":
+		return SameNumber(have, wanted)
+	case key == "trunks":
+		return sameTrunks(have, wanted)
 	case key == "mountoptions": // a set
 		return slices.Equal(slices.Sorted(strings.SplitSeq(have, ";")), slices.Sorted(strings.SplitSeq(wanted, ";")))
 	}
@@ -126,7 +133,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 				conf.Pending = map[string]string{}
 			}
 			conf.Pending[p.Key] = p.Value
-		case p.Key == "net0":
+		case netName.MatchString(p.Key):
 			conf.Values[p.Key] = interfaceAsStored(p.Value)
 		default:
 			conf.Values[p.Key] = p.Value
@@ -134,7 +141,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 	}
 	for _, p := range s.removed {
 		switch {
-		case running && waitsForStart(p.Key, conf):
+		case running && (waitsForStart(p.Key, conf) || laterNet.MatchString(p.Key)):
 			conf.Deleted = append(conf.Deleted, p.Key)
 		default:
 			delete(conf.Values, p.Key)
@@ -147,7 +154,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 // present value, if any: a new mount point or device is there at once.
 func waitsForStart(option string, conf *Conf) bool {
 	switch option {
-	case "arch", "features", "nameserver", "ostype", "rootfs", "timezone":
+	case "arch", "features", "nameserver", "ostype", "rootfs", "searchdomain", "timezone":
 		return true
 	}
 	_, exists := conf.Values[option]
@@ -163,17 +170,6 @@ func (s *Settings) ChangesMounts() bool {
 	})
 }
 
-// interfaceAsStored is a network interface as pct prints it again: the name,
-// the other keys in order, and the type (pve-container 6.1).
-func interfaceAsStored(value string) string {
-	ps := ParseProperties(value)
-	ps.Set("type", "veth")
-	key := func(p Property) string {
-		if p.Key == "name" {
-			return "" // before all others
-		}
-		return p.Key
-	}
-	slices.SortFunc(ps, func(a, b Property) int { return strings.Compare(key(a), key(b)) })
-	return ps.String()
-}
+// laterNet matches the interfaces that pct takes out of a running container at its
+// next start only: it does not know their numbers as such (pve-container 6.1).
+var laterNet = regexp.MustCompile(`^net\d\d+$`)
