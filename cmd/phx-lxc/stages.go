@@ -195,6 +195,7 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 			after.Unite(word, j.ct.Before[word])
 		}
 	}
+	mapped := pve.IDMaps(j.ct.Conf.Raw)
 	raw, notes, err := j.ct.WriteUnsettable(ctx, pve.Unsettable{
 		Raw: rawLines(withPrivileges(j.c, j.ct.Conf)), Notes: j.c.Notes, Record: after,
 	})
@@ -203,6 +204,10 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 	}
 	if raw {
 		j.changed(start, "raw lxc lines")
+	}
+	if now := pve.IDMaps(j.ct.Conf.Raw); !slices.Equal(mapped, now) && len(j.c.MappedIDs) > 0 {
+		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody in it: "+
+			"once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup", j.c.CTID)
 	}
 	if notes {
 		j.changed(start, "notes")

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,6 +62,10 @@ type ownedMount struct{ index, at int32 }
 func (p *parser) keysTogether(e *entry) {
 	if len(e.MappedIDs) > 0 && e.Unprivileged != nil && !*e.Unprivileged {
 		p.failUnder(e.idMaps, "id_maps", "unprivileged is false: the ids of such a container are those of the host")
+	}
+	isIDMap := func(o RawOption) bool { return o.Key == "lxc.idmap" }
+	if len(e.MappedIDs) > 0 && slices.ContainsFunc(e.LXCOptions, isIDMap) {
+		p.failUnder(e.idMaps, "id_maps", "there is lxc.idmap in lxc_options, too: write all maps in one of them")
 	}
 	p.checkFilters(e)
 	s := e.TraefikService

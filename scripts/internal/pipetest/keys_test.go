@@ -55,16 +55,13 @@ func newHost(t *testing.T) *host {
 	if err := os.Symlink("nodes/pve1", h.path("host/pve/local")); err != nil {
 		t.Fatal(err)
 	}
-	h.write("subuid", "root:100000:65536\n")
-	h.write("subgid", "root:100000:65536\nroot:44:1\n0:33:2\n")
 	for _, program := range []string{"bin/apparmor_parser", "scripts/health_checks/web.sh",
 		"host/storage/local/snippets/hook.sh"} {
 		if err := os.Chmod(h.path(program), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	h.env = append(h.env, "PHX_SUBUID="+h.path("subuid"), "PHX_SUBGID="+h.path("subgid"),
-		"PHX_APPARMOR="+h.path("apparmor"), "PHX_APPARMOR_D="+h.path("apparmor.d"),
+	h.env = append(h.env, "PHX_APPARMOR="+h.path("apparmor"), "PHX_APPARMOR_D="+h.path("apparmor.d"),
 		"PATH="+h.path("bin")+":"+environment(h.dir)["PATH"])
 	return h
 }
