@@ -169,3 +169,26 @@ func TestDryRunWithPublicKeys(t *testing.T) {
 		t.Errorf("status %d\n%s\n%s", status, stderr, join(calls))
 	}
 }
+
+// What the host lacks is found before the container is destroyed that is to be
+// made anew.
+func TestRecreateWithOptions(t *testing.T) {
+	for name, keys := range map[string]map[string]any{
+		"nodename": {"nodename": "pve2"},
+		"id maps": {"id_maps": []any{
+			map[string]any{"type": "uid", "host_id": 1000, "container_id": 1000}}},
+		"devices":         {"devices": []any{map[string]any{"path": "/dev/nosuch"}}},
+		"hookscript":      {"hookscript": "local:snippets/nosuch.sh"},
+		"ssh_public_keys": {"ssh_public_keys": "$WORK/nosuch.pub"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := converged(t, nil)
+			h.configure(keys)
+			before := h.read(conf500)
+			out, status := h.with("PHX_ACTION=recreate").bash("phx-plan 500 | phx-lxc >/dev/null")
+			if status != 1 || h.read(conf500) != before || !strings.Contains(out, "so nothing was destroyed") {
+				t.Errorf("status %d\n%s", status, out)
+			}
+		})
+	}
+}
