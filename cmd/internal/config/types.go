@@ -99,7 +99,7 @@ type Container struct {
 
 	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
 	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
-	AppArmorProfile        string       // apparmor_profile: "unconfined", "generated" or the name of a profile's file
+	AppArmorProfile        string       // apparmor_profile: the name of a profile's file, "generated" or "unconfined"
 	AppArmorManagesNesting bool         // apparmor_manages_nesting
 	GPUs                   []int        // gpu_assignment: indices; empty for "none"
 	IDMaps                 []string     // id_maps: as lxc.idmap takes them, "u 0 100000 65536"
