@@ -30,8 +30,9 @@ const usage = `Usage:
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
 reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
-Of many mistakes the first 100 are shown. The file may have up to 64 MiB, and
-be a pipe.
+Where containers are named, a mistake that concerns neither them nor what they
+need is a warning. Of many mistakes the first 100 are shown. The file may have
+up to 64 MiB, and be a pipe.
 
 Options:
     --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
@@ -42,6 +43,9 @@ Options:
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
+    --keep-going          Leave out the containers that have mistakes and those
+                          that need them, and plan the others. Exit status 1.
+                          (PHX_KEEP_GOING=1)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the scripts. Default
                           ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
@@ -68,9 +72,15 @@ A container comes after its clone source and its dependencies, otherwise in
 the order of boot_order (those without one last), then of CTID. A dependency
 that is not in the file is external: it is carried along.
 
-Events written: plan.started, ct.planned, plan.done.
+With --keep-going, the gateway, the proxy and the CA are left out as well where
+a mistake hides what they have to know of others: where one of them is, or a
+service. A container that is left out keeps its service if that can be read. Of
+two containers that share what only one may have, both are left out.
 
-Exit status: 0 planned, 2 wrong usage or mistakes in the configuration.
+Events written: plan.started, ct.planned, ct.skipped, plan.done.
+
+Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
+2 wrong usage, or mistakes in the configuration.
 
 Example:
     phx-plan --config phoenix_lxc_configs.json --format table 102
@@ -86,6 +96,7 @@ func main() {
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
@@ -120,20 +131,32 @@ func run(c *cli.Context) error {
 
 	path, pveRoot := c.String("config"), c.String("pve-root")
 	host := &pve.Host{PVERoot: pveRoot}
-	file, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
+	file, wrong, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
 	if err != nil {
 		return err
+	}
+	keepGoing := c.Bool("keep-going")
+	if wrong != nil && (wrong.Rest == nil || !keepGoing && len(named) == 0) {
+		return refuse(wrong, nil)
 	}
 	p := &plan{file: file, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
+	if wrong != nil && (len(p.left) > 0 && !keepGoing || len(p.order) == 0) {
+		return refuse(wrong, p.left)
+	}
+	keepGoing = keepGoing && (len(named) == 0 || len(p.left) > 0)
+	p.sayLeftOut(wrong, keepGoing)
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
 	if err := write(p, out); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
 	if err := out.Flush(); err != nil {
 		return fmt.Errorf("write the plan: %w", err)
+	}
+	if wrong != nil && keepGoing {
+		return cmdline.Status(1)
 	}
 	return nil
 }
@@ -154,8 +177,10 @@ func ctids(args []string) ([]int, error) {
 	return ids, nil
 }
 
-// load reads the configuration and reports all that is wrong with it.
-func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
+// load reads the configuration and writes its warnings. Of one with mistakes, it
+// returns these, and what is right nevertheless; the error is for a file that
+// cannot be read.
+func load(path string, guarded []hostdir.Guarded) (*config.File, *config.Error, error) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
@@ -168,18 +193,12 @@ func load(path string, guarded []hostdir.Guarded) (*config.File, error) {
 	switch {
 	case errors.As(err, &wrong):
 		warn(path, wrong.Warnings, wrong.MoreWarnings)
-		cmdline.Say(wrong.Error())
-		mistakes := "1 mistake"
-		if n := len(wrong.Mistakes) + wrong.More; n > 1 {
-			mistakes = fmt.Sprintf("%d mistakes", n)
-		}
-		cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
-		return nil, cmdline.Status(2)
+		return wrong.Rest, wrong, nil
 	case err != nil:
-		return nil, cmdline.Usagef("%v", err)
+		return nil, nil, cmdline.Usagef("%v", err)
 	}
 	warn(path, file.Warnings, file.More)
-	return file, nil
+	return file, nil, nil
 }
 
 // warn writes the warnings about a file, and how many more there are.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -42,6 +41,7 @@ type plan struct {
 
 	order []*planned
 	byID  map[int]*planned // those of order
+	left  []leftOut        // what would be in order but for mistakes, by id
 }
 
 // A planned container is one with its place in the plan.
@@ -68,33 +68,43 @@ func (p *plan) needs(c *config.Container) (needs, external []int) {
 // are chosen.
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
-		named = slices.Sorted(maps.Keys(p.file.Containers))
+		named = p.file.IDs()
 		if p.name == "start" || p.name == "restart" {
 			// What is only cloned from is started when it is named.
-			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsTemplate() })
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Container(id).IsTemplate() })
 		}
 	}
+	left := p.leftOut()
 	p.byID = make(map[int]*planned, len(named))
 	p.order = make([]*planned, 0, len(named))
 	var unknown []string
 	var needed []int
+	chosen := make(map[int]bool, len(named))
 	choose := func(id int, action string) {
-		c := p.file.Containers[id]
-		switch {
-		case c == nil:
+		c := p.file.Container(id)
+		if c == nil {
 			unknown = append(unknown, strconv.Itoa(id))
-		case p.byID[id] == nil:
-			needs, external := p.needs(c)
-			p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
-			p.order = append(p.order, p.byID[id])
-			needed = append(needed, needs...)
-			switch c.ApplicationScript {
-			case config.GatewayScript, config.ProxyScript:
-				if p.action.trust {
-					needed = append(needed, p.ca()...)
-				}
-			}
+			return
 		}
+		if chosen[id] {
+			return
+		}
+		chosen[id] = true
+		var requires []int
+		if p.action.needs != "" {
+			requires = p.requires(c)
+		}
+		if out, wrong := left[id]; wrong {
+			p.left = append(p.left, out)
+			// What else it needs, nothing may need now.
+			requires = slices.DeleteFunc(requires, func(id int) bool { _, wrong := left[id]; return !wrong })
+			needed = append(needed, requires...)
+			return
+		}
+		needed = append(needed, requires...)
+		needs, external := p.needs(c)
+		p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
+		p.order = append(p.order, p.byID[id])
 	}
 	for _, id := range named {
 		choose(id, p.name)
@@ -104,11 +114,12 @@ func (p *plan) make(named []int) error {
 		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there",
 			strings.Join(slices.Compact(unknown), ", "), p.file.Path)
 	}
-	for p.action.needs != "" && len(needed) > 0 {
+	for len(needed) > 0 {
 		id := needed[len(needed)-1]
 		needed = needed[:len(needed)-1]
 		choose(id, p.action.needs)
 	}
+	slices.SortFunc(p.left, func(a, b leftOut) int { return cmp.Compare(a.CTID, b.CTID) })
 	if p.action.namedOnly {
 		if err := p.inUse(); err != nil {
 			return err
@@ -118,23 +129,17 @@ func (p *plan) make(named []int) error {
 	return nil
 }
 
-// ca returns the id of the container that is the CA, if there is one.
-func (p *plan) ca() []int {
-	for id, c := range p.file.Containers {
-		if c.ApplicationScript == config.CAScript {
-			return []int{id}
-		}
-	}
-	return nil
-}
-
 // inUse returns an error when a container of the file that is not planned
 // needs one that is.
 func (p *plan) inUse() error {
 	var uses []string
-	for _, c := range p.file.Containers {
-		if p.byID[c.CTID] != nil {
+	for _, ctid := range p.file.IDs() {
+		c := p.file.Container(ctid)
+		if p.byID[ctid] != nil {
 			continue
+		}
+		if w := p.file.Wrong[ctid]; w != nil && w.NeedsUnknown {
+			return fmt.Errorf("%s: what %d needs cannot be read: correct that first", p.name, ctid)
 		}
 		needs, _ := p.needs(c)
 		for _, id := range needs {

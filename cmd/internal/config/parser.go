@@ -30,6 +30,7 @@ type parser struct {
 	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
+	others   map[int][]int // by a mistake's offset: containers that it concerns beside the one of its path
 }
 
 // newParser returns a parser for a file's text. No container may own the

@@ -92,6 +92,18 @@ func (p *parser) failIn(e *entry, at int, keys, format string, args ...any) {
 	p.mistakes.add(at, func() note { return note{at, e.path(keys), message(format, args), -1} })
 }
 
+// failBoth is failIn for a mistake that concerns another container as well: which
+// of the two is wrong, the file does not say.
+func (p *parser) failBoth(e *entry, other, at int, keys, format string, args ...any) {
+	p.failIn(e, at, keys, format, args...)
+	if !p.full() {
+		if p.others == nil {
+			p.others = map[int][]int{}
+		}
+		p.others[at] = append(p.others[at], other)
+	}
+}
+
 // path returns the path of a container's value.
 func (e *entry) path(keys string) string { return fmt.Sprintf("lxc_configs.%d.%s", e.CTID, keys) }
 
@@ -104,24 +116,26 @@ func (p *parser) unique(found []*entry) {
 	for _, e := range found {
 		for _, ip := range e.Addresses() {
 			if first, ok := take(addresses, ip.As16(), e.CTID); !ok {
-				p.failIn(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
+				p.failBoth(e, first, e.address, "network_config.ip",
+					"%v is the address of container %d already", ip, first)
 			}
 		}
 		if e.mac.address != "" {
 			if first, ok := take(macs, e.mac.address, e.CTID); !ok {
-				p.failIn(e, e.mac.at, "mac_address", "%s is the address of container %d already", e.mac.address, first)
+				p.failBoth(e, first, e.mac.at, "mac_address",
+					"%s is the address of container %d already", e.mac.address, first)
 			}
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
-				p.failIn(e, e.service, "traefik_service.name",
+				p.failBoth(e, first, e.service, "traefik_service.name",
 					"%s is the service of container %d already", s.Name, first)
 			}
 		}
 		switch e.ApplicationScript {
 		case GatewayScript, ProxyScript, CAScript:
 			if first, ok := take(scripts, e.ApplicationScript, e.CTID); !ok {
-				p.failIn(e, e.script, "application_script",
+				p.failBoth(e, first, e.script, "application_script",
 					"%s is the script of container %d already, and there can be only one such",
 					e.ApplicationScript, first)
 			}

@@ -26,7 +26,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -66,10 +65,11 @@ const (
 	MaxMistakes = 100
 )
 
-// File is a configuration without mistakes.
+// File is a configuration.
 type File struct {
 	Path       string
-	Containers map[int]*Container // by container id
+	Containers map[int]*Container // those without mistakes, by container id
+	Wrong      map[int]*Wrong     // the others; there are none but in [Error.Rest]
 	Warnings   []Mistake          // by position
 	More       int                // warnings beside these
 }
@@ -273,6 +273,11 @@ type Error struct {
 	More         int // mistakes beside these
 	Warnings     []Mistake
 	MoreWarnings int // warnings beside these
+
+	// Rest is what is right in the file nevertheless. It is nil when that cannot be
+	// told: the file is not JSON, it has no lxc_configs or that is wrong as a whole,
+	// or it has more than [MaxMistakes] mistakes.
+	Rest *File
 }
 
 // Error has a line "file:line:column: path: message" for each mistake, and one
@@ -360,17 +365,23 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 		}
 	}
 	warnings := p.report(p.warnings)
-	if p.mistakes.count > 0 {
-		return nil, &Error{
-			File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
-			Warnings: warnings, MoreWarnings: p.warnings.more(),
-		}
+	file := &File{
+		Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings, More: p.warnings.more(),
 	}
-	containers := make(map[int]*Container, len(found))
 	for _, e := range found {
-		containers[e.CTID] = e.Container
+		file.Containers[e.CTID] = e.Container
 	}
-	return &File{Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more()}, nil
+	if p.mistakes.count == 0 {
+		return file, nil
+	}
+	wrong := &Error{
+		File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
+		Warnings: warnings, MoreWarnings: p.warnings.more(),
+	}
+	if p.separate(file, found, wrong.Mistakes) {
+		wrong.Rest = file
+	}
+	return nil, wrong
 }
 
 // ParseContainer checks the object of a single container, as the event
@@ -406,7 +417,7 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 	}
 	slices.Sort(all)
 	for _, id := range slices.Compact(all) {
-		if f.Containers[id] != nil {
+		if f.Containers[id] != nil || f.Wrong[id] != nil {
 			needs = append(needs, id)
 		} else {
 			external = append(external, id)
@@ -520,7 +531,8 @@ func (f *File) Plan(domain string) Plan {
 // Place returns where the container with an application script can be reached,
 // nil when there is none with a fixed address.
 func (f *File) Place(script string) *Place {
-	for id, c := range f.Containers {
+	for _, id := range f.IDs() {
+		c := f.Container(id)
 		if c.ApplicationScript != script || !c.Address().IsValid() {
 			continue
 		}
@@ -537,10 +549,10 @@ func (f *File) Place(script string) *Place {
 // Services returns the services of all containers, by CTID.
 func (f *File) Services(domain string) []Service {
 	services := []Service{}
-	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
-		c := f.Containers[ctid]
+	for _, ctid := range f.IDs() {
+		c := f.Container(ctid)
 		s := c.TraefikService
-		if s == nil {
+		if s == nil || !c.Address().IsValid() {
 			continue
 		}
 		address := url.URL{

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
+)
+
+// A leftOut is a container that cannot be planned for mistakes in the file.
+type leftOut struct {
+	*config.Container
+	needs   int    // what it needs and is left out; 0 when it is wrong itself
+	because int    // what is wrong, down that way; 0 when it is wrong itself
+	mistake string // with its place
+}
+
+// why returns what keeps the container from being planned; short leaves out the
+// mistake, for where it has been shown.
+func (l leftOut) why(short bool) string {
+	switch {
+	case l.because == 0 && short:
+		return "it has a mistake"
+	case l.because == 0:
+		return l.mistake
+	}
+	why := fmt.Sprintf("it needs container %d", l.needs)
+	if l.needs != l.because {
+		why += fmt.Sprintf(", and that %d", l.because)
+	}
+	if short {
+		return why
+	}
+	return fmt.Sprintf("%s: %s", why, l.mistake)
+}
+
+// leftOut returns the containers that cannot be planned, by id: those that are
+// wrong, and those that require one of these.
+func (p *plan) leftOut() map[int]leftOut {
+	if len(p.file.Wrong) == 0 {
+		return nil
+	}
+	all := map[int]leftOut{}
+	var found []int
+	add := func(out leftOut) {
+		if _, again := all[out.CTID]; !again {
+			all[out.CTID] = out
+			found = append(found, out.CTID)
+		}
+	}
+	dependents := map[int][]*config.Container{}
+	for _, id := range p.file.IDs() {
+		c := p.file.Container(id)
+		if w := p.file.Wrong[id]; w != nil {
+			add(leftOut{Container: c, mistake: fmt.Sprintf("%s:%v", p.file.Path, w.Mistake)})
+		}
+		if p.action.needs != "" {
+			for _, need := range p.requires(c) {
+				dependents[need] = append(dependents[need], c)
+			}
+		}
+	}
+	for len(found) > 0 {
+		id := found[0]
+		found = found[1:]
+		root := all[id]
+		if root.because != 0 {
+			root = all[root.because]
+		}
+		for _, c := range dependents[id] {
+			add(leftOut{c, id, root.CTID, root.mistake})
+		}
+	}
+	return all
+}
+
+// requires returns the containers of the file without which c cannot be planned:
+// what it needs; for the gateway and the proxy the CA, whose root both trust; and
+// for each of these three what could not be read of what it has to know of others.
+func (p *plan) requires(c *config.Container) []int {
+	needs, _ := p.needs(c)
+	if !p.action.trust {
+		return needs
+	}
+	serves := c.ApplicationScript == config.GatewayScript || c.ApplicationScript == config.ProxyScript
+	if !serves && c.ApplicationScript != config.CAScript {
+		return needs
+	}
+	for id, w := range p.file.Wrong {
+		if id != c.CTID && (w.PlaceUnknown || w.ServiceUnknown && serves) {
+			needs = append(needs, id)
+		}
+	}
+	if ca := p.ca(); serves && ca != 0 {
+		needs = append(needs, ca)
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
+// ca returns the id of the container that is the CA, 0 when there is none.
+func (p *plan) ca() int {
+	for _, id := range p.file.IDs() {
+		if p.file.Container(id).ApplicationScript == config.CAScript {
+			return id
+		}
+	}
+	return 0
+}
+
+// refuse reports all that is wrong with the file, for which nothing is planned.
+// left are the containers that were asked for.
+func refuse(wrong *config.Error, left []leftOut) error {
+	cmdline.Say(wrong.Error())
+	for _, out := range left {
+		if out.because != 0 {
+			cmdline.Logf("%d %s: %s", out.CTID, out.Name, out.why(true))
+		}
+	}
+	cmdline.Logf("%s: %s, so nothing was planned", wrong.File, mistakes(wrong))
+	return cmdline.Status(2)
+}
+
+// sayLeftOut reports what is wrong with the file, and which containers are left
+// out of the plan for it.
+func (p *plan) sayLeftOut(wrong *config.Error, keepGoing bool) {
+	if wrong == nil {
+		return
+	}
+	if !keepGoing {
+		warn(wrong.File, wrong.Mistakes, 0)
+		cmdline.Logf("%s: %s, not in what was asked for", wrong.File, mistakes(wrong))
+		return
+	}
+	cmdline.Say(wrong.Error())
+	for _, out := range p.left {
+		cmdline.Logf("%s: left out: %s", strings.TrimSpace(fmt.Sprint(out.CTID, " ", out.Name)), out.why(true))
+	}
+	cmdline.Logf("%s: %s: %d left out, %d planned", wrong.File, mistakes(wrong), len(p.left), len(p.order))
+}
+
+// mistakes returns how many there are.
+func mistakes(wrong *config.Error) string {
+	n := len(wrong.Mistakes) + wrong.More
+	if n == 1 {
+		return "1 mistake"
+	}
+	return fmt.Sprintf("%d mistakes", n)
+}
