@@ -26,6 +26,7 @@ import (
 const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot [OPTIONS] [CTID…]
+    phx-plan --explain [OPTIONS] [CTID…]
 
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
@@ -43,6 +44,9 @@ Options:
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
+    --explain             Print a page for people instead of a plan: what phx does
+                          with each key of the file, what it refuses, and how that
+                          differs from the scripts before phx.
     --keep-going          Leave out the containers that have mistakes and those
                           that need them, and plan the others. Exit status 1.
                           (PHX_KEEP_GOING=1)
@@ -85,6 +89,7 @@ Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
 Example:
     phx-plan --config phoenix_lxc_configs.json --format table 102
     phx-plan --dry-run | phx-lxc
+    phx-plan --explain | less
 `
 
 func main() {
@@ -96,6 +101,7 @@ func main() {
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "explain"},
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
@@ -131,7 +137,11 @@ func run(c *cli.Context) error {
 
 	path, pveRoot := c.String("config"), c.String("pve-root")
 	host := &pve.Host{PVERoot: pveRoot}
-	file, wrong, err := load(path, hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()))
+	guarded := hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages())
+	if c.Bool("explain") {
+		return explain(path, guarded, named)
+	}
+	file, wrong, err := load(path, guarded)
 	if err != nil {
 		return err
 	}

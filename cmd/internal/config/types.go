@@ -7,13 +7,10 @@
 // accepted here is not refused there.
 //
 // Other keys beside lxc_configs are passed over: a container has only what its
-// own object says. So are a container's keys that belong to other programs
-// (ports, tests, integration_tests, run_integration_tests, vllm, and what
-// begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
-// which the shell scripts before phx read, and the name of a volume: they are
-// accepted, and have no effect. An unknown key is a warning; in a mount point,
-// a volume or the firewall, where overlooking it would open more than was
-// meant, it is a mistake.
+// own object says. So are a container's keys that belong to other programs, and
+// the name of a volume: they are accepted, and have no effect. An unknown key is
+// a warning; in a mount point, a volume or the firewall, where overlooking it
+// would open more than was meant, it is a mistake.
 //
 // The package looks at the host only to keep the directories of the system from
 // being given to a container, and changes nothing. It must not know how a
