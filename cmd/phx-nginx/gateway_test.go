@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +21,7 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
-	"reflect"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -47,6 +49,8 @@ func TestGatewayIsChecked(t *testing.T) {
 		"proxy":       func(g *gateway) { g.Proxy = "proxy.example" },
 		"root":        func(g *gateway) { g.Root = "/etc/ssl/x; y" },
 		"relative":    func(g *gateway) { g.Root = "x.crt" },
+		"name":        func(g *gateway) { g.Names = []string{"a.b.internal.example", "a.b.example"} },
+		"name's form": func(g *gateway) { g.Names = []string{"a b.internal.example"} },
 		"status":      func(g *gateway) { g.StatusPort = 443 },
 		"status host": func(g *gateway) { g.StatusHost = "gateway.example" },
 		"fingerprint": func(g *gateway) { g.Fingerprint = "abc" },
@@ -82,6 +86,19 @@ func TestSite(t *testing.T) {
 	g.StatusPort = 0
 	if strings.Contains(string(g.site()), "8080") {
 		t.Error("a status page without a port")
+	}
+}
+
+// A certificate for *.DOMAIN does not cover names of several labels.
+func TestDeepNames(t *testing.T) {
+	var services []config.Service
+	for _, host := range []string{"x.internal.example", "qwen2.5-7b.internal.example", "a.b.c.internal.example",
+		"a.b.c.internal.example", "a.b.example", "internal.example", "qwen2.5-7b.xinternal.example"} {
+		services = append(services, config.Service{Host: host})
+	}
+	want := []string{"a.b.c.internal.example", "qwen2.5-7b.internal.example"}
+	if got := deepNames(services, "internal.example"); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -348,6 +365,9 @@ func TestApplyAsLastTime(t *testing.T) {
 	gatewayWith := func(trust guest.Trust, proxy string, statusPort int) gateway {
 		return gateway{Trust: trust, Domain: "other.example", Proxy: proxy, StatusPort: statusPort}
 	}
+	carried := gateway{Trust: guest.Trust{Root: guest.CarriedRoot, Carried: "PEM"}, Proxy: "10.0.0.12"}
+	deep := gateway{Domain: "internal.example", Proxy: "10.0.0.12", StatusHost: "gateway.internal.example",
+		Names: []string{"a.b.internal.example"}}
 	for _, tt := range []struct {
 		last gateway
 		args []string
@@ -357,6 +377,10 @@ func TestApplyAsLastTime(t *testing.T) {
 			"10.0.0.12", 8080)},
 		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"},
 			gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
+		{deep, nil, gateway{Domain: "other.example", Proxy: "10.0.0.12", StatusHost: "gateway.other.example",
+			Names: []string{"a.b.other.example"}, Trust: guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"}}},
+		{carried, nil, gatewayWith(carried.Trust, "10.0.0.12", 0)},
+		{carried, []string{"--root", "/x"}, gatewayWith(guest.Trust{Root: "/x"}, "10.0.0.12", 0)},
 		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"},
 			"10.0.0.1", 0)},
 	} {

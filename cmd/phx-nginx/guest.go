@@ -91,8 +91,9 @@ func apply(ctx context.Context, g gateway, ask guest.Ask) *remote.Answer {
 		}
 		if noCertificate != nil {
 			s.Stage = "certificate"
+			return noCertificate
 		}
-		return noCertificate
+		return s.DropCarried(g.Trust)
 	})
 }
 

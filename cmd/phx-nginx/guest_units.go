@@ -140,7 +140,7 @@ SystemCallFilter=~@resources @privileged
 
 const renewIsolation = `ProtectHome=yes
 PrivateTmp=yes
-ReadWritePaths=/run ` + stateDir + `
+ReadWritePaths=/run /etc/phx
 `
 
 const renewTimer = header + `[Unit]

@@ -56,7 +56,7 @@ func requestFor(t *service.Target) (gateway, error) {
 			"give a container with a fixed address the application script %s", config.ProxyScript)
 	}
 	g := gateway{
-		Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
+		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t.Services, t.Domain), Proxy: t.Proxy.IP,
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if s := t.Container.TraefikService; s != nil {
@@ -67,6 +67,19 @@ func requestFor(t *service.Target) (gateway, error) {
 		}
 	}
 	return g, g.check()
+}
+
+// deepNames returns the hosts of services that have several labels below domain,
+// which *.domain does not cover in a certificate.
+func deepNames(services []config.Service, domain string) []string {
+	var names []string
+	for _, s := range services {
+		if label, below := strings.CutSuffix(s.Host, "."+domain); below && strings.Contains(label, ".") {
+			names = append(names, s.Host)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // tokenLife is how long step makes a token valid.

@@ -16,7 +16,8 @@ const usage = `Usage:
 
 As a filter, on the host: when the gateway's container (application script
 phoenix_hypervisor_lxc_101.sh) is ready and the CA's fingerprint is known, set
-nginx up in the container as the TLS gateway of *.DOMAIN.
+nginx up in the container as the TLS gateway of *.DOMAIN. Its certificate is for
+DOMAIN, *.DOMAIN, and every service's name of several labels below DOMAIN.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)

@@ -49,7 +49,7 @@ func (g gateway) site() []byte {
 	}
 	var b bytes.Buffer
 	err := siteTemplate.Execute(&b, map[string]any{
-		"Names": strings.Join(g.names(), " "), "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root,
+		"Names": g.Domain + " *." + g.Domain, "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root,
 		"StatusPort": g.StatusPort, "StatusHost": g.StatusHost, "Certificate": certificateFile, "Key": keyFile,
 	})
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // explanation is what --explain prints: a page for people.
@@ -30,8 +29,8 @@ const (
 )
 
 // explain prints what phx does with the file, with the named containers of it.
-func explain(path string, guarded []hostdir.Guarded, named []int) error {
-	x, err := config.Explain(path, guarded, named)
+func explain(path string, host *config.Host, named []int) error {
+	x, err := config.Explain(path, host, named)
 	if err != nil {
 		return cmdline.Usagef("read the configuration: %v", err)
 	}

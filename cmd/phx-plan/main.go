@@ -50,6 +50,9 @@ Options:
     --keep-going          Leave out the containers that have mistakes and those
                           that need them, and plan the others. Exit status 1.
                           (PHX_KEEP_GOING=1)
+    --pct-version VERSION The version of pct that the plan is for, that of the
+                          package pve-container: what it does not know is a
+                          mistake. Default: that of this host. (PHX_PCT_VERSION)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIR         Directory of the scripts. Default
                           ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
@@ -103,6 +106,7 @@ func main() {
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.BoolFlag{Name: "explain"},
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
+			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
@@ -137,11 +141,21 @@ func run(c *cli.Context) error {
 
 	path, pveRoot := c.String("config"), c.String("pve-root")
 	host := &pve.Host{PVERoot: pveRoot}
-	guarded := hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages())
-	if c.Bool("explain") {
-		return explain(path, guarded, named)
+	version := c.String("pct-version")
+	switch {
+	case version == "":
+		version = pve.ContainerVersion()
+	case !config.IsVersion(version):
+		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
-	file, wrong, err := load(path, guarded)
+	on := &config.Host{
+		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
+		PCT:     version,
+	}
+	if c.Bool("explain") {
+		return explain(path, on, named)
+	}
+	file, wrong, err := load(path, on)
 	if err != nil {
 		return err
 	}
@@ -190,7 +204,7 @@ func ctids(args []string) ([]int, error) {
 // load reads the configuration and writes its warnings. Of one with mistakes, it
 // returns these, and what is right nevertheless; the error is for a file that
 // cannot be read.
-func load(path string, guarded []hostdir.Guarded) (*config.File, *config.Error, error) {
+func load(path string, host *config.Host) (*config.File, *config.Error, error) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
@@ -198,7 +212,7 @@ func load(path string, guarded []hostdir.Guarded) (*config.File, *config.Error, 
 	} else {
 		debug.SetGCPercent(40)
 	}
-	file, err := config.LoadOn(path, guarded)
+	file, err := config.LoadOn(path, host)
 	var wrong *config.Error
 	switch {
 	case errors.As(err, &wrong):

@@ -229,13 +229,20 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 	if err := json.Unmarshal(o.get("dnsNames"), &names); err != nil {
 		return nil, nil, fmt.Errorf("dnsNames: %w", err)
 	}
-	if ip := s.Addr.String(); !slices.Contains(names, ip) {
-		o.set("dnsNames", append(names, ip))
-		changes = append(changes, "name "+ip)
+	for _, address := range s.Addresses() {
+		if ip := address.String(); !slices.Contains(names, ip) {
+			names = append(names, ip)
+			o.set("dnsNames", names)
+			changes = append(changes, "name "+ip)
+		}
 	}
 	if authority.get("policy") == nil {
 		authority.set("policy", map[string]any{"x509": policyOf(s)})
 		changes = append(changes, "policy: "+strings.Join(policyOf(s).Allow.DNS, ", "))
+	} else if change, err := allowNames(&authority, s); err != nil {
+		return nil, nil, err
+	} else if change != "" {
+		changes = append(changes, change)
 	}
 	if len(changes) == 0 {
 		return data, nil, nil
@@ -243,6 +250,64 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 	o.set("authority", authority)
 	text, err = o.format()
 	return text, changes, err
+}
+
+// allowConfig returns the ca.json of a CA that phx has taken over with the names
+// of several labels that have come since, see [allowNames].
+func allowConfig(data []byte, s ca.Settings) (text []byte, changes []string, err error) {
+	o, err := parseConfig(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	var authority object
+	if err := json.Unmarshal(o.get("authority"), &authority); err != nil {
+		return nil, nil, fmt.Errorf("authority: %w", err)
+	}
+	change, err := allowNames(&authority, s)
+	if err != nil || change == "" {
+		return data, nil, err
+	}
+	o.set("authority", authority)
+	text, err = o.format()
+	return text, []string{change}, err
+}
+
+// allowNames adds the names of several labels to a policy that allows *.DOMAIN,
+// which means one label, and says so. Another policy is left alone: who has
+// written it knows what it is for.
+func allowNames(authority *object, s ca.Settings) (change string, err error) {
+	var policy, x509, allow object
+	for _, level := range []struct {
+		in   *object
+		key  string
+		into *object
+	}{{authority, "policy", &policy}, {&policy, "x509", &x509}, {&x509, "allow", &allow}} {
+		raw := level.in.get(level.key)
+		if raw == nil || string(raw) == "null" {
+			return "", nil
+		}
+		if err := json.Unmarshal(raw, level.into); err != nil {
+			return "", fmt.Errorf("authority.policy: %s: %w", level.key, err)
+		}
+	}
+	var names []string
+	if err := json.Unmarshal(allow.get("dns"), &names); err != nil || !slices.Contains(names, "*."+s.Domain) {
+		return "", nil
+	}
+	var added []string
+	for _, name := range policyOf(s).Allow.DNS[2:] {
+		if !slices.Contains(names, name) {
+			added = append(added, name)
+		}
+	}
+	if len(added) == 0 {
+		return "", nil
+	}
+	allow.set("dns", append(names, added...))
+	x509.set("allow", allow)
+	policy.set("x509", x509)
+	authority.set("policy", policy)
+	return "policy: " + strings.Join(added, ", "), nil
 }
 
 // files are the places that a ca.json names.

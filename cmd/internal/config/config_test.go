@@ -67,7 +67,7 @@ func TestMistakes(t *testing.T) {
 		before900 = "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", " +
 			"\"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200" // in container 900, before its address
 	)
-	tests := []struct{ old, new, want string }{
+	expectMistakes(t, []mistakeCase{
 		// The file as a whole.
 		{base, "¦", "the file is empty"},
 		{base, "¦ \n\t", "the file is empty"},
@@ -199,8 +199,6 @@ func TestMistakes(t *testing.T) {
 			"10.0.0.10 is the container's own address"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.255"`, "is not an address of a host"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.1/24"`, "is not an IPv4 address"},
-		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp", "gw": ¦"10.0.0.1"`,
-			"with dhcp the gateway comes from there"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`,
 			`"traefik_service": {"name": ¦"ca.internal", "port": 9000}`,
 			ca + "traefik_service.name: \"ca.internal\" is not one label"},
@@ -360,7 +358,15 @@ func TestMistakes(t *testing.T) {
 		{`["103", 1002]`, `["103", ¦"102"]`, "lxc_configs.102.dependencies.1: cycle: 102 -> 102"},
 		{`["103", 1002]`, `["103", ¦"0103"]`, "lxc_configs.102.dependencies.1: \"0103\" is not a container id"},
 		{`["103", 1002]`, `[¦{}]`, "lxc_configs.102.dependencies.0: must be a container id, not an object"},
-	}
+	})
+}
+
+// A mistakeCase puts new in the place of old in [base]: there is one mistake then,
+// at the mark, whose path and message contain want.
+type mistakeCase struct{ old, new, want string }
+
+func expectMistakes(t *testing.T, tests []mistakeCase) {
+	t.Helper()
 	for i, tt := range tests {
 		text := strings.Replace(base, tt.old, tt.new, 1)
 		if text == base {
@@ -495,14 +501,14 @@ func TestWarnings(t *testing.T) {
 	text = strings.Replace(text, `"extra": 0`, `"extra": 0, "unprivileged": true, "vllm_port": 1, "$schema": "", `+
 		`"portainer_role": "none", "ports": ["1:2"], "lxc_options": ["lxc.cgroup.x=1"], `+
 		`"dependencies": ["900", 900]`, 1)
-	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "mtu": 1500},`, 1)
+	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "metric": 1},`, 1)
 	text = strings.Replace(text, `16,`, `32,`, 1)
 	var got []string
 	for _, w := range parse(t, text).Warnings {
 		got = append(got, w.String())
 	}
 	want := []string{
-		"11:109: lxc_configs.900.network_config.mtu: unknown key, ignored",
+		"11:112: lxc_configs.900.network_config.metric: unknown key, ignored",
 		"18:26: lxc_configs.103.clone_from_ctid: a clone keeps its source's unprivileged, and 900 has false",
 		"18:26: lxc_configs.103.clone_from_ctid: the disk of 900 has 32 GiB: a clone cannot have fewer",
 		"27:16: lxc_configs.103.extra: unknown key, ignored",
@@ -533,7 +539,7 @@ func TestEveryKey(t *testing.T) {
     {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
   "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT",
     "policy_out": "ACCEPT", "rules": [
-    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1",
+    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24", "dest": "10.0.2.1-10.0.2.9",
       "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
     {"type": "out", "action": "DROP", "proto": "udp", "port": 53, "comment": ""}, {"type": "group", "action": "web"}]},
   "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000",
@@ -568,8 +574,8 @@ func TestEveryKey(t *testing.T) {
 			{HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
 		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT",
 			PolicyOut: "ACCEPT", Rules: []FirewallRule{
-				{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan",
-					Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
+				{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24",
+					Dest: "10.0.2.1-10.0.2.9", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
 				{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
 				{Type: "group", Action: "web"}}},
 		Features: []string{"base_setup", "nvidia"}, BootstrapCAURL: "https://10.0.0.10:9000",
@@ -596,7 +602,8 @@ func TestNothingSaid(t *testing.T) {
 	c.Raw = ""
 	want := &Container{CTID: 100, Name: "x", CloneFrom: 900,
 		MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
-		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", IPv4: Addressing{Method: "dhcp"}}}, GPUs: []int{}, LXCOptions: []RawOption{}}
+		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", IPv4: Addressing{Method: "dhcp"}}},
+		GPUs:       []int{}, LXCOptions: []RawOption{}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
 	}
@@ -699,6 +706,7 @@ func TestScriptInput(t *testing.T) {
   "name": "Step-CA", "template": "local:vztmpl/x.tar.zst", "memory_mb": 512, "swap_mb": 0, "cores": 1,
   "storage_pool": "local-lvm", "storage_size_gb": 16, "mac_address": "", "unprivileged": true, "start_at_boot": false,
   "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
+  "secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "dhcp"}, "nameservers": [], "searchdomain": [],
   "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
   "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
   "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
@@ -710,10 +718,15 @@ func TestScriptInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
-		`"ports":["1:2"],"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
+		`"ports":["1:2"],"secondary_network_config":{"name":"eth1","bridge":"vmbr1","ip":"dhcp"},` +
+		`"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
 		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`
 	if got, err := c.ScriptInput(); err != nil || string(got) != want {
 		t.Errorf("got  %s\nwant %s, %v", got, want, err)
+	}
+	c = &Container{CTID: 103, Raw: `{"network_configs": [{"name": "a"}]}`}
+	if got, err := c.ScriptInput(); err != nil || string(got) != `{"network_configs":[{"name":"a"}]}` {
+		t.Errorf("got %s, %v", got, err)
 	}
 	c = &Container{CTID: 103, Raw: `{"clone_from_ctid": 900}`}
 	if got, err := c.ScriptInput(); err != nil || string(got) != "{}" {
@@ -736,7 +749,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := LoadOn(path, []hostdir.Guarded{})
+	_, err := LoadOn(path, &Host{})
 	const want = ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
@@ -744,7 +757,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if _, err := Load(path); err != nil {
 		t.Errorf("not on its host: %v", err)
 	}
-	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+	if _, err = LoadOn(path, &Host{Guarded: []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}}); err == nil ||
 		!strings.Contains(err.Error(), ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
 		t.Errorf("%v", err)
 	}

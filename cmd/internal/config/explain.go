@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
-	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // A Kind is what phx does with a key.
@@ -44,13 +43,13 @@ type Explanation struct {
 // Explain reads the file at path as [LoadOn] does, and explains it. ids are the
 // containers to explain, all without any. The error is for a file that could not
 // be read, not for one with mistakes.
-func Explain(path string, guarded []hostdir.Guarded, ids []int) (*Explanation, error) {
+func Explain(path string, host *Host, ids []int) (*Explanation, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
 	x := &Explanation{}
-	x.File, err = newParser(text, guarded).file(path, guarded != nil)
+	x.File, err = newParser(text, host).file(path, host != nil)
 	if errors.As(err, &x.Wrong) {
 		x.File, x.Warnings, x.More = x.Wrong.Rest, x.Wrong.Warnings, x.Wrong.MoreWarnings
 	} else if err != nil {

@@ -48,8 +48,12 @@ var containerKeys = []containerKey{
 		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
 	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
 		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
-	{name: "network_config", need: "without it the container would have no interface", input: true, read: networkConfig},
+	{name: "network_config", input: true, read: networkConfig},
+	{name: "secondary_network_config", input: true, read: secondaryNetworkConfig},
+	{name: "network_configs", input: true, read: networkConfigs},
 	{name: "mac_address", read: macAddressKey},
+	{name: "nameservers", read: func(p *parser, e *entry, v gjson.Result) { p.setNameservers(e, v) }},
+	{name: "searchdomain", read: searchDomain},
 	{name: "unprivileged", read: func(p *parser, e *entry, v gjson.Result) { e.Unprivileged = new(p.boolean(v)) }},
 	{name: "start_at_boot", read: func(p *parser, e *entry, v gjson.Result) { e.StartAtBoot = new(p.boolean(v)) }},
 	{name: "boot_order", read: func(p *parser, e *entry, v gjson.Result) {
@@ -178,6 +182,7 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 	if !v.IsObject() {
 		return nil
 	}
+	p.networks(e, v.Index)
 	switch {
 	case template < 0 && source < 0:
 		p.failUnder(v.Index, "template", "missing: a container is made from a template or from clone_from_ctid")
@@ -440,7 +445,7 @@ func firewall(p *parser, e *entry, v gjson.Result) {
 
 func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	var r FirewallRule
-	var action, port gjson.Result
+	var action, port, dest gjson.Result
 	p.members(v, (*parser).refuse,
 		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
 		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
@@ -448,7 +453,7 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 			action = v
 		}},
 		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
-		member{"dest", "", func(v gjson.Result) { r.Dest = p.formatted(v, rulePeers) }},
+		member{"dest", "", func(v gjson.Result) { r.Dest, dest = p.formatted(v, rulePeers), v }},
 		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
 		member{"port", "", func(v gjson.Result) {
 			port = v
@@ -470,6 +475,9 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	}
 	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
 		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
+	}
+	if a, b := peersFamily(r.Source), peersFamily(r.Dest); a != b && a != 0 && b != 0 {
+		p.failUnder(dest.Index, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
 	}
 	if r.Port != "" && r.Proto == "" {
 		p.failUnder(port.Index, "port", "a port needs a proto")

@@ -17,7 +17,9 @@ import (
 
 // small is the shortest container.
 const small = `"name":"a","template":"a","memory_mb":16,"cores":1,"storage_pool":"ab","storage_size_gb":1,` +
-	`"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
+	network
+
+const network = `"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
 
 // containers returns a file of n containers, each with the members that more
 // returns for its index.
@@ -58,6 +60,15 @@ var hostile = map[string]func(n int) string{
 		return one(`,"lxc_options":["lxc.cap.keep=` + strings.Repeat(`a,`, min(n, 30000)) + `a"]`)
 	},
 	"id_maps": func(n int) string { return one(`,"id_maps":[` + numbered(n, `"u %d 0 1"`) + `]`) },
+	"interfaces": func(n int) string {
+		return listed(numbered(n, `{"name":"a%d","bridge":"b","ip":"dhcp","trunks":"1-4094"}`))
+	},
+	"empty interfaces": func(n int) string { return listed(`{}` + strings.Repeat(`,{}`, n)) },
+	"trunks": func(n int) string {
+		return listed(`{"name":"a","bridge":"b","ip":"dhcp","trunks":[1` + strings.Repeat(`,"1-4094"`, n) + `]}`)
+	},
+	"nameservers":  func(n int) string { return one(`,"nameservers":[` + numbered(n, `"fd00::%x"`) + `]`) },
+	"searchdomain": func(n int) string { return one(`,"searchdomain":[` + numbered(n, `"a%d"`) + `]`) },
 	"rules": func(n int) string {
 		return one(`,"firewall":{"rules":[` + numbered(n, `{"type":"in","action":"DROP","comment":"%d"}`) + `]}`)
 	},
@@ -86,6 +97,11 @@ var hostile = map[string]func(n int) string{
 		return `{"lxc_configs":{},"x":` + strings.Repeat("[", 90) + `"` + strings.Repeat("a", n) + `"` +
 			strings.Repeat("]", 90) + `}`
 	},
+}
+
+// listed is [one] with a list of interfaces.
+func listed(interfaces string) string {
+	return strings.Replace(one(`,"network_configs":[`+interfaces+`]`), network, `"vllm":0`, 1)
 }
 
 func one(more string) string { return containers(1, func(int) string { return more }) }

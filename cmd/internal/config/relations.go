@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -13,10 +14,14 @@ import (
 type entry struct {
 	*Container
 	at       int // of its object
-	address  int // of network_config.ip
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
+
+	first, second *nic  // of network_config and secondary_network_config, nil without
+	listed        []nic // of network_configs, nil without
+	list          int   // offset of network_configs
+	nics          []nic // those of the container, net0 first
 
 	mac      mac          // mac_address
 	length   int          // of its object in an event
@@ -50,20 +55,16 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
-	if len(e.Interfaces) > 0 {
-		e.Interfaces[0].MAC = e.mac.address
-	}
-	s, dhcp := e.TraefikService, !e.Address().IsValid() && e.Reached().IPv4.Method == "dhcp"
-	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {
-		p.failUnder(e.ipfilter, "firewall.ipfilter",
-			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
-	}
-	if script := e.ApplicationScript; dhcp && s == nil && (script == CAScript || script == ProxyScript) {
-		p.failUnder(e.address, "network_config.ip",
-			"must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
-	}
-	if dhcp && s != nil {
-		p.failUnder(e.service, "traefik_service", "needs a fixed address, but network_config.ip is dhcp")
+	p.checkFilters(e)
+	s := e.TraefikService
+	if key, at, method := e.unfixed(); method != "" {
+		if script := e.ApplicationScript; s == nil && (script == CAScript || script == ProxyScript) {
+			p.failUnder(at, key, "must be a fixed address, not %s: the other containers have to know where to find "+
+				"that of %s", method, script)
+		}
+		if s != nil {
+			p.failUnder(e.service, "traefik_service", "needs a fixed address, but %s is %s", key, method)
+		}
 	}
 	if s != nil && s.Scheme == "" {
 		s.Scheme = "http"
@@ -114,17 +115,8 @@ func (p *parser) unique(found []*entry) {
 	services := make(map[string]int)
 	scripts := make(map[string]int)
 	for _, e := range found {
-		for _, ip := range e.Addresses() {
-			if first, ok := take(addresses, ip.As16(), e.CTID); !ok {
-				p.failBoth(e, first, e.address, "network_config.ip",
-					"%v is the address of container %d already", ip, first)
-			}
-		}
-		if e.mac.address != "" {
-			if first, ok := take(macs, e.mac.address, e.CTID); !ok {
-				p.failBoth(e, first, e.mac.at, "mac_address",
-					"%s is the address of container %d already", e.mac.address, first)
-			}
+		for i := range e.nics {
+			p.uniqueInterface(e, &e.nics[i], addresses, macs)
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
@@ -140,6 +132,38 @@ func (p *parser) unique(found []*entry) {
 					e.ApplicationScript, first)
 			}
 		}
+	}
+}
+
+// uniqueInterface checks that no interface before it has the same addresses.
+func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, macs map[string]int) {
+	owner := func(id int) string {
+		if id == e.CTID {
+			return "another interface of this container"
+		}
+		return fmt.Sprintf("container %d", id)
+	}
+	for _, a := range []struct {
+		key  string
+		at   int
+		addr netip.Addr
+	}{{"ip", n.ip, n.IPv4.Prefix.Addr()}, {"ip6", n.ip6, n.IPv6.Prefix.Addr()}} {
+		if !a.addr.IsValid() {
+			continue
+		}
+		if first, ok := take(addresses, a.addr.As16(), e.CTID); !ok {
+			p.failBoth(e, first, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
+		}
+	}
+	if n.MAC == "" {
+		return
+	}
+	if first, ok := take(macs, n.MAC, e.CTID); !ok {
+		key, at := n.path+".hwaddr", n.mac
+		if at < 0 {
+			key, at = "mac_address", e.mac.at
+		}
+		p.failBoth(e, first, at, key, "%s is the address of %s already", n.MAC, owner(first))
 	}
 }
 
@@ -260,7 +284,8 @@ func (p *parser) lengths(found []*entry, index map[int]int) {
 		plan += digits(e.CTID)
 		if s := e.TraefikService; s != nil {
 			plan += 2*len(s.Name) + maxHostName +
-				len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+				len(`{"name":"","host":".","url":"","ctid":999999999},`) +
+				len("https://[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535")
 		}
 		for _, edge := range e.edges {
 			lengths[i] += digits(int(edge.to))

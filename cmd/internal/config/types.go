@@ -32,8 +32,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // The application scripts by which phx knows the gateway, the proxy and the CA.
@@ -87,8 +85,9 @@ type Container struct {
 	Cores         int          // cores
 	StoragePool   string       // storage_pool: a storage of Proxmox VE
 	StorageSizeGB int          // storage_size_gb: GiB
-	Interfaces    []Interface  // network_config: net0 first
-	Nameservers   []netip.Addr // nameservers of network_config: IPv4 or IPv6
+	Interfaces    []Interface  // network_config and secondary_network_config, or network_configs: net0 first
+	Nameservers   []netip.Addr // nameservers: IPv4 or IPv6
+	SearchDomains []string     // searchdomain: where names are looked up that are not complete
 	Unprivileged  *bool        // unprivileged: pct can set it when it creates a container, never later
 	StartAtBoot   *bool        // start_at_boot
 	BootOrder     *int         // boot_order
@@ -122,17 +121,36 @@ type Container struct {
 type Interface struct {
 	Name   string // inside the container: eth0
 	Bridge string // on the host: vmbr0
-	MAC    string // upper case; "" for one that Proxmox VE chooses
+	MAC    string // hwaddr: upper case; "" for one that Proxmox VE chooses
 	IPv4   Addressing
 	IPv6   Addressing
+
+	Tag         int     // tag: its VLAN, from 1 to 4094; 0 for none
+	Trunks      []VLANs // trunks: the VLANs that pass with their tags, ascending; nil where the file says nothing
+	MTU         int     // mtu: bytes; 0 for that of the bridge
+	Rate        float64 // rate: MB/s; 0 for no limit
+	LinkDown    *bool   // link_down
+	HostManaged *bool   // host_managed: the host sets the addresses, not the container
+	Firewall    *bool   // firewall: whether its packets are filtered; nil where it is as Firewall.Enabled
 }
+
+// VLANs are the ids of VLANs from First to Last.
+type VLANs struct{ First, Last int }
 
 // Addressing is how an interface gets its address of one family. The zero value
 // is that of an interface without one.
 type Addressing struct {
 	Prefix  netip.Prefix // the fixed address with its prefix length; not valid without one
-	Method  string       // dhcp, manual or, of IPv6, auto; "" with a fixed address
+	Method  string       // dhcp, manual or, of IPv6, auto; "" with a fixed address, and without any
 	Gateway netip.Addr   // inside of Prefix, or link-local; not valid without one
+}
+
+// Filtered reports whether the firewall is to filter what passes the interface.
+func (i Interface) Filtered(fw *Firewall) bool {
+	if i.Firewall != nil {
+		return *i.Firewall
+	}
+	return fw != nil && fw.Enabled
 }
 
 // Addresses returns the fixed addresses of an interface, IPv4 first.
@@ -176,6 +194,19 @@ func (c *Container) Reached() Interface {
 		return c.Interfaces[0]
 	}
 	return Interface{}
+}
+
+// HasPort reports whether the container's interface netI is a port of its bridge. It
+// is not where raw lines give it another type: Proxmox VE can then not filter what
+// passes there.
+func (c *Container) HasPort(i int) bool {
+	key, kind := fmt.Sprintf("lxc.net.%d.type", i), "veth"
+	for _, o := range c.LXCOptions {
+		if o.Key == key && o.Value != "" {
+			kind = o.Value
+		}
+	}
+	return kind == "veth"
 }
 
 // RawOption is a raw line of a container's conf file, "Key: Value", whose key
@@ -297,14 +328,13 @@ func (e *Error) Error() string {
 // file could be read but has mistakes.
 func Load(path string) (*File, error) { return LoadOn(path, nil) }
 
-// LoadOn is [Load] on the host that the file is for: no container may own the
-// guarded places, nor a directory of a Debian package.
-func LoadOn(path string, guarded []hostdir.Guarded) (*File, error) {
+// LoadOn is [Load] on the host that the file is for; nil is [Load].
+func LoadOn(path string, host *Host) (*File, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	return newParser(text, guarded).file(path, guarded != nil)
+	return newParser(text, host).file(path, host != nil)
 }
 
 // readFile reads a file or a pipe into a string without a second copy of it.

@@ -39,16 +39,16 @@ func (p *parser) separate(f *File, found []*entry, mistakes []Mistake) bool {
 		if !inContainers {
 			continue
 		}
-		key, path, _ := strings.Cut(path, ".")
-		path, _, _ = strings.Cut(path, ".")
+		id, err := ParseCTID(before(path, "."))
+		if err != nil {
+			continue
+		}
+		_, path, _ = strings.Cut(path, ".")
 		at := p.mistakes.first[i].at
-		if id, err := ParseCTID(key); err == nil {
-			w := f.wrong(id, m)
-			w.NeedsUnknown = w.NeedsUnknown || !named[at] && (path == "clone_from_ctid" || path == "dependencies")
-			w.unknown(path)
-			for _, other := range p.others[at] {
-				f.wrong(other, m)
-			}
+		w := f.wrong(id, m)
+		w.unknown(path, named[at] || p.others[at] != nil)
+		for _, other := range p.others[at] {
+			f.wrong(other, m)
 		}
 	}
 	for _, w := range f.Wrong {
@@ -71,27 +71,36 @@ func (f *File) wrong(id int, m Mistake) *Wrong {
 	return w
 }
 
-// unknown notes that a key of the container has a mistake, all of it where key
-// is "".
-func (w *Wrong) unknown(key string) {
-	switch key {
-	case "":
+// unknown notes that a value of the container has a mistake; path is that below
+// its object, "" for all of it. read says that the value could be read: it is
+// wrong because of another container.
+func (w *Wrong) unknown(path string, read bool) {
+	key := before(path, ".")
+	switch {
+	case path == "":
 		w.NeedsUnknown, w.ServiceUnknown, w.PlaceUnknown = true, true, true
-	case "traefik_service":
+	case key == "traefik_service":
 		w.ServiceUnknown = true
-	case "application_script":
+	case key == "application_script":
 		w.PlaceUnknown = true
+	case read:
+	case key == "clone_from_ctid", key == "dependencies":
+		w.NeedsUnknown = true
+	case strings.Contains(key, "network_config"):
+		last := path[strings.LastIndexByte(path, '.')+1:]
+		if last == "ip" || last == "ip6" || last == key || isDecimal(last) {
+			w.Interfaces = nil // which address others would reach is not known any more
+		}
 	}
 }
 
-// addressUnknown notes what the missing address of the container leaves unknown.
-// One that the file leaves to DHCP is not missing.
+// addressUnknown notes what a missing address of the container leaves unknown.
+// One that the file leaves to others, such as DHCP, is not missing.
 func (w *Wrong) addressUnknown() {
 	if w.ServiceUnknown {
 		w.TraefikService = nil
 	}
-	given := func(i Interface) bool { return i.IPv4.Method != "" || i.IPv6.Method != "" }
-	if w.Address().IsValid() || slices.ContainsFunc(w.Interfaces, given) {
+	if len(w.Interfaces) > 0 {
 		return
 	}
 	w.ServiceUnknown = w.ServiceUnknown || w.TraefikService != nil
@@ -99,6 +108,12 @@ func (w *Wrong) addressUnknown() {
 	case GatewayScript, ProxyScript, CAScript:
 		w.PlaceUnknown = true
 	}
+}
+
+// before returns what s has before the first separator.
+func before(s, separator string) string {
+	s, _, _ = strings.Cut(s, separator)
+	return s
 }
 
 // IDs returns the ids of all containers, of those with mistakes too, in ascending

@@ -74,7 +74,8 @@ func (t *Target) Logf(format string, args ...any) {
 
 // checkTrust checks what the events say of the CA against the plan, against what
 // the host has pinned and against the file of root certificates, and notes where
-// the container sees that file.
+// the container sees that file. Where it does not, the certificates go with the
+// request.
 func (t *Target) checkTrust() error {
 	if err := t.checkCA(); err != nil {
 		return err
@@ -82,12 +83,20 @@ func (t *Target) checkTrust() error {
 	if err := t.checkPin(); err != nil {
 		return err
 	}
-	if _, err := cert.ReadPinned(t.rootFile, t.Trust.Pins()...); err != nil {
+	roots, err := cert.ReadPinned(t.rootFile, t.Trust.Pins()...)
+	if err != nil {
 		return err
 	}
-	root, err := mounted(t.Container, t.rootFile)
-	t.Trust.Root = root
-	return err
+	at, writable := mounted(t.Container, t.rootFile)
+	if writable {
+		t.Logf("the mount point %s shows %s to the container for writing: set its read_only to true; "+
+			"until then the root certificate comes with the request", at, t.rootFile)
+	}
+	t.Trust.Root = at
+	if at == "" || writable || t.Trust.Check() != nil {
+		t.Trust.Root, t.Trust.Carried = guest.CarriedRoot, string(cert.Encode(roots...))
+	}
+	return nil
 }
 
 // checkCA returns an error unless the CA's URL leads to the CA of the plan,
@@ -120,19 +129,20 @@ func (t *Target) checkPin() error {
 }
 
 // mounted returns the place in a container where a file of the host is seen
-// through one of the container's mount points.
-func mounted(c *config.Container, path string) (string, error) {
+// through one of the container's mount points, "" where it is not, and reports
+// whether the container could change it through one of them, which is then at.
+func mounted(c *config.Container, path string) (at string, writable bool) {
 	for _, m := range c.MountPoints {
 		rest, err := filepath.Rel(m.HostPath, path)
 		if err != nil || !filepath.IsLocal(rest) {
 			continue
 		}
 		if !m.ReadOnly {
-			return "", fmt.Errorf("the mount point %s shows %s to the container for writing: "+
-				"set its read_only to true", m.ContainerPath, path)
+			return m.ContainerPath, true
 		}
-		return filepath.Join(m.ContainerPath, rest), nil
+		if at == "" {
+			at = filepath.Join(m.ContainerPath, rest)
+		}
 	}
-	return "", fmt.Errorf("no mount point shows %s to the container: add %s to its mount_points",
-		path, filepath.Dir(path))
+	return at, false
 }
