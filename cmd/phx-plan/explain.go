@@ -55,7 +55,8 @@ func explain(path string, host *config.Host, named []int) error {
 
 // write writes the page. Every text in it that comes from the file is escaped.
 func (x explanation) write() {
-	x.head(x.path + ": " + x.summary())
+	fmt.Fprintf(x.out, "%s:\n", cmdline.Escape(x.path))
+	x.wrap("", x.summary(), 0)
 	if x.File != nil {
 		x.containers()
 	}
@@ -270,9 +271,7 @@ func (x explanation) differences() {
 
 // head writes the title of a part.
 func (x explanation) head(title string) {
-	if x.out.Buffered() > 0 {
-		x.out.WriteByte('\n')
-	}
+	x.out.WriteByte('\n')
 	x.wrap("", title, 0)
 }
 

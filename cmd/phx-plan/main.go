@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -193,6 +194,8 @@ func ctids(args []string) ([]int, error) {
 		switch {
 		case err != nil && strings.HasPrefix(arg, "-"):
 			return nil, cmdline.Usagef("%s: options go before the container ids", arg)
+		case err != nil && isWord(arg):
+			return nil, cmdline.Usagef("%v; an action is given with --action, and to phoenix first: %s", err, list(actions))
 		case err != nil:
 			return nil, cmdline.Usagef("%v", err)
 		}
@@ -200,6 +203,9 @@ func ctids(args []string) ([]int, error) {
 	}
 	return ids, nil
 }
+
+// isWord reports whether s begins with a letter.
+func isWord(s string) bool { return s != "" && unicode.IsLetter(rune(s[0])) }
 
 // load reads the configuration and writes its warnings. Of one with mistakes, it
 // returns these, and what is right nevertheless; the error is for a file that
