@@ -195,7 +195,8 @@ func ctids(args []string) ([]int, error) {
 		case err != nil && strings.HasPrefix(arg, "-"):
 			return nil, cmdline.Usagef("%s: options go before the container ids", arg)
 		case err != nil && isWord(arg):
-			return nil, cmdline.Usagef("%v; an action is given with --action, and to phoenix first: %s", err, list(actions))
+			return nil, cmdline.Usagef("%v; an action is given with --action, and to phoenix first: %s",
+				err, list(actions))
 		case err != nil:
 			return nil, cmdline.Usagef("%v", err)
 		}
