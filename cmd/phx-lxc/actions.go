@@ -118,7 +118,7 @@ func (j *job) emitPreview() bool {
 
 func (j *job) isReady(elapsed time.Duration) event.Body {
 	return event.ContainerReady{
-		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
+		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), IPs: addresses(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
 		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
 		NotInForce: j.notInForce, ElapsedMS: elapsed.Milliseconds(),
 	}
@@ -134,7 +134,7 @@ func (j *job) hasChanged() event.ContainerChanged {
 
 func (j *job) hasStatus(time.Duration) event.Body {
 	return event.ContainerStatus{
-		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c),
+		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c), IPs: addresses(j.c),
 		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/pve"
@@ -71,7 +72,7 @@ func (j *job) firstRecord() (first pve.Record, line string, err error) {
 		return nil, "", err
 	}
 	first = j.desiredRecord()
-	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord} {
+	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
 		first.Unite(word, j.ct.Before[word])
 	}
 	return first, records.Line(j.c.CTID, first), nil
@@ -127,6 +128,8 @@ func (j *job) clone(ctx context.Context) error {
 	if err := j.ct.Inherit(records, id, from); err != nil {
 		j.logf("%s: %v", origin, err)
 	}
+	// So do all its interfaces, and with them the addresses of the source.
+	j.ct.Before.Unite(pve.NetsWord, strings.Join(unmentioned(j.c, from.Values), ","))
 	j.created = true
 	first, line, err := j.firstRecord()
 	if err != nil {

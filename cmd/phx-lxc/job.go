@@ -85,16 +85,28 @@ func (j *job) firewall() *config.Firewall {
 	return managedFirewall(j.c, j.ct.Before)
 }
 
+// configured is the configuration without what is not put in force: see
+// decideFirewall.
+func (j *job) configured() *config.Container {
+	if j.firewallWaits {
+		return withoutFilters(j.c)
+	}
+	return j.c
+}
+
 // desiredRecord is the record once all is written that phx writes beside pct's
 // options.
 func (j *job) desiredRecord() pve.Record {
-	return record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	after := record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	delete(after, pve.NetsWord)
+	after.Unite(pve.NetsWord, netRecord(j.configured(), j.ct.Before))
+	return after
 }
 
 // settings returns how a configuration of Proxmox's differs from the desired
 // one.
 func (j *job) settings(conf *pve.Conf) *pve.Settings {
-	return settings(j.c, conf, j.firewall(), j.ct.Before.Hashes(pve.MountsWord))
+	return settings(j.configured(), conf, j.firewall(), j.ct.Before)
 }
 
 // refusals returns what keeps the container from becoming the desired one.

@@ -139,7 +139,7 @@ func TestRecordWithShorterHashes(t *testing.T) {
 	c := containerWith(t, `"firewall": {"enabled": true}`)
 	before := pve.Record{pve.MountsWord: "6d6940", pve.FirewallWord: "f10ce1"}
 	conf := pve.ParseConf([]byte("mp0: /srv/old,mp=/old\nmp1: /srv/other,mp=/other\n"))
-	got := list(settings(c, conf, nil, before.Hashes(pve.MountsWord)))
+	got := list(settings(c, conf, nil, before))
 	if !strings.Contains(got, "mp0 removed: ") || strings.Contains(got, "mp1") {
 		t.Errorf("settings\n%s", got)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -145,22 +146,36 @@ func profileFile(source, dest, name string) (path string, want, have []byte, err
 // has not made, until it is told to.
 func (j *job) decideFirewall(context.Context) error {
 	fw := j.c.Firewall
-	if fw == nil {
+	filters := func(n config.Interface) bool { return n.Firewall != nil && *n.Firewall }
+	if fw == nil && !slices.ContainsFunc(j.c.Interfaces, filters) {
 		return nil
 	}
 	text, err := j.host.ReadFirewall(j.c.CTID)
 	if err != nil {
 		return err
 	}
-	inForce := pve.FirewallOptions(text)["enable"] == "1" && hasFirewallFlag(j.ct.Conf)
-	if j.created || j.ct.Before[pve.FirewallWord] != "" || j.options.enforce || inForce {
-		_, on := j.host.DatacenterFirewall()
-		j.notInForce = fw.Enabled && !on
+	on := pve.FirewallOptions(text)["enable"] == "1"
+	enabled, would := on, text // for an interface that is to obey rules made by hand
+	if fw != nil {
+		enabled, would = fw.Enabled, pveFirewall(fw).Rewrite(text, nil)
+	}
+	filtersBefore := func(word string) bool { return strings.HasSuffix(word, ".firewall") }
+	own := j.created || j.ct.Before[pve.FirewallWord] != "" ||
+		slices.ContainsFunc(slices.Collect(maps.Keys(j.ct.Before.Hashes(pve.NetsWord))), filtersBefore)
+	if own || j.options.enforce || on && hasFirewallFlags(j.c, j.ct.Conf) || fw == nil && !on {
+		_, datacenter := j.host.DatacenterFirewall()
+		j.notInForce = enabled && !datacenter
+		for i, n := range j.c.Interfaces {
+			if enabled && n.Filtered(fw) && !j.c.HasPort(i) {
+				j.notInForce = true
+				j.logf("%s is no port of a bridge, because of its raw lines: the firewall is not in force there",
+					netOption(i))
+			}
+		}
 		return nil
 	}
-	j.firewallWaits, j.notInForce = true, fw.Enabled
-	if fw.Enabled {
-		would := pveFirewall(fw).Rewrite(text, nil)
+	j.firewallWaits, j.notInForce = true, enabled
+	if enabled {
 		j.logf("%s", enforcing(would, cutFlows(j.plan, j.c, would)))
 	}
 	return nil
@@ -172,7 +187,7 @@ func (j *job) writeRawLines(ctx context.Context) error {
 	after := j.desiredRecord()
 	// What goes into other files is recorded before it is written there, and
 	// what is removed from them is forgotten afterwards.
-	for _, word := range []string{pve.FirewallWord, pve.MountsWord} {
+	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
 		if !j.options.dryRun {
 			after.Unite(word, j.ct.Before[word])
 		}
@@ -209,7 +224,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 	if changed {
 		j.changed(start, "firewall")
 	}
-	if fw.Enabled && (changed || !hasFirewallFlag(j.ct.Conf)) {
+	if fw.Enabled && (changed || !hasFirewallFlags(j.c, j.ct.Conf)) {
 		for _, cut := range cutFlows(j.plan, j.c, text) {
 			j.logf("the firewall: %s", cut)
 		}
@@ -227,6 +242,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 
 // configure applies every setting that differs, in one call.
 func (j *job) configure(ctx context.Context) error {
+	j.reportInterfaces()
 	if len(j.settings(j.ct.Conf).Args()) == 0 {
 		return nil
 	}
@@ -240,6 +256,11 @@ func (j *job) configure(ctx context.Context) error {
 	differing := j.settings(j.ct.Conf)
 	if len(differing.Args()) == 0 {
 		return nil
+	}
+	if waiting := differing.AppliedAtStart(j.ct.Conf); j.ct.Running && len(waiting) > 0 {
+		if err := j.ct.MarkRestart(ctx, waiting...); err != nil {
+			return err
+		}
 	}
 	if err := j.ct.Pct(ctx, append([]string{"set", j.ct.ID()}, differing.Args()...)...); err != nil {
 		return err
@@ -255,6 +276,19 @@ func (j *job) configure(ctx context.Context) error {
 		j.changed(start, "%s", change)
 	}
 	return nil
+}
+
+// reportInterfaces says which interfaces stay although the configuration does not
+// have them.
+func (j *job) reportInterfaces() {
+	written := j.ct.Before.Hashes(pve.NetsWord)
+	next := j.ct.Conf.Next()
+	for _, option := range unmentioned(j.c, next) {
+		if !written[option] {
+			j.logf("%s (%s) is not in the configuration, and stays, because phx has not made it: to remove it, "+
+				"run: pct set %d --delete %s", option, describe(next[option]), j.c.CTID, option)
+		}
+	}
 }
 
 // pruneRecord takes out of the record what is in no file any more.

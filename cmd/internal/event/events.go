@@ -103,7 +103,8 @@ type PlanDone struct {
 type ContainerReady struct {
 	CTID              int      `json:"ctid"`
 	Name              string   `json:"name"`
-	IP                string   `json:"ip"` // without its prefix length; "" when it has no fixed one
+	IP                string   `json:"ip"`            // without its prefix length; "" when it has no fixed one
+	IPs               []string `json:"ips,omitempty"` // all fixed addresses, IP first, where it has several
 	Changed           bool     `json:"changed"`
 	Changes           []string `json:"changes"`            // what this run has changed, for people
 	RestartRequired   []string `json:"restart_required"`   // options whose values wait for a restart
@@ -139,6 +140,7 @@ type ContainerStatus struct {
 	State           string            `json:"state"`          // running, stopped or missing
 	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
 	IP              string            `json:"ip"`
+	IPs             []string          `json:"ips,omitempty"`
 	Applied         map[string]string `json:"applied"` // hashes of what phx has applied, by name
 	RestartRequired []string          `json:"restart_required"`
 }

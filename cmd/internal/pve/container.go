@@ -511,8 +511,8 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // ClearRestartIfDone forgets that a restart is needed if others have restarted
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
-	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
-	if err != nil || !c.Running {
+	since, _ := restartOf(c.Conf)
+	if since == 0 || !c.Running {
 		return nil
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
@@ -531,8 +531,8 @@ func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	return nil
 }
 
-// RestartRequired returns the options whose values wait for a restart of the
-// running container, and "lxc" for its raw lines.
+// RestartRequired returns the options whose values wait, in whole or in part, for a
+// restart of the running container, and "lxc" for its raw lines.
 func (c *Container) RestartRequired() []string {
 	waiting := []string{}
 	if c.Conf == nil || !c.Running {
@@ -540,11 +540,10 @@ func (c *Container) RestartRequired() []string {
 	}
 	waiting = append(waiting, c.Conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
-	if c.Conf.mark(restartMark) != "" {
-		waiting = append(waiting, "lxc")
-	}
+	_, marked := restartOf(c.Conf)
+	waiting = append(waiting, marked...)
 	slices.Sort(waiting)
-	return waiting
+	return slices.Compact(waiting)
 }
 
 // Resize grows the disk of an option to a size in GiB.

@@ -102,11 +102,11 @@ func parseFirewallSection(line string) (kind string, ok bool) {
 
 // firewallOption is an option as pve-firewall reads it: a number, or a policy.
 var firewallOption = regexp.MustCompile(
-	`(?i)^(enable|macfilter|ipfilter|policy_in|policy_out):\s*([01]|ACCEPT|DROP|REJECT)\s*$`)
+	`(?i)^(enable|macfilter|ipfilter|ndp|policy_in|policy_out):\s*([01]|ACCEPT|DROP|REJECT)\s*$`)
 
 // firewallDefaults are what counts where a file has no such option.
 var firewallDefaults = map[string]string{
-	"enable": "0", "macfilter": "1", "ipfilter": "0", "policy_in": "DROP", "policy_out": "ACCEPT",
+	"enable": "0", "macfilter": "1", "ipfilter": "0", "ndp": "1", "policy_in": "DROP", "policy_out": "ACCEPT",
 }
 
 // FirewallOptions returns the options of a firewall file by name, in lower
@@ -274,9 +274,10 @@ func setFirewallOption(text []byte, name, value string) []byte {
 
 // Flow is a TCP connection to be made.
 type Flow struct {
-	Source netip.Addr // not valid for clients at any address
-	Dest   netip.Addr
-	Port   int
+	Source    netip.Addr // not valid for clients at any address
+	Dest      netip.Addr
+	Port      int
+	Interface string // of the container, by which it passes: net0
 }
 
 // FirewallVerdict returns what a firewall file does with the first packet of a
@@ -336,7 +337,7 @@ func (f Flow) matches(action string, options []string) match {
 		m := yes
 		switch pair[0] {
 		case "-i":
-			if value != "net0" {
+			if value != f.Interface {
 				m = no
 			}
 		case "-source":

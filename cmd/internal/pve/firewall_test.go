@@ -225,8 +225,9 @@ func FuzzFirewall(f *testing.F) {
 }
 
 func TestFirewallVerdict(t *testing.T) {
-	f := Flow{Source: netip.MustParseAddr("10.0.0.12"), Dest: netip.MustParseAddr("10.0.0.10"), Port: 9000}
-	clients := Flow{Dest: netip.MustParseAddr("10.0.0.153"), Port: 443}
+	f := Flow{Source: netip.MustParseAddr("10.0.0.12"), Dest: netip.MustParseAddr("10.0.0.10"), Port: 9000,
+		Interface: "net0"}
+	clients := Flow{Dest: netip.MustParseAddr("10.0.0.153"), Port: 443, Interface: "net0"}
 	for _, tt := range []struct {
 		rules   string
 		flow    Flow

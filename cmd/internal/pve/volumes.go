@@ -120,8 +120,10 @@ func (s *Snapshot) Clone(hostname, storage string) *Conf {
 			conf.Values[option] = storage + ":" + volume
 		}
 	}
-	net := ParseProperties(conf.Values["net0"])
-	net.Set("hwaddr", "(generated)")
-	conf.Values["net0"] = net.String()
+	for _, option := range Nets(conf.Values) {
+		net := ParseProperties(conf.Values[option])
+		net.Set("hwaddr", "(generated)")
+		conf.Values[option] = net.String()
+	}
 	return conf
 }

@@ -183,6 +183,14 @@ func (b *lxcBackend) netLines(vmid int, n nic, line lineFunc) error {
 	return nil
 }
 
+func (b *lxcBackend) bridgeMTU(name string) (int, error) {
+	bridge, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, die(2, "bridge '%s' does not exist", name)
+	}
+	return bridge.MTU, nil
+}
+
 func checkBridge(name string) error {
 	if _, err := net.InterfaceByName(name); err != nil {
 		return die(2, "bridge '%s' does not exist", name)
@@ -246,6 +254,9 @@ func (b *lxcBackend) limitLines(conf *config, line lineFunc) {
 }
 
 func (b *lxcBackend) start(conf *config) error {
+	if err := checkScripts(conf); err != nil {
+		return err
+	}
 	root, err := b.rootfs(conf)
 	if err != nil {
 		return err
