@@ -28,9 +28,9 @@ var differences = []difference{
 		now: "the same: AppArmor is off only where lxc_options have lxc.apparmor.profile=unconfined, too, " +
 			"as such a line is there to be kept"},
 	{key: "id_maps", before: "whatever it said, it was 0 100000 65536", now: "what it says"},
-	{key: "zfs_volumes", before: "the next free mpN in every run, or a volume in place of one that was detached",
+	{key: "zfs_volumes", before: "known by the number of the mount point, so that one could be allocated again",
 		now: "each is known by its mount point, allocated once, and never replaced by an empty one"},
-	{key: "volumes", before: "the next free mpN in every run, or a volume in place of one that was detached",
+	{key: "volumes", before: "known by the number of the mount point, so that one could be allocated again",
 		now: "each is known by its mount point, allocated once, and never replaced by an empty one"},
 	{key: "mount_points", before: "added again in every run",
 		now: "each once; those that were doubled are taken away at the next start"},
