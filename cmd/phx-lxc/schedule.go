@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -210,11 +211,20 @@ func (r *round) checkGuest(id int) error {
 	}
 	state, err := r.options.host.GuestState(r.ctx, r.options.qm, id, states)
 	if err != nil {
-		return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w "+
-			"(--ignore-external does without)", id, err)
+		return fmt.Errorf("it needs the guest %s, which is not in the configuration: %w "+
+			"(--ignore-external does without)", r.guestName(id), err)
 	}
 	if state != "running" {
-		return fmt.Errorf("it needs the guest %d, which is %s: start it, or use --ignore-external", id, state)
+		return fmt.Errorf("it needs the guest %s, which is %s: start it, or use --ignore-external",
+			r.guestName(id), state)
 	}
 	return nil
+}
+
+// guestName returns how messages name a guest outside of the configuration.
+func (r *round) guestName(id int) string {
+	if name := r.plan.ExternalNames[id]; name != "" {
+		return fmt.Sprintf("%d %s", id, name)
+	}
+	return strconv.Itoa(id)
 }

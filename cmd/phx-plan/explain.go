@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"regexp"
@@ -18,8 +20,10 @@ import (
 // explanation is what --explain prints: a page for people.
 type explanation struct {
 	*config.Explanation
-	path string
-	out  *bufio.Writer
+	path, domain string
+	vms          *config.VMFile // nil without one
+	vmsWrong     *config.Error  // what is wrong with it
+	out          *bufio.Writer
 }
 
 // Columns of the page.
@@ -28,8 +32,9 @@ const (
 	keyWidth  = 30 // of the left column, its indentation included
 )
 
-// explain prints what phx does with the file, with the named containers of it.
-func explain(path string, host *config.Host, named []int) error {
+// explain prints what phx does with the file, with the named containers of it, and
+// with that of the virtual machines, which may be missing.
+func explain(path, vmPath, domain string, host *config.Host, named []int) error {
 	x, err := config.Explain(path, host, named)
 	if err != nil {
 		return cmdline.Usagef("read the configuration: %v", err)
@@ -39,12 +44,16 @@ func explain(path string, host *config.Host, named []int) error {
 			return cmdline.Usagef("%d: not in %s", id, path)
 		}
 	}
-	out := bufio.NewWriter(os.Stdout)
-	explanation{x, path, out}.write()
-	switch err := out.Flush(); {
+	page := explanation{Explanation: x, path: path, domain: domain, out: bufio.NewWriter(os.Stdout)}
+	page.vms, err = config.LoadVMs(x.File, vmPath, domain)
+	if !errors.As(err, &page.vmsWrong) && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cmdline.Usagef("%v", err)
+	}
+	page.write()
+	switch err := page.out.Flush(); {
 	case err != nil:
 		return fmt.Errorf("write the explanation: %w", err)
-	case x.Wrong == nil:
+	case x.Wrong == nil && page.vmsWrong == nil:
 		return nil
 	case len(named) > 0 && x.File != nil &&
 		!slices.ContainsFunc(named, func(id int) bool { return x.File.Wrong[id] != nil }):
@@ -62,6 +71,7 @@ func (x explanation) write() {
 	}
 	x.mistakes()
 	x.warnings()
+	x.virtualMachines()
 	x.differences()
 	x.uses(config.ActedOn, "Acted on")
 	x.uses(config.ForScripts, "Passed on to scripts, which may read them; phx does nothing with them")
@@ -156,6 +166,28 @@ func (x explanation) warnings() {
 		return elsewhere[noteKey(m.Path).key]
 	})
 	x.notes("Warnings, at LINE:COLUMN", warnings, x.More)
+}
+
+// virtualMachines writes what phx does with the file of the virtual machines.
+func (x explanation) virtualMachines() {
+	if x.vmsWrong != nil {
+		x.notes("Refused in "+x.vmsWrong.File+", at LINE:COLUMN", x.vmsWrong.Mistakes, x.vmsWrong.More)
+	}
+	if x.vms == nil {
+		return
+	}
+	x.head("Virtual machines: phx touches none of them; with create, start and stop they are left out")
+	x.notes("Warnings in "+x.vms.Path+", at LINE:COLUMN", x.vms.Warnings, x.vms.More)
+	for _, vm := range x.vms.VMs {
+		var served []string
+		for _, s := range []*config.TraefikService{vm.Service, vm.Agent} {
+			if s != nil && vm.Address.IsValid() {
+				served = append(served, "https://"+s.Name+"."+x.domain)
+			}
+		}
+		text := cmp.Or(strings.Join(served, " and "), "nothing of it is served")
+		x.wrap(strings.TrimSpace(fmt.Sprint(vm.VMID, " ", vm.Name)), text, 2)
+	}
 }
 
 // A noted is a place in the file as a page has it: the container, and the key with

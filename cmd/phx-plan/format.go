@@ -21,6 +21,8 @@ var formats = map[string]func(*plan, *bufio.Writer) error{
 	"table":   (*plan).table,
 	"mermaid": mermaid.write,
 	"dot":     dot.write,
+	"hosts":   (*plan).hosts,
+	"dnsmasq": (*plan).dnsmasq,
 }
 
 // events writes the plan as events. It writes none when one of them would be

@@ -21,6 +21,8 @@ type leftOut struct {
 // mistake, for where it has been shown.
 func (l leftOut) why(short bool) string {
 	switch {
+	case l.because == 0 && short && isTrusted(l.Container):
+		return "a mistake in it, or in what else is served"
 	case l.because == 0 && short:
 		return "it has a mistake"
 	case l.because == 0:
@@ -39,7 +41,7 @@ func (l leftOut) why(short bool) string {
 // leftOut returns the containers that cannot be planned, by id: those that are
 // wrong, and those that require one of these.
 func (p *plan) leftOut() map[int]leftOut {
-	if len(p.file.Wrong) == 0 {
+	if len(p.file.Wrong) == 0 && p.file.ServedWrong == "" {
 		return nil
 	}
 	all := map[int]leftOut{}
@@ -55,6 +57,9 @@ func (p *plan) leftOut() map[int]leftOut {
 		c := p.file.Container(id)
 		if w := p.file.Wrong[id]; w != nil {
 			add(leftOut{Container: c, mistake: fmt.Sprintf("%s:%v", p.file.Path, w.Mistake)})
+		}
+		if p.action.trust && isTrusted(c) && p.file.ServedWrong != "" {
+			add(leftOut{Container: c, mistake: p.file.ServedWrong})
 		}
 		if p.action.needs != "" {
 			for _, need := range p.requires(c) {
@@ -76,6 +81,15 @@ func (p *plan) leftOut() map[int]leftOut {
 	return all
 }
 
+// isTrusted reports whether a container is the gateway, the proxy or the CA.
+func isTrusted(c *config.Container) bool {
+	switch c.ApplicationScript {
+	case config.GatewayScript, config.ProxyScript, config.CAScript:
+		return true
+	}
+	return false
+}
+
 // requires returns the containers of the file without which c cannot be planned:
 // what it needs; for the gateway and the proxy the CA, whose root both trust; and
 // for each of these three what could not be read of what it has to know of others.
@@ -84,16 +98,15 @@ func (p *plan) requires(c *config.Container) []int {
 	if !p.action.trust {
 		return needs
 	}
-	serves := c.ApplicationScript == config.GatewayScript || c.ApplicationScript == config.ProxyScript
-	if !serves && c.ApplicationScript != config.CAScript {
+	if !isTrusted(c) {
 		return needs
 	}
 	for id, w := range p.file.Wrong {
-		if id != c.CTID && (w.PlaceUnknown || w.ServiceUnknown && serves) {
+		if id != c.CTID && (w.PlaceUnknown || w.ServiceUnknown) {
 			needs = append(needs, id)
 		}
 	}
-	if ca := p.ca(); serves && ca != 0 {
+	if ca := p.ca(); ca != 0 && c.ApplicationScript != config.CAScript {
 		needs = append(needs, ca)
 	}
 	slices.Sort(needs)
@@ -110,42 +123,46 @@ func (p *plan) ca() int {
 	return 0
 }
 
-// refuse reports all that is wrong with the file, for which nothing is planned.
+// refuse reports all that is wrong with the files, for which nothing is planned.
 // left are the containers that were asked for.
-func refuse(wrong *config.Error, left []leftOut) error {
-	cmdline.Say(wrong.Error())
+func refuse(wrong []*config.Error, left []leftOut) error {
+	for _, w := range wrong {
+		cmdline.Say(w.Error())
+	}
 	for _, out := range left {
 		if out.because != 0 {
 			cmdline.Logf("%d %s: %s", out.CTID, out.Name, out.why(true))
 		}
 	}
-	cmdline.Logf("%s: %s, so nothing was planned", wrong.File, mistakes(wrong))
+	for _, w := range wrong {
+		cmdline.Logf("%s: %s, so nothing was planned", w.File, mistakes(w))
+	}
 	return cmdline.Status(2)
 }
 
-// sayLeftOut reports what is wrong with the file, and which containers are left
+// sayLeftOut reports what is wrong with the files, and which containers are left
 // out of the plan for it.
-func (p *plan) sayLeftOut(wrong *config.Error, keepGoing bool) {
-	if wrong == nil {
+func (p *plan) sayLeftOut(wrong []*config.Error, keepGoing bool) {
+	for _, w := range wrong {
+		if keepGoing {
+			cmdline.Say(w.Error())
+			continue
+		}
+		warn(w.File, w.Mistakes, w.More)
+		cmdline.Logf("%s: %s, not in what was asked for", w.File, mistakes(w))
+	}
+	if len(wrong) == 0 || !keepGoing {
 		return
 	}
-	if !keepGoing {
-		warn(wrong.File, wrong.Mistakes, 0)
-		cmdline.Logf("%s: %s, not in what was asked for", wrong.File, mistakes(wrong))
-		return
-	}
-	cmdline.Say(wrong.Error())
 	for _, out := range p.left {
 		cmdline.Logf("%s: left out: %s", strings.TrimSpace(fmt.Sprint(out.CTID, " ", out.Name)), out.why(true))
 	}
-	cmdline.Logf("%s: %s: %d left out, %d planned", wrong.File, mistakes(wrong), len(p.left), len(p.order))
+	for _, w := range wrong {
+		cmdline.Logf("%s: %s: %d left out, %d planned", w.File, mistakes(w), len(p.left), len(p.order))
+	}
 }
 
 // mistakes returns how many there are.
 func mistakes(wrong *config.Error) string {
-	n := len(wrong.Mistakes) + wrong.More
-	if n == 1 {
-		return "1 mistake"
-	}
-	return fmt.Sprintf("%d mistakes", n)
+	return counted(len(wrong.Mistakes)+wrong.More, "mistake")
 }

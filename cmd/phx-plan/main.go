@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"runtime/debug"
@@ -26,7 +27,7 @@ import (
 
 const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
-    phx-plan --format table|mermaid|dot [OPTIONS] [CTID…]
+    phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
 
 Validate the configuration and print a plan: the named containers, or all, in
@@ -59,8 +60,15 @@ Options:
                           ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
-    --format FORMAT       jsonl (events, the default), or for people: table,
-                          mermaid, dot. (PHX_FORMAT)
+    --vm-config FILE      The virtual machines, of which phx reads names and
+                          services. Default: phoenix_vm_configs.json beside the
+                          configuration, if it is there. (PHX_VM_CONFIG)
+    --format FORMAT       jsonl (events, the default); for people: table,
+                          mermaid, dot; for name servers: hosts, dnsmasq.
+                          (PHX_FORMAT)
+    --answer gateway|proxy
+                          Where hosts and dnsmasq lead the services' names.
+                          Default gateway. (PHX_ANSWER)
     --help                Print this text.
     --version             Print the version.
 
@@ -79,6 +87,10 @@ Actions:
 A container comes after its clone source and its dependencies, otherwise in
 the order of boot_order (those without one last), then of CTID. A dependency
 that is not in the file is external: it is carried along.
+
+The formats hosts and dnsmasq are lines for /etc/hosts and host-record options of
+dnsmasq: the planned containers by their names, with their own addresses, and
+every service by its host name, with those of the gateway.
 
 With --keep-going, the gateway, the proxy and the CA are left out as well where
 a mistake hides what they have to know of others: where one of them is, or a
@@ -110,7 +122,9 @@ func main() {
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
+			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
 		},
 		Action: func(c *cli.Context) error {
 			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
@@ -153,18 +167,27 @@ func run(c *cli.Context) error {
 		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
 		PCT:     version,
 	}
+	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
 	if c.Bool("explain") {
-		return explain(path, on, named)
+		return explain(path, vmPath, domain, on, named)
 	}
-	file, wrong, err := load(path, on)
+	answer := c.String("answer")
+	if answer != "gateway" && answer != "proxy" {
+		return cmdline.Usagef("--answer %s: there are gateway, proxy", answer)
+	}
+	file, wrong, err := load(path, vmPath, vmNamed, domain, on)
 	if err != nil {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	if wrong != nil && (wrong.Rest == nil || !keepGoing && len(named) == 0) {
+	if wrong != nil && (file == nil || !keepGoing && len(named) == 0) {
 		return refuse(wrong, nil)
 	}
-	p := &plan{file: file, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
+	whole := file.Plan(domain)
+	if err := whole.Check(); err != nil {
+		return cmdline.Usagef("--domain %s: %v", domain, err)
+	}
+	p := &plan{file: file, answer: answer, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
@@ -208,10 +231,13 @@ func ctids(args []string) ([]int, error) {
 // isWord reports whether s begins with a letter.
 func isWord(s string) bool { return s != "" && unicode.IsLetter(rune(s[0])) }
 
-// load reads the configuration and writes its warnings. Of one with mistakes, it
-// returns these, and what is right nevertheless; the error is for a file that
-// cannot be read.
-func load(path string, host *config.Host) (*config.File, *config.Error, error) {
+// load reads the configuration, and the file of the virtual machines if it is there
+// or named, and writes the warnings about both. wrong are those with mistakes; file
+// is what is right nevertheless, nil where that cannot be told. The error is for a
+// file that cannot be read.
+func load(path, vmPath string, vmNamed bool, domain string, host *config.Host) (
+	file *config.File, wrong []*config.Error, err error,
+) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
@@ -219,17 +245,25 @@ func load(path string, host *config.Host) (*config.File, *config.Error, error) {
 	} else {
 		debug.SetGCPercent(40)
 	}
-	file, err := config.LoadOn(path, host)
-	var wrong *config.Error
-	switch {
-	case errors.As(err, &wrong):
-		warn(path, wrong.Warnings, wrong.MoreWarnings)
-		return wrong.Rest, wrong, nil
-	case err != nil:
+	file, err = config.LoadOn(path, host)
+	if mistakes, ok := errors.AsType[*config.Error](err); ok {
+		file, wrong = mistakes.Rest, append(wrong, mistakes)
+		warn(path, mistakes.Warnings, mistakes.MoreWarnings)
+	} else if err != nil {
+		return nil, nil, cmdline.Usagef("%v", err)
+	} else {
+		warn(path, file.Warnings, file.More)
+	}
+	vms, err := config.LoadVMs(file, vmPath, domain)
+	if mistakes, ok := errors.AsType[*config.Error](err); ok {
+		wrong = append(wrong, mistakes)
+		warn(vmPath, mistakes.Warnings, mistakes.MoreWarnings)
+	} else if err == nil {
+		warn(vmPath, vms.Warnings, vms.More)
+	} else if vmNamed || !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, cmdline.Usagef("%v", err)
 	}
-	warn(path, file.Warnings, file.More)
-	return file, nil, nil
+	return file, wrong, nil
 }
 
 // warn writes the warnings about a file, and how many more there are.

@@ -38,6 +38,7 @@ type plan struct {
 	name   string
 	action action
 	dryRun bool
+	answer string // where the services' names lead: gateway or proxy
 
 	order []*planned
 	byID  map[int]*planned // those of order

@@ -114,7 +114,9 @@ func get(ctx context.Context, address, url string, roots []*x509.Certificate) (i
 // Firewalls are between the containers; from inside of each all looks well.
 func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask guest.Ask) error {
 	// The gateway answers for itself.
-	behind := slices.DeleteFunc(slices.Clone(p.Services), func(r route) bool { return r.address() == p.Gateway })
+	behind := slices.DeleteFunc(slices.Clone(p.Services), func(r route) bool {
+		return slices.Contains(p.gateways(), r.address())
+	})
 	if p.Gateway == "" || len(behind) == 0 {
 		return nil
 	}

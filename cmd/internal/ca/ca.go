@@ -124,6 +124,9 @@ func SettingsOf(p *config.Plan) Settings {
 		}
 		settings.Names = append(settings.Names, s.Host)
 	}
+	if p.Dashboard != nil {
+		settings.Names = append(settings.Names, p.Dashboard.Host)
+	}
 	return settings
 }
 

@@ -63,6 +63,7 @@ func TestMistakes(t *testing.T) {
 	const (
 		ca    = "lxc_configs.103."
 		extra = `"extra": 0` // in container 103
+		root  = `"nvidia_driver_version": "580.76.05"`
 
 		before900 = "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", " +
 			"\"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200" // in container 900, before its address
@@ -200,8 +201,22 @@ func TestMistakes(t *testing.T) {
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.255"`, "is not an address of a host"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.1/24"`, "is not an IPv4 address"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`,
-			`"traefik_service": {"name": ¦"ca.internal", "port": 9000}`,
-			ca + "traefik_service.name: \"ca.internal\" is not one label"},
+			`"traefik_service": {"name": ¦"ca..internal", "port": 9000}`,
+			ca + "traefik_service.name: \"ca..internal\" is not a host name"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": "ca", "port": 1, "insecure": ¦true}`,
+			ca + "traefik_service.insecure: the CA's certificate is always verified"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": "ca", "port": 1, "server_name": ¦"x"}`,
+			ca + "traefik_service.server_name: the CA's certificate is for NAME.DOMAIN"},
+		{`"features": ["base_setup"]`, `"traefik_service": {"name": "x", "port": 80, "insecure": ¦true}`,
+			"lxc_configs.102.traefik_service.insecure: with http there is no certificate"},
+		{`"features": ["base_setup"]`,
+			`"traefik_service": {"server_name": ¦"x.y", "name": "x", "port": 80, "scheme": "http"}`,
+			"lxc_configs.102.traefik_service.server_name: with http there is no certificate"},
+		{`"features": ["base_setup"]`,
+			`"traefik_service": {"server_name": ¦"*.y", "name": "x", "port": 80, "scheme": "https"}`,
+			"lxc_configs.102.traefik_service.server_name: \"*.y\" is not a host name"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦"9000"}`,
 			ca + "traefik_service.port: must be a number"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦65536}`,
@@ -215,7 +230,48 @@ func TestMistakes(t *testing.T) {
 		{`"ip": "10.0.0.10/24", "gw": "10.0.0.1"},` +
 			"\n      \"mac_address\": \"BC:24:11:00:01:03\",\n      \"application_script\": " +
 			"\"phoenix_hypervisor_lxc_103.sh\",\n      \"traefik_service\": {\"name\": \"ca\"",
-			`"ip": "dhcp"}, "traefik_service": {"name": ¦"ca"`, "needs a fixed address"},
+			`"ip": ¦"dhcp"}, "application_script": "phoenix_hypervisor_lxc_103.sh", "traefik_service": {"name": "ca"`,
+			"must be a fixed address, not dhcp"},
+
+		// What the root says is served.
+		{root, `"services": ¦{}`, "services: must be a list, not an object"},
+		{root, `"services": [¦7]`, "services.0: must be an object, not a number"},
+		{root, `"services": [¦{"name": "nas"}]`, "services.0.url: missing"},
+		{root, `"services": [¦{"url": "http://10.0.0.9:80"}]`, "services.0.name: missing"},
+		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecur": ¦true}]`,
+			"services.0.insecur: unknown key"},
+		{root, `"services": [{"name": ¦"a b", "url": "http://10.0.0.9:80"}]`,
+			`services.0.name: "a b" is not a host name`},
+		{root, `"services": [{"name": "nas", "url": ¦"http://nas.lan:80"}]`,
+			`services.0.url: "http://nas.lan:80" is not http:// or https:// with an IP address and a port`},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9:80/"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9:0"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"ftp://10.0.0.9:21"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://[fe80::1%eth0]:80"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://fd00::1:80"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://127.0.0.1:8080"}]`, "not the address of another machine"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://[::ffff:10.0.0.9]:80"}]`,
+			"is the IPv4 address 10.0.0.9"},
+		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecure": ¦true}]`,
+			"services.0.insecure: with http there is no certificate"},
+		{root, `"services": [{"name": "nas", "url": ¦"https://10.0.0.10:9000"}]`,
+			"services.0.url: 10.0.0.10 is the address of container 103"},
+		{root, `"services": [{"name": ¦"CA", "url": "https://10.0.0.9:9000"}]`,
+			"services.0.name: ca is the service of container 103 already"},
+		{root, `"services": [{"name": "nas", "url": "https://10.0.0.9:1"}, ` +
+			`{"name": ¦"nas", "url": "https://10.0.0.9:2"}]`,
+			"services.1.name: nas is services.0 already"},
+		{root, `"dashboard": ¦{"name": "traefik"}`, "dashboard.allow: missing"},
+		{root, `"dashboard": ¦{"allow": ["10.0.0.1"]}`, "dashboard.name: missing"},
+		{root, `"dashboard": {"name": "traefik", "allow": ¦[]}`, "dashboard.allow: must not be empty"},
+		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1", ¦"10.0.0.1/24"]}`,
+			`dashboard.allow.1: "10.0.0.1/24" is not an IP address or a network`},
+		{root, `"dashboard": {"name": ¦"ca", "allow": ["fd00::/8"]}`,
+			"dashboard.name: ca is the service of container 103 already"},
+		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1"], "allowed": ¦[]}`,
+			"dashboard.allowed: unknown key"},
+
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`,
 			"lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/25"`, "10.0.0.10 is the address of container 103 already"},
@@ -547,7 +603,8 @@ func TestEveryKey(t *testing.T) {
   "health_check": {"command": "curl -s --fail http://localhost:8000"},
   "health_checks": [{"name": "up", "script": "up.sh", "args": "--port 80"}, {"script": "b.sh", "args": ["a b", ""]}],
   "enable_lifecycle_snapshots": true, "template_snapshot_name": "final-form", "dependencies": ["101", 1002],
-  "traefik_service": {"name": "Granite", "port": 8000}, "trigger_sync_on_completion": true,
+  "traefik_service": {"name": "Granite.3", "port": 8000, "scheme": "https", "insecure": true,
+    "server_name": "X.example"}, "trigger_sync_on_completion": true,
   "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {},
   "run_integration_tests": true
 }`
@@ -584,8 +641,9 @@ func TestEveryKey(t *testing.T) {
 		HealthChecks: []HealthProbe{{"up", "up.sh", []string{"--port", "80"}},
 			{"b.sh", "b.sh", []string{"a b", ""}}},
 		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
-		TraefikService: &TraefikService{"granite", 8000, "http"},
-		Raw:            raw,
+		TraefikService: &TraefikService{
+			Name: "granite.3", Port: 8000, Scheme: "https", Insecure: true, ServerName: "x.example"},
+		Raw: raw,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)

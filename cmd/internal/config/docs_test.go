@@ -84,9 +84,12 @@ func TestDocumentation(t *testing.T) {
 		"### firewall.rules":                                            "firewallRule",
 		"### health_check":                                              "healthCheck",
 		"### health_checks":                                             "healthChecks",
-		"### traefik_service":                                           "traefikService",
+		"### traefik_service":                                           "service",
+		"### services":                                                  "services",
+		"### dashboard":                                                 "dashboard",
+		"### vms":                                                       "vm",
 	} {
-		body := regexp.MustCompile(`(?ms)^func (\(p \*parser\) )?` + function + `\(.*?^}$`).FindString(source)
+		body := regexp.MustCompile(`(?ms)^func (\(p \*\w+\) )?` + function + `\(.*?^}$`).FindString(source)
 		var keys []string
 		for _, m := range member.FindAllStringSubmatch(body, -1) {
 			if m[2] != `""` {

@@ -31,7 +31,7 @@ var does = map[string]string{
 	"zfs_volumes":              "mount points mpN with a new volume each; they grow, and are never replaced",
 	"volumes":                  "the same as zfs_volumes",
 	"mount_points":             "mount points mpN of host directories, which are made where they are missing",
-	"firewall":                 "rules and options in /etc/pve/firewall",
+	"firewall":                 "rules and options of its firewall, and firewall= of its interfaces",
 	"features":                 "feature scripts on the host, once, and again when they or what they read change",
 	"bootstrap_ca_url":         "second argument of the feature scripts",
 	"application_script": "script in the container, once, and again when it or what it reads changes; " +

@@ -141,6 +141,11 @@ func useOf(key string) *Use {
 func outermost(key string) Use {
 	k := foreign(key)
 	switch {
+	case key == "services":
+		return Use{Key: key, Kind: ActedOn,
+			Does: "what neither a container nor a virtual machine serves, to be reached through the proxy"}
+	case key == "dashboard":
+		return Use{Key: key, Kind: ActedOn, Does: "Traefik's dashboard, for the clients that it names"}
 	case keyByName[key] != nil:
 		return Use{Key: key, Kind: PassedOver, Does: "no default for containers: each needs it in its own object",
 			Before: "a container without this key had it from here", Now: "each container has only its own keys"}
@@ -149,5 +154,5 @@ func outermost(key string) Use {
 	case k != nil:
 		return Use{Key: key, Kind: PassedOver, Does: k.why}
 	}
-	return Use{Key: key, Kind: PassedOver, Does: "another program's: phx reads only lxc_configs"}
+	return Use{Key: key, Kind: PassedOver, Does: "another program's: phx does not read it"}
 }

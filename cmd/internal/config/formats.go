@@ -21,10 +21,9 @@ type format struct {
 var (
 	hostName = format{"a host name: labels of letters, digits and inner hyphens, up to 63 long, joined by dots, " +
 		"up to 253 together", IsHostName}
-	hostLabel = format{"one label of a host name: letters, digits and inner hyphens, up to 63", isHostLabel}
-	fileName  = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
-	device    = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
-	storage   = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
+	fileName = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
+	device   = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
+	storage  = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
 		"the last a letter or digit", isStorage}
 	snapshot = format{"a name for a snapshot: a letter, then letters, digits, '_' or '-', 2 to 40 together, " +
 		"and not \"current\"", isSnapshot}

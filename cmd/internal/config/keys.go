@@ -134,7 +134,15 @@ func (c *Container) ScriptInput() ([]byte, error) {
 func (p *parser) root(v gjson.Result) []*entry {
 	var found []*entry
 	p.object(v, []need{{"lxc_configs", "it holds the containers"}}, func(key string, v gjson.Result) {
-		if key != "lxc_configs" {
+		switch key {
+		case "lxc_configs":
+		case "services":
+			p.services(v)
+			return
+		case "dashboard":
+			p.dashboard(v)
+			return
+		default:
 			p.passOver(v)
 			return
 		}
@@ -575,17 +583,4 @@ func (p *parser) args(v gjson.Result) []string {
 		return nil
 	}
 	return args
-}
-
-func traefikService(p *parser, e *entry, v gjson.Result) {
-	var s TraefikService
-	p.members(v, (*parser).ignore,
-		member{"name", "the service's host name is NAME.DOMAIN", func(v gjson.Result) {
-			e.service = v.Index
-			s.Name = strings.ToLower(p.formatted(v, hostLabel))
-		}},
-		member{"port", "where the container serves it", func(v gjson.Result) { s.Port = p.integer(v, 1, 65535) }},
-		member{"scheme", "", func(v gjson.Result) { s.Scheme = p.formatted(v, urlScheme) }},
-	)
-	e.TraefikService = &s
 }

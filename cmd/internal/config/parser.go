@@ -32,6 +32,9 @@ type parser struct {
 	mistakes notes
 	warnings notes
 	others   map[int][]int // by a mistake's offset: containers that it concerns beside the one of its path
+
+	served     served // the keys services and dashboard
+	planLength int    // as in [File]
 }
 
 // newParser returns a parser for a file's text. host is nil for one that is not

@@ -18,6 +18,8 @@ type entry struct {
 	script   int // of application_script
 	service  int // of traefik_service.name
 
+	certificate certificateKeys // of traefik_service
+
 	first, second *nic  // of network_config and secondary_network_config, nil without
 	listed        []nic // of network_configs, nil without
 	list          int   // offset of network_configs
@@ -58,12 +60,15 @@ func (p *parser) keysTogether(e *entry) {
 	p.checkFilters(e)
 	s := e.TraefikService
 	if key, at, method := e.unfixed(); method != "" {
-		if script := e.ApplicationScript; s == nil && (script == CAScript || script == ProxyScript) {
+		if script := e.ApplicationScript; script == CAScript || script == ProxyScript {
 			p.failUnder(at, key, "must be a fixed address, not %s: the other containers have to know where to find "+
 				"that of %s", method, script)
 		}
 		if s != nil {
-			p.failUnder(e.service, "traefik_service", "needs a fixed address, but %s is %s", key, method)
+			p.warnings.add(e.service, func() note {
+				return note{e.service, p.pathTo("traefik_service"), fmt.Sprintf(
+					"is not served: the container has no fixed address, and %s is %s", key, method), -1}
+			})
 		}
 	}
 	if s != nil && s.Scheme == "" {
@@ -71,6 +76,9 @@ func (p *parser) keysTogether(e *entry) {
 		if e.ApplicationScript == CAScript {
 			s.Scheme = "https"
 		}
+	}
+	if s != nil {
+		p.serviceTLS(e)
 	}
 }
 
@@ -82,6 +90,7 @@ func (p *parser) relations(found []*entry) {
 		index[e.CTID] = i
 	}
 	p.unique(found)
+	p.servedRelations(found)
 	p.clones(found, index)
 	p.cycles(found, index)
 	p.lengths(found, index)
@@ -278,14 +287,12 @@ func cycleText(found []*entry, cycle []int) string {
 func (p *parser) lengths(found []*entry, index map[int]int) {
 	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
 	lengths := make([]int, len(found))
-	plan := 0
+	plan := p.served.length()
 	for i, e := range found {
 		lengths[i] += e.length
 		plan += digits(e.CTID)
 		if s := e.TraefikService; s != nil {
-			plan += 2*len(s.Name) + maxHostName +
-				len(`{"name":"","host":".","url":"","ctid":999999999},`) +
-				len("https://[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535")
+			plan += s.length()
 		}
 		for _, edge := range e.edges {
 			lengths[i] += digits(int(edge.to))
@@ -303,8 +310,14 @@ func (p *parser) lengths(found []*entry, index map[int]int) {
 				"it needs and of what needs it; at most %d fit in an event", lengths[i], MaxContainer)
 		}
 	}
-	if plan > MaxContainer {
-		tooLong(found[0].at, "lxc_configs", "the ids and services of %d containers take %d bytes; "+
+	if p.planLength = plan; plan > MaxContainer {
+		at, path := 0, "services"
+		if len(found) > 0 {
+			at, path = found[0].at, "lxc_configs"
+		} else if len(p.served.others) > 0 {
+			at = p.served.others[0].at
+		}
+		tooLong(at, path, "the ids and services of %d containers take %d bytes, together with what else is served; "+
 			"at most %d fit in an event", len(found), plan, MaxContainer)
 	}
 }

@@ -6,9 +6,10 @@
 // limits of their values are those of pct (pve-container 6.1), so that what is
 // accepted here is not refused there.
 //
-// Other keys beside lxc_configs are passed over: a container has only what its
-// own object says. So are a container's keys that belong to other programs, and
-// the name of a volume: they are accepted, and have no effect. An unknown key is
+// Beside lxc_configs there are services, which neither a container nor a virtual
+// machine serves, and dashboard; other keys are passed over: a container has only
+// what its own object says. So are a container's keys that belong to other programs,
+// and the name of a volume: they are accepted, and have no effect. An unknown key is
 // a warning; in a mount point, a volume or the firewall, where overlooking it
 // would open more than was meant, it is a mistake.
 //
@@ -23,9 +24,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -65,8 +64,19 @@ type File struct {
 	Path       string
 	Containers map[int]*Container // those without mistakes, by container id
 	Wrong      map[int]*Wrong     // the others; there are none but in [Error.Rest]
-	Warnings   []Mistake          // by position
-	More       int                // warnings beside these
+	Others     []OtherService     // services
+	Dashboard  *Dashboard         // dashboard; nil without
+	VMs        []VM               // of a file of its own; see [LoadVMs]
+
+	// ServedWrong is the first mistake, with its place, in what is served beside the
+	// containers' services, which the gateway, the proxy and the CA have to know; ""
+	// for none.
+	ServedWrong string
+
+	Warnings []Mistake // by position
+	More     int       // warnings beside these
+
+	planLength int // of what an event says of all containers and services, at most
 }
 
 // Container is what the file says about one container. Pointers are nil, and
@@ -267,14 +277,6 @@ type HealthProbe struct {
 	Args   []string // at most 100
 }
 
-// TraefikService is what the container serves, to be reached through the proxy
-// as https://NAME.DOMAIN. Such a container has a fixed address.
-type TraefikService struct {
-	Name   string // one label of a host name, in lower case
-	Port   int    // from 1 to 65535
-	Scheme string // http or https: what the container speaks on Port
-}
-
 // Mistake is something wrong in the file. Line and Col count from 1, Col in
 // bytes. Path has the keys from the outermost object on, as in
 // lxc_configs.102.memory_mb; elements of lists count from 0. It is "" for the
@@ -398,6 +400,8 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 	for _, e := range found {
 		file.Containers[e.CTID] = e.Container
 	}
+	file.planLength = p.planLength
+	file.Others, file.Dashboard = p.served.read()
 	if p.mistakes.count == 0 {
 		return file, nil
 	}
@@ -458,10 +462,15 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 type Plan struct {
 	Config   string    `json:"config"` // the file's path
 	Domain   string    `json:"domain"`
-	Services []Service `json:"services"`     // by CTID
+	Services []Service `json:"services"`     // as [File.Services] has them
 	CA       *Place    `json:"ca,omitempty"` // nil where the file has none with a fixed address, as the next two
 	Proxy    *Place    `json:"proxy,omitempty"`
 	Gateway  *Place    `json:"gateway,omitempty"`
+
+	Dashboard *DashboardRoute `json:"dashboard,omitempty"`
+
+	// ExternalNames are those of virtual machines that containers depend on, by id.
+	ExternalNames map[int]string `json:"external_names,omitempty"`
 }
 
 // Check returns an error unless a checked file can have such a plan: one that was
@@ -483,15 +492,18 @@ func (p *Plan) Check() error {
 			return err
 		}
 	}
+	for id, name := range p.ExternalNames {
+		if _, err := ParseCTID(strconv.Itoa(id)); err != nil {
+			return err
+		}
+		if !IsHostName(name) {
+			return fmt.Errorf("guest %d: %q is not a host name", id, name)
+		}
+	}
+	if p.Dashboard != nil {
+		return p.Dashboard.Check(p.Domain)
+	}
 	return nil
-}
-
-// Service is a traefik_service as the proxy serves it.
-type Service struct {
-	Name string `json:"name"`
-	Host string `json:"host"` // NAME.DOMAIN
-	URL  string `json:"url"`  // of the container itself: SCHEME://ADDRESS:PORT
-	CTID int    `json:"ctid"`
 }
 
 // Place is where the gateway, the proxy or the CA can be reached.
@@ -521,37 +533,13 @@ func (p Place) Check() error {
 	return nil
 }
 
-// Check returns an error unless a checked file can have such a service in domain.
-func (s Service) Check(domain string) error {
-	if _, err := ParseCTID(strconv.Itoa(s.CTID)); err != nil {
-		return err
-	}
-	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
-		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
-	}
-	if _, _, err := ParseServiceURL(s.URL); err != nil {
-		return fmt.Errorf("service %q: %w", s.Name, err)
-	}
-	return nil
-}
-
-// ParseServiceURL splits the URL of a service: http or https, and the address
-// and port where its container answers. It refuses anything beside these.
-func ParseServiceURL(s string) (scheme string, at netip.AddrPort, err error) {
-	scheme, host, _ := strings.Cut(s, "://")
-	at, err = netip.ParseAddrPort(host)
-	if err != nil || at.Addr().Zone() != "" || !urlScheme.is(scheme) {
-		return "", netip.AddrPort{}, fmt.Errorf("url %q: not http:// or https:// with an address and a port", s)
-	}
-	return scheme, at, nil
-}
-
 // Plan returns what a plan of the file says of its containers. domain is that of
 // the services.
 func (f *File) Plan(domain string) Plan {
 	return Plan{
 		Config: f.Path, Domain: domain, Services: f.Services(domain),
 		CA: f.Place(CAScript), Proxy: f.Place(ProxyScript), Gateway: f.Place(GatewayScript),
+		Dashboard: f.Dashboard.route(domain), ExternalNames: f.externalNames(),
 	}
 }
 
@@ -571,24 +559,4 @@ func (f *File) Place(script string) *Place {
 		return place
 	}
 	return nil
-}
-
-// Services returns the services of all containers, by CTID.
-func (f *File) Services(domain string) []Service {
-	services := []Service{}
-	for _, ctid := range f.IDs() {
-		c := f.Container(ctid)
-		s := c.TraefikService
-		if s == nil || !c.Address().IsValid() {
-			continue
-		}
-		address := url.URL{
-			Scheme: s.Scheme,
-			Host:   net.JoinHostPort(c.Address().String(), strconv.Itoa(s.Port)),
-		}
-		services = append(services, Service{
-			Name: s.Name, Host: s.Name + "." + domain, URL: address.String(), CTID: ctid,
-		})
-	}
-	return services
 }

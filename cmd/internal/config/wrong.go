@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -37,6 +39,12 @@ func (p *parser) separate(f *File, found []*entry, mistakes []Mistake) bool {
 			return false
 		}
 		if !inContainers {
+			switch before(m.Path, ".") {
+			case "services", "dashboard":
+				if f.ServedWrong == "" {
+					f.ServedWrong = fmt.Sprintf("%s:%v", f.Path, m)
+				}
+			}
 			continue
 		}
 		id, err := ParseCTID(before(path, "."))
@@ -53,6 +61,9 @@ func (p *parser) separate(f *File, found []*entry, mistakes []Mistake) bool {
 	}
 	for _, w := range f.Wrong {
 		w.addressUnknown()
+	}
+	if f.ServedWrong != "" {
+		f.Others, f.Dashboard = nil, nil
 	}
 	return true
 }
@@ -123,6 +134,17 @@ func (f *File) IDs() []int {
 	ids = slices.AppendSeq(ids, maps.Keys(f.Wrong))
 	slices.Sort(ids)
 	return ids
+}
+
+// all returns all containers in the order of their ids, as [File.Container] does.
+func (f *File) all() iter.Seq[*Container] {
+	return func(yield func(*Container) bool) {
+		for _, id := range f.IDs() {
+			if !yield(f.Container(id)) {
+				return
+			}
+		}
+	}
 }
 
 // Container returns a container, a wrong one as far as it could be read, or nil

@@ -334,7 +334,11 @@ func check(b Body) error {
 	case PlanStarted:
 		err := field("order", e.Order...)
 		for _, s := range e.Services {
-			err = cmp.Or(err, field("services", s.CTID))
+			for _, id := range []int{s.CTID, s.VMID} {
+				if id != 0 { // it is that of something else
+					err = cmp.Or(err, field("services", id))
+				}
+			}
 		}
 		for _, p := range []*config.Place{e.CA, e.Gateway, e.Proxy} {
 			if p != nil {

@@ -149,6 +149,7 @@ func (f *filter) target(p *planState) *Target {
 		Container: p.container,
 		Domain:    p.plan.Domain,
 		Services:  p.plan.Services,
+		Dashboard: p.plan.Dashboard,
 		CA:        p.plan.CA,
 		Proxy:     p.plan.Proxy,
 		Gateway:   p.plan.Gateway,

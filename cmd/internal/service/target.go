@@ -24,9 +24,10 @@ type Target struct {
 	Container *config.Container
 	Domain    string
 	Services  []config.Service
-	CA        *config.Place // where the CA's container can be reached
-	Proxy     *config.Place // and the proxy's; nil when the file has none
-	Gateway   *config.Place // and the gateway's
+	Dashboard *config.DashboardRoute // nil for none
+	CA        *config.Place          // where the CA's container can be reached
+	Proxy     *config.Place          // and the proxy's; nil when the file has none
+	Gateway   *config.Place          // and the gateway's
 
 	Trust  guest.Trust // the CA, and its root certificates as mounted in the container
 	CADown bool        // the CA could not be asked: the root is the one that the host has kept
