@@ -15,14 +15,15 @@ type leftOut struct {
 	needs   int    // what it needs and is left out; 0 when it is wrong itself
 	because int    // what is wrong, down that way; 0 when it is wrong itself
 	mistake string // with its place
+	served  bool   // it is right, and what is served beside the containers is not
 }
 
 // why returns what keeps the container from being planned; short leaves out the
 // mistake, for where it has been shown.
 func (l leftOut) why(short bool) string {
 	switch {
-	case l.because == 0 && short && isTrusted(l.Container):
-		return "a mistake in it, or in what else is served"
+	case l.served && short:
+		return "what else is served has a mistake"
 	case l.because == 0 && short:
 		return "it has a mistake"
 	case l.because == 0:
@@ -59,7 +60,7 @@ func (p *plan) leftOut() map[int]leftOut {
 			add(leftOut{Container: c, mistake: fmt.Sprintf("%s:%v", p.file.Path, w.Mistake)})
 		}
 		if p.action.trust && isTrusted(c) && p.file.ServedWrong != "" {
-			add(leftOut{Container: c, mistake: p.file.ServedWrong})
+			add(leftOut{Container: c, mistake: p.file.ServedWrong, served: true})
 		}
 		if p.action.needs != "" {
 			for _, need := range p.requires(c) {
@@ -75,7 +76,7 @@ func (p *plan) leftOut() map[int]leftOut {
 			root = all[root.because]
 		}
 		for _, c := range dependents[id] {
-			add(leftOut{c, id, root.CTID, root.mistake})
+			add(leftOut{Container: c, needs: id, because: root.CTID, mistake: root.mistake})
 		}
 	}
 	return all
