@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -19,30 +20,37 @@ type options struct {
 	profiles, profileDir            string // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
+	download                        bool // archives of templates that are missing
 	enforce                         bool // the firewall, also where none is in force
 }
 
 // job is the work on one container.
 type job struct {
 	c           *config.Container
-	external    []int                          // guests outside of the configuration that it depends on
-	plan        config.Plan                    // that the container belongs to
-	options     options                        // dryRun, too, where the plan asks for it
-	source      *cloneSource                   // nil for a container that is not cloned
-	states      func() (map[int]string, error) // of all containers, by pct list
-	guest       func(id int) error             // why a guest outside of the configuration is not ready
+	external    []int                                    // guests outside of the configuration that it depends on
+	plan        config.Plan                              // that the container belongs to
+	options     options                                  // dryRun, too, where the plan asks for it
+	source      *cloneSource                             // nil for a container that is not cloned
+	states      func() (map[int]string, error)           // of all containers, by pct list
+	once        func(name string, do func() error) error // do, by whoever is first, for all of the round
+	guest       func(id int) error                       // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
 	datacenter  *sync.Once // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
 	host        *pve.Host // in a dry run: one with a preview
 	ct          *pve.Container
-	stage       string   // what is being done, for errors
-	created     bool     // by this run
-	started     bool     // or restarted, by this run
-	changes     []string // that this run has made
-	scripts     []script // that are configured
-	due         []script // those that have to run
-	profileHash string   // of the container's own AppArmor profile
+	stage       string     // what is being done, for errors
+	created     bool       // by this run
+	started     bool       // or restarted, by this run
+	changes     []string   // that this run has made
+	scripts     []script   // that are configured
+	due         []script   // those that have to run
+	profileHash string     // of the container's own AppArmor profile
+	ownProfiles pve.Hashes // of AppArmor profiles that phx has written for the one before it
+	together    []int      // containers that the plan destroys before it
+	anew        bool       // the container that is there is destroyed first
+	complete    bool       // it is a template, and nothing more is to be done
+	differs     []string   // of a template: what the configuration wants otherwise
 
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
@@ -111,7 +119,11 @@ func (j *job) settings(conf *pve.Conf) *pve.Settings {
 
 // refusals returns what keeps the container from becoming the desired one.
 func (j *job) refusals() error {
-	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	err := refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	if j.c.IsTemplate {
+		err = errors.Join(err, j.ct.CheckTemplate())
+	}
+	return err
 }
 
 // start starts the container unless it runs.

@@ -17,10 +17,13 @@ import (
 // it may use.
 var layers = map[string]string{
 	"main.go":     "schedule.go job.go",
-	"schedule.go": "actions.go job.go",
+	"schedule.go": "recreate.go actions.go job.go",
+	"recreate.go": "schedule.go actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
 	"actions.go":  "stages.go job.go desired.go",
-	"stages.go":   "create.go mounts.go scripts.go job.go desired.go volumes.go firewall.go networks.go",
-	"create.go":   "mounts.go job.go desired.go networks.go",
+	"stages.go": "create.go mounts.go scripts.go template.go job.go desired.go volumes.go firewall.go " +
+		"networks.go",
+	"create.go":   "mounts.go template.go job.go desired.go networks.go",
+	"template.go": "scripts.go job.go desired.go volumes.go firewall.go networks.go",
 	"mounts.go":   "job.go desired.go",
 	"scripts.go":  "job.go desired.go",
 	"job.go":      "desired.go firewall.go networks.go",

@@ -29,12 +29,15 @@ Do with every planned container what the plan's action asks for. create brings
 it into the state of the configuration: created or cloned, configured, started,
 its features installed, its application script run, its health checked, its
 snapshots taken. Only what differs is changed; a second run changes nothing.
-start, stop, restart, delete and status do what they say.
+start, stop, restart, delete and status do what they say. recreate destroys and
+creates, once all that are recreated have been looked at.
 
 Options:
     --dry-run             Execute nothing but reads; say what would be run and
                           how files would change. Exit status 3 when there is
                           something to do. (PHX_DRY_RUN)
+    --download            Download a template that is missing with pveam, which
+                          verifies it. (PHX_DOWNLOAD)
     --enforce-firewall    Put the firewall of the configuration in force also on a
                           container that was there before and has none in force.
                           Without it such a firewall stays as it is, and ct.ready
@@ -53,6 +56,7 @@ Options:
     --apparmor-d DIR      Where the host loads profiles from.
                           Default /etc/apparmor.d. (PHX_APPARMOR_D)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
+    --pveam PROGRAM       The pveam to run. Default pveam. (PHX_PVEAM)
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
@@ -89,6 +93,7 @@ func main() {
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "download", EnvVars: []string{"PHX_DOWNLOAD"}},
 			&cli.BoolFlag{Name: "enforce-firewall", EnvVars: []string{"PHX_ENFORCE_FIREWALL"}},
 			&cli.BoolFlag{Name: "restart", EnvVars: []string{"PHX_RESTART"}},
 			&cli.BoolFlag{Name: "ignore-external", EnvVars: []string{"PHX_IGNORE_EXTERNAL"}},
@@ -97,6 +102,7 @@ func main() {
 			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
+			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
@@ -122,8 +128,8 @@ func provision(c *cli.Context) error {
 	p := &provisioner{
 		options: options{
 			host: pve.Host{
-				PCT: c.String("pct"), PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"),
-				Timeout: c.Duration("timeout"),
+				PCT: c.String("pct"), PVEAM: c.String("pveam"),
+				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout"),
 			},
 			qm:             c.String("qm"),
 			scripts:        c.String("scripts"),
@@ -133,6 +139,7 @@ func provision(c *cli.Context) error {
 			dryRun:         c.Bool("dry-run"),
 			restart:        c.Bool("restart"),
 			enforce:        c.Bool("enforce-firewall"),
+			download:       c.Bool("download"),
 			ignoreExternal: c.Bool("ignore-external"),
 		},
 		jobs: make(chan struct{}, c.Int("jobs")),

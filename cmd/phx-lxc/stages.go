@@ -31,6 +31,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
+		{"storage", j.checkStorages},
 		{"define", j.define},
 		{"scripts", j.findDueScripts},
 		{"restart", j.ct.ClearRestartIfDone},
@@ -42,22 +43,23 @@ func (j *job) converge(ctx context.Context) error {
 		{"configure", j.configure},
 		{"record", j.pruneRecord},
 		{"disk", j.growDisks},
-		{"start", j.startUnlessTemplate},
+		{"start", j.startIfNeeded},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.snapshotBeforeScripts},
 		{"features", j.readyForScripts},
 		{"features", j.runDueScripts},
 		{event.StageHealthCheck, j.checkHealth},
-		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
+		{"stop", j.stopOnlyCloned}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
 		{"snapshot", j.snapshotWhenDone},
+		{"template", j.convert},
 		{"record", j.reportRecord},
 	} {
 		j.stage = stage.name
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := stage.run(ctx); err != nil {
+		if err := stage.run(ctx); err != nil || j.complete {
 			return err
 		}
 	}
@@ -67,7 +69,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal {
+	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.anew {
 		return nil
 	}
 	var all []error
@@ -93,9 +95,8 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && !j.ct.Before.Hashes(pve.ProfileWord)[pve.Hash(have)] {
-		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
-			"copy it to %s to keep it, or move it away to have that one in its place", path, source)
+	if err := j.foreignProfile(name, path, want, have); err != nil {
+		return err
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
@@ -119,6 +120,17 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	j.changed(start, "AppArmor profile %s", name)
 	return nil
+}
+
+// foreignProfile refuses to overwrite a profile's file that phx has not written.
+func (j *job) foreignProfile(name, path string, want, have []byte) error {
+	hash := pve.Hash(have)
+	if have == nil || bytes.Equal(want, have) || j.ownProfiles[hash] || j.ct.Before.Hashes(pve.ProfileWord)[hash] {
+		return nil
+	}
+	return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
+		"copy it to %s to keep it, or move it away to have that one in its place",
+		path, filepath.Join(j.options.profiles, name))
 }
 
 // profileFile returns the place of a profile's file below dest, the content
@@ -309,40 +321,45 @@ func (j *job) growDisks(ctx context.Context) error {
 	return nil
 }
 
-func (j *job) startUnlessTemplate(ctx context.Context) error {
-	if j.c.IsTemplate() && len(j.due) == 0 {
+// startIfNeeded starts the container. One that is only cloned from is started for
+// its scripts alone, and a template that is still to be made for its health checks,
+// too: it is the last time.
+func (j *job) startIfNeeded(ctx context.Context) error {
+	checked := j.c.IsTemplate && (j.c.HealthCheck != nil || len(j.c.HealthChecks) > 0)
+	if j.c.IsOnlyCloned() && len(j.due) == 0 && !checked {
 		return nil
 	}
 	return j.start(ctx)
 }
 
 // restartIfAllowed restarts a running container where a change needs it, if
-// the user has asked for that.
+// the user has asked for that. A template that is still to be made is shut down
+// anyway, and its clones would not have what waits.
 func (j *job) restartIfAllowed(ctx context.Context) error {
 	waiting := j.ct.RestartRequired()
 	if len(waiting) == 0 {
 		return nil
 	}
-	if j.options.restart {
+	if j.options.restart || j.c.IsTemplate {
 		return j.restart(ctx)
 	}
 	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
 }
 
-// stopTemplate shuts down a template that this run has started, or an earlier
-// one that was interrupted. One that others have started goes on.
-func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.c.IsTemplate() {
+// stopOnlyCloned shuts down a container that is only cloned from and that this run
+// has started, or an earlier one that was interrupted. One that others have
+// started goes on, unless it is to be a template.
+func (j *job) stopOnlyCloned(ctx context.Context) error {
+	switch {
+	case !j.c.IsOnlyCloned():
 		return nil
+	case j.started || len(j.due) > 0 || j.c.IsTemplate:
+		return j.shutdown(ctx)
+	case j.ct.Running:
+		j.logf("it is only cloned from, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
 	}
-	if !j.started && len(j.due) == 0 {
-		if j.ct.Running {
-			j.logf("it is a template, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
-		}
-		return nil
-	}
-	return j.shutdown(ctx)
+	return nil
 }
 
 // finalForm is the snapshot of a container that is complete.

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -73,6 +74,9 @@ func inNamespace(t *testing.T) bool {
 	out, err := exec.Command("/bin/sh", "-euc", `
 		mount --make-rprivate /
 		ip link set lo up
+		ip address add fd00::12/128 dev lo nodad
+		ip address add fd00::153/128 dev lo nodad
+		ip address add 10.0.0.153/32 dev lo
 		mount -t tmpfs tmpfs "$1"
 		for dir in etc home var usr/local; do
 			name=$(echo $dir | tr / -)
@@ -108,11 +112,29 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
+// proxyAddress is where tests have the proxy; the gateway listens there as well,
+// and the one who listens there alone is asked.
+const proxyAddress = "fd00::12"
+
+// listen is net.Listen for one of several who listen at the same port.
+func listen(t *testing.T, network, address string) *net.TCPListener {
+	t.Helper()
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return err
+	}}
+	l, err := config.Listen(t.Context(), network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.(*net.TCPListener)
+}
+
 // realGateway writes what the site of the gateway needs to be loaded.
 func realGateway(t *testing.T, a *authority) gateway {
 	g := testGateway
 	g.Fingerprint = cert.Fingerprint(a.root)
-	g.Proxy = "::1" // where the gateway itself does not listen
+	g.Proxy = proxyAddress
 	write(t, g.Root, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Raw})))
 	if err := os.Symlink(a.pair(t, g.names(), time.Now().Add(time.Hour)), pairLink); err != nil {
 		t.Fatal(err)
@@ -150,7 +172,7 @@ func TestConfigure(t *testing.T) {
 			"sites-enabled/gateway": strings.Replace(old, "listen 80;", "listen 80 default_server;", 1),
 		}, want: "disable that site"},
 		{name: "an old site that leads to the proxy", files: map[string]string{
-			"sites-enabled/gateway": strings.Replace(toProxy, "PROXY", "[::1]", 1),
+			"sites-enabled/gateway": strings.Replace(toProxy, "PROXY", "["+proxyAddress+"]", 1),
 		}, gone: []string{"sites-enabled/gateway"}},
 		{name: "an old site that leads elsewhere", files: map[string]string{
 			"sites-enabled/gateway": strings.Replace(toProxy, "PROXY", "10.0.0.99", 1),
@@ -260,10 +282,8 @@ func echo(t *testing.T, a *authority) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := tls.Listen("tcp", "[::1]:443", &tls.Config{Certificates: []tls.Certificate{pair}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := tls.NewListener(listen(t, "tcp6", net.JoinHostPort(proxyAddress, "443")),
+		&tls.Config{Certificates: []tls.Certificate{pair}})
 	failed := map[string]*atomic.Bool{"GET": {}, "POST": {}}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/fails-once" && failed[r.Method].CompareAndSwap(false, true) {
@@ -288,12 +308,13 @@ func echo(t *testing.T, a *authority) {
 func startNginx(t *testing.T) {
 	t.Helper()
 	var files []*os.File
-	for _, address := range []string{"0.0.0.0:80", "0.0.0.0:443"} {
-		l, err := net.Listen("tcp4", address)
-		if err != nil {
-			t.Fatal(err)
+	for _, address := range []string{"0.0.0.0:80", "0.0.0.0:443", "[::]:80", "[::]:443"} {
+		network := "tcp4"
+		if address[0] == '[' {
+			network = "tcp6"
 		}
-		f, err := l.(*net.TCPListener).File()
+		l := listen(t, network, address)
+		f, err := l.File()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +322,7 @@ func startNginx(t *testing.T) {
 		files = append(files, f)
 	}
 	cmd := exec.Command("/usr/local/sbin/nginx")
-	cmd.Env, cmd.ExtraFiles = []string{"NGINX=3:4:"}, files
+	cmd.Env, cmd.ExtraFiles = []string{"NGINX=3:4:5:6:"}, files
 	var out bytes.Buffer
 	cmd.Stderr = &out
 	if err := cmd.Start(); err != nil {
@@ -347,8 +368,14 @@ func TestGatewayServes(t *testing.T) {
 	}
 	echo(t, a)
 	startNginx(t)
+	g.Addresses = []string{"10.0.0.153", "fd00::153"}
 	if err := checkServing(t.Context(), g, []*x509.Certificate{newAuthority(t).root, a.root}, leafOf(t)); err != nil {
 		t.Error(err)
+	}
+	for _, url := range []string{"http://10.0.0.153:8080/", "http://[fd00::153]:8080/"} {
+		if err := guest.Answers(t.Context(), url); err != nil {
+			t.Errorf("status page: %v", err)
+		}
 	}
 
 	roots := x509.NewCertPool()
@@ -483,6 +510,25 @@ func TestGatewayServes(t *testing.T) {
 		t.Errorf("the service lacks %v", want)
 	}
 
+	// The same for a client of IPv6.
+	conn, err := tls.Dial("tcp", "[fd00::153]:443", &tls.Config{ServerName: "a.b.internal.example", RootCAs: roots,
+		InsecureSkipVerify: true}) // the certificate is for names of one label
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = raw(t, conn, "GET / HTTP/1.1\nHost: a.b.internal.example\nConnection: close\n\n")
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
+		t.Errorf("a name of two labels that the proxy has no certificate for: %q", answer)
+	}
+	conn, err = tls.Dial("tcp", "[fd00::153]:443", &tls.Config{ServerName: "x.internal.example", RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = raw(t, conn, "GET / HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n")
+	if !strings.Contains(answer, `"X-Real-Ip":["fd00::153"]`) {
+		t.Errorf("the service got another client's address: %q", answer)
+	}
+
 	// Upgrades.
 	line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n")
 	if !strings.HasPrefix(line, "HTTP/1.1 101 ") {
@@ -565,7 +611,7 @@ func TestPairWithoutLink(t *testing.T) {
 	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, text := range units(false) {
+	for i, text := range units(false, true) {
 		if _, err := new(guest.Setup).WriteFile(unitFiles[i], text, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -758,7 +804,7 @@ func TestStreamAtOurPorts(t *testing.T) {
 		kept   bool
 		want   string
 	}{
-		"the old one, to the proxy": {"[::1]:443", false, ""},
+		"the old one, to the proxy": {"[" + proxyAddress + "]:443", false, ""},
 		"to something else":         {"10.0.0.99:443", true, path + " has a stream server at port 443"},
 	} {
 		content := "server { listen 443; proxy_pass " + tt.target + "; }\n"
@@ -782,6 +828,55 @@ func TestLosesTo(t *testing.T) {
 	} {
 		if losesTo(pattern, testGateway) != want {
 			t.Errorf("%s: want %v", pattern, want)
+		}
+	}
+}
+
+// Sockets that were opened otherwise, as by phx before it knew IPv6, are opened
+// again, once.
+func TestHoldPorts(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	if err := os.MkdirAll(unitDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/usr/local/sbin/systemctl", `#!/bin/sh
+for unit; do :; done
+case $1 in
+is-enabled) echo enabled ;;
+is-active) [ -e "/run/active.$unit" ] ;;
+start) : >"/run/active.$unit"; echo "$*" >>/run/told ;;
+stop) rm -f /run/active.*; echo "$*" >>/run/told ;;
+esac
+`)
+	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/run/active."+socketUnit, "")
+	for _, tt := range []struct {
+		name   string
+		before func() error
+		told   string
+	}{
+		{"from before", func() error { return nil }, "stop nginx.service nginx.socket\nstart nginx.socket\n"},
+		{"as they are", func() error { return nil }, ""},
+		{"closed", func() error { return os.Remove("/run/active." + socketUnit) },
+			"stop nginx.service nginx.socket\nstart nginx.socket\n"},
+		{"without IPv6", func() error { return os.WriteFile(unitDir+socketUnit, []byte(socketText(false)), 0o644) },
+			"stop nginx.service nginx.socket\nstart nginx.socket\n"},
+	} {
+		if tt.name == "from before" {
+			write(t, unitDir+socketUnit, socketText(true))
+		}
+		if err := errors.Join(tt.before(), os.RemoveAll("/run/told")); err != nil {
+			t.Fatal(err)
+		}
+		s := &guest.Setup{}
+		err := holdPorts(t.Context(), s)
+		told, _ := os.ReadFile("/run/told")
+		if err != nil || string(told) != tt.told || len(s.Changes) != strings.Count(tt.told, "start") {
+			t.Errorf("%s: %v, told %q, changes %q", tt.name, err, told, s.Changes)
 		}
 	}
 }

@@ -21,12 +21,13 @@ const gatewayFile = stateDir + "/gateway.json"
 // container's.
 type gateway struct {
 	guest.Trust
-	Domain     string            `json:"domain"`          // served as itself and as *.Domain
-	Names      []string          `json:"names,omitempty"` // below Domain, of several labels: *.Domain means one
-	Proxy      string            `json:"proxy"`           // IP address of the proxy, which serves HTTPS at port 443
-	StatusPort int               `json:"status_port"`     // of the status page; 0 for none
-	StatusHost string            `json:"status_host"`     // by which the page is served as well; "" for none
-	Interface  string            `json:"interface"`       // through which its neighbours are reached
+	Domain     string            `json:"domain"`              // served as itself and as *.Domain
+	Names      []string          `json:"names,omitempty"`     // below Domain, of several labels: *.Domain means one
+	Proxy      string            `json:"proxy"`               // IP address of the proxy, which serves HTTPS at port 443
+	StatusPort int               `json:"status_port"`         // of the status page; 0 for none
+	StatusHost string            `json:"status_host"`         // by which the page is served as well; "" for none
+	Addresses  []string          `json:"addresses,omitempty"` // of the gateway, where it has several
+	Interface  string            `json:"interface"`           // through which its neighbours are reached
 	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
 }
 
@@ -49,6 +50,11 @@ func (g gateway) check() error {
 	}
 	if ip, err := netip.ParseAddr(g.Proxy); err != nil || ip.Zone() != "" {
 		return fmt.Errorf("proxy %q: not an IP address", g.Proxy)
+	}
+	for _, address := range g.Addresses {
+		if ip, err := netip.ParseAddr(address); err != nil || ip.Zone() != "" {
+			return fmt.Errorf("address %q: not an IP address", address)
+		}
 	}
 	return g.Trust.Check()
 }

@@ -135,7 +135,9 @@ func roleOf(c *config.Container) string {
 		return "the gateway"
 	case c.ApplicationScript == config.ProxyScript:
 		return "the proxy"
-	case c.IsTemplate():
+	case c.IsTemplate:
+		return "a template"
+	case c.IsOnlyCloned():
 		return "only cloned from"
 	}
 	return ""

@@ -59,7 +59,7 @@ func (p *plan) leftOut() map[int]leftOut {
 		if w := p.file.Wrong[id]; w != nil {
 			add(leftOut{Container: c, mistake: fmt.Sprintf("%s:%v", p.file.Path, w.Mistake)})
 		}
-		if p.action.trust && isTrusted(c) && p.file.ServedWrong != "" {
+		if p.action.trust && c.HasPlace() && p.file.ServedWrong != "" {
 			add(leftOut{Container: c, mistake: p.file.ServedWrong, served: true})
 		}
 		if p.action.needs != "" {
@@ -82,15 +82,6 @@ func (p *plan) leftOut() map[int]leftOut {
 	return all
 }
 
-// isTrusted reports whether a container is the gateway, the proxy or the CA.
-func isTrusted(c *config.Container) bool {
-	switch c.ApplicationScript {
-	case config.GatewayScript, config.ProxyScript, config.CAScript:
-		return true
-	}
-	return false
-}
-
 // requires returns the containers of the file without which c cannot be planned:
 // what it needs; for the gateway and the proxy the CA, whose root both trust; and
 // for each of these three what could not be read of what it has to know of others.
@@ -99,7 +90,7 @@ func (p *plan) requires(c *config.Container) []int {
 	if !p.action.trust {
 		return needs
 	}
-	if !isTrusted(c) {
+	if !c.HasPlace() {
 		return needs
 	}
 	for id, w := range p.file.Wrong {
@@ -107,21 +98,14 @@ func (p *plan) requires(c *config.Container) []int {
 			needs = append(needs, id)
 		}
 	}
-	if ca := p.ca(); ca != 0 && c.ApplicationScript != config.CAScript {
-		needs = append(needs, ca)
+	switch {
+	case c.ApplicationScript != config.CAScript:
+		needs = append(needs, p.with(config.CAScript)...)
+	case p.name == "recreate" && slices.Contains(p.named, c.CTID): // a new CA, which these have to take
+		needs = append(needs, p.with(config.GatewayScript, config.ProxyScript)...)
 	}
 	slices.Sort(needs)
 	return slices.Compact(needs)
-}
-
-// ca returns the id of the container that is the CA, 0 when there is none.
-func (p *plan) ca() int {
-	for _, id := range p.file.IDs() {
-		if p.file.Container(id).ApplicationScript == config.CAScript {
-			return id
-		}
-	}
-	return 0
 }
 
 // refuse reports all that is wrong with the files, for which nothing is planned.

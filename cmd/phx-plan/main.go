@@ -83,6 +83,10 @@ Actions:
     delete    the named containers only, clones and dependents first; needs
               CTIDs, and refuses a container that another one in the file is
               cloned from or depends on, unless that is named too
+    recreate  the named containers are destroyed and created, and nothing that
+              depends on them is touched; what they need is brought up to date
+              as by create, and with the CA the gateway and the proxy, which
+              trust it; needs CTIDs
 
 A container comes after its clone source and its dependencies, otherwise in
 the order of boot_order (those without one last), then of CTID. A dependency
@@ -150,7 +154,7 @@ func run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if act.namedOnly && len(named) == 0 {
+	if act.named && len(named) == 0 {
 		return cmdline.Usagef("%s needs explicit CTIDs", name)
 	}
 

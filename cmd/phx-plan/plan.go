@@ -19,6 +19,7 @@ type action struct {
 	clones    bool   // a clone needs its source, not only its dependencies
 	trust     bool   // the gateway and the proxy need the CA's container in the plan
 	reverse   bool   // dependents come first
+	named     bool   // it wants each container named
 	namedOnly bool   // no containers but the named ones, and none that another one needs
 }
 
@@ -28,7 +29,9 @@ var actions = map[string]action{
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
 	"status":  {clones: true},
-	"delete":  {clones: true, reverse: true, namedOnly: true},
+	"delete":  {clones: true, reverse: true, named: true, namedOnly: true},
+
+	"recreate": {needs: "create", clones: true, trust: true, named: true},
 }
 
 // A plan is an action on containers of a file, in order.
@@ -39,6 +42,7 @@ type plan struct {
 	action action
 	dryRun bool
 	answer string // where the services' names lead: gateway or proxy
+	named  []int  // the containers that are asked for
 
 	order []*planned
 	byID  map[int]*planned // those of order
@@ -59,22 +63,29 @@ type planned struct {
 // needs returns what the action needs of c's needs.
 func (p *plan) needs(c *config.Container) (needs, external []int) {
 	needs, external = p.file.Needs(c)
+	if p.starts() { // which a template never does
+		needs = slices.DeleteFunc(needs, func(id int) bool { return p.file.Container(id).IsTemplate })
+	}
 	if !p.action.clones && c.CloneFrom != 0 && !slices.Contains(c.Dependencies, c.CloneFrom) {
 		needs = slices.DeleteFunc(needs, func(id int) bool { return id == c.CloneFrom })
 	}
 	return needs, external
 }
 
+// starts reports whether the action starts containers that are there.
+func (p *plan) starts() bool { return p.name == "start" || p.name == "restart" }
+
 // make chooses the containers and puts them in order. Without any named, all
 // are chosen.
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
 		named = p.file.IDs()
-		if p.name == "start" || p.name == "restart" {
+		if p.starts() {
 			// What is only cloned from is started when it is named.
-			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Container(id).IsTemplate() })
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Container(id).IsOnlyCloned() })
 		}
 	}
+	p.named = named
 	left := p.leftOut()
 	p.byID = make(map[int]*planned, len(named))
 	p.order = make([]*planned, 0, len(named))
@@ -110,6 +121,11 @@ func (p *plan) make(named []int) error {
 	for _, id := range named {
 		choose(id, p.name)
 	}
+	for _, id := range named {
+		if c := p.file.Container(id); c != nil && c.IsTemplate && p.starts() {
+			return fmt.Errorf("%s: %d is a template (is_template), which never runs: leave it out", p.name, id)
+		}
+	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
 		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there",
@@ -128,6 +144,17 @@ func (p *plan) make(named []int) error {
 	}
 	p.sort()
 	return nil
+}
+
+// with returns the ids of the containers with one of these application scripts.
+func (p *plan) with(scripts ...string) []int {
+	var ids []int
+	for _, id := range p.file.IDs() {
+		if slices.Contains(scripts, p.file.Container(id).ApplicationScript) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // inUse returns an error when a container of the file that is not planned
@@ -157,7 +184,7 @@ func (p *plan) inUse() error {
 	if n := len(uses) - shown; n > 0 {
 		uses = append(uses[:shown], fmt.Sprintf("and %d more", n))
 	}
-	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
+	return fmt.Errorf("%s: %s; name them too, or leave them alone with recreate", p.name, strings.Join(uses, ", "))
 }
 
 // sort orders the containers topologically; boot_order, then CTID, break ties.

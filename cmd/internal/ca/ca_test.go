@@ -68,6 +68,8 @@ func TestSettingsOf(t *testing.T) {
 	if got := SettingsOf(&plan); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
+	plan.Dashboard = &config.DashboardRoute{Host: "board.proxy.example.test"}
+	want.Names = append(want.Names, "board.proxy.example.test")
 	plan.CA.IP, plan.CA.Also = "fd00::10", []string{"10.0.0.10"}
 	want.Addr, want.Also = netip.MustParseAddr("fd00::10"), []netip.Addr{netip.MustParseAddr("10.0.0.10")}
 	got := SettingsOf(&plan)

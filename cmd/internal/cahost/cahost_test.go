@@ -652,8 +652,16 @@ func TestSeveralAddresses(t *testing.T) {
 			t.Errorf("%v was issued", at.Addr)
 		}
 	}
-	if again, log := s.must(t, Options{Settings: &both}); len(again.Changes) > 0 {
-		t.Errorf("the second run: %s", log)
+	both.Names = []string{"a.b." + domain}
+	s.must(t, Options{Settings: &both})
+	// Nor does one who knows a part of it, as the feature.
+	for name, set := range map[string]ca.Settings{"all": both, "the address": six} {
+		if again, log := s.must(t, Options{Settings: &set, Create: true}); len(again.Changes) > 0 {
+			t.Errorf("a second run that knows %s: %s", name, log)
+		}
+	}
+	if _, err := s.issue(t, settings, "a.b."+domain); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -1010,6 +1018,15 @@ func TestAdopt(t *testing.T) {
 			if again, log := s.must(t, Options{Settings: &with}); len(again.Changes) > 0 {
 				t.Errorf("the run after that: %s", log)
 			}
+			// And so does another address.
+			s.do(t, "ip", "address", "add", "fd00::10/128", "dev", "lo", "nodad")
+			with.Also = []netip.Addr{netip.MustParseAddr("fd00::10")}
+			if _, log := s.must(t, Options{Settings: &with}); !strings.Contains(log, "ca.json: name fd00::10\n") {
+				t.Errorf("another address: %s", log)
+			}
+			six := with
+			six.Addr = with.Also[0]
+			s.healthy(t, six)
 		})
 	}
 }

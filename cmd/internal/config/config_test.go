@@ -178,7 +178,18 @@ func TestMistakes(t *testing.T) {
 			ca + `clone_from_ctid: "nine" is not a container id`},
 		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`,
 			ca + "clone_from_ctid: must be a container id, not a boolean"},
-		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has no template_snapshot_name"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has neither template_snapshot_name nor is_template"},
+		{extra, `"full_clone": ¦false`, ca + "full_clone: must not be false: container 900 is not is_template"},
+		{extra, `"full_clone": ¦1`, ca + "full_clone: must be true or false"},
+		{`"template_snapshot_name": "final-form"`, `"template_snapshot_name": "final-form", "full_clone": ¦true`,
+			"lxc_configs.900.full_clone: there is no clone_from_ctid"},
+		{`"application_script": "phoenix_hypervisor_lxc_103.sh",`,
+			`"application_script": "phoenix_hypervisor_lxc_103.sh", "is_template": ¦true,`,
+			ca + "is_template: a template never runs, so it cannot have the application script"},
+		{extra, `"is_template": ¦"yes"`, ca + "is_template: must be true or false"},
+		{`"features": ["base_setup"]`,
+			`"is_template": ¦true, "mount_points": [{"host_path": "/a", "container_path": "/b"}]`,
+			"lxc_configs.102.is_template: there are mount_points"},
 		{`"clone_from_ctid": "900"`, `"template": "x.tar.zst", "clone_from_ctid": ¦"900"`,
 			ca + "clone_from_ctid: there is a template too"},
 		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦900.0`, `"900.0" is not a container id`},
@@ -577,8 +588,43 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// A template has no snapshots and never runs: what asks for these has no effect,
+// and is told with its place.
+func TestTemplateKeys(t *testing.T) {
+	f := parse(t, strings.Replace(base, `"template_snapshot_name": "final-form"`,
+		`"template_snapshot_name": "final-form", "enable_lifecycle_snapshots": true, "start_at_boot": true,
+      "traefik_service": {"name": "copies", "port": 80}, "is_template": true`, 1))
+	c := f.Containers[900]
+	if !c.IsTemplate || !c.IsOnlyCloned() || c.TemplateSnapshot != "" || c.LifecycleSnapshots {
+		t.Errorf("got %+v", c)
+	}
+	var got []string
+	for _, w := range f.Warnings {
+		got = append(got, w.String())
+	}
+	const at = "15:73: lxc_configs.900.is_template: "
+	want := []string{
+		at + "a template has no snapshots: neither template_snapshot_name nor enable_lifecycle_snapshots has an effect",
+		at + "a template never runs: start_at_boot has no effect",
+		at + "a template never runs: its traefik_service is not served",
+		"28:16: lxc_configs.103.extra: unknown key, ignored",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if s := f.Services("example.org"); len(s) != 1 || s[0].Name != "ca" {
+		t.Errorf("services: %+v", s)
+	}
+	f = parse(t, strings.NewReplacer(`"template_snapshot_name": "final-form"`, `"is_template": true`,
+		`"extra": 0`, `"full_clone": false`).Replace(base))
+	if full := f.Containers[103].FullClone; full == nil || *full {
+		t.Errorf("full_clone: %v", full)
+	}
+}
+
 func TestEveryKey(t *testing.T) {
 	raw := `{
+  "is_template": false,
   "name": "granite-3.3-8b-fp8", "template": "/fastData/template/cache/x.tar.zst",
   "memory_mb": 72000, "swap_mb": 0, "cores": 10, "storage_pool": "quickOS-lxc-disks", "storage_size_gb": 128,
   "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.141/24", "gw": "10.0.0.1",
@@ -766,7 +812,7 @@ func TestScriptInput(t *testing.T) {
   "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
   "secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "dhcp"}, "nameservers": [], "searchdomain": [],
   "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
-  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "is_template": false, "volumes": [], "mount_points": [], "firewall": {},
   "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
   "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
   "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
@@ -775,7 +821,7 @@ func TestScriptInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+	const want = `{"is_template":false,"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
 		`"ports":["1:2"],"secondary_network_config":{"name":"eth1","bridge":"vmbr1","ip":"dhcp"},` +
 		`"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
 		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`

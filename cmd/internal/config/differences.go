@@ -13,11 +13,15 @@ type difference struct {
 }
 
 var differences = []difference{
+	{key: "is_template", before: "pct template at the end of its creation",
+		now: "the last step, when all has been applied and is healthy; a later change of it is told, and not done"},
 	{key: "swap_mb", before: "it was never read", now: "it is set"},
 	{key: "storage_size_gb", before: "pct resize in every run, and a failed run with a smaller one",
 		now: "pct resize where the disk is smaller; a smaller size is refused before anything is changed"},
 	{key: "network_config", before: "the container was stopped, and net0 written anew",
 		now: "what differs is set; what was added by hand stays"},
+	{key: "secondary_network_config", before: "where it was missing, net1 was deleted",
+		now: "an interface that the file does not have stays, unless phx has made it"},
 	{key: "unprivileged", before: "pct set --unprivileged on clones, which pct refuses",
 		now: "a clone has that of its source; another one is refused with the reason"},
 	{key: "boot_order", before: "without it, an order without a number", now: "without it, the order stays"},

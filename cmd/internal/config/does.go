@@ -6,6 +6,8 @@ var does = map[string]string{
 	"name":                     "host name: pct set --hostname",
 	"template":                 "what a new container is made from: pct create; a later change is ignored",
 	"clone_from_ctid":          "what a new container is cloned from: pct clone; a later change is ignored",
+	"full_clone":               "pct clone --full where a template's disks could be shared",
+	"is_template":              "pct template, when all has been applied; from then on it is not changed any more",
 	"memory_mb":                "pct set --memory, in a running container too",
 	"swap_mb":                  "pct set --swap, in a running container too",
 	"cores":                    "pct set --cores, in a running container too",

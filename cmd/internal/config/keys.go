@@ -34,6 +34,14 @@ var containerKeys = []containerKey{
 			e.edges = append(e.edges, edge{int32(e.CloneFrom), int32(v.Index), -1})
 		}
 	}},
+	{name: "full_clone", read: func(p *parser, e *entry, v gjson.Result) {
+		if full := p.boolean(v); v.IsBool() {
+			e.FullClone, e.full = &full, v.Index
+		}
+	}},
+	{name: "is_template", input: true, read: func(p *parser, e *entry, v gjson.Result) {
+		e.IsTemplate, e.template = p.boolean(v), v.Index
+	}},
 
 	{name: "memory_mb", need: "pct needs to know the memory, in MiB", read: func(p *parser, e *entry, v gjson.Result) {
 		e.MemoryMB = p.integer(v, 16, math.MaxInt32)

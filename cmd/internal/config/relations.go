@@ -17,6 +17,8 @@ type entry struct {
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
+	template int // of is_template
+	full     int // of full_clone
 
 	certificate certificateKeys // of traefik_service
 
@@ -57,6 +59,7 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
+	p.templateKeys(e)
 	p.checkFilters(e)
 	s := e.TraefikService
 	if key, at, method := e.unfixed(); method != "" {
@@ -77,9 +80,48 @@ func (p *parser) keysTogether(e *entry) {
 			s.Scheme = "https"
 		}
 	}
+	if s != nil && e.ApplicationScript == GatewayScript && (s.Port == 80 || s.Port == 443) {
+		p.warnUnder(e.service, "traefik_service.port",
+			"%d is a port of the gateway itself: its status page is served by its name alone", s.Port)
+	}
 	if s != nil {
 		p.serviceTLS(e)
 	}
+}
+
+// templateKeys checks what the other keys mean for a template of Proxmox VE,
+// which never runs, has no snapshots, and takes no directories of the host.
+func (p *parser) templateKeys(e *entry) {
+	if e.FullClone != nil && e.CloneFrom == 0 {
+		p.failUnder(e.full, "full_clone", "there is no clone_from_ctid: only a clone can be full")
+	}
+	if !e.IsTemplate {
+		return
+	}
+	warn := func(format string, args ...any) {
+		p.warnings.add(e.template, func() note {
+			return note{e.template, p.pathTo("is_template"), message(format, args), -1}
+		})
+	}
+	if len(e.MountPoints) > 0 {
+		p.failUnder(e.template, "is_template", "there are mount_points: pct makes no template of a container that "+
+			"has any: give them to its clones")
+	}
+	switch script := e.ApplicationScript; script {
+	case GatewayScript, ProxyScript, CAScript:
+		p.failUnder(e.template, "is_template", "a template never runs, so it cannot have the application script %s: "+
+			"give that to a clone", script)
+	}
+	if e.snapshot || e.LifecycleSnapshots {
+		warn("a template has no snapshots: neither template_snapshot_name nor enable_lifecycle_snapshots has an effect")
+	}
+	if e.StartAtBoot != nil && *e.StartAtBoot {
+		warn("a template never runs: start_at_boot has no effect")
+	}
+	if e.TraefikService != nil {
+		warn("a template never runs: its traefik_service is not served")
+	}
+	e.TemplateSnapshot, e.LifecycleSnapshots = "", false
 }
 
 // relations checks what concerns several containers. found is in the order of
@@ -200,12 +242,15 @@ func (p *parser) clones(found []*entry, index map[int]int) {
 			switch source := found[i]; {
 			case source == e:
 				// A cycle, and reported as one.
-			case !source.snapshot:
-				p.failIn(e, int(edge.at), edge.path(),
-					"container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
+			case !source.snapshot && !source.IsTemplate:
+				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor is_template, "+
+					"and a clone is made from a snapshot or from a template", edge.to)
 			case len(source.MountPoints) > 0:
 				p.failIn(e, int(edge.at), edge.path(),
 					"container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
+			case !source.IsTemplate && e.FullClone != nil && !*e.FullClone:
+				p.failIn(e, e.full, "full_clone", "must not be false: container %d is not is_template, "+
+					"and a clone of a snapshot is always full", edge.to)
 			default:
 				p.cloneWarnings(e, source, edge)
 			}

@@ -137,7 +137,9 @@ func (f *File) Services(domain string) []Service {
 	}
 	for _, ctid := range f.IDs() {
 		c := f.Container(ctid)
-		add(c.TraefikService, c.Address(), Service{CTID: ctid})
+		if !c.IsTemplate { // which never runs
+			add(c.TraefikService, c.Address(), Service{CTID: ctid})
+		}
 	}
 	for _, vm := range f.VMs {
 		add(vm.Service, vm.Address, Service{VMID: vm.VMID})
@@ -320,12 +322,14 @@ func (p *parser) dashboard(v gjson.Result) {
 			d.Name, d.name = p.serviceName(v), v.Index
 		}},
 		member{"allow", "the addresses and networks whose clients get it", func(v gjson.Result) {
+			empty := v.IsArray()
 			p.list(v, func(v gjson.Result) {
+				empty = false
 				if s := p.formatted(v, clients); s != "" && !p.full() {
 					d.Allow = append(d.Allow, s)
 				}
 			})
-			if v.IsArray() && len(v.Array()) == 0 {
+			if empty {
 				p.fail(v, "must not be empty: nobody would get the dashboard")
 			}
 		}},

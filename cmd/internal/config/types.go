@@ -87,8 +87,11 @@ type Container struct {
 	Name string // name: the host name, as pct takes it
 
 	// Where its root comes from: one of the two.
-	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
+	CloneFrom int    // clone_from_ctid: a container of the file that IsTemplate or has a TemplateSnapshot
 	Template  string // template: a volume id (local:vztmpl/NAME) or a path
+
+	FullClone  *bool // full_clone: of a template, too, a clone that shares no disk with it
+	IsTemplate bool  // is_template: it becomes a template of Proxmox VE, which never runs and has no snapshots
 
 	MemoryMB      int          // memory_mb: MiB
 	SwapMB        *int         // swap_mb: MiB
@@ -118,8 +121,8 @@ type Container struct {
 	ApplicationScript  string          // application_script: a file name
 	HealthCheck        *HealthCheck    // health_check: runs in the container
 	HealthChecks       []HealthProbe   // health_checks: run on the host
-	LifecycleSnapshots bool            // enable_lifecycle_snapshots
-	TemplateSnapshot   string          // template_snapshot_name
+	LifecycleSnapshots bool            // enable_lifecycle_snapshots; false if IsTemplate
+	TemplateSnapshot   string          // template_snapshot_name; "" if IsTemplate
 	Dependencies       []int           // dependencies: ids; those not in the file are external
 	TraefikService     *TraefikService // traefik_service
 
@@ -431,10 +434,10 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	return e.Container, nil
 }
 
-// IsTemplate reports whether the container is only cloned from, and not started
-// with the others.
-func (c *Container) IsTemplate() bool {
-	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
+// IsOnlyCloned reports whether the container is only cloned from, and not started
+// but to be provisioned.
+func (c *Container) IsOnlyCloned() bool {
+	return c.IsTemplate || c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
 }
 
 // Needs returns the ids that have to be there before c: its clone source and
@@ -479,10 +482,7 @@ func (p *Plan) Check() error {
 	if !IsHostName(p.Domain) {
 		return fmt.Errorf("domain %q: not a domain", p.Domain)
 	}
-	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
-		if place == nil {
-			continue
-		}
+	for _, place := range p.Places() {
 		if err := place.Check(); err != nil {
 			return err
 		}
@@ -513,6 +513,27 @@ type Place struct {
 	Also      []string `json:"also,omitempty"`      // its other fixed addresses, of any family and interface
 	MAC       string   `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
 	Interface string   `json:"interface,omitempty"` // the container's, which has IP
+
+	// Networks are those of all its fixed addresses, where one of the places of
+	// the plan has several addresses.
+	Networks []Network `json:"networks,omitempty"`
+}
+
+// Network is a network that a container is in by a fixed address.
+type Network struct {
+	Address   string `json:"address"`       // with its prefix length
+	MAC       string `json:"mac,omitempty"` // of the container there; "" where the file leaves it to Proxmox VE
+	Interface string `json:"interface"`     // the container's
+}
+
+// Addresses returns the fixed addresses of a place, IP first.
+func (p *Place) Addresses() []string { return append([]string{p.IP}, p.Also...) }
+
+// Prefix returns the container's address and the network around it; not valid when
+// Address is none.
+func (n Network) Prefix() netip.Prefix {
+	prefix, _ := netip.ParsePrefix(n.Address)
+	return prefix
 }
 
 // Check returns an error unless a checked file can have such a place.
@@ -520,15 +541,25 @@ func (p Place) Check() error {
 	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
 		return err
 	}
-	switch {
-	case !ipAddress.is(p.IP):
-		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
-	case slices.ContainsFunc(p.Also, func(s string) bool { return !ipAddress.is(s) }):
-		return fmt.Errorf("container %d: %q are not IP addresses", p.CTID, p.Also)
-	case p.MAC != "" && !macAddress.is(p.MAC):
-		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
-	case p.Interface != "" && !IsInterface(p.Interface):
-		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
+	networks := []Network{{MAC: p.MAC, Interface: p.Interface}}
+	for _, n := range p.Networks {
+		if !n.Prefix().IsValid() || n.Prefix().Addr().Zone() != "" {
+			return fmt.Errorf("container %d: %q is not an address with a prefix length", p.CTID, n.Address)
+		}
+		networks = append(networks, n)
+	}
+	for _, address := range p.Addresses() {
+		if !ipAddress.is(address) {
+			return fmt.Errorf("container %d: %q is not an IP address", p.CTID, address)
+		}
+	}
+	for _, n := range networks {
+		switch {
+		case n.MAC != "" && !macAddress.is(n.MAC):
+			return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, n.MAC)
+		case n.Interface != "" && !IsInterface(n.Interface):
+			return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, n.Interface)
+		}
 	}
 	return nil
 }
@@ -536,11 +567,45 @@ func (p Place) Check() error {
 // Plan returns what a plan of the file says of its containers. domain is that of
 // the services.
 func (f *File) Plan(domain string) Plan {
-	return Plan{
+	p := Plan{
 		Config: f.Path, Domain: domain, Services: f.Services(domain),
 		CA: f.Place(CAScript), Proxy: f.Place(ProxyScript), Gateway: f.Place(GatewayScript),
 		Dashboard: f.Dashboard.route(domain), ExternalNames: f.externalNames(),
 	}
+	places := p.Places()
+	if slices.ContainsFunc(places, func(place *Place) bool { return len(place.Also) > 0 }) {
+		for _, place := range places {
+			place.Networks = f.Container(place.CTID).networks()
+		}
+	}
+	return p
+}
+
+// Places returns those of the CA, the proxy and the gateway that the plan has.
+func (p *Plan) Places() []*Place {
+	return slices.DeleteFunc([]*Place{p.CA, p.Proxy, p.Gateway}, func(place *Place) bool { return place == nil })
+}
+
+// networks returns those of the container's fixed addresses, in their order.
+func (c *Container) networks() []Network {
+	var all []Network
+	for _, i := range c.Interfaces {
+		for _, a := range []Addressing{i.IPv4, i.IPv6} {
+			if a.Prefix.IsValid() {
+				all = append(all, Network{Address: a.Prefix.String(), MAC: i.MAC, Interface: i.Name})
+			}
+		}
+	}
+	return all
+}
+
+// HasPlace reports whether the container is the gateway, the proxy or the CA.
+func (c *Container) HasPlace() bool {
+	switch c.ApplicationScript {
+	case GatewayScript, ProxyScript, CAScript:
+		return true
+	}
+	return false
 }
 
 // Place returns where the container with an application script can be reached,

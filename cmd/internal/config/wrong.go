@@ -17,7 +17,7 @@ type Wrong struct {
 	// What others would have to know of the container, and could not be read.
 	NeedsUnknown   bool // its clone source or its dependencies
 	ServiceUnknown bool // its traefik_service, or where that is
-	PlaceUnknown   bool // whether it is the gateway, the proxy or the CA, or its address if it is
+	PlaceUnknown   bool // whether it is the gateway, the proxy or the CA, or its network if it is
 }
 
 // separate moves the containers that the mistakes are about from the file's
@@ -97,9 +97,10 @@ func (w *Wrong) unknown(path string, read bool) {
 	case read:
 	case key == "clone_from_ctid", key == "dependencies":
 		w.NeedsUnknown = true
-	case strings.Contains(key, "network_config"):
+	case strings.Contains(key, "network_config"), key == "mac_address":
+		w.PlaceUnknown = w.PlaceUnknown || w.HasPlace()
 		last := path[strings.LastIndexByte(path, '.')+1:]
-		if last == "ip" || last == "ip6" || last == key || isDecimal(last) {
+		if last == "ip" || last == "ip6" || last == key && key != "mac_address" || isDecimal(last) {
 			w.Interfaces = nil // which address others would reach is not known any more
 		}
 	}
@@ -115,10 +116,7 @@ func (w *Wrong) addressUnknown() {
 		return
 	}
 	w.ServiceUnknown = w.ServiceUnknown || w.TraefikService != nil
-	switch w.ApplicationScript {
-	case GatewayScript, ProxyScript, CAScript:
-		w.PlaceUnknown = true
-	}
+	w.PlaceUnknown = w.PlaceUnknown || w.HasPlace()
 }
 
 // before returns what s has before the first separator.

@@ -67,7 +67,7 @@ type Body interface {
 // nothing of a plan may be done.
 type PlanStarted struct {
 	Round  string `json:"round"`             // random: the name of this run
-	Action string `json:"action"`            // create, start, stop, restart, delete or status
+	Action string `json:"action"`            // create, start, stop, restart, delete, recreate or status
 	DryRun bool   `json:"dry_run,omitempty"` // nothing may be changed
 	Count  int    `json:"count"`             // of containers
 	Order  []int  `json:"order"`             // their ids, as they are planned, without those left out for mistakes
@@ -79,11 +79,15 @@ type PlanStarted struct {
 type ContainerPlanned struct {
 	CTID     int             `json:"ctid"`
 	Name     string          `json:"name"`
-	Action   string          `json:"action"`           // the plan's, or start for what a restart needs
+	Action   string          `json:"action"`           // the plan's; of what is needed start for a restart, create for a recreate
 	Needs    []int           `json:"needs"`            // containers of the plan that have to be ready before
 	External []int           `json:"external"`         // guests that it depends on and that are not in the file
 	Config   json.RawMessage `json:"config,omitempty"` // the container's object, as in the file
 }
+
+// Provisions reports whether the container is to be as the configuration has it
+// then.
+func (e ContainerPlanned) Provisions() bool { return e.Action == "create" || e.Action == "recreate" }
 
 // ApplicationScript returns the application script of the configuration, ""
 // when there is none.
@@ -110,6 +114,7 @@ type ContainerReady struct {
 	RestartRequired   []string `json:"restart_required"`   // options whose values wait for a restart
 	ApplicationScript string   `json:"application_script"` // "" for none
 	NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
+	TemplateDiffers   []string `json:"template_differs,omitempty"` // what the file wants otherwise of a template
 	ElapsedMS         int64    `json:"elapsed_ms"`
 }
 
@@ -129,7 +134,7 @@ type (
 	// after the action stop.
 	ContainerStopped ContainerChanged
 	// ContainerRemoved is written by phx-lxc for a container that does not exist
-	// after the action delete.
+	// after the action delete, or that recreate is about to create.
 	ContainerRemoved ContainerChanged
 )
 
@@ -137,7 +142,8 @@ type (
 type ContainerStatus struct {
 	CTID            int               `json:"ctid"`
 	Name            string            `json:"name"`
-	State           string            `json:"state"`          // running, stopped or missing
+	State           string            `json:"state"` // running, stopped or missing
+	Template        bool              `json:"template,omitempty"`
 	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
 	IP              string            `json:"ip"`
 	IPs             []string          `json:"ips,omitempty"`

@@ -421,6 +421,9 @@ func (c *Container) Start(ctx context.Context) (started bool, err error) {
 	if err := c.AwaitUnlocked(ctx); err != nil || c.Running {
 		return false, err
 	}
+	if c.IsTemplate() {
+		return false, errors.New("it is a template, which never runs: start a clone of it")
+	}
 	if err := c.switchTo(ctx, true, "start", c.ID()); err != nil {
 		return false, err
 	}
@@ -486,10 +489,22 @@ func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
 }
 
 // CheckDestroy returns why Proxmox would not destroy the container, nil if it
-// would: it refuses only once the container is down.
-func (c *Container) CheckDestroy() error {
+// would: it refuses only once the container is down. before are those that are
+// destroyed before it.
+func (c *Container) CheckDestroy(before ...int) error {
 	if ParseBool(c.Conf.Values["protection"]) {
 		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
+	}
+	if c.Conf.HasBaseVolumes() {
+		clones, err := c.host.LinkedClones(c.CTID)
+		if err != nil {
+			return err
+		}
+		clones = slices.DeleteFunc(clones, func(id int) bool { return slices.Contains(before, id) })
+		if len(clones) > 0 {
+			return fmt.Errorf("it is a template with linked clones, which have their disks on top of its own: %s: "+
+				"they have to be deleted with it", joinIDs(clones))
+		}
 	}
 	_, managed, err := c.host.haState(c.CTID)
 	if managed && err == nil {
@@ -648,11 +663,14 @@ func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err e
 }
 
 // SnapshotToClone returns the snapshot of a container that is cloned: one
-// without a name, which is the container itself, where phx has seen that
-// Proxmox makes none of it.
+// without a name, which is the container itself, of a template, and where phx has
+// seen that Proxmox makes none of it.
 func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot, error) {
 	if s := conf.Snapshot(name); s != nil {
 		return s, nil
+	}
+	if conf.IsTemplate() {
+		return &Snapshot{Section: conf.Section}, nil
 	}
 	record, err := r.read(ctid, conf.Description)
 	if err != nil || !record.takesNoSnapshots(&conf.Section) {

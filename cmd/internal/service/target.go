@@ -1,11 +1,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net/url"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/cahost"
@@ -57,15 +60,77 @@ func (t *Target) Changed(format string, args ...any) {
 func (t *Target) Neighbours() []guest.Neighbour { return t.NeighboursOf(t.CTID) }
 
 // NeighboursOf returns those of the CA, the proxy and the gateway, without the
-// container itself, of which the file has the MAC address.
+// container itself, of which the file has the MAC address. Of several addresses
+// those count that are in a network of the container.
 func (t *Target) NeighboursOf(ctid int) []guest.Neighbour {
+	var own []config.Network
+	device := t.Container.Reached().Name
+	places := t.plan().Places()
+	for _, p := range places {
+		if p.CTID == ctid {
+			own, device = p.Networks, p.Interface
+		}
+	}
 	var all []guest.Neighbour
-	for _, p := range []*config.Place{t.CA, t.Proxy, t.Gateway} {
-		if p != nil && p.CTID != ctid && p.MAC != "" {
+	for _, p := range places {
+		switch {
+		case p.CTID == ctid:
+		case len(own) == 0 && p.MAC != "":
 			all = append(all, guest.Neighbour{IP: p.IP, MAC: p.MAC})
+		case len(own) > 0:
+			all = append(all, neighboursIn(own, device, p.Networks)...)
 		}
 	}
 	return all
+}
+
+// neighboursIn returns those of a neighbour's addresses that are in one of the
+// networks, each with its interface, unless that is device.
+func neighboursIn(own []config.Network, device string, neighbour []config.Network) []guest.Neighbour {
+	var all []guest.Neighbour
+	for _, n := range neighbour {
+		ip := n.Prefix().Addr()
+		i := slices.IndexFunc(own, func(o config.Network) bool { return o.Prefix().Contains(ip) })
+		if i < 0 || n.MAC == "" {
+			continue
+		}
+		at := guest.Neighbour{IP: ip.String(), MAC: n.MAC, Device: own[i].Interface}
+		if at.Device == device {
+			at.Device = ""
+		}
+		all = append(all, at)
+	}
+	return all
+}
+
+func (t *Target) plan() *config.Plan {
+	return &config.Plan{CA: t.CA, Proxy: t.Proxy, Gateway: t.Gateway}
+}
+
+// AddressOf returns the address of a place by which the container reaches it: one
+// in a network of the container, else one of a family that the container has.
+func (t *Target) AddressOf(p *config.Place) string {
+	var prefixes []netip.Prefix
+	var four, six bool
+	for _, i := range t.Container.Interfaces {
+		prefixes = append(prefixes, i.IPv4.Prefix, i.IPv6.Prefix)
+		four = four || i.IPv4 != config.Addressing{}
+		six = six || i.IPv6 != config.Addressing{}
+	}
+	var second string
+	for _, s := range p.Addresses() {
+		address, err := netip.ParseAddr(s)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(prefixes, func(own netip.Prefix) bool { return own.Contains(address) }) {
+			return s
+		}
+		if second == "" && (address.Is4() && four || address.Is6() && six) {
+			second = s
+		}
+	}
+	return cmp.Or(second, p.IP)
 }
 
 // Logf writes a message about the container to stderr.
@@ -101,15 +166,19 @@ func (t *Target) checkTrust() error {
 }
 
 // checkCA returns an error unless the CA's URL leads to the CA of the plan,
-// and the fingerprints are such.
+// and the fingerprints are such. Where the container reaches the CA by another of
+// its addresses, the URL gets that one.
 func (t *Target) checkCA() error {
 	if err := t.Trust.Check(); err != nil {
 		return err
 	}
-	u, err := url.Parse(t.Trust.CAURL)
-	if err != nil || u.Hostname() != t.CA.IP {
+	at, err := netip.ParseAddrPort(strings.TrimPrefix(t.Trust.CAURL, "https://"))
+	if err != nil || at.Addr().String() != t.CA.IP {
 		return fmt.Errorf("CA URL %q: not that of the CA of the plan, container %d at %s",
 			t.Trust.CAURL, t.CA.CTID, t.CA.IP)
+	}
+	if address := t.AddressOf(t.CA); address != t.CA.IP {
+		t.Trust.CAURL = "https://" + net.JoinHostPort(address, strconv.Itoa(int(at.Port())))
 	}
 	return nil
 }
