@@ -2,8 +2,8 @@
 // of them an action is about, and in which order.
 //
 // It reads the configuration, and of the host only what tells which directories
-// no container may own. It runs nothing, and does not know what containers there
-// are.
+// no container may own, and what its version of pct knows. It runs nothing, and
+// does not know what containers there are.
 package main
 
 import (
@@ -23,6 +23,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 const usage = `Usage:
@@ -56,8 +57,7 @@ Options:
                           package pve-container: what it does not know is a
                           mistake. Default: that of this host. (PHX_PCT_VERSION)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the scripts. Default
-                          ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
     --vm-config FILE      The virtual machines, of which phx reads names and
@@ -125,7 +125,7 @@ func main() {
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
@@ -168,7 +168,7 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
 	on := &config.Host{
-		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
+		Guarded: hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages()),
 		PCT:     version,
 	}
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))

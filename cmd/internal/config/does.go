@@ -3,6 +3,19 @@ package config
 // does has what phx does with each key of a container, in a line or two for
 // people.
 var does = map[string]string{
+	"ostype":                   "pct set --ostype, from the next start",
+	"arch":                     "of a new container: pct create --arch; a change is refused",
+	"ssh_public_keys":          "root's keys in a new container: pct create --ssh-public-keys; a later change is ignored",
+	"nodename":                 "the host that the container is for; on another one it is refused",
+	"cpulimit":                 "pct set --cpulimit, in a running container too",
+	"cpuunits":                 "pct set --cpuunits, in a running container too",
+	"rootfs_options":           "options of the root disk: pct set --rootfs, from the next start",
+	"timezone":                 "pct set --timezone, from the next start",
+	"tags":                     "pct set --tags: these and no others",
+	"description_text":         "its notes, beside phx's own line",
+	"protection":               "pct set --protection",
+	"hookscript":               "pct set --hookscript",
+	"devices":                  "devices of the host: pct set --devN",
 	"name":                     "host name: pct set --hostname",
 	"template":                 "what a new container is made from: pct create; a later change is ignored",
 	"clone_from_ctid":          "what a new container is cloned from: pct clone; a later change is ignored",
