@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -35,8 +36,9 @@ var actions = map[string]action{
 	"stop": {
 		run: (*job).shutdown, stage: "stop", mustExist: true, changes: true, done: "is down", success: (*job).isStopped,
 	},
-	"delete": {run: (*job).destroy, stage: "delete", changes: true, done: "is gone", success: (*job).isRemoved},
-	"status": {run: (*job).reportStatus, success: (*job).hasStatus},
+	"delete":   {run: (*job).destroy, stage: "delete", changes: true, done: "is gone", success: (*job).isRemoved},
+	"recreate": {run: (*job).converge, changes: true, done: "ready", success: (*job).isReady}, // see recreate
+	"status":   {run: (*job).reportStatus, success: (*job).hasStatus},
 }
 
 // do carries out an action and reports the result as an event. Without an error,
@@ -44,15 +46,7 @@ var actions = map[string]action{
 // do.
 func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 	start := time.Now()
-	j.changes = []string{}
-	j.host = j.ownHost()
-	j.ct = j.host.Container(j.c.CTID, j.records, j.options.lockWait, j.logf)
-	j.stage = "define"
-	states, err := j.states()
-	if err == nil {
-		err = j.ct.Look(states)
-	}
-	if err == nil {
+	if err = j.look(); err == nil {
 		j.stage = cmp.Or(act.stage, j.stage)
 		if act.mustExist && j.ct.Conf == nil {
 			err = fmt.Errorf("the container does not exist: create it with: phoenix %d", j.c.CTID)
@@ -60,13 +54,38 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 			err = act.run(j, ctx)
 		}
 	}
-	switch {
-	case err != nil:
-		j.logf("%s: %v", j.stage, err)
-		j.emit(event.ContainerFailed{CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
+	if err != nil {
+		j.fail(err)
 		return false, err
+	}
+	return j.succeed(act, start), nil
+}
+
+// look finds out how the container is.
+func (j *job) look() error {
+	j.changes = []string{}
+	j.host = j.ownHost()
+	j.ct = j.host.Container(j.c.CTID, j.records, j.options.lockWait, j.logf)
+	j.stage = "define"
+	states, err := j.states()
+	if err != nil {
+		return err
+	}
+	return j.ct.Look(states)
+}
+
+// fail reports the error with which the work on the container has ended.
+func (j *job) fail(err error) {
+	j.logf("%s: %v", j.stage, err)
+	j.emit(event.ContainerFailed{CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
+}
+
+// succeed reports the result of an action that has been carried out. toDo reports
+// whether a dry run has found something to do.
+func (j *job) succeed(act action, start time.Time) (toDo bool) {
+	switch {
 	case j.options.dryRun && act.changes:
-		return j.emitPreview(), nil
+		return j.emitPreview()
 	case !act.changes:
 	case len(j.changes) == 0:
 		j.logf("unchanged")
@@ -74,7 +93,7 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 		j.logf("%s (%s)", act.done, cmdline.Elapsed(start))
 	}
 	j.emit(act.success(j, time.Since(start)))
-	return false, nil
+	return false
 }
 
 // ownHost is the host as the job sees it: it logs each warning once and, in a
@@ -118,9 +137,10 @@ func (j *job) emitPreview() bool {
 
 func (j *job) isReady(elapsed time.Duration) event.Body {
 	return event.ContainerReady{
-		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
+		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), IPs: addresses(j.c),
+		Changed: len(j.changes) > 0, Changes: j.changes,
 		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
-		NotInForce: j.notInForce, ElapsedMS: elapsed.Milliseconds(),
+		NotInForce: j.notInForce, TemplateDiffers: j.differs, ElapsedMS: elapsed.Milliseconds(),
 	}
 }
 
@@ -134,17 +154,21 @@ func (j *job) hasChanged() event.ContainerChanged {
 
 func (j *job) hasStatus(time.Duration) event.Body {
 	return event.ContainerStatus{
-		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Lock: j.ct.Lock(), IP: address(j.c),
+		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Template: j.ct.IsTemplate(), Lock: j.ct.Lock(),
+		IP: address(j.c), IPs: addresses(j.c),
 		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
 	}
 }
 
 func (j *job) reportStatus(context.Context) error {
-	if lock := j.ct.Lock(); lock != "" {
-		j.logf("%s, locked (%s)", j.ct.State(), lock)
-	} else {
-		j.logf("%s", j.ct.State())
+	text := j.ct.State()
+	if j.ct.IsTemplate() {
+		text += ", a template"
 	}
+	if lock := j.ct.Lock(); lock != "" {
+		text += fmt.Sprintf(", locked (%s)", lock)
+	}
+	j.logf("%s", text)
 	return nil
 }
 
@@ -153,15 +177,11 @@ func (j *job) destroy(ctx context.Context) error {
 	if j.ct.Conf == nil {
 		return nil
 	}
-	switch err := j.ct.AwaitUnlocked(ctx); {
-	case errors.Is(err, fs.ErrNotExist): // others have destroyed it
-		j.ct.Conf = nil
-		return nil
-	case err != nil:
+	if err := j.checkDestroy(ctx); err != nil || j.ct.Conf == nil {
 		return err
 	}
-	if err := j.ct.CheckDestroy(); err != nil {
-		return err
+	if volumes := j.ct.Conf.OwnVolumes(); len(volumes) > 0 {
+		j.logf("its volumes are destroyed with it: %s", strings.Join(volumes, ", "))
 	}
 	ran := j.ct.Running
 	if err := j.shutdown(ctx); err != nil {
@@ -178,4 +198,17 @@ func (j *job) destroy(ctx context.Context) error {
 	j.changed(start, "destroyed")
 	j.ct.Conf = nil
 	return nil
+}
+
+// checkDestroy returns why the container cannot be destroyed, once nothing else is
+// at work on it.
+func (j *job) checkDestroy(ctx context.Context) error {
+	switch err := j.ct.AwaitUnlocked(ctx); {
+	case errors.Is(err, fs.ErrNotExist): // others have destroyed it
+		j.ct.Conf = nil
+		return nil
+	case err != nil:
+		return err
+	}
+	return j.ct.CheckDestroy(j.together...)
 }

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/pve"
@@ -21,9 +25,14 @@ func (j *job) define(ctx context.Context) error {
 		return j.clone(ctx)
 	case j.ct.Conf == nil:
 		return j.create(ctx)
+	case j.ct.IsTemplate():
+		return j.leave(ctx)
+	case j.c.IsTemplate && j.ct.Conf.HasBaseVolumes(): // an interrupted conversion
+		j.complete = true
+		return j.convert(ctx)
 	}
 	err := j.refusals()
-	if err != nil && !j.ct.Running && !j.c.IsTemplate() {
+	if err != nil && !j.ct.Running && !j.c.IsOnlyCloned() {
 		err = fmt.Errorf("%w\nthe container is stopped, and stays so until that is settled", err)
 	}
 	return err
@@ -31,6 +40,9 @@ func (j *job) define(ctx context.Context) error {
 
 // create makes the container from a template, with all its settings.
 func (j *job) create(ctx context.Context) error {
+	if err := j.download(ctx); err != nil {
+		return err
+	}
 	start := time.Now()
 	if err := j.makeHostPaths(); err != nil {
 		return err
@@ -62,6 +74,27 @@ func (j *job) create(ctx context.Context) error {
 	return err
 }
 
+// download fetches the archive of the template, if it is missing and that is
+// wanted: once for all containers.
+func (j *job) download(ctx context.Context) error {
+	path, known := j.host.TemplateFile(j.c.Template)
+	command := j.host.DownloadCommand(j.c.Template)
+	if !j.options.download || !known || command == nil {
+		return nil
+	}
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return j.once("download "+j.c.Template, func() error {
+		start := time.Now()
+		err := j.host.Download(ctx, j.c.Template)
+		if err == nil {
+			j.changed(start, "downloaded %s", j.c.Template)
+		}
+		return err
+	})
+}
+
 // firstRecord returns the record of a container that is about to be made, and
 // its line: made with it, a container is known as phx's own even when the run
 // ends in the middle.
@@ -71,62 +104,112 @@ func (j *job) firstRecord() (first pve.Record, line string, err error) {
 		return nil, "", err
 	}
 	first = j.desiredRecord()
-	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord} {
+	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
 		first.Unite(word, j.ct.Before[word])
 	}
 	return first, records.Line(j.c.CTID, first), nil
 }
 
-// clone makes the container from another one's snapshot.
+// linked reports whether a clone shares the disks of its source, as that of a
+// template does where it can, or else why not: "" where it was asked for.
+func (j *job) linked(from *pve.Snapshot) (why string, linked bool) {
+	if !from.IsTemplate() {
+		return "", false
+	}
+	if j.c.FullClone != nil && *j.c.FullClone {
+		return "", false
+	}
+	if have := pve.Storage(from.Values["rootfs"]); have != j.c.StoragePool {
+		return fmt.Sprintf("its root disk is on %s, and the clone's is to be on %s", have, j.c.StoragePool), false
+	}
+	for _, option := range append(pve.MountPoints(from.Values), "rootfs") {
+		if name := pve.Storage(from.Values[option]); !j.host.LinksClones(name) {
+			return fmt.Sprintf("the storage %s makes no linked clones of containers", name), false
+		}
+	}
+	return "", true
+}
+
+// chooseSource returns what the container is cloned from, a snapshot or, without a
+// name, all of its source, and what it is expected to be then.
+func (j *job) chooseSource(ctx context.Context) (from *pve.Snapshot, expected *pve.Conf, err error) {
+	id := j.c.CloneFrom
+	conf := j.source.conf // in a dry run the source may not exist yet
+	if !j.options.dryRun {
+		if conf, _, err = j.host.AwaitLock(ctx, id, j.options.lockWait, j.logf); err != nil {
+			return nil, nil, fmt.Errorf("clone source %d: %w", id, err)
+		}
+	}
+	if j.source.container == nil || conf == nil {
+		return nil, nil, fmt.Errorf("clone source %d is not in the plan", id)
+	}
+	records, err := j.records()
+	if err != nil {
+		return nil, nil, err
+	}
+	if from, err = records.SnapshotToClone(id, conf, j.source.container.TemplateSnapshot); err != nil {
+		return nil, nil, fmt.Errorf("clone source %d: %w", id, err)
+	}
+	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
+		return nil, nil, fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: "+
+			"a clone keeps its source's value, which is fixed when a container is created: "+
+			"clone from another container, or create this one from a template",
+			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
+	}
+	pool := j.c.StoragePool
+	if _, linked := j.linked(from); linked {
+		pool = ""
+	}
+	expected = from.Clone(j.c.Name, pool)
+	if err := refusals(j.c, expected, nil); err != nil {
+		return nil, nil, fmt.Errorf("as a clone of %d: %w", id, err)
+	}
+	return from, expected, nil
+}
+
+// clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
 	j.source.copying.Lock()
 	defer j.source.copying.Unlock()
 
 	start := time.Now()
 	id := j.c.CloneFrom
-	conf := j.source.conf // in a dry run the source may not exist yet
-	if !j.options.dryRun {
-		var err error
-		if conf, _, err = j.host.AwaitLock(ctx, id, j.options.lockWait, j.logf); err != nil {
-			return fmt.Errorf("clone source %d: %w", id, err)
-		}
-	}
-	if j.source.container == nil || conf == nil {
-		return fmt.Errorf("clone source %d is not in the plan", id)
+	from, expected, err := j.chooseSource(ctx)
+	if err != nil {
+		return err
 	}
 	records, err := j.records()
 	if err != nil {
 		return err
 	}
-	name := j.source.container.TemplateSnapshot
-	from, err := records.SnapshotToClone(id, conf, name)
-	if err != nil {
-		return fmt.Errorf("clone source %d: %w", id, err)
-	}
-	if have, differs := wrongPrivilege(j.c, &from.Section); differs {
-		return fmt.Errorf("clone source %d has unprivileged %s, and %d wants %s: "+
-			"a clone keeps its source's value, which is fixed when a container is created: "+
-			"clone from another container, or create this one from a template",
-			id, pve.FormatBool(have), j.c.CTID, pve.FormatBool(!have))
-	}
-	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name, "--storage", j.c.StoragePool}
+	args := []string{"clone", strconv.Itoa(id), j.ct.ID(), "--hostname", j.c.Name}
 	origin := strconv.Itoa(id)
+	why, linked := j.linked(from)
+	switch {
+	case linked, from.IsTemplate() && why == "":
+	case from.IsTemplate():
+		j.logf("a full clone of the template %d: %s", id, why)
+	case from.Name != "":
+		origin += "@" + from.Name
+	default:
+		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
+			id, j.source.container.TemplateSnapshot)
+	}
+	if !linked {
+		args = append(args, "--storage", j.c.StoragePool)
+	}
 	if from.Name != "" {
 		args = append(args, "--snapname", from.Name)
-		origin += "@" + from.Name
-	} else {
-		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
-			id, name)
 	}
-	args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
-	expected := from.Clone(j.c.Name, j.c.StoragePool)
-	if err := refusals(j.c, expected, nil); err != nil {
-		return fmt.Errorf("as a clone of %d: %w", id, err)
+	if !linked {
+		args = append(args, "--full", "1") // the boolean last: pct takes a word after it for its value
 	}
 	// The source's record comes along, signed for the source.
 	if err := j.ct.Inherit(records, id, from); err != nil {
 		j.logf("%s: %v", origin, err)
 	}
+	// So do all its interfaces, and with them the addresses of the source.
+	j.ct.Before.Unite(pve.NetsWord, strings.Join(unmentioned(j.c, from.Values), ","))
 	j.created = true
 	first, line, err := j.firstRecord()
 	if err != nil {

@@ -20,14 +20,19 @@ import (
 // understands them: it reorders sub-keys, adds its own, and rewrites booleans.
 // What conf has and the configuration does not mention is kept.
 //
-// fw is what the firewall should be, nil where it stays as it is; written are
-// the hashes of the paths of bind mounts that phx has set.
-func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, written pve.Hashes) *pve.Settings {
+// fw is what the firewall should be, nil where it stays as it is; before is the
+// record of what phx has set.
+func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before pve.Record) *pve.Settings {
 	s := &pve.Settings{}
 	next := conf.Next()
 	set := func(option, value string) {
 		if next[option] != value {
 			s.Set(option, value)
+		}
+	}
+	list := func(option string, words []string) {
+		if !slices.Equal(pve.ParseList(next[option]), words) {
+			s.Set(option, strings.Join(words, " "))
 		}
 	}
 	merge := func(option string, wanted pve.Properties) {
@@ -46,27 +51,23 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, written 
 		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
 	}
 	merge("startup", startup(c))
-	net := pve.ParseProperties(next["net0"])
-	if c.Interfaces[0].IPv4.Method == "dhcp" { // which brings the gateway along
-		net = slices.DeleteFunc(net, func(p pve.Property) bool { return p.Key == "gw" })
-	}
-	merged, _ := net.Merge(networkInterface(c.Interfaces[0], fw))
-	set("net0", merged.String())
+	addInterfaces(s, c, next, fw, before.Hashes(pve.NetsWord))
 	if servers := c.Nameservers; len(servers) > 0 {
 		words := make([]string, len(servers))
 		for i, server := range servers {
 			words[i] = server.String()
 		}
-		if !slices.Equal(pve.ParseList(next["nameserver"]), words) {
-			s.Set("nameserver", strings.Join(words, " "))
-		}
+		list("nameserver", words)
+	}
+	if len(c.SearchDomains) > 0 {
+		list("searchdomain", c.SearchDomains)
 	}
 	var features pve.Properties
 	for _, o := range c.PctOptions {
 		features = append(features, pve.ParseProperties(o)...)
 	}
 	merge("features", features)
-	addMountPoints(s, c, next, written)
+	addMountPoints(s, c, next, before.Hashes(pve.MountsWord))
 	return s
 }
 
@@ -83,25 +84,6 @@ func startup(c *config.Container) pve.Properties {
 	return ps
 }
 
-func networkInterface(i config.Interface, fw *config.Firewall) pve.Properties {
-	ps := pve.Properties{{Key: "name", Value: i.Name}, {Key: "bridge", Value: i.Bridge}}
-	if i.MAC != "" {
-		ps.Set("hwaddr", i.MAC)
-	}
-	if i.IPv4.Prefix.IsValid() {
-		ps.Set("ip", i.IPv4.Prefix.String())
-	} else {
-		ps.Set("ip", i.IPv4.Method)
-	}
-	if i.IPv4.Gateway.IsValid() {
-		ps.Set("gw", i.IPv4.Gateway.String())
-	}
-	if fw != nil {
-		ps.Set("firewall", pve.FormatBool(fw.Enabled))
-	}
-	return ps
-}
-
 // address is the container's address without its prefix length, "" when it
 // has no fixed one.
 func address(c *config.Container) string {
@@ -109,6 +91,19 @@ func address(c *config.Container) string {
 		return a.String()
 	}
 	return ""
+}
+
+// addresses are all fixed addresses of the container, nil where there is but one.
+func addresses(c *config.Container) []string {
+	all := c.Addresses()
+	if len(all) < 2 {
+		return nil
+	}
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, a.String())
+	}
+	return texts
 }
 
 // unprivileged reports whether a container that is created is unprivileged, as
@@ -152,6 +147,15 @@ func rawLines(c *config.Container) []pve.RawLine {
 	}
 	for _, o := range c.LXCOptions {
 		add(o.Key, o.Value)
+	}
+	for i := range c.Interfaces {
+		key := fmt.Sprintf("lxc.net.%d.script.up", i)
+		has := func(o config.RawOption) bool { return o.Key == key }
+		if !c.HasPort(i) && !slices.ContainsFunc(c.LXCOptions, has) {
+			// What Proxmox VE has LXC run for each interface fails where that is
+			// no veth: the empty line ends it.
+			add(key, "")
+		}
 	}
 	if len(c.GPUs) > 0 {
 		add("lxc.cgroup2.devices.allow", "c 195:* rwm") // nvidia

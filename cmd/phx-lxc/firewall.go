@@ -49,10 +49,17 @@ func pveFirewall(fw *config.Firewall) *pve.Firewall {
 	return p
 }
 
-// hasFirewallFlag reports whether Proxmox VE applies the firewall file to the
-// container's interface.
-func hasFirewallFlag(conf *pve.Conf) bool {
-	return pve.ParseBool(pve.ParseProperties(conf.Next()["net0"]).Get("firewall"))
+// hasFirewallFlags reports whether Proxmox VE applies the firewall file to all the
+// container's interfaces that are there and that it can be applied to.
+func hasFirewallFlags(c *config.Container, conf *pve.Conf) bool {
+	next := conf.Next()
+	for i, n := range c.Interfaces {
+		value, filtered := next[netOption(i)], n.Firewall == nil || *n.Firewall
+		if value != "" && filtered && c.HasPort(i) && !pve.ParseBool(pve.ParseProperties(value).Get("firewall")) {
+			return false
+		}
+	}
+	return true
 }
 
 // enforcing says what --enforce-firewall would put in force: the options and
@@ -83,22 +90,45 @@ func (f flow) String() string {
 	return fmt.Sprintf("%s -> %s (%s port %d)", f.from, f.to, f.tcp.Dest, f.tcp.Port)
 }
 
+// addressesOf returns all fixed addresses of a place.
+func addressesOf(p *config.Place) []netip.Addr {
+	var all []netip.Addr
+	for _, text := range append([]string{p.IP}, p.Also...) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// ends returns the addresses by which a place calls another one: the first ones of
+// the same family.
+func ends(from, to *config.Place) (source, dest netip.Addr, ok bool) {
+	for _, dest := range addressesOf(to) {
+		for _, source := range addressesOf(from) {
+			if source.Is4() == dest.Is4() {
+				return source, dest, true
+			}
+		}
+	}
+	return netip.Addr{}, netip.Addr{}, false
+}
+
 // flowsOf returns all that the services of phx need among each other.
 func flowsOf(p config.Plan) []flow {
 	var all []flow
-	add := func(from, to string, source, dest *config.Place, ports ...int) {
-		for _, port := range ports {
-			f := flow{from: from, to: to, tcp: pve.Flow{Port: port}}
-			if source != nil {
-				f.tcp.Source, _ = netip.ParseAddr(source.IP)
-			}
-			f.tcp.Dest, _ = netip.ParseAddr(dest.IP)
-			all = append(all, f)
+	add := func(from, to string, source, dest *config.Place, port int) {
+		if s, d, ok := ends(source, dest); ok {
+			all = append(all, flow{from, to, pve.Flow{Source: s, Dest: d, Port: port}})
 		}
 	}
 	caPort := ca.Port(&p)
 	if p.Gateway != nil {
-		add("clients", "gateway", nil, p.Gateway, 80, 443)
+		for _, address := range addressesOf(p.Gateway) {
+			for _, port := range []int{80, 443} {
+				all = append(all, flow{"clients", "gateway", pve.Flow{Dest: address, Port: port}})
+			}
+		}
 	}
 	if p.Gateway != nil && p.Proxy != nil {
 		add("gateway", "proxy", p.Gateway, p.Proxy, 443)
@@ -124,16 +154,22 @@ func flowsOf(p config.Plan) []flow {
 // cutFlows says which flows of a plan that begin or end at the container a
 // firewall file would cut, and with which rule they would not be.
 func cutFlows(p config.Plan, c *config.Container, text []byte) []string {
-	own := c.Address()
-	if !own.IsValid() {
-		return nil
+	// at returns the interface that has an address, "" for none that is filtered.
+	at := func(address netip.Addr) string {
+		for i, n := range c.Interfaces {
+			filtered := n.Firewall == nil || *n.Firewall
+			if slices.Contains(n.Addresses(), address) && filtered && c.HasPort(i) {
+				return netOption(i)
+			}
+		}
+		return ""
 	}
 	var cut []string
 	for _, f := range flowsOf(p) {
-		if f.tcp.Dest == own {
+		if f.tcp.Interface = at(f.tcp.Dest); f.tcp.Interface != "" {
 			cut = append(cut, cutFlow(f, text, "in", "source", f.tcp.Source)...)
 		}
-		if f.tcp.Source == own {
+		if f.tcp.Interface = at(f.tcp.Source); f.tcp.Interface != "" {
 			cut = append(cut, cutFlow(f, text, "out", "dest", f.tcp.Dest)...)
 		}
 	}
@@ -143,6 +179,11 @@ func cutFlows(p config.Plan, c *config.Container, text []byte) []string {
 // cutFlow is [cutFlows] for one direction of a flow; side is the key of a rule
 // for the other end.
 func cutFlow(f flow, text []byte, direction, side string, peer netip.Addr) []string {
+	options := pve.FirewallOptions(text)
+	if f.tcp.Dest.Is6() && options["ndp"] == "0" && options["policy_"+direction] != "ACCEPT" {
+		return []string{fmt.Sprintf("%s: cannot be known, because of ndp: 0, with which no neighbour is found but by "+
+			"rules for icmpv6; for certain with the option ndp: 1", f)}
+	}
 	verdict, because := pve.FirewallVerdict(text, strings.ToUpper(direction), f.tcp)
 	if verdict == "ACCEPT" {
 		return nil

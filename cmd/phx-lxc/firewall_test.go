@@ -48,6 +48,20 @@ func TestFlows(t *testing.T) {
 	for _, f := range flowsOf(testPlan) {
 		got = append(got, f.String())
 	}
+	// What no container serves begins at the proxy, and ends nowhere.
+	other := testPlan
+	other.Services = []config.Service{{Name: "nas", URL: "https://[fd00::9]:8443"},
+		{Name: "vm", URL: "https://10.0.0.111:9443", VMID: 1001}}
+	n := 0
+	for _, f := range flowsOf(other) {
+		if f.String() == "proxy -> service nas (fd00::9 port 8443)" ||
+			f.String() == "proxy -> service vm (10.0.0.111 port 9443)" {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d flows to other machines: %v", n, flowsOf(other))
+	}
 	want := []string{
 		"clients -> gateway (10.0.0.153 port 80)", "clients -> gateway (10.0.0.153 port 443)",
 		"gateway -> proxy (10.0.0.12 port 443)", "gateway -> CA (10.0.0.10 port 9001)",

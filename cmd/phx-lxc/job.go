@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,43 +12,63 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // options are what the command line asks for.
 type options struct {
 	host                            pve.Host
-	qm, scripts                     string
-	profiles, profileDir            string // of AppArmor: where they come from, and where they go
+	qm                              string
+	scripts                         scripts.Dirs
+	adopt, rerun                    containers // whose scripts are recorded, or run again
+	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
+	download                        bool // archives of templates that are missing
 	enforce                         bool // the firewall, also where none is in force
 }
 
 // job is the work on one container.
 type job struct {
 	c           *config.Container
-	external    []int                          // guests outside of the configuration that it depends on
-	plan        config.Plan                    // that the container belongs to
-	options     options                        // dryRun, too, where the plan asks for it
-	source      *cloneSource                   // nil for a container that is not cloned
-	states      func() (map[int]string, error) // of all containers, by pct list
-	guest       func(id int) error             // why a guest outside of the configuration is not ready
+	external    []int                                    // guests outside of the configuration that it depends on
+	plan        config.Plan                              // that the container belongs to
+	options     options                                  // dryRun, too, where the plan asks for it
+	source      *cloneSource                             // nil for a container that is not cloned
+	states      func() (map[int]string, error)           // of all containers, by pct list
+	once        func(name string, do func() error) error // do, by whoever is first, for all of the round
+	guest       func(id int) error                       // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
-	datacenter  *sync.Once // for saying that the datacenter's firewall is off
+	config      func() (*config.Text, error) // the file of the plan
+	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
 	host        *pve.Host // in a dry run: one with a preview
 	ct          *pve.Container
-	stage       string   // what is being done, for errors
-	created     bool     // by this run
-	started     bool     // or restarted, by this run
-	changes     []string // that this run has made
-	scripts     []script // that are configured
-	due         []script // those that have to run
-	profileHash string   // of the container's own AppArmor profile
+	stage       string     // what is being done, for errors
+	created     bool       // by this run
+	started     bool       // or restarted, by this run
+	changes     []string   // that this run has made
+	scripts     []script   // that are configured
+	due         []script   // those that have to run
+	adopted     []string   // names of those that were recorded in this run without being run
+	profileHash string     // of the container's own AppArmor profile
+	ownProfiles pve.Hashes // of AppArmor profiles that phx has written for the one before it
+	together    []int      // containers that the plan destroys before it
+	anew        bool       // the container that is there is destroyed first
+	complete    bool       // it is a template, and nothing more is to be done
+	differs     []string   // of a template: what the configuration wants otherwise
 
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
+
+// containers are those that an option names.
+type containers struct {
+	all bool
+	ids []int
+}
+
+func (c containers) has(ctid int) bool { return c.all || slices.Contains(c.ids, ctid) }
 
 // cloneSource is a container that others may be cloned from.
 type cloneSource struct {
@@ -57,10 +79,14 @@ type cloneSource struct {
 
 // script is a feature or application script that is configured.
 type script struct {
+	*scripts.Script
 	name    string // under which it is recorded and reported
 	feature bool   // it runs on the host
-	text    []byte
 	hash    string // of all that it depends on
+
+	// formerHash is what hash was before keys of the configuration counted that a
+	// script of before reads; "" where it is the same.
+	formerHash string
 }
 
 func (j *job) logf(format string, args ...any) {
@@ -85,21 +111,40 @@ func (j *job) firewall() *config.Firewall {
 	return managedFirewall(j.c, j.ct.Before)
 }
 
+// configured is the configuration without what is not put in force: see
+// decideFirewall.
+func (j *job) configured() *config.Container {
+	if j.firewallWaits {
+		return withoutFilters(j.c)
+	}
+	return j.c
+}
+
 // desiredRecord is the record once all is written that phx writes beside pct's
 // options.
 func (j *job) desiredRecord() pve.Record {
-	return record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	after := record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
+	delete(after, pve.NetsWord)
+	after.Unite(pve.NetsWord, netRecord(j.configured(), j.ct.Before))
+	if len(after) == 0 {
+		after[pve.KnownWord] = "1"
+	}
+	return after
 }
 
 // settings returns how a configuration of Proxmox's differs from the desired
 // one.
 func (j *job) settings(conf *pve.Conf) *pve.Settings {
-	return settings(j.c, conf, j.firewall(), j.ct.Before.Hashes(pve.MountsWord))
+	return settings(j.configured(), conf, j.firewall(), j.ct.Before)
 }
 
 // refusals returns what keeps the container from becoming the desired one.
 func (j *job) refusals() error {
-	return refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	err := refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
+	if j.c.IsTemplate {
+		err = errors.Join(err, j.ct.CheckTemplate())
+	}
+	return err
 }
 
 // start starts the container unless it runs.

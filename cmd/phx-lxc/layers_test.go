@@ -17,22 +17,28 @@ import (
 // it may use.
 var layers = map[string]string{
 	"main.go":     "schedule.go job.go",
-	"schedule.go": "actions.go job.go",
+	"schedule.go": "recreate.go actions.go job.go",
+	"recreate.go": "schedule.go actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
 	"actions.go":  "stages.go job.go desired.go",
-	"stages.go":   "create.go mounts.go scripts.go job.go desired.go volumes.go firewall.go",
-	"create.go":   "mounts.go job.go desired.go",
+	"stages.go": "create.go mounts.go scripts.go health.go template.go job.go desired.go volumes.go " +
+		"firewall.go networks.go",
+	"create.go":   "mounts.go template.go job.go desired.go networks.go",
+	"template.go": "scripts.go job.go desired.go volumes.go firewall.go networks.go",
 	"mounts.go":   "job.go desired.go",
-	"scripts.go":  "job.go desired.go",
-	"job.go":      "desired.go firewall.go",
-	"desired.go":  "volumes.go firewall.go",
+	"health.go":   "scripts.go job.go desired.go",
+	"scripts.go":  "inputs.go job.go desired.go",
+	"inputs.go":   "job.go desired.go",
+	"job.go":      "desired.go firewall.go networks.go",
+	"desired.go":  "volumes.go firewall.go networks.go",
 	"volumes.go":  "",
-	"firewall.go": "",
+	"firewall.go": "networks.go",
+	"networks.go": "",
 }
 
 // Files that read and change nothing: what they may import, and what of pve they
 // may not use.
 var (
-	pure        = []string{"desired.go", "volumes.go", "firewall.go"}
+	pure        = []string{"desired.go", "volumes.go", "firewall.go", "networks.go"}
 	pureImports = strings.Fields(`errors fmt maps net/netip slices strconv strings
 		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
 	impure = []string{"Command", "Container", "Host", "Preview", "Records", "Sleep"}

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -42,20 +44,24 @@ type round struct {
 	halt    func()
 	states  func() (map[int]string, error) // pct list, asked once a round
 	records func() (*pve.Records, error)
+	config  func() (*config.Text, error) // the file of the plan, read once a round
 
 	datacenter sync.Once // for saying that the datacenter's firewall is off
 
 	mu     sync.Mutex
 	nodes  map[int]*node
-	guests map[int]func() error // by id: whether a guest outside of the configuration runs
+	guests map[int]func() error    // by id: whether a guest outside of the configuration runs
+	shared map[string]func() error // by name: what one container does for all
 }
 
 // node is a container of a plan, or one that others need and that has not
 // been planned yet.
 type node struct {
-	done   chan struct{} // closed when it is ready, failed or skipped
-	ready  bool
-	source cloneSource // for others
+	done       chan struct{} // closed when it is ready, failed or skipped
+	ready      bool
+	source     cloneSource // for others
+	needs      []int       // those of the plan, once it is planned
+	recreation *recreation // nil unless it is recreated
 }
 
 // newRound returns the round of a plan; started is nil for what comes without a
@@ -73,9 +79,11 @@ func (p *provisioner) newRound(ctx context.Context, started *event.PlanStarted) 
 		halted:  make(chan struct{}),
 		nodes:   map[int]*node{},
 		guests:  map[int]func() error{},
+		shared:  map[string]func() error{},
 	}
 	r.options.dryRun = p.options.dryRun || started.DryRun
 	r.halt = sync.OnceFunc(func() { close(r.halted) })
+	r.config = sync.OnceValues(func() (*config.Text, error) { return config.ReadText(r.plan.Config) })
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.options.host.List(ctx) })
 	r.records = sync.OnceValues(func() (*pve.Records, error) {
 		host := p.options.host
@@ -116,29 +124,35 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	n.source.container = container
 	j := &job{
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
-		guest: r.guest, records: r.records, datacenter: &r.datacenter, emit: r.emit,
+		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
 	}
 	if container.CloneFrom != 0 {
 		j.source = &r.node(container.CloneFrom).source
 	}
+	r.mu.Lock()
+	n.needs = planned.Needs
+	if planned.Action == "recreate" {
+		n.recreation = &recreation{checked: make(chan struct{}), gone: make(chan struct{})}
+	}
+	r.mu.Unlock()
 	r.run.work.Go(func() {
 		defer close(n.done)
+		if n.recreation != nil {
+			r.recreate(n, j, planned.Needs)
+			return
+		}
 		if reason, because := r.await(planned.Needs); reason != "" {
 			r.skip(container, reason, because)
 			return
 		}
-		select {
-		case r.run.jobs <- struct{}{}:
-			defer func() { <-r.run.jobs }()
-		case <-r.halted:
+		release, ok := r.begin()
+		if !ok {
 			r.skip(container, planBrokeOff, 0)
 			return
 		}
-		select {
-		case <-r.halted: // select chooses freely among what is ready
-			r.skip(container, planBrokeOff, 0)
-			return
-		default:
+		defer release()
+		if planned.Action == "delete" {
+			j.together = r.before(ctid)
 		}
 		toDo, err := j.do(r.ctx, act)
 		n.source.conf = j.ct.Conf
@@ -149,6 +163,42 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		r.run.mu.Unlock()
 	})
 	return nil
+}
+
+// begin waits until another container may be worked on; release ends that. ok is
+// false when nothing new may be started.
+func (r *round) begin() (release func(), ok bool) {
+	select {
+	case r.run.jobs <- struct{}{}:
+	case <-r.halted:
+		return nil, false
+	}
+	release = func() { <-r.run.jobs }
+	select {
+	case <-r.halted: // select chooses freely among what is ready
+		release()
+		return nil, false
+	default:
+		return release, true
+	}
+}
+
+// before returns the containers of the plan that a container needs, and those that
+// these need.
+func (r *round) before(ctid int) []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := []int{ctid}
+	for i := 0; i < len(all); i++ {
+		if n := r.nodes[all[i]]; n != nil {
+			for _, id := range n.needs {
+				if !slices.Contains(all, id) {
+					all = append(all, id)
+				}
+			}
+		}
+	}
+	return all[1:]
 }
 
 const planBrokeOff = "the plan broke off"
@@ -203,6 +253,18 @@ func (r *round) guest(id int) error {
 	return check()
 }
 
+// once does what several containers need, by whoever is first; the others wait for
+// that, and get its error.
+func (r *round) once(name string, do func() error) error {
+	r.mu.Lock()
+	if r.shared[name] == nil {
+		r.shared[name] = sync.OnceValue(do)
+	}
+	shared := r.shared[name]
+	r.mu.Unlock()
+	return shared()
+}
+
 func (r *round) checkGuest(id int) error {
 	states, err := r.states()
 	if err != nil {
@@ -210,11 +272,20 @@ func (r *round) checkGuest(id int) error {
 	}
 	state, err := r.options.host.GuestState(r.ctx, r.options.qm, id, states)
 	if err != nil {
-		return fmt.Errorf("it needs the guest %d, which is not in the configuration: %w "+
-			"(--ignore-external does without)", id, err)
+		return fmt.Errorf("it needs the guest %s, which is not in the configuration: %w "+
+			"(--ignore-external does without)", r.guestName(id), err)
 	}
 	if state != "running" {
-		return fmt.Errorf("it needs the guest %d, which is %s: start it, or use --ignore-external", id, state)
+		return fmt.Errorf("it needs the guest %s, which is %s: start it, or use --ignore-external",
+			r.guestName(id), state)
 	}
 	return nil
+}
+
+// guestName returns how messages name a guest outside of the configuration.
+func (r *round) guestName(id int) string {
+	if name := r.plan.ExternalNames[id]; name != "" {
+		return fmt.Sprintf("%d %s", id, name)
+	}
+	return strconv.Itoa(id)
 }

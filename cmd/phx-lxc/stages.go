@@ -15,6 +15,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -30,6 +31,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
+		{"storage", j.checkStorages},
 		{"define", j.define},
 		{"scripts", j.findDueScripts},
 		{"restart", j.ct.ClearRestartIfDone},
@@ -41,22 +43,23 @@ func (j *job) converge(ctx context.Context) error {
 		{"configure", j.configure},
 		{"record", j.pruneRecord},
 		{"disk", j.growDisks},
-		{"start", j.startUnlessTemplate},
+		{"start", j.startIfNeeded},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.snapshotBeforeScripts},
 		{"features", j.readyForScripts},
 		{"features", j.runDueScripts},
 		{event.StageHealthCheck, j.checkHealth},
-		{"stop", j.stopTemplate}, // before the record: a run that ends here does all of it again
+		{"stop", j.stopOnlyCloned}, // before the record: a run that ends here does all of it again
 		{"record", j.recordScripts},
 		{"snapshot", j.snapshotWhenDone},
+		{"template", j.convert},
 		{"record", j.reportRecord},
 	} {
 		j.stage = stage.name
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := stage.run(ctx); err != nil {
+		if err := stage.run(ctx); err != nil || j.complete {
 			return err
 		}
 	}
@@ -66,7 +69,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal {
+	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.anew {
 		return nil
 	}
 	var all []error
@@ -92,9 +95,8 @@ func (j *job) loadProfile(ctx context.Context) error {
 	if bytes.Equal(want, have) {
 		return nil
 	}
-	if have != nil && !j.ct.Before.Hashes(pve.ProfileWord)[pve.Hash(have)] {
-		return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
-			"copy it to %s to keep it, or move it away to have that one in its place", path, source)
+	if err := j.foreignProfile(name, path, want, have); err != nil {
+		return err
 	}
 	// Loaded first: a profile that AppArmor refuses must not be taken for one
 	// that is in place.
@@ -118,6 +120,17 @@ func (j *job) loadProfile(ctx context.Context) error {
 	}
 	j.changed(start, "AppArmor profile %s", name)
 	return nil
+}
+
+// foreignProfile refuses to overwrite a profile's file that phx has not written.
+func (j *job) foreignProfile(name, path string, want, have []byte) error {
+	hash := pve.Hash(have)
+	if have == nil || bytes.Equal(want, have) || j.ownProfiles[hash] || j.ct.Before.Hashes(pve.ProfileWord)[hash] {
+		return nil
+	}
+	return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
+		"copy it to %s to keep it, or move it away to have that one in its place",
+		path, filepath.Join(j.options.profiles, name))
 }
 
 // profileFile returns the place of a profile's file below dest, the content
@@ -145,22 +158,36 @@ func profileFile(source, dest, name string) (path string, want, have []byte, err
 // has not made, until it is told to.
 func (j *job) decideFirewall(context.Context) error {
 	fw := j.c.Firewall
-	if fw == nil {
+	filters := func(n config.Interface) bool { return n.Firewall != nil && *n.Firewall }
+	if fw == nil && !slices.ContainsFunc(j.c.Interfaces, filters) {
 		return nil
 	}
 	text, err := j.host.ReadFirewall(j.c.CTID)
 	if err != nil {
 		return err
 	}
-	inForce := pve.FirewallOptions(text)["enable"] == "1" && hasFirewallFlag(j.ct.Conf)
-	if j.created || j.ct.Before[pve.FirewallWord] != "" || j.options.enforce || inForce {
-		_, on := j.host.DatacenterFirewall()
-		j.notInForce = fw.Enabled && !on
+	on := pve.FirewallOptions(text)["enable"] == "1"
+	enabled, would := on, text // for an interface that is to obey rules made by hand
+	if fw != nil {
+		enabled, would = fw.Enabled, pveFirewall(fw).Rewrite(text, nil)
+	}
+	filtersBefore := func(word string) bool { return strings.HasSuffix(word, ".firewall") }
+	own := j.created || j.ct.Before[pve.FirewallWord] != "" ||
+		slices.ContainsFunc(slices.Collect(maps.Keys(j.ct.Before.Hashes(pve.NetsWord))), filtersBefore)
+	if own || j.options.enforce || on && hasFirewallFlags(j.c, j.ct.Conf) || fw == nil && !on {
+		_, datacenter := j.host.DatacenterFirewall()
+		j.notInForce = enabled && !datacenter
+		for i, n := range j.c.Interfaces {
+			if enabled && n.Filtered(fw) && !j.c.HasPort(i) {
+				j.notInForce = true
+				j.logf("%s is no port of a bridge, because of its raw lines: the firewall is not in force there",
+					netOption(i))
+			}
+		}
 		return nil
 	}
-	j.firewallWaits, j.notInForce = true, fw.Enabled
-	if fw.Enabled {
-		would := pveFirewall(fw).Rewrite(text, nil)
+	j.firewallWaits, j.notInForce = true, enabled
+	if enabled {
 		j.logf("%s", enforcing(would, cutFlows(j.plan, j.c, would)))
 	}
 	return nil
@@ -172,7 +199,7 @@ func (j *job) writeRawLines(ctx context.Context) error {
 	after := j.desiredRecord()
 	// What goes into other files is recorded before it is written there, and
 	// what is removed from them is forgotten afterwards.
-	for _, word := range []string{pve.FirewallWord, pve.MountsWord} {
+	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
 		if !j.options.dryRun {
 			after.Unite(word, j.ct.Before[word])
 		}
@@ -209,7 +236,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 	if changed {
 		j.changed(start, "firewall")
 	}
-	if fw.Enabled && (changed || !hasFirewallFlag(j.ct.Conf)) {
+	if fw.Enabled && (changed || !hasFirewallFlags(j.c, j.ct.Conf)) {
 		for _, cut := range cutFlows(j.plan, j.c, text) {
 			j.logf("the firewall: %s", cut)
 		}
@@ -227,6 +254,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 
 // configure applies every setting that differs, in one call.
 func (j *job) configure(ctx context.Context) error {
+	j.reportInterfaces()
 	if len(j.settings(j.ct.Conf).Args()) == 0 {
 		return nil
 	}
@@ -240,6 +268,11 @@ func (j *job) configure(ctx context.Context) error {
 	differing := j.settings(j.ct.Conf)
 	if len(differing.Args()) == 0 {
 		return nil
+	}
+	if waiting := differing.AppliedAtStart(j.ct.Conf); j.ct.Running && len(waiting) > 0 {
+		if err := j.ct.MarkRestart(ctx, waiting...); err != nil {
+			return err
+		}
 	}
 	if err := j.ct.Pct(ctx, append([]string{"set", j.ct.ID()}, differing.Args()...)...); err != nil {
 		return err
@@ -255,6 +288,19 @@ func (j *job) configure(ctx context.Context) error {
 		j.changed(start, "%s", change)
 	}
 	return nil
+}
+
+// reportInterfaces says which interfaces stay although the configuration does not
+// have them.
+func (j *job) reportInterfaces() {
+	written := j.ct.Before.Hashes(pve.NetsWord)
+	next := j.ct.Conf.Next()
+	for _, option := range unmentioned(j.c, next) {
+		if !written[option] {
+			j.logf("%s (%s) is not in the configuration, and stays, because phx has not made it: to remove it, "+
+				"run: pct set %d --delete %s", option, describe(next[option]), j.c.CTID, option)
+		}
+	}
 }
 
 // pruneRecord takes out of the record what is in no file any more.
@@ -275,40 +321,45 @@ func (j *job) growDisks(ctx context.Context) error {
 	return nil
 }
 
-func (j *job) startUnlessTemplate(ctx context.Context) error {
-	if j.c.IsTemplate() && len(j.due) == 0 {
+// startIfNeeded starts the container. One that is only cloned from is started for
+// its scripts alone, and a template that is still to be made for its health checks,
+// too: it is the last time.
+func (j *job) startIfNeeded(ctx context.Context) error {
+	checked := j.c.IsTemplate && (j.c.HealthCheck != nil || len(j.c.HealthChecks) > 0)
+	if j.c.IsOnlyCloned() && len(j.due) == 0 && !checked {
 		return nil
 	}
 	return j.start(ctx)
 }
 
 // restartIfAllowed restarts a running container where a change needs it, if
-// the user has asked for that.
+// the user has asked for that. A template that is still to be made is shut down
+// anyway, and its clones would not have what waits.
 func (j *job) restartIfAllowed(ctx context.Context) error {
 	waiting := j.ct.RestartRequired()
 	if len(waiting) == 0 {
 		return nil
 	}
-	if j.options.restart {
+	if j.options.restart || j.c.IsTemplate {
 		return j.restart(ctx)
 	}
 	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
 }
 
-// stopTemplate shuts down a template that this run has started, or an earlier
-// one that was interrupted. One that others have started goes on.
-func (j *job) stopTemplate(ctx context.Context) error {
-	if !j.c.IsTemplate() {
+// stopOnlyCloned shuts down a container that is only cloned from and that this run
+// has started, or an earlier one that was interrupted. One that others have
+// started goes on, unless it is to be a template.
+func (j *job) stopOnlyCloned(ctx context.Context) error {
+	switch {
+	case !j.c.IsOnlyCloned():
 		return nil
+	case j.started || len(j.due) > 0 || j.c.IsTemplate:
+		return j.shutdown(ctx)
+	case j.ct.Running:
+		j.logf("it is only cloned from, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
 	}
-	if !j.started && len(j.due) == 0 {
-		if j.ct.Running {
-			j.logf("it is a template, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
-		}
-		return nil
-	}
-	return j.shutdown(ctx)
+	return nil
 }
 
 // finalForm is the snapshot of a container that is complete.

@@ -157,6 +157,12 @@ func TestCertify(t *testing.T) {
 		{"readable key", func() error { return os.Chmod(keyFile, 0o644) }, 0},
 		{"a key of somebody else", func() error { return os.Chown(keyFile, 65534, 65534) }, 0},
 		{"due", due, 0},
+		{"a service with a name of two labels", func() error {
+			g.Names = []string{"a.b.internal.example"}
+			return nil
+		}, 1},
+		{"due, with that name", due, 0},
+		{"without that service", func() error { g.Names = nil; return nil }, 1},
 	} {
 		before := public()
 		if err := tt.damage(); err != nil {

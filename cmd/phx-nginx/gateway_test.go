@@ -10,8 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,9 +22,10 @@ import (
 
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
-	"reflect"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/service"
 )
 
 var testGateway = gateway{
@@ -45,8 +49,11 @@ func TestGatewayIsChecked(t *testing.T) {
 		"wildcard":    func(g *gateway) { g.Domain = "*.example" },
 		"option":      func(g *gateway) { g.Domain = "-x.example" },
 		"proxy":       func(g *gateway) { g.Proxy = "proxy.example" },
+		"address":     func(g *gateway) { g.Addresses = []string{"10.0.0.153", "10.0.0.153/24"} },
 		"root":        func(g *gateway) { g.Root = "/etc/ssl/x; y" },
 		"relative":    func(g *gateway) { g.Root = "x.crt" },
+		"name":        func(g *gateway) { g.Names = []string{"a.b.internal.example", "a.b.example"} },
+		"name's form": func(g *gateway) { g.Names = []string{"a b.internal.example"} },
 		"status":      func(g *gateway) { g.StatusPort = 443 },
 		"status host": func(g *gateway) { g.StatusHost = "gateway.example" },
 		"fingerprint": func(g *gateway) { g.Fingerprint = "abc" },
@@ -78,10 +85,83 @@ func TestSite(t *testing.T) {
 			t.Errorf("the site lacks %q", line)
 		}
 	}
+	for _, listen := range []string{
+		"80 default_server", "443 ssl http2 default_server", "80", "443 ssl http2", "8080",
+	} {
+		line := "    listen [::]:" + listen + ";\n"
+		with, without := string(testGateway.siteWith(true)), string(testGateway.siteWith(false))
+		if !strings.Contains(with, line) || strings.Contains(without, line) ||
+			strings.Count(with, "listen "+listen) != strings.Count(without, "listen "+listen) {
+			t.Errorf("%q: with IPv6\n%s\nwithout\n%s", line, with, without)
+		}
+	}
 	g := testGateway
 	g.StatusPort = 0
 	if strings.Contains(string(g.site()), "8080") {
 		t.Error("a status page without a port")
+	}
+}
+
+// What the gateway is asked follows from the plan.
+func TestRequestFor(t *testing.T) {
+	target := func() *service.Target {
+		return &service.Target{
+			CTID: 101, Domain: "internal.example",
+			Container: &config.Container{
+				Interfaces: []config.Interface{{
+					Name: "eth0", IPv6: config.Addressing{Prefix: netip.MustParsePrefix("fd00::153/64")},
+				}},
+				TraefikService: &config.TraefikService{Name: "status", Port: 8080, Scheme: "http"},
+			},
+			CA:       &config.Place{CTID: 103, IP: "10.0.0.10"},
+			Proxy:    &config.Place{CTID: 102, IP: "10.0.0.12", Also: []string{"fd00::12"}, MAC: "02:00:00:00:02:00"},
+			Gateway:  &config.Place{CTID: 101, IP: "fd00::153"},
+			Services: []config.Service{{Host: "a.b.internal.example"}, {Host: "c.internal.example"}},
+			Trust:    testGateway.Trust,
+		}
+	}
+	want := gateway{
+		Trust: testGateway.Trust, Domain: "internal.example", Names: []string{"a.b.internal.example"},
+		Proxy:      "fd00::12",
+		StatusPort: 8080, StatusHost: "status.internal.example", Interface: "eth0",
+		Neighbours: []guest.Neighbour{{IP: "10.0.0.12", MAC: "02:00:00:00:02:00"}},
+	}
+	if got, err := requestFor(target()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	// At its own ports the gateway has the page by its name alone.
+	for _, port := range []int{80, 443} {
+		t1 := target()
+		t1.Container.TraefikService.Port = port
+		want.StatusPort = 0
+		if got, err := requestFor(t1); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%d: %+v, %v, want %+v", port, got, err, want)
+		}
+	}
+	several := target()
+	several.Gateway.Also = []string{"10.0.0.153"}
+	all := []string{"fd00::153", "10.0.0.153"}
+	if got, err := requestFor(several); err != nil || !slices.Equal(got.Addresses, all) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	alone := target()
+	alone.Proxy = nil
+	if _, err := requestFor(alone); err == nil || !strings.Contains(err.Error(), config.ProxyScript) {
+		t.Errorf("without a proxy: %v", err)
+	}
+}
+
+// A certificate for *.DOMAIN does not cover names of several labels.
+func TestDeepNames(t *testing.T) {
+	target := &service.Target{Domain: "internal.example",
+		Dashboard: &config.DashboardRoute{Host: "board.proxy.internal.example"}}
+	for _, host := range []string{"x.internal.example", "qwen2.5-7b.internal.example", "a.b.c.internal.example",
+		"a.b.c.internal.example", "a.b.example", "internal.example", "qwen2.5-7b.xinternal.example"} {
+		target.Services = append(target.Services, config.Service{Host: host})
+	}
+	want := []string{"a.b.c.internal.example", "board.proxy.internal.example", "qwen2.5-7b.internal.example"}
+	if got := deepNames(target); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
@@ -348,6 +428,9 @@ func TestApplyAsLastTime(t *testing.T) {
 	gatewayWith := func(trust guest.Trust, proxy string, statusPort int) gateway {
 		return gateway{Trust: trust, Domain: "other.example", Proxy: proxy, StatusPort: statusPort}
 	}
+	carried := gateway{Trust: guest.Trust{Root: guest.CarriedRoot, Carried: "PEM"}, Proxy: "10.0.0.12"}
+	deep := gateway{Domain: "internal.example", Proxy: "10.0.0.12", StatusHost: "gateway.internal.example",
+		Names: []string{"a.b.internal.example"}}
 	for _, tt := range []struct {
 		last gateway
 		args []string
@@ -357,6 +440,10 @@ func TestApplyAsLastTime(t *testing.T) {
 			"10.0.0.12", 8080)},
 		{last, []string{"--status-port", "0", "--fingerprint", "CDCD", "--root", "/x"},
 			gatewayWith(guest.Trust{Root: "/x", Fingerprint: "cdcd", CAURL: "https://10.0.0.10:9000"}, "10.0.0.12", 0)},
+		{deep, nil, gateway{Domain: "other.example", Proxy: "10.0.0.12", StatusHost: "gateway.other.example",
+			Names: []string{"a.b.other.example"}, Trust: guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"}}},
+		{carried, nil, gatewayWith(carried.Trust, "10.0.0.12", 0)},
+		{carried, []string{"--root", "/x"}, gatewayWith(guest.Trust{Root: "/x"}, "10.0.0.12", 0)},
 		{gateway{}, []string{"--proxy", "10.0.0.1"}, gatewayWith(guest.Trust{Root: "/etc/nginx/ssl/phoenix_ca.crt"},
 			"10.0.0.1", 0)},
 	} {

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,8 +93,9 @@ func apply(ctx context.Context, g gateway, ask guest.Ask) *remote.Answer {
 		}
 		if noCertificate != nil {
 			s.Stage = "certificate"
+			return noCertificate
 		}
-		return noCertificate
+		return s.DropCarried(g.Trust)
 	})
 }
 
@@ -153,22 +156,33 @@ func ensureServing(ctx context.Context, s *guest.Setup, g gateway,
 	return nil
 }
 
-// checkServing waits until nginx serves the certificate. After a reload the
-// old workers may answer for a moment.
+// checkServing waits until nginx serves the certificate, at every address of the
+// gateway. After a reload the old workers may answer for a moment.
 func checkServing(ctx context.Context, g gateway, roots []*x509.Certificate, leaf *x509.Certificate) error {
-	for _, name := range []string{g.Domain, "phx-check." + g.Domain} {
-		err := guest.Until(ctx, 10*time.Second, func() error {
-			served, err := guest.Served(ctx, "127.0.0.1:443", name, roots...)
-			if err == nil && !served.Equal(leaf) {
-				err = errors.New("nginx serves another certificate than " + certificateFile)
+	addresses := append([]string{"127.0.0.1"}, g.Addresses...)
+	if local, err := net.InterfaceAddrs(); err == nil && slices.ContainsFunc(local, isLoopback6) {
+		addresses = append(addresses, net.IPv6loopback.String())
+	}
+	for _, address := range addresses {
+		for _, name := range []string{g.Domain, "phx-check." + g.Domain} {
+			err := guest.Until(ctx, 10*time.Second, func() error {
+				served, err := guest.Served(ctx, net.JoinHostPort(address, "443"), name, roots...)
+				if err == nil && !served.Equal(leaf) {
+					err = fmt.Errorf("nginx serves another certificate than %s at %s", certificateFile, address)
+				}
+				return err
+			})
+			if err != nil {
+				return err
 			}
-			return err
-		})
-		if err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+func isLoopback6(a net.Addr) bool {
+	n, ok := a.(*net.IPNet)
+	return ok && n.IP.Equal(net.IPv6loopback)
 }
 
 // renewCommand renews the certificate when it is due, from the timer.

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -24,9 +25,11 @@ import (
 const (
 	siteFile    = "/etc/nginx/conf.d/phoenix.conf"
 	stockSite   = "/etc/nginx/sites-enabled/default" // listens on port 80 as well
-	oldSite     = "/etc/nginx/sites-enabled/gateway" // of the scripts that phx replaces
 	replacedDir = stateDir + "/replaced"
 )
+
+// oldFiles are where the scripts before phx have put the gateway's configuration.
+var oldFiles = []string{"/etc/nginx/sites-enabled/gateway", "/etc/nginx/stream.d/stream-gateway.conf"}
 
 // oldSites are the SHA-256 of the sites that the scripts before phx have
 // installed, with DOMAIN in the place of the domain.
@@ -34,11 +37,16 @@ const (
 //go:embed old_sites.sha256
 var oldSites string
 
-// isOldSite reports whether a site is one that the scripts before phx have
-// installed, as it was then.
-func isOldSite(content []byte, domain string) bool {
-	sum := sha256.Sum256(bytes.ReplaceAll(content, []byte(domain), []byte("DOMAIN")))
-	return slices.Contains(strings.Fields(oldSites), hex.EncodeToString(sum[:]))
+// isOld reports whether a file in the place of one of [oldFiles] can give way to
+// phx's site: the scripts before phx have installed it as it is, or it does nothing
+// that phx's site does not do.
+func isOld(content []byte, g gateway) bool {
+	sum := sha256.Sum256(bytes.ReplaceAll(content, []byte(g.Domain), []byte("DOMAIN")))
+	if slices.Contains(strings.Fields(oldSites), hex.EncodeToString(sum[:])) {
+		return true
+	}
+	directives, ok := parse(string(content))
+	return ok && leadsToProxy(directives, g)
 }
 
 // configure writes nginx's configuration, and takes away sites in its place
@@ -55,16 +63,20 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 			undo = append(undo, func() error { return os.Symlink(target, stockSite) })
 			s.Changed("removed %s", stockSite)
 		}
-		if content, err := os.ReadFile(oldSite); err == nil && isOldSite(content, g.Domain) {
+		for _, path := range oldFiles {
+			content, err := os.ReadFile(path)
+			if err != nil || !isOld(content, g) {
+				continue
+			}
 			if err := forgetLoaded(); err != nil {
 				return err
 			}
-			back, err := moveAway(oldSite, content)
+			kept, back, err := moveAway(path, content)
 			if err != nil {
 				return err
 			}
 			undo = append(undo, back)
-			s.Changed("moved %s of the scripts before phx to %s", oldSite, replacedDir)
+			s.Changed("moved %s of the scripts before phx to %s", path, kept)
 		}
 		before, err := os.ReadFile(siteFile)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -106,15 +118,19 @@ func forgetLoaded() error {
 
 // moveAway keeps a file's content in replacedDir and removes the file, which
 // may be a link.
-func moveAway(path string, content []byte) (back func() error, err error) {
+func moveAway(path string, content []byte) (kept string, back func() error, err error) {
 	if err := os.MkdirAll(replacedDir, 0o755); err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if err := atomicfile.Write(filepath.Join(replacedDir, filepath.Base(path)), content, 0o644); err != nil {
-		return nil, err
+	kept = filepath.Join(replacedDir, filepath.Base(path))
+	if have, err := os.ReadFile(kept); err == nil && !bytes.Equal(have, content) {
+		kept = fmt.Sprintf("%s.%.4x", kept, sha256.Sum256(content))
+	}
+	if err := atomicfile.Write(kept, content, 0o644); err != nil {
+		return "", nil, err
 	}
 	target, linkErr := os.Readlink(path)
-	return func() error {
+	return kept, func() error {
 		if linkErr == nil {
 			return os.Symlink(target, path)
 		}
@@ -123,7 +139,7 @@ func moveAway(path string, content []byte) (back func() error, err error) {
 }
 
 // checkConfiguration returns an error when nginx refuses its configuration,
-// does not read our site, or reads another one for our names.
+// does not read our site, or reads another one that would be asked in its place.
 func checkConfiguration(ctx context.Context, g gateway) error {
 	dump, err := guest.Run(ctx, "nginx", "-T", "-q")
 	if err != nil {
@@ -139,138 +155,134 @@ func checkConfiguration(ctx context.Context, g gateway) error {
 			"add \"include /etc/nginx/conf.d/*.conf;\" to its http block, or bring back the package's own "+
 			"(apt-get install --reinstall -o Dpkg::Options::=--force-confnew nginx-common)", siteFile)
 	}
+	var all []error
 	for _, other := range others {
-		if !other.isOnOurPorts() {
-			continue
+		all = append(all, other.conflict(g))
+	}
+	return errors.Join(all...)
+}
+
+// A site is a server block of nginx's configuration.
+type site struct {
+	file    string
+	stream  bool     // it passes on connections, and no requests
+	listens []string // the address of each listen
+	names   []string
+}
+
+// conflict returns an error when a site of somebody else keeps ours from being
+// asked. What it takes from ours, or loses to it, is said.
+func (s site) conflict(g gateway) error {
+	const wayOut = "or disable it (nginx reads all of /etc/nginx/sites-enabled, conf.d, and what else its nginx.conf " +
+		"includes)"
+	ours := false
+	for _, listen := range s.listens {
+		host, port := splitListen(listen)
+		switch {
+		case port != "80" && port != "443":
+		case s.stream:
+			return fmt.Errorf("%s has a stream server at port %s, which is the gateway's: "+
+				"give it another port, %s", s.file, port, wayOut)
+		case host != "" && host != "*" && host != "0.0.0.0" && host != "[::]" &&
+			(port == "443" || host != "127.0.0.1" && host != "[::1]"):
+			return fmt.Errorf("%s listens at %s, where all requests would go to it, whatever their host: "+
+				"let it listen at port %s of all addresses, %s", s.file, listen, port, wayOut)
+		default:
+			ours = true
 		}
-		for _, name := range other.names {
-			switch {
-			case name == g.Domain || name == "*."+g.Domain || name == "."+g.Domain:
-				return fmt.Errorf("%s serves %s as well, at the same port: "+
-					"give that site other names or another port, or disable it "+
-					"(nginx reads all of /etc/nginx/sites-enabled and conf.d)", other.file, name)
-			case strings.HasSuffix(name, "."+g.Domain):
-				cmdline.Logf("%s serves %s itself: its requests do not go to the proxy", other.file, name)
-			}
+	}
+	if s.stream || !ours && len(s.listens) > 0 { // without a listen it is at port 80
+		return nil
+	}
+	for _, name := range s.names {
+		switch {
+		case name == g.Domain || name == "*."+g.Domain || name == "."+g.Domain:
+			return fmt.Errorf("%s serves %s as well, at the same port: give that site other names or another port, %s",
+				s.file, name, wayOut)
+		case strings.HasSuffix(name, "."+g.Domain):
+			cmdline.Logf("%s serves %s itself: its requests do not go to the proxy", s.file, name)
+		case losesTo(name, g):
+			cmdline.Logf("%s serves %s: of the names below %s it gets none, they go to the proxy",
+				s.file, name, g.Domain)
 		}
 	}
 	return nil
 }
 
-// site is a server block of nginx's configuration.
-type site struct {
-	file    string
-	listens []string // the address of each listen
-	names   []string
+// losesTo reports whether a pattern of server_name that counts less than ours has
+// names that are ours.
+func losesTo(pattern string, g gateway) bool {
+	if expr, ok := strings.CutPrefix(pattern, "~"); ok {
+		re, err := regexp.Compile("(?i)" + expr)
+		return err == nil && slices.ContainsFunc(append(g.names(), "phx-check."+g.Domain), re.MatchString)
+	}
+	prefix, ok := strings.CutSuffix(pattern, ".*")
+	return ok && strings.HasPrefix(g.Domain, prefix+".")
 }
 
-func (s site) isOnOurPorts() bool {
-	return len(s.listens) == 0 || slices.ContainsFunc(s.listens, func(address string) bool {
-		if strings.HasPrefix(address, "unix:") {
-			return false
-		}
-		port := address[strings.LastIndexAny(address, ":]")+1:]
-		return port == "80" || port == "443" || port == "" || strings.Contains(port, ".") // no port is port 80
-	})
+// splitListen splits the address of a listen; the host is "" for one that has
+// none, and the port of a socket in the file system is "".
+func splitListen(address string) (host, port string) {
+	if strings.HasPrefix(address, "unix:") {
+		return address, ""
+	}
+	colon := strings.LastIndexByte(address, ':')
+	switch {
+	case colon < 0 && !strings.ContainsFunc(address, func(r rune) bool { return r < '0' || r > '9' }):
+		return "", address
+	case colon < strings.LastIndexByte(address, ']') || colon < 0:
+		return address, "80"
+	}
+	return address[:colon], address[colon+1:]
 }
 
 // parseSites returns the server blocks in the output of nginx -T, without
 // those of our site, and reports whether that was among the files.
 func parseSites(dump string) (sites []site, found bool) {
-	var file string
-	var blocks []string // that are open
-	var words []string  // of a directive that is not complete
-	var server site
-	for line := range strings.Lines(dump) {
-		if name, ok := strings.CutPrefix(line, "# configuration file "); ok {
-			file = strings.TrimSuffix(strings.TrimSpace(name), ":")
-			found = found || file == siteFile
-			blocks, words = nil, nil
+	var streams []string // patterns of the files that stream blocks include
+	for _, part := range strings.Split("\n"+dump, "\n# configuration file ")[1:] {
+		name, text, _ := strings.Cut(part, "\n")
+		file := strings.TrimSuffix(strings.TrimSpace(name), ":")
+		if file == siteFile {
+			found = true
 			continue
 		}
-		for _, token := range tokens(line) {
-			switch token {
-			case "{":
-				block := ""
-				if len(words) > 0 {
-					block = words[0]
-				}
-				if block == "server" {
-					server = site{file: file}
-				}
-				blocks, words = append(blocks, block), nil
-			case "}":
-				if len(blocks) > 0 {
-					if blocks[len(blocks)-1] == "server" && file != siteFile {
-						sites = append(sites, server)
+		directives, _ := parse(text)
+		stream := slices.ContainsFunc(streams, func(pattern string) bool {
+			ok, _ := filepath.Match(pattern, file)
+			return ok
+		})
+		var walk func(directives []directive, stream bool)
+		walk = func(directives []directive, stream bool) {
+			for _, d := range directives {
+				switch {
+				case d.name() == "include" && stream && len(d.words) == 2:
+					pattern := d.words[1]
+					if !filepath.IsAbs(pattern) {
+						pattern = filepath.Join("/etc/nginx", pattern)
 					}
-					blocks = blocks[:len(blocks)-1]
+					streams = append(streams, pattern)
+				case d.name() == "server" && d.isBlock:
+					sites = append(sites, siteOf(file, stream, d.block))
 				}
-				words = nil
-			case ";":
-				if len(blocks) > 0 && blocks[len(blocks)-1] == "server" && len(words) > 1 {
-					switch words[0] {
-					case "listen":
-						server.listens = append(server.listens, words[1])
-					case "server_name":
-						server.names = append(server.names, words[1:]...)
-					}
-				}
-				words = nil
-			default:
-				words = append(words, token)
+				walk(d.block, stream || d.name() == "stream")
 			}
 		}
+		walk(directives, stream)
 	}
 	return sites, found
 }
 
-// tokens splits a line of nginx's configuration, without its comment.
-func tokens(line string) (all []string) {
-	var word []byte
-	end := func() {
-		if len(word) > 0 {
-			all = append(all, string(word))
-			word = nil
+func siteOf(file string, stream bool, block []directive) site {
+	s := site{file: file, stream: stream}
+	for _, d := range block {
+		switch {
+		case len(d.words) < 2:
+		case d.name() == "listen":
+			s.listens = append(s.listens, d.words[1])
+		case d.name() == "server_name":
+			s.names = append(s.names, d.words[1:]...)
 		}
 	}
-	for i := 0; i < len(line); i++ {
-		switch c := line[i]; c {
-		case '#':
-			if len(word) == 0 {
-				return all
-			}
-			word = append(word, c)
-		case ' ', '\t', '\r', '\n':
-			end()
-		case ';', '{', '}':
-			// ${name} is part of a word.
-			if c == '{' && len(word) > 0 && word[len(word)-1] == '$' {
-				if n := strings.IndexByte(line[i:], '}'); n > 0 {
-					word = append(word, line[i:i+n+1]...)
-					i += n
-					continue
-				}
-			}
-			end()
-			all = append(all, string(c))
-		case '"', '\'':
-			n := strings.IndexByte(line[i+1:], c)
-			if n < 0 {
-				n = len(line) - i - 1
-			}
-			word = append(word, line[i+1:min(i+1+n, len(line))]...)
-			i += n + 1
-		case '\\':
-			word = append(word, c)
-			if i+1 < len(line) {
-				i++
-				word = append(word, line[i])
-			}
-		default:
-			word = append(word, c)
-		}
-	}
-	end()
-	return all
+	return s
 }

@@ -25,29 +25,48 @@ const (
 	dropIn     = unitDir + nginxUnit + ".d/phoenix.conf"
 	renewUnit  = "phx-nginx-renew"
 
+	socketsFile = stateDir + "/sockets" // hash of the unit that the sockets were opened with
 	startedFile = stateDir + "/started" // hash of the units that nginx was started with
 	loadedFile  = stateDir + "/loaded"  // hash of what it has loaded
 )
 
 const header = "# Written by phx-nginx. Changes made here are lost at its next run.\n"
 
-// socketText keeps the ports of the gateway open while nginx is restarted:
-// clients wait then, and are not refused. nginx opens other ports itself.
-const socketText = header + `[Unit]
+// socketText returns the unit that keeps the ports of the gateway open while nginx
+// is restarted: clients wait then, and are not refused. nginx opens other ports
+// itself.
+func socketText(six bool) string {
+	text := header + `[Unit]
 Description=Ports of the gateway, which stay open while nginx restarts
 
 [Socket]
 ListenStream=0.0.0.0:80
 ListenStream=0.0.0.0:443
-# However often nginx dies, its ports stay.
+`
+	if six {
+		text += `ListenStream=[::]:80
+ListenStream=[::]:443
+BindIPv6Only=ipv6-only
+`
+	}
+	return text + `# However often nginx dies, its ports stay.
 TriggerLimitBurst=0
 
 [Install]
 WantedBy=sockets.target
 `
+}
 
-// serviceText is what phx changes in Debian's nginx.service.
-const serviceText = header + `[Unit]
+// serviceText returns what phx changes in Debian's nginx.service.
+func serviceText(six bool) string {
+	sockets := "3:4:"
+	if six {
+		sockets += "5:6:"
+	}
+	return strings.Replace(serviceForm, "SOCKETS", sockets, 1)
+}
+
+const serviceForm = header + `[Unit]
 Requires=nginx.socket
 After=nginx.socket
 # A gateway that is down is no better than one that tries again.
@@ -62,7 +81,7 @@ NonBlocking=yes
 ExecStartPre=
 ExecStartPre=/usr/sbin/nginx -t -q
 ExecStart=
-ExecStart=/usr/bin/env NGINX=3:4: /usr/sbin/nginx
+ExecStart=/usr/bin/env NGINX=SOCKETS /usr/sbin/nginx
 ExecReload=
 ExecReload=/usr/sbin/nginx -t -q
 ExecReload=/bin/kill -HUP $MAINPID
@@ -140,7 +159,7 @@ SystemCallFilter=~@resources @privileged
 
 const renewIsolation = `ProtectHome=yes
 PrivateTmp=yes
-ReadWritePaths=/run ` + stateDir + `
+ReadWritePaths=/run /etc/phx
 `
 
 const renewTimer = header + `[Unit]
@@ -159,9 +178,9 @@ WantedBy=timers.target
 var unitFiles = []string{dropIn, unitDir + socketUnit, unitDir + renewUnit + ".service", unitDir + renewUnit + ".timer"}
 
 // units returns the texts of [unitFiles]. isolated is whether the container
-// can have a sandbox of mounts.
-func units(isolated bool) [][]byte {
-	service, renew := serviceText+restrictions+nginxRestrictions, renewText+restrictions+renewRestrictions
+// can have a sandbox of mounts, and six whether it has IPv6.
+func units(isolated, six bool) [][]byte {
+	service, renew := serviceText(six)+restrictions+nginxRestrictions, renewText+restrictions+renewRestrictions
 	if isolated {
 		service += isolation + nginxIsolation
 		renew += isolation + renewIsolation
@@ -170,7 +189,7 @@ func units(isolated bool) [][]byte {
 		service += note
 		renew += note
 	}
-	return [][]byte{[]byte(service), []byte(socketText), []byte(renew), []byte(renewTimer)}
+	return [][]byte{[]byte(service), []byte(socketText(six)), []byte(renew), []byte(renewTimer)}
 }
 
 // writeUnits writes the units.
@@ -180,7 +199,7 @@ func writeUnits(ctx context.Context, s *guest.Setup) error {
 		cmdline.Logf("this container may mount nothing, so nginx runs without a part of its sandbox: " +
 			"give the container the option nesting=1")
 	}
-	for i, text := range units(isolated) {
+	for i, text := range units(isolated, guest.HasIPv6()) {
 		if _, err := s.WriteFile(unitFiles[i], text, 0o644); err != nil {
 			return err
 		}
@@ -188,21 +207,42 @@ func writeUnits(ctx context.Context, s *guest.Setup) error {
 	return nil
 }
 
-// serve has nginx run with the present units, configuration, certificate and
-// roots. A reload interrupts no connection, and a restart refuses none.
-func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, err error) {
-	if !guest.Active(ctx, socketUnit) {
-		// It may hold the ports itself.
-		if _, err := guest.Run(ctx, "systemctl", "stop", nginxUnit); err != nil {
-			return nil, err
+// holdPorts has systemd hold the gateway's ports. It cannot take them from a running
+// nginx, nor open others beside them.
+func holdPorts(ctx context.Context, s *guest.Setup) error {
+	text, err := os.ReadFile(unitDir + socketUnit)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	present := hex.EncodeToString(sum[:])
+	opened, err := os.ReadFile(socketsFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if string(opened) != present || !guest.Active(ctx, socketUnit) {
+		if _, err := guest.Run(ctx, "systemctl", "stop", nginxUnit, socketUnit); err != nil {
+			return err
 		}
 		// systemd opens no socket for a service that is masked.
 		if err := s.KnowUnit(ctx, nginxUnit); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := s.Start(ctx, socketUnit); err != nil {
-		return nil, fmt.Errorf("ports 80 and 443 of the gateway: is another program there? %w", err)
+		return fmt.Errorf("ports 80 and 443 of the gateway: is another program there? %w", err)
+	}
+	if string(opened) == present {
+		return nil
+	}
+	return atomicfile.Write(socketsFile, []byte(present), 0o644)
+}
+
+// serve has nginx run with the present units, configuration, certificate and
+// roots. A reload interrupts no connection, and a restart refuses none.
+func serve(ctx context.Context, s *guest.Setup, g gateway) (taken func() error, err error) {
+	if err := holdPorts(ctx, s); err != nil {
+		return nil, err
 	}
 	pair, err := filepath.EvalSymlinks(pairLink)
 	if err != nil {

@@ -56,17 +56,38 @@ func requestFor(t *service.Target) (gateway, error) {
 			"give a container with a fixed address the application script %s", config.ProxyScript)
 	}
 	g := gateway{
-		Trust: t.Trust, Domain: t.Domain, Proxy: t.Proxy.IP,
+		Trust: t.Trust, Domain: t.Domain, Names: deepNames(t), Proxy: t.AddressOf(t.Proxy),
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
+	}
+	if t.Gateway != nil && len(t.Gateway.Also) > 0 {
+		g.Addresses = t.Gateway.Addresses()
 	}
 	if s := t.Container.TraefikService; s != nil {
 		g.StatusPort, g.StatusHost = s.Port, s.Name+"."+t.Domain
-		if s.Port == 80 || s.Port == 443 {
-			t.Logf("no status page: its port, %d in traefik_service, is one of the gateway's own", s.Port)
-			g.StatusPort, g.StatusHost = 0, ""
+		if s.Port == 80 || s.Port == 443 { // by its name alone, as phx-plan has warned
+			g.StatusPort = 0
 		}
 	}
 	return g, g.check()
+}
+
+// deepNames returns the hosts of what is served that have several labels below the
+// domain, which *.DOMAIN does not cover in a certificate.
+func deepNames(t *service.Target) []string {
+	var names []string
+	add := func(host string) {
+		if label, below := strings.CutSuffix(host, "."+t.Domain); below && strings.Contains(label, ".") {
+			names = append(names, host)
+		}
+	}
+	for _, s := range t.Services {
+		add(s.Host)
+	}
+	if t.Dashboard != nil {
+		add(t.Dashboard.Host)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // tokenLife is how long step makes a token valid.

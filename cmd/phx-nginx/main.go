@@ -16,12 +16,13 @@ const usage = `Usage:
 
 As a filter, on the host: when the gateway's container (application script
 phoenix_hypervisor_lxc_101.sh) is ready and the CA's fingerprint is known, set
-nginx up in the container as the TLS gateway of *.DOMAIN.
+nginx up in the container as the TLS gateway of *.DOMAIN. Its certificate is for
+DOMAIN, *.DOMAIN, and every service's name of several labels below DOMAIN.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the feature scripts.
-                          Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the feature scripts: see phx-lxc.
+                          (PHX_SCRIPTS)
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -73,6 +74,9 @@ func inNamespace(t *testing.T) bool {
 	out, err := exec.Command("/bin/sh", "-euc", `
 		mount --make-rprivate /
 		ip link set lo up
+		ip address add fd00::12/128 dev lo nodad
+		ip address add fd00::153/128 dev lo nodad
+		ip address add 10.0.0.153/32 dev lo
 		mount -t tmpfs tmpfs "$1"
 		for dir in etc home var usr/local; do
 			name=$(echo $dir | tr / -)
@@ -108,11 +112,29 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
+// proxyAddress is where tests have the proxy; the gateway listens there as well,
+// and the one who listens there alone is asked.
+const proxyAddress = "fd00::12"
+
+// listen is net.Listen for one of several who listen at the same port.
+func listen(t *testing.T, network, address string) *net.TCPListener {
+	t.Helper()
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return err
+	}}
+	l, err := config.Listen(t.Context(), network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.(*net.TCPListener)
+}
+
 // realGateway writes what the site of the gateway needs to be loaded.
 func realGateway(t *testing.T, a *authority) gateway {
 	g := testGateway
 	g.Fingerprint = cert.Fingerprint(a.root)
-	g.Proxy = "::1" // where the gateway itself does not listen
+	g.Proxy = proxyAddress
 	write(t, g.Root, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Raw})))
 	if err := os.Symlink(a.pair(t, g.names(), time.Now().Add(time.Hour)), pairLink); err != nil {
 		t.Fatal(err)
@@ -128,6 +150,7 @@ func TestConfigure(t *testing.T) {
 	}
 	g := realGateway(t, newAuthority(t))
 	old := anOldSite(t, g.Domain)
+	const toProxy = "server { listen 80; server_name *.internal.example; location / { proxy_pass http://PROXY:80; } }\n"
 	const other = "server {\n\tlisten 443 ssl;\n\tserver_name shop.example *.internal.example; " +
 		"# ours\n\tssl_certificate /etc/phx/nginx/tls/gateway.crt;\n\tssl_certificate_key " +
 		"/etc/phx/nginx/tls/gateway.key;\n}\n"
@@ -148,6 +171,18 @@ func TestConfigure(t *testing.T) {
 		{name: "the old site, edited", files: map[string]string{
 			"sites-enabled/gateway": strings.Replace(old, "listen 80;", "listen 80 default_server;", 1),
 		}, want: "disable that site"},
+		{name: "an old site that leads to the proxy", files: map[string]string{
+			"sites-enabled/gateway": strings.Replace(toProxy, "PROXY", "["+proxyAddress+"]", 1),
+		}, gone: []string{"sites-enabled/gateway"}},
+		{name: "an old site that leads elsewhere", files: map[string]string{
+			"sites-enabled/gateway": strings.Replace(toProxy, "PROXY", "10.0.0.99", 1),
+		}, want: "/etc/nginx/sites-enabled/gateway serves *.internal.example as well"},
+		{name: "a site of one address", files: map[string]string{
+			"sites-enabled/mine": strings.Replace(strings.Replace(other, "*.internal", "x", 1),
+				"443", "10.0.0.153:443", 1),
+		}, want: "/etc/nginx/sites-enabled/mine listens at 10.0.0.153:443, where all requests would go to it"},
+		{name: "a status page for this container", files: map[string]string{
+			"sites-enabled/mine": "server { listen 127.0.0.1:80; server_name mine; }"}},
 		{name: "a site of the same name", files: map[string]string{"sites-enabled/mine": other},
 			want: "/etc/nginx/sites-enabled/mine serves *.internal.example as well"},
 		{name: "a site of a name below", files: map[string]string{"sites-enabled/mine": strings.Replace(other, "*.",
@@ -217,11 +252,26 @@ func TestConfigure(t *testing.T) {
 			if err := configure(t.Context(), again, g); err != nil || len(again.Changes) > 0 {
 				t.Errorf("%s: the second run: %v, %q", tt.name, err, again.Changes)
 			}
-			if slices.Contains(tt.gone, "sites-enabled/gateway") && read(t, replacedDir+"/gateway") != old {
-				t.Errorf("%s: not kept in %s", tt.name, replacedDir)
+			if slices.Contains(tt.gone, "sites-enabled/gateway") {
+				content, ok := tt.files["sites-available/gateway"]
+				if !ok {
+					content = tt.files["sites-enabled/gateway"]
+				}
+				if !isKept(content) {
+					t.Errorf("%s: not kept in %s", tt.name, replacedDir)
+				}
 			}
 		}
 	}
+}
+
+// isKept reports whether a file with this content has been moved away.
+func isKept(content string) bool {
+	all, _ := filepath.Glob(replacedDir + "/*")
+	return slices.ContainsFunc(all, func(path string) bool {
+		text, err := os.ReadFile(path)
+		return err == nil && string(text) == content
+	})
 }
 
 // echo is a service behind the gateway, in the place of the proxy: its
@@ -232,10 +282,8 @@ func echo(t *testing.T, a *authority) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := tls.Listen("tcp", "[::1]:443", &tls.Config{Certificates: []tls.Certificate{pair}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := tls.NewListener(listen(t, "tcp6", net.JoinHostPort(proxyAddress, "443")),
+		&tls.Config{Certificates: []tls.Certificate{pair}})
 	failed := map[string]*atomic.Bool{"GET": {}, "POST": {}}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/fails-once" && failed[r.Method].CompareAndSwap(false, true) {
@@ -260,12 +308,13 @@ func echo(t *testing.T, a *authority) {
 func startNginx(t *testing.T) {
 	t.Helper()
 	var files []*os.File
-	for _, address := range []string{"0.0.0.0:80", "0.0.0.0:443"} {
-		l, err := net.Listen("tcp4", address)
-		if err != nil {
-			t.Fatal(err)
+	for _, address := range []string{"0.0.0.0:80", "0.0.0.0:443", "[::]:80", "[::]:443"} {
+		network := "tcp4"
+		if address[0] == '[' {
+			network = "tcp6"
 		}
-		f, err := l.(*net.TCPListener).File()
+		l := listen(t, network, address)
+		f, err := l.File()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,7 +322,7 @@ func startNginx(t *testing.T) {
 		files = append(files, f)
 	}
 	cmd := exec.Command("/usr/local/sbin/nginx")
-	cmd.Env, cmd.ExtraFiles = []string{"NGINX=3:4:"}, files
+	cmd.Env, cmd.ExtraFiles = []string{"NGINX=3:4:5:6:"}, files
 	var out bytes.Buffer
 	cmd.Stderr = &out
 	if err := cmd.Start(); err != nil {
@@ -319,8 +368,14 @@ func TestGatewayServes(t *testing.T) {
 	}
 	echo(t, a)
 	startNginx(t)
+	g.Addresses = []string{"10.0.0.153", "fd00::153"}
 	if err := checkServing(t.Context(), g, []*x509.Certificate{newAuthority(t).root, a.root}, leafOf(t)); err != nil {
 		t.Error(err)
+	}
+	for _, url := range []string{"http://10.0.0.153:8080/", "http://[fd00::153]:8080/"} {
+		if err := guest.Answers(t.Context(), url); err != nil {
+			t.Errorf("status page: %v", err)
+		}
 	}
 
 	roots := x509.NewCertPool()
@@ -455,6 +510,25 @@ func TestGatewayServes(t *testing.T) {
 		t.Errorf("the service lacks %v", want)
 	}
 
+	// The same for a client of IPv6.
+	conn, err := tls.Dial("tcp", "[fd00::153]:443", &tls.Config{ServerName: "a.b.internal.example", RootCAs: roots,
+		InsecureSkipVerify: true}) // the certificate is for names of one label
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = raw(t, conn, "GET / HTTP/1.1\nHost: a.b.internal.example\nConnection: close\n\n")
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
+		t.Errorf("a name of two labels that the proxy has no certificate for: %q", answer)
+	}
+	conn, err = tls.Dial("tcp", "[fd00::153]:443", &tls.Config{ServerName: "x.internal.example", RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = raw(t, conn, "GET / HTTP/1.1\nHost: x.internal.example\nConnection: close\n\n")
+	if !strings.Contains(answer, `"X-Real-Ip":["fd00::153"]`) {
+		t.Errorf("the service got another client's address: %q", answer)
+	}
+
 	// Upgrades.
 	line := secure("GET / HTTP/1.1\nHost: x.internal.example\nConnection: Upgrade\nUpgrade: websocket\n\n")
 	if !strings.HasPrefix(line, "HTTP/1.1 101 ") {
@@ -537,7 +611,7 @@ func TestPairWithoutLink(t *testing.T) {
 	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, text := range units(false) {
+	for i, text := range units(false, true) {
 		if _, err := new(guest.Setup).WriteFile(unitFiles[i], text, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -601,6 +675,7 @@ http { # server {
 	map $a $b { default "}"; }
 	include x;
 }
+stream { include stream.d/*.conf; server { listen [::1]:443; } }
 # configuration file /etc/nginx/sites-enabled/a:
 server
 {
@@ -614,21 +689,25 @@ server { server_name b.example; }
 server { listen unix:/run/x; listen 10.0.0.1:8443; server_name c.example; }
 # configuration file /etc/nginx/conf.d/phoenix.conf:
 server { listen 443; server_name ours.example; }
+# configuration file /etc/nginx/stream.d/b.conf:
+server { listen 443; proxy_pass 10.0.0.1:443; }
 `
 	sites, found := parseSites(dump)
 	var got []string
 	for _, s := range sites {
-		got = append(got, fmt.Sprint(s.file, s.listens, s.names, s.isOnOurPorts()))
+		got = append(got, fmt.Sprint(s.file, s.listens, s.names, s.stream))
 	}
 	want := []string{
-		"/etc/nginx/sites-enabled/a[80 [::]:443] [a.example ~^(?<x>.{1,3})\\.example$ ${host}] true",
-		"/etc/nginx/sites-enabled/a[] [b.example] true",
+		"/etc/nginx/nginx.conf[[::1]:443] [] true",
+		"/etc/nginx/sites-enabled/a[80 [::]:443] [a.example ~^(?<x>.{1,3})\\.example$ ${host}] false",
+		"/etc/nginx/sites-enabled/a[] [b.example] false",
 		"/etc/nginx/sites-enabled/a[unix:/run/x 10.0.0.1:8443] [c.example] false",
+		"/etc/nginx/stream.d/b.conf[443] [] true",
 	}
 	if !found || !slices.Equal(got, want) {
 		t.Errorf("found %v\n%q, want\n%q", found, got, want)
 	}
-	if _, found := parseSites(dump[:200]); found {
+	if _, found := parseSites(dump[:300]); found {
 		t.Error("our site is found where it is not")
 	}
 }
@@ -644,21 +723,172 @@ func anOldSite(t *testing.T, domain string) string {
 	return strings.ReplaceAll(text, "DOMAIN", domain)
 }
 
-// An old site is taken away only as it was installed.
+// An old site is taken away only as it was installed, or when phx's site does all
+// that it does.
 func TestOldSite(t *testing.T) {
-	old := []byte(anOldSite(t, "internal.example"))
+	old := anOldSite(t, "internal.example")
+	const (
+		toHTTPS = "server { listen 80; listen [::]:80; server_name *.internal.example;\n" +
+			"\treturn 301 https://$host$request_uri; }\n"
+		toProxy = "server { listen 443 ssl http2; server_name internal.example *.internal.example; # all\n" +
+			"\tssl_certificate /x.crt; ssl_certificate_key /x.key;\n\tclient_max_body_size 10G;\n" +
+			"\tlocation / { proxy_pass http://10.0.0.12:80; proxy_set_header Host $host; " +
+			"proxy_set_header X-Real-IP $remote_addr; proxy_http_version 1.1; } }\n"
+		byName = "upstream traefik { server 10.0.0.12:443; keepalive 2; }\n" +
+			"server { listen 443 ssl; server_name x.internal.example; location / { proxy_pass https://traefik; } }\n"
+		stream = "map $ssl_preread_server_name $way { default t; }\nupstream t { server 10.0.0.12:443; }\n" +
+			"server { listen 443; ssl_preread on; proxy_pass $way; proxy_timeout 1h; }\n"
+	)
+	elsewhere := strings.Replace(stream, "default t;", "default t; x.example 10.0.0.13:443;", 1)
+	change := func(text, old, new string) string {
+		if !strings.Contains(text, old) {
+			t.Fatalf("no %q in %q", old, text)
+		}
+		return strings.Replace(text, old, new, 1)
+	}
 	for name, tt := range map[string]struct {
-		content []byte
-		domain  string
+		content string
 		want    bool
 	}{
-		"as installed":   {old, "internal.example", true},
-		"another domain": {old, "other.example", false},
-		"edited":         {append(slices.Clone(old), "# mine\n"...), "internal.example", false},
-		"empty":          {nil, "internal.example", false},
+		"as installed":             {old, true},
+		"for another domain":       {strings.ReplaceAll(old, "internal.example", "other.example"), false},
+		"edited":                   {old + "# mine\n", false},
+		"empty":                    {"", false},
+		"all to the proxy":         {toHTTPS + toProxy, true},
+		"a name to the proxy":      {toHTTPS + byName, true},
+		"a service of its own":     {toHTTPS + change(toProxy, "10.0.0.12", "10.0.0.99"), false},
+		"an upstream of its own":   {change(byName, "10.0.0.12", "10.0.0.99"), false},
+		"another domain":           {change(toProxy, "*.internal", "shop"), false},
+		"another port":             {change(toProxy, "443", "8443"), false},
+		"one address":              {change(toProxy, "443", "10.0.0.153:443"), false},
+		"another redirection":      {change(toHTTPS, "https://$host", "https://shop.example"), false},
+		"a location of its own":    {change(toProxy, "location /", "location /x { } location /"), false},
+		"files":                    {change(toProxy, "location /", "root /srv; location /"), false},
+		"for some clients":         {change(toProxy, "location / {", "location / { allow 10.0.0.0/8;"), false},
+		"with clients' keys":       {change(toProxy, "location /", "ssl_verify_client on; location /"), false},
+		"with a password":          {change(toProxy, "X-Real-IP", "Authorization"), false},
+		"not ended":                {strings.TrimSuffix(strings.TrimSpace(toProxy), "}"), false},
+		"connections to the proxy": {stream, true},
+		"connections elsewhere":    {elsewhere, false},
 	} {
-		if got := isOldSite(tt.content, tt.domain); got != tt.want {
+		if got := isOld([]byte(tt.content), testGateway); got != tt.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// A stream server cannot have the gateway's ports beside it: nginx would not
+// start, and nginx -t does not say so.
+func TestStreamAtOurPorts(t *testing.T) {
+	const module = "ngx_stream_module.so"
+	if os.Getenv("PHX_TEST_STREAM") == "" {
+		dir := t.TempDir()
+		if out, err := exec.Command("/bin/sh", "-euc", `cd "$1"; apt-get -q download libnginx-mod-stream
+			dpkg -x libnginx-mod-stream_*.deb .`, "sh", dir).CombinedOutput(); err != nil {
+			t.Skipf("no stream module of nginx is to be had: %v\n%s", err, out)
+		}
+		t.Setenv("PHX_TEST_STREAM", filepath.Join(dir, "usr/lib/nginx/modules", module))
+	}
+	if !inNamespace(t) {
+		return
+	}
+	g := realGateway(t, newAuthority(t))
+	write(t, "/etc/nginx/nginx.conf", "load_module "+os.Getenv("PHX_TEST_STREAM")+";\n"+nginxConf+
+		"stream { include stream.d/*.conf; }\n")
+	path := oldFiles[1]
+	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		target string
+		kept   bool
+		want   string
+	}{
+		"the old one, to the proxy": {"[" + proxyAddress + "]:443", false, ""},
+		"to something else":         {"10.0.0.99:443", true, path + " has a stream server at port 443"},
+	} {
+		content := "server { listen 443; proxy_pass " + tt.target + "; }\n"
+		write(t, path, content)
+		s := &guest.Setup{}
+		err := configure(t.Context(), s, g)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		if _, err := os.Stat(path); (err == nil) != tt.kept || !tt.kept && !isKept(content) {
+			t.Errorf("%s: it should be kept: %v: %v, changes %q", name, tt.kept, err, s.Changes)
+		}
+	}
+}
+
+// Sites whose patterns count less than ours lose our names, which is said.
+func TestLosesTo(t *testing.T) {
+	for pattern, want := range map[string]bool{
+		`~^(?<x>.+)\.internal\.example$`: true, "~^shop\\.": false, "~(": false, "internal.*": true, "inter.*": false,
+		"x.internal.*": false, "shop.example": false,
+	} {
+		if losesTo(pattern, testGateway) != want {
+			t.Errorf("%s: want %v", pattern, want)
+		}
+	}
+}
+
+// Sockets that were opened otherwise, as by phx before it knew IPv6, are opened
+// again, once.
+func TestHoldPorts(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	if err := os.MkdirAll(unitDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/usr/local/sbin/systemctl", `#!/bin/sh
+for unit; do :; done
+case $1 in
+is-enabled) echo enabled ;;
+is-active) [ -e "/run/active.$unit" ] ;;
+start) : >"/run/active.$unit"; echo "$*" >>/run/told ;;
+stop) rm -f /run/active.*; echo "$*" >>/run/told ;;
+esac
+`)
+	if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/run/active."+socketUnit, "")
+	for _, tt := range []struct {
+		name   string
+		before func() error
+		told   string
+	}{
+		{"from before", func() error { return nil }, "stop nginx.service nginx.socket\nstart nginx.socket\n"},
+		{"as they are", func() error { return nil }, ""},
+		{"closed", func() error { return os.Remove("/run/active." + socketUnit) },
+			"stop nginx.service nginx.socket\nstart nginx.socket\n"},
+		{"without IPv6", func() error { return os.WriteFile(unitDir+socketUnit, []byte(socketText(false)), 0o644) },
+			"stop nginx.service nginx.socket\nstart nginx.socket\n"},
+	} {
+		if tt.name == "from before" {
+			write(t, unitDir+socketUnit, socketText(true))
+		}
+		if err := errors.Join(tt.before(), os.RemoveAll("/run/told")); err != nil {
+			t.Fatal(err)
+		}
+		s := &guest.Setup{}
+		err := holdPorts(t.Context(), s)
+		told, _ := os.ReadFile("/run/told")
+		if err != nil || string(told) != tt.told || len(s.Changes) != strings.Count(tt.told, "start") {
+			t.Errorf("%s: %v, told %q, changes %q", tt.name, err, told, s.Changes)
+		}
+	}
+}
+
+func TestSplitListen(t *testing.T) {
+	for address, want := range map[string][2]string{
+		"80": {"", "80"}, "*:443": {"*", "443"}, "[::]:443": {"[::]", "443"}, "10.0.0.1": {"10.0.0.1", "80"},
+		"[fd00::1]": {"[fd00::1]", "80"}, "10.0.0.1:81": {"10.0.0.1", "81"}, "unix:/run/x": {"unix:/run/x", ""},
+		"localhost": {"localhost", "80"},
+	} {
+		if host, port := splitListen(address); host != want[0] || port != want[1] {
+			t.Errorf("%s: %q, %q", address, host, port)
 		}
 	}
 }

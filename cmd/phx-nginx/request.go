@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -20,11 +21,13 @@ const gatewayFile = stateDir + "/gateway.json"
 // container's.
 type gateway struct {
 	guest.Trust
-	Domain     string            `json:"domain"`      // served as itself and as *.Domain
-	Proxy      string            `json:"proxy"`       // IP address of the proxy, which serves HTTPS at port 443
-	StatusPort int               `json:"status_port"` // of the status page; 0 for none
-	StatusHost string            `json:"status_host"` // by which the page is served as well; "" for none
-	Interface  string            `json:"interface"`   // through which its neighbours are reached
+	Domain     string            `json:"domain"`              // served as itself and as *.Domain
+	Names      []string          `json:"names,omitempty"`     // below Domain, of several labels: *.Domain means one
+	Proxy      string            `json:"proxy"`               // IP address of the proxy, which serves HTTPS at port 443
+	StatusPort int               `json:"status_port"`         // of the status page; 0 for none
+	StatusHost string            `json:"status_host"`         // by which the page is served as well; "" for none
+	Addresses  []string          `json:"addresses,omitempty"` // of the gateway, where it has several
+	Interface  string            `json:"interface"`           // through which its neighbours are reached
 	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
 }
 
@@ -38,20 +41,30 @@ func (g gateway) check() error {
 		return fmt.Errorf("domain %q: not a host name in lower case", g.Domain)
 	case g.StatusPort < 0 || g.StatusPort > 65535 || g.StatusPort == 80 || g.StatusPort == 443:
 		return fmt.Errorf("status port %d: not a free TCP port", g.StatusPort)
-	case g.StatusHost != "" &&
-		(!domainForm.MatchString(g.StatusHost) || !strings.HasSuffix(g.StatusHost, "."+g.Domain)):
+	case g.StatusHost != "" && !isBelow(g.StatusHost, g.Domain):
 		return fmt.Errorf("status host %q: not a host name below %s", g.StatusHost, g.Domain)
+	case slices.ContainsFunc(g.Names, func(name string) bool { return !isBelow(name, g.Domain) }):
+		return fmt.Errorf("names %q: not all are host names below %s", g.Names, g.Domain)
 	case g.Root == "":
 		return errors.New("root certificate: no place is given")
 	}
 	if ip, err := netip.ParseAddr(g.Proxy); err != nil || ip.Zone() != "" {
 		return fmt.Errorf("proxy %q: not an IP address", g.Proxy)
 	}
+	for _, address := range g.Addresses {
+		if ip, err := netip.ParseAddr(address); err != nil || ip.Zone() != "" {
+			return fmt.Errorf("address %q: not an IP address", address)
+		}
+	}
 	return g.Trust.Check()
 }
 
+func isBelow(name, domain string) bool {
+	return domainForm.MatchString(name) && strings.HasSuffix(name, "."+domain)
+}
+
 // names are the names of the gateway's certificate.
-func (g gateway) names() []string { return []string{g.Domain, "*." + g.Domain} }
+func (g gateway) names() []string { return append([]string{g.Domain, "*." + g.Domain}, g.Names...) }
 
 // gatewayOf reads a gateway from the options of apply and render. What they
 // leave out is as in last, and has its default where last has nothing.
@@ -59,6 +72,16 @@ func gatewayOf(c *cli.Context, last gateway) (gateway, error) {
 	g := last
 	g.Trust.ReadOptions(c)
 	guest.ReadOptions(c, map[string]*string{"domain": &g.Domain, "proxy": &g.Proxy})
+	move := func(host string) string {
+		if label, below := strings.CutSuffix(host, "."+last.Domain); below {
+			return label + "." + g.Domain
+		}
+		return host
+	}
+	g.StatusHost, g.Names = move(g.StatusHost), slices.Clone(g.Names)
+	for i, name := range g.Names {
+		g.Names[i] = move(name)
+	}
 	if c.IsSet("status-port") {
 		g.StatusPort = c.Int("status-port")
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
 // The gateway's certificate and key live in a directory that only root can
@@ -41,16 +42,20 @@ var blanked = []string{
 
 var siteTemplate = template.Must(template.New("site").Parse(siteText))
 
-// site is nginx's configuration of the gateway.
-func (g gateway) site() []byte {
+// site is nginx's configuration of the gateway, on this machine.
+func (g gateway) site() []byte { return g.siteWith(guest.HasIPv6()) }
+
+// siteWith is site for a machine that has IPv6, or not.
+func (g gateway) siteWith(six bool) []byte {
 	proxy := g.Proxy
 	if strings.Contains(proxy, ":") {
 		proxy = "[" + proxy + "]"
 	}
 	var b bytes.Buffer
 	err := siteTemplate.Execute(&b, map[string]any{
-		"Names": strings.Join(g.names(), " "), "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root,
+		"Names": g.Domain + " *." + g.Domain, "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root,
 		"StatusPort": g.StatusPort, "StatusHost": g.StatusHost, "Certificate": certificateFile, "Key": keyFile,
+		"Everywhere": map[bool][]string{false: {""}, true: {"", "[::]:"}}[six],
 	})
 	if err != nil {
 		panic(err) // the template and its data are constants of this program

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
 
@@ -20,6 +21,8 @@ var formats = map[string]func(*plan, *bufio.Writer) error{
 	"table":   (*plan).table,
 	"mermaid": mermaid.write,
 	"dot":     dot.write,
+	"hosts":   (*plan).hosts,
+	"dnsmasq": (*plan).dnsmasq,
 }
 
 // events writes the plan as events. It writes none when one of them would be
@@ -78,18 +81,34 @@ func (p *plan) table(out *bufio.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CTID\tNAME\tACTION\tADDRESS\tBOOT\tAFTER\tEXTERNAL")
 	for _, c := range p.order {
-		address := "dhcp"
-		if ip := c.Reached().IPv4.Prefix; ip.IsValid() {
-			address = ip.String()
-		}
 		boot := "-"
 		if c.BootOrder != nil {
 			boot = strconv.Itoa(*c.BootOrder)
 		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			c.CTID, c.Name, c.action, address, boot, ids(c.before), ids(c.external))
+			c.CTID, c.Name, c.action, addressing(c.Interfaces), boot, ids(c.before), ids(c.external))
 	}
 	return w.Flush()
+}
+
+// addressing joins how the interfaces get their addresses by commas, as in
+// "10.0.0.10/24,fd00::10/64,dhcp": of many the first, as ids does.
+func addressing(interfaces []config.Interface) string {
+	const shown = 4
+	var all []string
+	for _, i := range interfaces {
+		for _, a := range []config.Addressing{i.IPv4, i.IPv6} {
+			if a.Prefix.IsValid() {
+				all = append(all, a.Prefix.String())
+			} else if a.Method != "" {
+				all = append(all, a.Method)
+			}
+		}
+	}
+	if n := len(all) - shown; n > 0 {
+		all = append(all[:shown], fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(all, ",")
 }
 
 // ids joins ids by commas, the first of many: the longest list makes every line

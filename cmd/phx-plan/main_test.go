@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,6 +43,26 @@ func container(id int, extra string) string {
 		id, id>>8, id&255, extra)
 }
 
+// A new CA is taken by the gateway and the proxy in the same run; what else needs
+// it is left alone.
+func TestRecreateCA(t *testing.T) {
+	f, err := config.Load("../../scripts/phoenix_lxc_configs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plan{file: f, name: "recreate", action: actions["recreate"]}
+	if err := p.make([]int{103}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range p.order {
+		got = append(got, fmt.Sprintf("%d %s", c.CTID, c.action))
+	}
+	if want := "900 create 103 recreate 102 create 101 create"; strings.Join(got, " ") != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestOrder(t *testing.T) {
 	f, err := config.Parse("f.json", []byte(`{"lxc_configs": {`+strings.Join([]string{
 		container(500, template),
@@ -72,6 +93,9 @@ func TestOrder(t *testing.T) {
 		{"status", []int{102, 500}, "500[][] 102[500][]"},
 		{"delete", []int{103}, "103[][]"},
 		{"delete", []int{500, 102, 103, 104}, "104[][7000] 103[][] 102[][] 500[102 103 104][]"},
+		{"recreate", []int{500}, "500[][]"},
+		{"recreate", []int{103}, "create:106[][] create:500[][] 103[106 500][]"},
+		{"recreate", []int{103, 500}, "create:106[][] 500[][] 103[106 500][]"},
 	}
 	for _, tt := range tests {
 		p := &plan{file: f, name: tt.action, action: actions[tt.action]}
@@ -162,5 +186,23 @@ func TestManyNeeds(t *testing.T) {
 	const want = "2015 needs 999, and 84 more; name them too"
 	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+func TestAddressesInTheTable(t *testing.T) {
+	fixed := func(s string) config.Addressing { return config.Addressing{Prefix: netip.MustParsePrefix(s)} }
+	dhcp, auto := config.Addressing{Method: "dhcp"}, config.Addressing{Method: "auto"}
+	for _, tt := range []struct {
+		interfaces []config.Interface
+		want       string
+	}{
+		{[]config.Interface{{IPv4: fixed("10.0.0.1/24")}}, "10.0.0.1/24"},
+		{[]config.Interface{{IPv4: dhcp, IPv6: auto}, {IPv6: fixed("fd00::1/64")}}, "dhcp,auto,fd00::1/64"},
+		{[]config.Interface{{IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv6: auto}},
+			"dhcp,dhcp,dhcp,dhcp,and 2 more"},
+	} {
+		if got := addressing(tt.interfaces); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
 	}
 }

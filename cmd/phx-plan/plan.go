@@ -20,6 +20,7 @@ type action struct {
 	clones    bool   // a clone needs its source, not only its dependencies
 	trust     bool   // the gateway and the proxy need the CA's container in the plan
 	reverse   bool   // dependents come first
+	named     bool   // it wants each container named
 	namedOnly bool   // no containers but the named ones, and none that another one needs
 }
 
@@ -29,7 +30,9 @@ var actions = map[string]action{
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
 	"status":  {clones: true},
-	"delete":  {clones: true, reverse: true, namedOnly: true},
+	"delete":  {clones: true, reverse: true, named: true, namedOnly: true},
+
+	"recreate": {needs: "create", clones: true, trust: true, named: true},
 }
 
 // A plan is an action on containers of a file, in order.
@@ -39,6 +42,7 @@ type plan struct {
 	name   string
 	action action
 	dryRun bool
+	answer string // where the services' names lead: gateway or proxy
 
 	order []*planned
 	byID  map[int]*planned // those of order
@@ -58,20 +62,26 @@ type planned struct {
 // needs returns what the action needs of c's needs.
 func (p *plan) needs(c *config.Container) (needs, external []int) {
 	needs, external = p.file.Needs(c)
+	if p.starts() { // which a template never does
+		needs = slices.DeleteFunc(needs, func(id int) bool { return p.file.Containers[id].IsTemplate })
+	}
 	if !p.action.clones && c.CloneFrom != 0 && !slices.Contains(c.Dependencies, c.CloneFrom) {
 		needs = slices.DeleteFunc(needs, func(id int) bool { return id == c.CloneFrom })
 	}
 	return needs, external
 }
 
+// starts reports whether the action starts containers that are there.
+func (p *plan) starts() bool { return p.name == "start" || p.name == "restart" }
+
 // make chooses the containers and puts them in order. Without any named, all
 // are chosen.
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
 		named = slices.Sorted(maps.Keys(p.file.Containers))
-		if p.name == "start" || p.name == "restart" {
+		if p.starts() {
 			// What is only cloned from is started when it is named.
-			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsTemplate() })
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsOnlyCloned() })
 		}
 	}
 	p.byID = make(map[int]*planned, len(named))
@@ -91,13 +101,22 @@ func (p *plan) make(named []int) error {
 			switch c.ApplicationScript {
 			case config.GatewayScript, config.ProxyScript:
 				if p.action.trust {
-					needed = append(needed, p.ca()...)
+					needed = append(needed, p.with(config.CAScript)...)
+				}
+			case config.CAScript:
+				if action == "recreate" { // a new CA, which these have to take
+					needed = append(needed, p.with(config.GatewayScript, config.ProxyScript)...)
 				}
 			}
 		}
 	}
 	for _, id := range named {
 		choose(id, p.name)
+	}
+	for _, id := range named {
+		if c := p.file.Containers[id]; c != nil && c.IsTemplate && p.starts() {
+			return fmt.Errorf("%s: %d is a template (is_template), which never runs: leave it out", p.name, id)
+		}
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
@@ -118,14 +137,15 @@ func (p *plan) make(named []int) error {
 	return nil
 }
 
-// ca returns the id of the container that is the CA, if there is one.
-func (p *plan) ca() []int {
+// with returns the ids of the containers with one of these application scripts.
+func (p *plan) with(scripts ...string) []int {
+	var ids []int
 	for id, c := range p.file.Containers {
-		if c.ApplicationScript == config.CAScript {
-			return []int{id}
+		if slices.Contains(scripts, c.ApplicationScript) {
+			ids = append(ids, id)
 		}
 	}
-	return nil
+	return ids
 }
 
 // inUse returns an error when a container of the file that is not planned

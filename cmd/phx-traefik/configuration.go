@@ -45,7 +45,7 @@ const (
 
 // static is Traefik's static configuration, which it reads when it starts.
 func (p proxy) static(hours int) []byte {
-	return render(map[string]any{
+	config := map[string]any{
 		"global": map[string]any{"checkNewVersion": false, "sendAnonymousUsage": false},
 		"log":    map[string]any{"level": "INFO", "noColor": true},
 		"ping":   map[string]any{},
@@ -63,7 +63,11 @@ func (p proxy) static(hours int) []byte {
 			"certificatesDuration": hours,
 			"tlsChallenge":         map[string]any{},
 		}}},
-	})
+	}
+	if p.Dashboard != nil {
+		config["api"] = map[string]any{"disableDashboardAd": true}
+	}
+	return render(config)
 }
 
 // lifeCycle is how Traefik stops. First it takes those who have come before
@@ -82,8 +86,8 @@ func (p proxy) encryptedEntryPoint() map[string]any {
 			"respondingTimeouts": map[string]any{"readTimeout": "1h"},
 		},
 	}
-	if p.Gateway != "" {
-		entryPoint["forwardedHeaders"] = map[string]any{"trustedIPs": []string{p.Gateway}}
+	if trusted := p.gateways(); len(trusted) > 0 {
+		entryPoint["forwardedHeaders"] = map[string]any{"trustedIPs": trusted}
 	}
 	return entryPoint
 }
@@ -97,7 +101,44 @@ const caRequests = " && (Method(`GET`) || Method(`HEAD`)) && " +
 const (
 	toHTTPS   = "phx-https"
 	patiently = "phx-patiently"
+	allowed   = "phx-allowed"
 )
+
+// dashboard returns the router of the dashboard and the middleware that says who
+// gets it. The client is whom the gateway names, and without a gateway whoever
+// comes: a request that does not come through the gateway names nobody, and is
+// refused.
+func (p proxy) dashboard() (router, allow map[string]any) {
+	list := map[string]any{"sourceRange": p.Dashboard.Allow}
+	if len(p.gateways()) > 0 {
+		list["ipStrategy"] = map[string]any{"depth": 1}
+	}
+	return map[string]any{
+		"rule":        hostRule(p.Dashboard.Host),
+		"entryPoints": []string{encrypted},
+		"middlewares": []string{allowed},
+		"service":     "api@internal",
+		"tls":         map[string]any{"certResolver": resolver},
+	}, map[string]any{"ipAllowList": list}
+}
+
+func hostRule(host string) string { return "Host(`" + host + "`)" }
+
+// transport is how Traefik speaks HTTPS with a service.
+func (r route) transport() map[string]any {
+	transport := map[string]any{"serverName": r.serverName()}
+	if r.Insecure {
+		transport["insecureSkipVerify"] = true
+	} else {
+		transport["rootCAs"] = []string{rootFile}
+	}
+	if r.CA {
+		// Of an HTTP/2 connection that breaks off, the retry takes the
+		// header for an answer, and the client gets it without a body.
+		transport["disableHTTP2"] = true
+	}
+	return transport
+}
 
 // dynamic is Traefik's dynamic configuration, of which it sees every change.
 func (p proxy) dynamic() []byte {
@@ -105,7 +146,7 @@ func (p proxy) dynamic() []byte {
 	middlewares := map[string]any{}
 	var known []string
 	for _, s := range p.Services {
-		rule := "Host(`" + s.Host + "`)"
+		rule := hostRule(s.Host)
 		known = append(known, rule)
 		router := map[string]any{
 			"entryPoints": []string{encrypted},
@@ -123,15 +164,13 @@ func (p proxy) dynamic() []byte {
 		balancer := map[string]any{"servers": []any{map[string]any{"url": s.URL}}}
 		if strings.HasPrefix(s.URL, "https:") {
 			balancer["serversTransport"] = s.Name
-			transport := map[string]any{"rootCAs": []string{rootFile}, "serverName": s.Host}
-			if s.CA {
-				// Of an HTTP/2 connection that breaks off, the retry takes the
-				// header for an answer, and the client gets it without a body.
-				transport["disableHTTP2"] = true
-			}
-			transports[s.Name] = transport
+			transports[s.Name] = s.transport()
 		}
 		services[s.Name] = map[string]any{"loadBalancer": balancer}
+	}
+	if p.Dashboard != nil {
+		known = append(known, hostRule(p.Dashboard.Host))
+		routers["phx:dashboard"], middlewares[allowed] = p.dashboard()
 	}
 	// A host that is not served gets 404, and is led nowhere.
 	if len(known) > 0 {

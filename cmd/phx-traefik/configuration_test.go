@@ -4,23 +4,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
 var testProxy = proxy{
 	Services: []route{
-		{"gateway", "gateway.internal.example", "http://10.0.0.153:8080", false},
-		{"ca", "ca.internal.example", "https://10.0.0.10:9000", true},
+		{Name: "gateway", Host: "gateway.internal.example", URL: "http://10.0.0.153:8080"},
+		{Name: "ca", Host: "ca.internal.example", URL: "https://10.0.0.10:9000", CA: true},
 	},
 	Trust: guest.Trust{
 		Root:        "/etc/traefik/ssl/phoenix_ca.crt",
@@ -30,26 +33,34 @@ var testProxy = proxy{
 	Gateway: "10.0.0.153",
 }
 
+// served returns the route to one service.
+func served(name, host, url string) []route { return []route{{Name: name, Host: host, URL: url}} }
+
 func TestProxyIsChecked(t *testing.T) {
 	if err := testProxy.check(); err != nil {
 		t.Error(err)
 	}
 	for name, spoil := range map[string]func(*proxy){
-		"rule": func(p *proxy) {
-			p.Services = []route{{"x", "x`) || Host(`bank.example", "http://10.0.0.1:80", false}}
+		"rule":       func(p *proxy) { p.Services = served("x", "x`) || Host(`bank.example", "http://10.0.0.1:80") },
+		"hosts":      func(p *proxy) { p.Services = served("x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80") },
+		"name":       func(p *proxy) { p.Services = served("../x", "x.example", "http://10.0.0.1:80") },
+		"scheme":     func(p *proxy) { p.Services = served("x", "x.example", "file:///etc/passwd") },
+		"no port":    func(p *proxy) { p.Services = served("x", "x.example", "http://10.0.0.1") },
+		"a name":     func(p *proxy) { p.Services = served("x", "x.example", "http://bank.example:80") },
+		"template":   func(p *proxy) { p.Services = served("x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}") },
+		"template 2": func(p *proxy) { p.Services = served("x", "x.example", "http://{{10.0.0.1}}:80") },
+		"zone":       func(p *proxy) { p.Services = served("x", "x.example", "http://[fe80::1%eth0]:80") },
+		"server name": func(p *proxy) {
+			p.Services = []route{{Name: "x", Host: "x.example", URL: "https://10.0.0.1:80", ServerName: "{{ x }}"}}
 		},
-		"hosts": func(p *proxy) {
-			p.Services = []route{{"x", "x.example\n127.0.0.1 bank", "http://10.0.0.1:80", false}}
+		"dashboard": func(p *proxy) {
+			p.Dashboard = &config.DashboardRoute{Host: "x`) || Host(`bank.example", Allow: []string{"10.0.0.1"}}
 		},
-		"name":    func(p *proxy) { p.Services = []route{{"../x", "x.example", "http://10.0.0.1:80", false}} },
-		"scheme":  func(p *proxy) { p.Services = []route{{"x", "x.example", "file:///etc/passwd", false}} },
-		"no port": func(p *proxy) { p.Services = []route{{"x", "x.example", "http://10.0.0.1", false}} },
-		"a name":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://bank.example:80", false}} },
-		"template": func(p *proxy) {
-			p.Services = []route{{"x", "x.example", "http://10.0.0.1:80/{{ env `PATH` }}", false}}
+		"for nobody": func(p *proxy) { p.Dashboard = &config.DashboardRoute{Host: "x.example"} },
+		"for whom": func(p *proxy) {
+			p.Dashboard = &config.DashboardRoute{Host: "x.example", Allow: []string{"{{ x }}"}}
 		},
-		"template 2":  func(p *proxy) { p.Services = []route{{"x", "x.example", "http://{{10.0.0.1}}:80", false}} },
-		"zone":        func(p *proxy) { p.Services = []route{{"x", "x.example", "http://[fe80::1%eth0]:80", false}} },
+		"gateway 2":   func(p *proxy) { p.GatewayAlso = []string{"everybody"} },
 		"zone 2":      func(p *proxy) { p.Gateway = "fe80::1%eth0" },
 		"gateway":     func(p *proxy) { p.Gateway = "everybody" },
 		"URL user":    func(p *proxy) { p.CAURL = "https://u:p@10.0.0.10" },
@@ -257,12 +268,12 @@ func TestApplyAsLastTime(t *testing.T) {
 		{[]string{"--ca-url", "https://ca.example", "--root", "/x"},
 			func(p *proxy) { p.CAURL, p.Root = "https://ca.example", "/x" }},
 		{[]string{"--domain", "other.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.other.example", "http://10.0.0.153:8080", false},
-				{"ca", "ca.other.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{Name: "gateway", Host: "gateway.other.example", URL: "http://10.0.0.153:8080"},
+				{Name: "ca", Host: "ca.other.example", URL: "https://10.0.0.10:9000", CA: true}}
 		}},
 		{[]string{"--config", "../../scripts/phoenix_lxc_configs.json", "--domain", "x.example"}, func(p *proxy) {
-			p.Services = []route{{"gateway", "gateway.x.example", "http://10.0.0.153:8080", false},
-				{"ca", "ca.x.example", "https://10.0.0.10:9000", true}}
+			p.Services = []route{{Name: "gateway", Host: "gateway.x.example", URL: "http://10.0.0.153:8080"},
+				{Name: "ca", Host: "ca.x.example", URL: "https://10.0.0.10:9000", CA: true}}
 		}},
 	} {
 		last, err := guest.ReadState[proxy](file)
@@ -279,6 +290,127 @@ func TestApplyAsLastTime(t *testing.T) {
 		}}
 		if err := app.Run(append([]string{"phx-traefik"}, tt.args...)); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Without the dashboard, all is as in a proxy of before it; with it, only those who
+// are allowed get it.
+func TestDashboardAndCertificates(t *testing.T) {
+	if got := at(t, testProxy.static(usualHours), "api"); got != nil {
+		t.Errorf("the API is on: %v", got)
+	}
+	p := testProxy
+	p.GatewayAlso = []string{"fd00::153"}
+	p.Dashboard = &config.DashboardRoute{Name: "t", Host: "t.internal.example", Allow: []string{"fd00::/8"}}
+	p.Services = append(served("vllm-2.5-7b", "vllm-2.5-7b.internal.example", "https://[fd00::41]:8000"),
+		route{Name: "x", Host: "x.internal.example", URL: "https://10.0.0.9:1", Insecure: true, ServerName: "y.example"})
+	if err := p.check(); err != nil {
+		t.Fatal(err)
+	}
+	static, dynamic := p.static(usualHours), p.dynamic()
+	if got := at(t, static, "api", "insecure"); at(t, static, "api") == nil || got != nil {
+		t.Errorf("the API: insecure %v", got)
+	}
+	trusted := at(t, static, "entryPoints", "websecure", "forwardedHeaders", "trustedIPs")
+	if fmt.Sprint(trusted) != "[10.0.0.153 fd00::153]" {
+		t.Errorf("the client's address is believed from %v", trusted)
+	}
+	for path, want := range map[string]any{
+		"routers phx:dashboard rule":                       "Host(`t.internal.example`)",
+		"routers phx:dashboard middlewares":                []any{allowed},
+		"routers phx:dashboard entryPoints":                []any{encrypted},
+		"middlewares phx-allowed ipAllowList sourceRange":  []any{"fd00::/8"},
+		"middlewares phx-allowed ipAllowList ipStrategy":   map[string]any{"depth": 1},
+		"routers vllm-2.5-7b rule":                         "Host(`vllm-2.5-7b.internal.example`)",
+		"serversTransports vllm-2.5-7b insecureSkipVerify": nil,
+		"serversTransports vllm-2.5-7b rootCAs":            []any{rootFile},
+		"serversTransports vllm-2.5-7b serverName":         "vllm-2.5-7b.internal.example",
+		"serversTransports x insecureSkipVerify":           true,
+		"serversTransports x serverName":                   "y.example",
+	} {
+		if got := at(t, dynamic, append([]string{"http"}, strings.Fields(path)...)...); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	if got := strings.Join(p.hosts(), " "); got != "vllm-2.5-7b.internal.example x.internal.example t.internal.example" {
+		t.Errorf("certificates for %s", got)
+	}
+	if got := p.unverified(); got != "x.internal.example (https://10.0.0.9:1)" {
+		t.Errorf("unverified: %s", got)
+	}
+	for range 20 {
+		p.Services = append(p.Services, p.Services[1])
+	}
+	if got := p.unverified(); strings.Count(got, ",") != 16 || !strings.HasSuffix(got, ", and 5 more") {
+		t.Errorf("unverified: %s", got)
+	}
+	// Without a gateway the client is who comes.
+	p.Gateway, p.GatewayAlso = "", nil
+	if got := at(t, p.dynamic(), "http", "middlewares", "phx-allowed", "ipAllowList", "ipStrategy"); got != nil {
+		t.Errorf("without a gateway: %v", got)
+	}
+}
+
+// A service that is not a container's is not the CA's, whichever the CA is.
+func TestRoutesOf(t *testing.T) {
+	services := []config.Service{
+		{Name: "nas", Host: "nas.x", URL: "https://10.0.0.9:1"},
+		{Name: "vm", Host: "vm.x", URL: "https://10.0.0.8:1", VMID: 103},
+		{Name: "ca", Host: "ca.x", URL: "https://10.0.0.10:9000", CTID: 103},
+	}
+	for ca, want := range map[int]string{0: "", 103: "ca"} {
+		got := ""
+		for _, r := range routesOf(services, ca) {
+			if r.CA {
+				got += r.Name
+			}
+		}
+		if got != want {
+			t.Errorf("CA %d: the part of its API is for %q, want %q", ca, got, want)
+		}
+	}
+}
+
+// The CA connects to an address of the proxy on one of its own networks, or else of
+// a family that it has.
+func TestReachable(t *testing.T) {
+	prefix := func(s string) config.Addressing {
+		if s == "" {
+			return config.Addressing{Method: "dhcp"}
+		}
+		return config.Addressing{Prefix: netip.MustParsePrefix(s)}
+	}
+	for _, tt := range []struct {
+		proxy [][2]string // interfaces
+		ca    []string
+		want  string
+	}{
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.0.0.10"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.9.0.10"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}, {"10.9.0.12/24", ""}}, []string{"10.9.0.10"}, "10.9.0.12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd00::10"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd01::10"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"10.9.0.10", "fd00::10"}, "fd00::12"},
+		{[][2]string{{"", ""}, {"", "fd00::12/64"}}, []string{"10.0.0.10", "fd01::10"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"fd00::10"}, "invalid IP"},
+		{[][2]string{{"", ""}}, []string{"10.0.0.10"}, "invalid IP"},
+	} {
+		c := &config.Container{}
+		for _, i := range tt.proxy {
+			c.Interfaces = append(c.Interfaces, config.Interface{IPv4: prefix(i[0]), IPv6: prefix(i[1])})
+		}
+		if got := reachable(c, &config.Place{IP: tt.ca[0], Also: tt.ca[1:]}); got.String() != tt.want {
+			t.Errorf("%v from %v: %v, want %s", tt.proxy, tt.ca, got, tt.want)
+		}
+	}
+}
+
+// The sockets are for both families: an address would be of one.
+func TestSocketsAreForBothFamilies(t *testing.T) {
+	for _, u := range socketUnits {
+		if !regexp.MustCompile(`(?m)^ListenStream=[0-9]+$`).MatchString(u.text) {
+			t.Errorf("%s:\n%s", u.unit, u.text)
 		}
 	}
 }

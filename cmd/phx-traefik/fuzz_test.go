@@ -19,6 +19,10 @@ func FuzzRequest(f *testing.F) {
 		`{"ca_url":"https://10.0.0.10:9000",` +
 			`"services":[{"name":"a","host":"a.example","url":"https://[::1]:80","ca":true}],` +
 			`"gateway":"10.0.0.1"}`,
+		`{"ca_url":"https://10.0.0.10:9000","gateway":"10.0.0.1","gateway_also":["fd00::1"],` +
+			`"services":[{"name":"a.b","host":"a.b.example","url":"https://[fd00::1]:80","insecure":true,` +
+			`"server_name":"c.example"}],` +
+			`"dashboard":{"name":"t","host":"t.example","allow":["10.0.0.0/8"]}}`,
 		`{"ca_url":"https://10.0.0.10:9000","services":[{"name":"a{{","host":"a.example",` +
 			`"url":"http://10.0.0.3:80/{{ env }}"}]}`,
 		"{\"ca_url\":\"https://10.0.0.10:9000\",\"services\":[{\"name\":\"a\",\"host\":\"a`)||Host(`b\"," +

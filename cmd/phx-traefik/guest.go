@@ -85,7 +85,7 @@ func apply(ctx context.Context, p proxy, ask guest.Ask) *remote.Answer {
 		if err := dropStorages(s, stateDir, p.Pins()); err != nil {
 			return err
 		}
-		if err := taken(); err != nil {
+		if err := errors.Join(taken(), s.DropCarried(p.Trust)); err != nil {
 			return err
 		}
 		// Nothing that Traefik does needs the program step.

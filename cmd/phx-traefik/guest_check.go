@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -110,11 +111,14 @@ func get(ctx context.Context, address, url string, roots []*x509.Certificate) (i
 	return resp.StatusCode, nil
 }
 
-// checkGateway goes the way of the clients: to the gateway, and through it.
+// checkGateway goes the way of the clients: to the gateway, at each of its addresses
+// on a network of the proxy's, and through it.
 // Firewalls are between the containers; from inside of each all looks well.
 func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask guest.Ask) error {
 	// The gateway answers for itself.
-	behind := slices.DeleteFunc(slices.Clone(p.Services), func(r route) bool { return r.address() == p.Gateway })
+	behind := slices.DeleteFunc(slices.Clone(p.Services), func(r route) bool {
+		return slices.Contains(p.gateways(), r.address())
+	})
 	if p.Gateway == "" || len(behind) == 0 {
 		return nil
 	}
@@ -122,8 +126,49 @@ func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask g
 	if err := ask("gateway", &ready); err != nil || !ready {
 		return err
 	}
-	address := net.JoinHostPort(p.Gateway, "443")
-	err := guest.Until(ctx, 10*time.Second, func() error {
+	for _, gateway := range inReach(p.gateways(), localNetworks()) {
+		if err := checkGatewayAt(ctx, gateway, behind, roots); err != nil {
+			return fmt.Errorf("the gateway and the proxy are well, each by itself, but no request comes through both: "+
+				"look for firewall rules that drop clients to %s port 443, or %s to port 443 of this container: %w",
+				gateway, gateway, err)
+		}
+	}
+	return nil
+}
+
+// inReach returns those of the gateway's addresses that are in one of the networks:
+// others may be for clients alone. Without any it returns the first address.
+func inReach(gateways []string, networks []netip.Prefix) []string {
+	var all []string
+	for _, gateway := range gateways {
+		address, err := netip.ParseAddr(gateway)
+		if err == nil && slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(address) }) {
+			all = append(all, gateway)
+		}
+	}
+	if len(all) == 0 {
+		return gateways[:1]
+	}
+	return all
+}
+
+// localNetworks returns the networks of this container.
+func localNetworks() []netip.Prefix {
+	var all []netip.Prefix
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			all = append(all, prefix)
+		}
+	}
+	return all
+}
+
+// checkGatewayAt returns an error unless a request for one of the services comes
+// through the gateway at an address.
+func checkGatewayAt(ctx context.Context, gateway string, behind []route, roots []*x509.Certificate) error {
+	address := net.JoinHostPort(gateway, "443")
+	return guest.Until(ctx, 10*time.Second, func() error {
 		var all []error
 		for _, s := range behind {
 			if err := passes(ctx, address, s.Host, roots); err != nil {
@@ -134,12 +179,6 @@ func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask g
 		}
 		return errors.Join(all...)
 	})
-	if err != nil {
-		return fmt.Errorf("the gateway and the proxy are well, each by itself, but no request comes through both: "+
-			"look for firewall rules that drop clients to %s port 443, or %s to port 443 of this container: %w",
-			p.Gateway, p.Gateway, err)
-	}
-	return nil
 }
 
 // passes returns an error unless a request for host comes through the gateway

@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,6 +82,21 @@ func TestGatewayIsAskedFor(t *testing.T) {
 		if asked != tt.asked || tt.err == "" && err != nil || tt.err != "" &&
 			(err == nil || !strings.Contains(err.Error(), tt.err)) {
 			t.Errorf("%s: asked %v, %v", name, asked, err)
+		}
+	}
+}
+
+// The gateway is asked at each address that the proxy shares a network with; those
+// that are for clients alone may be out of reach.
+func TestGatewaysInReach(t *testing.T) {
+	networks := []netip.Prefix{netip.MustParsePrefix("10.0.0.12/24"), netip.MustParsePrefix("fd00::12/64")}
+	for _, tt := range []struct{ gateways, want []string }{
+		{[]string{"10.0.0.153"}, []string{"10.0.0.153"}},
+		{[]string{"192.0.2.1"}, []string{"192.0.2.1"}},
+		{[]string{"192.0.2.1", "10.0.0.153", "2001:db8::1", "fd00::153"}, []string{"10.0.0.153", "fd00::153"}},
+	} {
+		if got := inReach(tt.gateways, networks); !slices.Equal(got, tt.want) {
+			t.Errorf("%q: %q, want %q", tt.gateways, got, tt.want)
 		}
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
@@ -38,6 +40,9 @@ func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if unverified := p.unverified(); unverified != "" {
+		t.Logf("as the configuration says (insecure), the certificates of these are not verified: %s", unverified)
+	}
 	// All else is done also when the CA's container cannot be reached.
 	hostsErr := updateHosts(ctx, t, p)
 	answer, err := t.Call(ctx, p, p.hosts(), func(need string) (any, error) {
@@ -55,13 +60,53 @@ func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 // requestFor returns the proxy that the configuration asks for.
 func requestFor(t *service.Target) (proxy, error) {
 	p := proxy{
-		Trust: t.Trust, Services: routesOf(t.Services, t.CA.CTID),
+		Trust: t.Trust, Services: routesOf(t.Services, t.CA.CTID), Dashboard: t.Dashboard,
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if t.Gateway != nil {
-		p.Gateway = t.Gateway.IP
+		p.Gateway, p.GatewayAlso = t.Gateway.IP, t.Gateway.Also
 	}
 	return p, p.check()
+}
+
+// unverified names the services whose certificates are not verified, of many the
+// first.
+func (p proxy) unverified() string {
+	const shown = 16
+	var names []string
+	for _, s := range p.Services {
+		if s.Insecure {
+			names = append(names, fmt.Sprintf("%s (%s)", s.Host, s.URL))
+		}
+	}
+	if n := len(names) - shown; n > 0 {
+		names = append(names[:shown], fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(names, ", ")
+}
+
+// reachable returns the address of the proxy to which the CA connects: one on a
+// network of the CA's, or of a family that the CA has; not valid when there is none.
+func reachable(proxy *config.Container, ca *config.Place) netip.Addr {
+	var addresses []netip.Addr // of the CA
+	for _, s := range append([]string{ca.IP}, ca.Also...) {
+		if a, err := netip.ParseAddr(s); err == nil {
+			addresses = append(addresses, a)
+		}
+	}
+	for _, i := range proxy.Interfaces {
+		for _, own := range []netip.Prefix{i.IPv4.Prefix, i.IPv6.Prefix} {
+			if own.IsValid() && slices.ContainsFunc(addresses, own.Contains) {
+				return own.Addr()
+			}
+		}
+	}
+	for _, own := range proxy.Addresses() {
+		if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == own.Is4() }) {
+			return own
+		}
+	}
+	return netip.Addr{}
 }
 
 // updateHosts makes the CA's container find the proxy, unless the CA is down.
@@ -111,11 +156,12 @@ systemctl restart "$3"`
 // it signs, and nobody else at the addresses of proxy and gateway, unless
 // it has been seen to do so. It reports whether that has changed anything.
 func writeHosts(ctx context.Context, t *service.Target, p proxy) (changed bool, err error) {
-	if !t.Container.Address().IsValid() {
+	address := reachable(t.Container, t.CA)
+	if !address.IsValid() {
 		return false, errors.New("the container has no fixed address to which the CA could connect: " +
-			"set network_config.ip")
+			"give it one, of a family that the CA has, in network_config")
 	}
-	block := ca.HostsBlock(t.Container.Address().String(), p.hosts())
+	block := ca.HostsBlock(address.String(), p.hosts())
 	name, unit, err := neighbourUnit(t.CA.Interface, t.NeighboursOf(t.CA.CTID))
 	if err != nil {
 		return false, err

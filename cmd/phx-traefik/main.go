@@ -19,16 +19,18 @@ const usage = `Usage:
 As a filter, on the host: when the proxy's container (application script
 phoenix_hypervisor_lxc_102.sh) is ready and the CA's fingerprint is known, set
 Traefik up in the container, with a router and a certificate for every
-traefik_service of the configuration. The CA's container learns in its
-/etc/hosts that these names lead to the proxy: it connects to each before it
-signs. Of the CA's own API the proxy serves what clients need to trust it:
-/health, /roots, /roots.pem, /root/SHA256 and /crl. When the gateway has been
-set up, a request has to come through it and the proxy.
+service of the configuration, and for the dashboard if it asks for that. The
+CA's container learns in its /etc/hosts that these names lead to the proxy: it
+connects to each before it signs. Of the CA's own API the proxy serves what
+clients need to trust it: /health, /roots, /roots.pem, /root/SHA256 and /crl.
+When the gateway has been set up, a request has to come through it and the
+proxy. Each run names the services whose certificates the configuration says
+not to verify.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the feature scripts.
-                          Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the feature scripts: see phx-lxc.
+                          (PHX_SCRIPTS)
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.
@@ -42,6 +44,8 @@ not given is as in its last run here, which it keeps in
 
     --config FILE         Serve the services of this configuration.
                           Default ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
+    --vm-config FILE      And those of these virtual machines. Default: beside the
+                          configuration, if it is there. (PHX_VM_CONFIG)
     --domain DOMAIN       Domain of the services. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
     --root FILE           The CA's root certificate.
                           Default /etc/traefik/ssl/phoenix_ca.crt. (PHX_ROOT)
@@ -91,6 +95,7 @@ func main() {
 func proxyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+		&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
 		&cli.StringFlag{Name: "fingerprint", EnvVars: []string{"PHX_FINGERPRINT"}},

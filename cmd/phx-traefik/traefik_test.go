@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -28,6 +30,13 @@ const (
 	renewing = "enewing certificate from LE" // of Traefik's log
 	caHost   = "ca.internal.example"
 	otherOne = "other.internal.example"
+	dotted   = "vllm-qwen2.5-7b.internal.example" // of two labels below the domain
+	named    = "named.internal.example"           // with a certificate for another name
+	stranger = "stranger.internal.example"        // with a certificate of nobody's
+	unasked  = "unasked.internal.example"         // the same, and verified
+	board    = "traefik.internal.example"
+
+	gatewayIP = "127.0.0.5"
 )
 
 // backend notes what reaches it.
@@ -61,8 +70,10 @@ func (b *backend) got(request string) bool {
 type traefik struct {
 	root           authority
 	ca, other      backend
+	tls            backend // behind certificates of its own
 	caServer       *httptest.Server
 	plain, secured string       // addresses
+	from           net.Addr     // of the client; nil for any
 	log            bytes.Buffer // to be read after stop
 	stop           func()
 }
@@ -86,13 +97,47 @@ func startTraefik(t *testing.T, duration int) *traefik {
 	otherServer := httptest.NewServer(&tr.other)
 	t.Cleanup(otherServer.Close)
 
+	serveTLS := func(name string) string {
+		pair, err := tls.X509KeyPair(tr.root.issue(t, name, soon))
+		if name == "" {
+			pair, err = tls.X509KeyPair(newAuthority(t).issue(t, "stranger", soon))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewUnstartedServer(&tr.tls)
+		server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that Traefik breaks off
+		if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+			server.Listener.Close()
+			server.Listener = l
+		}
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	strangerURL := serveTLS("")
+
 	p := proxy{
-		Trust:    guest.Trust{Root: "/x", Fingerprint: strings.Repeat("ab", 32), CAURL: tr.caServer.URL},
-		Gateway:  "127.0.0.5",
-		Services: []route{{"ca", caHost, tr.caServer.URL, true}, {"other", otherOne, otherServer.URL, false}},
+		Trust:       guest.Trust{Root: "/x", Fingerprint: strings.Repeat("ab", 32), CAURL: tr.caServer.URL},
+		Gateway:     gatewayIP,
+		GatewayAlso: []string{"::1"},
+		Services: []route{
+			{Name: "ca", Host: caHost, URL: tr.caServer.URL, CA: true},
+			{Name: "other", Host: otherOne, URL: otherServer.URL},
+			{Name: "vllm-qwen2.5-7b", Host: dotted, URL: serveTLS(dotted)},
+			{Name: "named", Host: named, URL: serveTLS("host.internal.example"), ServerName: "host.internal.example"},
+			{Name: "stranger", Host: stranger, URL: strangerURL, Insecure: true},
+			{Name: "unasked", Host: unasked, URL: strangerURL},
+		},
+		Dashboard: &config.DashboardRoute{Name: "traefik", Host: board, Allow: []string{"10.0.0.0/24", "127.0.0.1"}},
 	}
 	if err := p.check(); err != nil {
 		t.Fatal(err)
+	}
+	var entries []map[string]any
+	for _, host := range p.hosts() {
+		entries = append(entries, tr.root.entry(t, host, soon))
 	}
 	dir := t.TempDir()
 	moved := strings.NewReplacer("/etc/traefik", dir, stateDir, dir)
@@ -100,7 +145,7 @@ func startTraefik(t *testing.T, duration int) *traefik {
 		staticFile:   p.static(duration),
 		dynamicFile:  p.dynamic(),
 		rootFile:     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tr.root.cert.Raw}),
-		p.acmeFile(): storageText(t, tr.root.entry(t, caHost, soon), tr.root.entry(t, otherOne, soon)),
+		p.acmeFile(): storageText(t, entries...),
 	} {
 		file := moved.Replace(name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -115,8 +160,8 @@ func startTraefik(t *testing.T, duration int) *traefik {
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=3", "LISTEN_FDNAMES="+plain+":"+encrypted+":traefik")
 	var ping string
 	for _, address := range []*string{&tr.plain, &tr.secured, &ping} {
-		l, _ := listen(t)
-		*address = l.Addr().String()
+		l := listenAsSystemd(t)
+		*address = fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port)
 		f, err := l.(*net.TCPListener).File()
 		if err != nil {
 			t.Fatal(err)
@@ -153,6 +198,19 @@ func startTraefik(t *testing.T, duration int) *traefik {
 	return tr
 }
 
+// listenAsSystemd returns a listening socket for both families, where there are
+// both: what the units of the entry points ask for.
+func listenAsSystemd(t *testing.T) net.Listener {
+	t.Helper()
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(context.Background(), "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // do sends a request as a client of the gateway would, without following where
 // it is led.
 func (tr *traefik) do(method, url, host string, header http.Header) (*http.Response, error) {
@@ -167,6 +225,7 @@ func (tr *traefik) do(method, url, host string, header http.Header) (*http.Respo
 	roots := x509.NewCertPool()
 	roots.AddCert(tr.root.cert)
 	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext:     (&net.Dialer{LocalAddr: tr.from}).DialContext,
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -244,6 +303,72 @@ func TestTraefik(t *testing.T) {
 				t.Errorf("%s: accepted, with a certificate for %q", name,
 					conn.ConnectionState().PeerCertificates[0].DNSNames)
 			}
+		}
+	})
+	t.Run("certificates of services", func(t *testing.T) {
+		for host, want := range map[string]int{dotted: 200, named: 200, stranger: 200, unasked: 500} {
+			resp, err := tr.do("GET", "https://"+tr.secured+"/x", host, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if reached := tr.tls.got("GET /x"); resp.StatusCode != want || reached != (want == 200) {
+				t.Errorf("%s: status %d, want %d; reached it: %v", host, resp.StatusCode, want, reached)
+			}
+		}
+	})
+	t.Run("the dashboard", func(t *testing.T) {
+		defer func() { tr.from = nil }()
+		for _, tt := range []struct {
+			from, forwarded string
+			want            int
+		}{
+			{gatewayIP, "10.0.0.7", 200},
+			{gatewayIP, "127.0.0.1", 200},
+			{gatewayIP, "192.0.2.1", 403},
+			{gatewayIP, "10.0.0.7, 192.0.2.1", 403}, // the gateway's word is the last one
+			{gatewayIP, "", 403},
+			{gatewayIP, "nobody", 403},
+			{"127.0.0.1", "", 403}, // not through the gateway
+			{"127.0.0.1", "10.0.0.7", 403},
+			{"127.0.0.6", "10.0.0.7", 403},
+		} {
+			tr.from = &net.TCPAddr{IP: net.ParseIP(tt.from)}
+			header := http.Header{}
+			if tt.forwarded != "" {
+				header.Set("X-Forwarded-For", tt.forwarded)
+			}
+			resp, err := tr.do("GET", "https://"+tr.secured+"/api/version", board, header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tt.want {
+				t.Errorf("from %s for %q: status %d, want %d", tt.from, tt.forwarded, resp.StatusCode, tt.want)
+			}
+		}
+		tr.from = nil
+		for _, host := range []string{otherOne, dotted, "bank.example"} { // it has no other name
+			resp, err := tr.do("GET", "https://"+tr.secured+"/api/rawdata", host, nil)
+			if err == nil && (tr.other.got("GET /api/rawdata") || tr.tls.got("GET /api/rawdata")) {
+				continue
+			}
+			if err == nil {
+				t.Errorf("%s: status %d", host, resp.StatusCode)
+			}
+		}
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		_, port, _ := net.SplitHostPort(tr.secured)
+		if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+			t.Skip(err)
+		} else {
+			l.Close()
+		}
+		header := http.Header{"X-Forwarded-For": {"fd00::7"}}
+		if _, err := tr.do("GET", "https://[::1]:"+port+"/v6", otherOne, header); err != nil {
+			t.Fatal(err)
+		}
+		if !tr.other.got("GET /v6") || tr.other.header.Get("X-Forwarded-For") != "fd00::7, ::1" {
+			t.Errorf("the service is told %q", tr.other.header["X-Forwarded-For"])
 		}
 	})
 	// At the end, for what was there before is not the same after it.

@@ -105,20 +105,28 @@ func HostsBlockOf(text []byte) []byte {
 type Settings struct {
 	Domain string
 	Addr   netip.Addr
-	Name   string // below the domain
+	Also   []netip.Addr // its other addresses
+	Name   string       // below the domain
 	Port   int
-	Names  []string // further names that it has to issue certificates for
+	Names  []string // further names that it has to issue certificates for; nil when they are not known
 }
 
 // SettingsOf returns what a plan says about its CA, whose name and port are those
 // of its traefik_service. The plan has been checked, and has a CA.
 func SettingsOf(p *config.Plan) Settings {
-	settings := Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: DefaultName, Port: Port(p)}
+	settings := Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: DefaultName, Port: Port(p),
+		Names: []string{}}
+	for _, also := range p.CA.Also {
+		settings.Also = append(settings.Also, netip.MustParseAddr(also))
+	}
 	for _, s := range p.Services {
 		if s.CTID == p.CA.CTID {
 			settings.Name = s.Name
 		}
 		settings.Names = append(settings.Names, s.Host)
+	}
+	if p.Dashboard != nil {
+		settings.Names = append(settings.Names, p.Dashboard.Host)
 	}
 	return settings
 }
@@ -142,5 +150,12 @@ func (s Settings) URL() string {
 
 // ServerNames are the names and addresses of the CA's own certificate.
 func (s Settings) ServerNames() []string {
-	return []string{s.Name + "." + s.Domain, s.Addr.String(), "127.0.0.1"}
+	names := []string{s.Name + "." + s.Domain}
+	for _, address := range s.Addresses() {
+		names = append(names, address.String())
+	}
+	return append(names, "127.0.0.1")
 }
+
+// Addresses are those by which others reach the CA.
+func (s Settings) Addresses() []netip.Addr { return append([]netip.Addr{s.Addr}, s.Also...) }

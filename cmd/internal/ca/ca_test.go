@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,6 +67,21 @@ func TestSettingsOf(t *testing.T) {
 	want.Name, want.Port, want.Names = "pki", 8443, append(want.Names, "pki.example.test")
 	if got := SettingsOf(&plan); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+	plan.Dashboard = &config.DashboardRoute{Host: "board.proxy.example.test"}
+	want.Names = append(want.Names, "board.proxy.example.test")
+	plan.CA.IP, plan.CA.Also = "fd00::10", []string{"10.0.0.10"}
+	want.Addr, want.Also = netip.MustParseAddr("fd00::10"), []netip.Addr{netip.MustParseAddr("10.0.0.10")}
+	got := SettingsOf(&plan)
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if url := got.URL(); url != "https://[fd00::10]:8443" {
+		t.Errorf("URL %s", url)
+	}
+	if names := got.ServerNames(); !slices.Equal(names, []string{"pki.example.test", "fd00::10", "10.0.0.10",
+		"127.0.0.1"}) {
+		t.Errorf("names %q", names)
 	}
 	if got := Port(&config.Plan{}); got != DefaultPort {
 		t.Errorf("port %d without a CA", got)

@@ -4,10 +4,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"path"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/ca"
 	"thinkheads.ai/phx/cmd/internal/cert"
@@ -28,7 +28,7 @@ func (w *work) adopt() error {
 	if w.files.adminAPI {
 		return w.notAdopted("its provisioners are kept in its database (enableAdmin)")
 	}
-	if _, port, ok := strings.Cut(w.files.address, ":"); !ok || port != strconv.Itoa(w.Settings.Port) {
+	if _, port, err := net.SplitHostPort(w.files.address); err != nil || port != strconv.Itoa(w.Settings.Port) {
 		return w.notAdopted("it listens at %q, and traefik_service says port %d",
 			short(w.files.address), w.Settings.Port)
 	}
@@ -44,7 +44,11 @@ func (w *work) adopt() error {
 		return w.notAdopted("no JWK provisioner whose password lies in %s/provisioner_password.txt "+
 			"or another usual place", home)
 	}
-	if err := w.complete(); err != nil {
+	text, changes, err := completeConfig(w.config, *w.Settings)
+	if err != nil {
+		return w.notAdopted("%w", err)
+	}
+	if err := w.complete(text, changes); err != nil {
 		return err
 	}
 	if _, err := w.c.call("link", w.rootFile, ca.RootPath); err != nil {
@@ -104,12 +108,8 @@ func (w *work) findProvisioner(home string) (name, password string, err error) {
 	return "", "", nil
 }
 
-// complete adds to ca.json what it lacks.
-func (w *work) complete() error {
-	text, changes, err := completeConfig(w.config, *w.Settings)
-	if err != nil {
-		return w.notAdopted("%w", err)
-	}
+// complete gives ca.json what it lacks, which text has.
+func (w *work) complete(text []byte, changes []string) error {
 	if len(changes) > 0 {
 		if _, err := w.c.call("keep", w.state.config); err != nil {
 			return err

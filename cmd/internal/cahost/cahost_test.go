@@ -182,7 +182,9 @@ func (s *site) do(t *testing.T, argv ...string) string {
 }
 
 // serve starts step-ca, as the application script has it.
-func (s *site) serve(t *testing.T) {
+func (s *site) serve(t *testing.T) { t.Helper(); s.serveAt(t, settings) }
+
+func (s *site) serveAt(t *testing.T, set ca.Settings) {
 	t.Helper()
 	s.do(t, "sh", "-c", `mkdir -p /etc/systemd/system
 unit=/etc/systemd/system/step-ca.service
@@ -192,7 +194,7 @@ Environment=STEPPATH=/home/step
 ExecStart=/usr/local/bin/step-ca /home/step/config/ca.json --password-file /home/step/secrets/ca_password
 UNIT
 systemctl start`)
-	s.healthy(t, settings)
+	s.healthy(t, set)
 }
 
 func (s *site) healthy(t *testing.T, set ca.Settings) {
@@ -401,6 +403,8 @@ func TestNameConstraints(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := newKey(t)
+	settings := settings
+	settings.Also = []netip.Addr{netip.MustParseAddr("fd00::10")}
 	intermediate, err := signIntermediate(requestOf(t, key), settings, root, rootKey, now)
 	if err != nil {
 		t.Fatal(err)
@@ -439,6 +443,7 @@ func TestNameConstraints(t *testing.T) {
 	}
 	for name, good := range map[string]bool{
 		domain: true, "a." + domain: true, "a.b." + domain: true, "10.0.0.10": true, "127.0.0.1": true,
+		"fd00::10": true, "fd00::11": false,
 		"evil.example": false, "evil" + domain: false, "10.0.0.99": false, "10.0.0.11": false, "::1": false,
 	} {
 		c, _ := leaf(intermediate, key, func(c *x509.Certificate) {
@@ -611,6 +616,52 @@ func TestOtherSettingsAreCompleted(t *testing.T) {
 			}
 			break
 		}
+	}
+}
+
+// A CA may have IPv6 alone, or several addresses: it answers, makes tokens and
+// issues at each of them, and for nobody else's.
+func TestSeveralAddresses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.do(t, "ip", "address", "add", "fd00::10/128", "dev", "lo", "nodad")
+	six := settings
+	six.Addr = netip.MustParseAddr("fd00::10")
+	r, _ := s.must(t, Options{Settings: &six, Create: true})
+	s.serveAt(t, six)
+	if again, log := s.must(t, Options{Settings: &six}); len(again.Changes) > 0 {
+		t.Errorf("the second run: %s", log)
+	}
+	text, err := s.issue(t, six, domain, domain, "*."+domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify(t, r.Roots, text, domain, true)
+
+	both := six
+	both.Also = []netip.Addr{settings.Addr}
+	if _, log := s.must(t, Options{Settings: &both}); !strings.Contains(log, "changed the CA's names") {
+		t.Errorf("another address: %s", log)
+	}
+	for _, at := range []ca.Settings{six, settings} {
+		s.healthy(t, at)
+		if _, err := s.issue(t, at, "x."+domain); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.issue(t, at, at.Addr.String()); err == nil {
+			t.Errorf("%v was issued", at.Addr)
+		}
+	}
+	both.Names = []string{"a.b." + domain}
+	s.must(t, Options{Settings: &both})
+	// Nor does one who knows a part of it, as the feature.
+	for name, set := range map[string]ca.Settings{"all": both, "the address": six} {
+		if again, log := s.must(t, Options{Settings: &set, Create: true}); len(again.Changes) > 0 {
+			t.Errorf("a second run that knows %s: %s", name, log)
+		}
+	}
+	if _, err := s.issue(t, settings, "a.b."+domain); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -949,6 +1000,33 @@ func TestAdopt(t *testing.T) {
 			if r, _ := s.must(t, Options{Settings: &settings, Rotate: StepTrust}); r.Refused == nil {
 				t.Error("the root of a CA that was there before was rotated")
 			}
+			// A service with a name of several labels comes later.
+			with := settings
+			with.Names = []string{"x." + domain, "a.b." + domain}
+			if _, err := s.issue(t, settings, "a.b."+domain); err == nil {
+				t.Error("a name two labels below the domain was issued, though no service has it")
+			}
+			s.calls(t)
+			if _, log := s.must(t, Options{Settings: &with}); !strings.Contains(log, "added to "+place+
+				"/config/ca.json: policy: a.b."+domain+"\n") || s.calls(t) != 1 {
+				t.Errorf("a name of two labels: %s", log)
+			}
+			if text, err = s.issue(t, with, "a.b."+domain); err != nil {
+				t.Fatal(err)
+			}
+			verify(t, r.Roots, text, "a.b."+domain, true)
+			if again, log := s.must(t, Options{Settings: &with}); len(again.Changes) > 0 {
+				t.Errorf("the run after that: %s", log)
+			}
+			// And so does another address.
+			s.do(t, "ip", "address", "add", "fd00::10/128", "dev", "lo", "nodad")
+			with.Also = []netip.Addr{netip.MustParseAddr("fd00::10")}
+			if _, log := s.must(t, Options{Settings: &with}); !strings.Contains(log, "ca.json: name fd00::10\n") {
+				t.Errorf("another address: %s", log)
+			}
+			six := with
+			six.Addr = with.Also[0]
+			s.healthy(t, six)
 		})
 	}
 }

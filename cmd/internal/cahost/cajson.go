@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -225,17 +226,18 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 		authority.set("provisioners", append(provisioners, p))
 		changes = append(changes, "ACME provisioner "+ca.ACME)
 	}
-	var names []string
-	if err := json.Unmarshal(o.get("dnsNames"), &names); err != nil {
-		return nil, nil, fmt.Errorf("dnsNames: %w", err)
+	added, err := addAddresses(&o, s)
+	if err != nil {
+		return nil, nil, err
 	}
-	if ip := s.Addr.String(); !slices.Contains(names, ip) {
-		o.set("dnsNames", append(names, ip))
-		changes = append(changes, "name "+ip)
-	}
+	changes = append(changes, added...)
 	if authority.get("policy") == nil {
 		authority.set("policy", map[string]any{"x509": policyOf(s)})
 		changes = append(changes, "policy: "+strings.Join(policyOf(s).Allow.DNS, ", "))
+	} else if change, err := allowNames(&authority, s); err != nil {
+		return nil, nil, err
+	} else if change != "" {
+		changes = append(changes, change)
 	}
 	if len(changes) == 0 {
 		return data, nil, nil
@@ -243,6 +245,113 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 	o.set("authority", authority)
 	text, err = o.format()
 	return text, changes, err
+}
+
+// followConfig returns the ca.json of a CA that phx has taken over with what has
+// come since: its addresses, and names of several labels, see [allowNames].
+func followConfig(data []byte, s ca.Settings) (text []byte, changes []string, err error) {
+	o, err := parseConfig(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	var authority object
+	if err := json.Unmarshal(o.get("authority"), &authority); err != nil {
+		return nil, nil, fmt.Errorf("authority: %w", err)
+	}
+	if changes, err = addAddresses(&o, s); err != nil {
+		return nil, nil, err
+	}
+	change, err := allowNames(&authority, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	if change != "" {
+		o.set("authority", authority)
+		changes = append(changes, change)
+	}
+	if len(changes) == 0 {
+		return data, nil, nil
+	}
+	text, err = o.format()
+	return text, changes, err
+}
+
+// addAddresses adds the CA's addresses to the names of its certificate.
+func addAddresses(o *object, s ca.Settings) (changes []string, err error) {
+	var names []string
+	if err := json.Unmarshal(o.get("dnsNames"), &names); err != nil {
+		return nil, fmt.Errorf("dnsNames: %w", err)
+	}
+	for _, address := range s.Addresses() {
+		if ip := address.String(); !slices.Contains(names, ip) {
+			names = append(names, ip)
+			changes = append(changes, "name "+ip)
+		}
+	}
+	if len(changes) > 0 {
+		_, err = o.set("dnsNames", names)
+	}
+	return changes, err
+}
+
+// allowNames adds the names of several labels to a policy that allows *.DOMAIN,
+// which means one label, and says so. Another policy is left alone: who has
+// written it knows what it is for.
+func allowNames(authority *object, s ca.Settings) (change string, err error) {
+	var policy, x509, allow object
+	for _, level := range []struct {
+		in   *object
+		key  string
+		into *object
+	}{{authority, "policy", &policy}, {&policy, "x509", &x509}, {&x509, "allow", &allow}} {
+		raw := level.in.get(level.key)
+		if raw == nil || string(raw) == "null" {
+			return "", nil
+		}
+		if err := json.Unmarshal(raw, level.into); err != nil {
+			return "", fmt.Errorf("authority.policy: %s: %w", level.key, err)
+		}
+	}
+	var names []string
+	if err := json.Unmarshal(allow.get("dns"), &names); err != nil || !slices.Contains(names, "*."+s.Domain) {
+		return "", nil
+	}
+	var added []string
+	for _, name := range policyOf(s).Allow.DNS[2:] {
+		if !slices.Contains(names, name) {
+			added = append(added, name)
+		}
+	}
+	if len(added) == 0 {
+		return "", nil
+	}
+	allow.set("dns", append(names, added...))
+	x509.set("allow", allow)
+	policy.set("x509", x509)
+	authority.set("policy", policy)
+	return "policy: " + strings.Join(added, ", "), nil
+}
+
+// keepRest returns settings with what those who do not know all of the configuration
+// leave out, as ca.json has it: names that may be signed, and, unless the address is
+// another one, the other addresses.
+func keepRest(data []byte, s ca.Settings) ca.Settings {
+	var have struct {
+		DNSNames  []string
+		Authority struct{ Policy struct{ X509 policy } }
+	}
+	if json.Unmarshal(data, &have) != nil {
+		return s
+	}
+	s.Names = have.Authority.Policy.X509.Allow.DNS
+	if slices.Contains(have.DNSNames, s.Addr.String()) {
+		for _, name := range have.DNSNames {
+			if address, err := netip.ParseAddr(name); err == nil && !address.IsLoopback() && address != s.Addr {
+				s.Also = append(s.Also, address)
+			}
+		}
+	}
+	return s
 }
 
 // files are the places that a ca.json names.

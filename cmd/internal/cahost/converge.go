@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -130,9 +131,22 @@ func (w *work) run() (result *Result, err error) {
 	if w.Rotate != "" {
 		rotated, refused = w.rotate()
 	}
+	if w.Settings != nil && w.Settings.Names == nil {
+		settings := keepRest(w.config, *w.Settings)
+		w.Settings = &settings
+	}
 	if w.Settings != nil && w.state.kind == kindOwn {
 		if err := w.update(); err != nil {
 			return nil, err
+		}
+	}
+	if w.Settings != nil && w.state.kind == kindAdopted {
+		text, changes, err := followConfig(w.config, *w.Settings)
+		if err == nil {
+			err = w.complete(text, changes)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", short(w.state.config), err)
 		}
 	}
 	result = &Result{Pin: *w.pin, Changes: w.changes, Rotated: rotated, Refused: refused}
@@ -374,7 +388,7 @@ func (w *work) restore() error {
 	former := *w.Settings
 	if w.state.kind == kindOwn { // where it was is not where it should be
 		former.Addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if _, port, ok := strings.Cut(w.files.address, ":"); ok {
+		if _, port, err := net.SplitHostPort(w.files.address); err == nil {
 			former.Port, _ = strconv.Atoi(port)
 		}
 	}

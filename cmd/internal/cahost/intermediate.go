@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -129,6 +130,10 @@ func (w *work) renewIntermediate(root *x509.Certificate, signer crypto.Signer) (
 
 // intermediateTemplate returns what settings ask of the intermediate.
 func intermediateTemplate(s ca.Settings) *x509.Certificate {
+	var addresses []*net.IPNet
+	for _, address := range append(s.Addresses(), netip.AddrFrom4([4]byte{127, 0, 0, 1})) {
+		addresses = append(addresses, single(address.AsSlice()))
+	}
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "Phoenix CA Intermediate"},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -141,11 +146,9 @@ func intermediateTemplate(s ca.Settings) *x509.Certificate {
 		// certificate needs the addresses.
 		PermittedDNSDomainsCritical: true,
 		PermittedDNSDomains:         []string{s.Domain},
-		PermittedIPRanges: []*net.IPNet{
-			single(net.IP(s.Addr.AsSlice())), single(net.IPv4(127, 0, 0, 1).To4()),
-		},
-		PermittedEmailAddresses: []string{s.Domain},
-		PermittedURIDomains:     []string{s.Domain},
+		PermittedIPRanges:           addresses,
+		PermittedEmailAddresses:     []string{s.Domain},
+		PermittedURIDomains:         []string{s.Domain},
 	}
 }
 

@@ -16,13 +16,18 @@ func ReadPinned(path string, pins ...string) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("root certificate: %w", err)
 	}
+	return ParsePinned(path, data, pins...)
+}
+
+// ParsePinned is [ReadPinned] for data, which errors name as place.
+func ParsePinned(place string, data []byte, pins ...string) ([]*x509.Certificate, error) {
 	roots, err := parseRoots(data, len(pins))
 	if err != nil {
-		return nil, fmt.Errorf("root certificate %s: %w", path, err)
+		return nil, fmt.Errorf("root certificate %s: %w", place, err)
 	}
 	if have := fingerprints(roots); have != strings.Join(pins, ", ") {
 		return nil, fmt.Errorf("root certificate %s has the fingerprint %s and should have %s: it is another CA's",
-			path, have, strings.Join(pins, ", "))
+			place, have, strings.Join(pins, ", "))
 	}
 	return roots, nil
 }

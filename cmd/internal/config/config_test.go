@@ -63,11 +63,12 @@ func TestMistakes(t *testing.T) {
 	const (
 		ca    = "lxc_configs.103."
 		extra = `"extra": 0` // in container 103
+		root  = `"nvidia_driver_version": "580.76.05"`
 
 		before900 = "\n      \"storage_size_gb\": 16,\n      \"network_config\": {\"name\": \"eth0\", " +
 			"\"bridge\": \"vmbr0\", \"ip\": \"10.0.0.200" // in container 900, before its address
 	)
-	tests := []struct{ old, new, want string }{
+	expectMistakes(t, []mistakeCase{
 		// The file as a whole.
 		{base, "¦", "the file is empty"},
 		{base, "¦ \n\t", "the file is empty"},
@@ -177,7 +178,18 @@ func TestMistakes(t *testing.T) {
 			ca + `clone_from_ctid: "nine" is not a container id`},
 		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`,
 			ca + "clone_from_ctid: must be a container id, not a boolean"},
-		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has no template_snapshot_name"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has neither template_snapshot_name nor is_template"},
+		{extra, `"full_clone": ¦false`, ca + "full_clone: must not be false: container 900 is not is_template"},
+		{extra, `"full_clone": ¦1`, ca + "full_clone: must be true or false"},
+		{`"template_snapshot_name": "final-form"`, `"template_snapshot_name": "final-form", "full_clone": ¦true`,
+			"lxc_configs.900.full_clone: there is no clone_from_ctid"},
+		{`"application_script": "phoenix_hypervisor_lxc_103.sh",`,
+			`"application_script": "phoenix_hypervisor_lxc_103.sh", "is_template": ¦true,`,
+			ca + "is_template: a template never runs, so it cannot have the application script"},
+		{extra, `"is_template": ¦"yes"`, ca + "is_template: must be true or false"},
+		{`"features": ["base_setup"]`,
+			`"is_template": ¦true, "mount_points": [{"host_path": "/a", "container_path": "/b"}]`,
+			"lxc_configs.102.is_template: there are mount_points"},
 		{`"clone_from_ctid": "900"`, `"template": "x.tar.zst", "clone_from_ctid": ¦"900"`,
 			ca + "clone_from_ctid: there is a template too"},
 		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦900.0`, `"900.0" is not a container id`},
@@ -199,11 +211,23 @@ func TestMistakes(t *testing.T) {
 			"10.0.0.10 is the container's own address"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.255"`, "is not an address of a host"},
 		{`"10.0.0.10/24", "gw": "10.0.0.1"`, `"10.0.0.10/24", "gw": ¦"10.0.0.1/24"`, "is not an IPv4 address"},
-		{`"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp", "gw": ¦"10.0.0.1"`,
-			"with dhcp the gateway comes from there"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`,
-			`"traefik_service": {"name": ¦"ca.internal", "port": 9000}`,
-			ca + "traefik_service.name: \"ca.internal\" is not one label"},
+			`"traefik_service": {"name": ¦"ca..internal", "port": 9000}`,
+			ca + "traefik_service.name: \"ca..internal\" is not a host name"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": "ca", "port": 1, "insecure": ¦true}`,
+			ca + "traefik_service.insecure: the CA's certificate is always verified"},
+		{`"traefik_service": {"name": "ca", "port": 9000}`,
+			`"traefik_service": {"name": "ca", "port": 1, "server_name": ¦"x"}`,
+			ca + "traefik_service.server_name: the CA's certificate is for NAME.DOMAIN"},
+		{`"features": ["base_setup"]`, `"traefik_service": {"name": "x", "port": 80, "insecure": ¦true}`,
+			"lxc_configs.102.traefik_service.insecure: with http there is no certificate"},
+		{`"features": ["base_setup"]`,
+			`"traefik_service": {"server_name": ¦"x.y", "name": "x", "port": 80, "scheme": "http"}`,
+			"lxc_configs.102.traefik_service.server_name: with http there is no certificate"},
+		{`"features": ["base_setup"]`,
+			`"traefik_service": {"server_name": ¦"*.y", "name": "x", "port": 80, "scheme": "https"}`,
+			"lxc_configs.102.traefik_service.server_name: \"*.y\" is not a host name"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦"9000"}`,
 			ca + "traefik_service.port: must be a number"},
 		{`"traefik_service": {"name": "ca", "port": 9000}`, `"traefik_service": {"name": "ca", "port": ¦65536}`,
@@ -217,7 +241,48 @@ func TestMistakes(t *testing.T) {
 		{`"ip": "10.0.0.10/24", "gw": "10.0.0.1"},` +
 			"\n      \"mac_address\": \"BC:24:11:00:01:03\",\n      \"application_script\": " +
 			"\"phoenix_hypervisor_lxc_103.sh\",\n      \"traefik_service\": {\"name\": \"ca\"",
-			`"ip": "dhcp"}, "traefik_service": {"name": ¦"ca"`, "needs a fixed address"},
+			`"ip": ¦"dhcp"}, "application_script": "phoenix_hypervisor_lxc_103.sh", "traefik_service": {"name": "ca"`,
+			"must be a fixed address, not dhcp"},
+
+		// What the root says is served.
+		{root, `"services": ¦{}`, "services: must be a list, not an object"},
+		{root, `"services": [¦7]`, "services.0: must be an object, not a number"},
+		{root, `"services": [¦{"name": "nas"}]`, "services.0.url: missing"},
+		{root, `"services": [¦{"url": "http://10.0.0.9:80"}]`, "services.0.name: missing"},
+		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecur": ¦true}]`,
+			"services.0.insecur: unknown key"},
+		{root, `"services": [{"name": ¦"a b", "url": "http://10.0.0.9:80"}]`,
+			`services.0.name: "a b" is not a host name`},
+		{root, `"services": [{"name": "nas", "url": ¦"http://nas.lan:80"}]`,
+			`services.0.url: "http://nas.lan:80" is not http:// or https:// with an IP address and a port`},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9:80/"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://10.0.0.9:0"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"ftp://10.0.0.9:21"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://[fe80::1%eth0]:80"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://fd00::1:80"}]`, "with an IP address and a port"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://127.0.0.1:8080"}]`, "not the address of another machine"},
+		{root, `"services": [{"name": "nas", "url": ¦"http://[::ffff:10.0.0.9]:80"}]`,
+			"is the IPv4 address 10.0.0.9"},
+		{root, `"services": [{"name": "nas", "url": "http://10.0.0.9:80", "insecure": ¦true}]`,
+			"services.0.insecure: with http there is no certificate"},
+		{root, `"services": [{"name": "nas", "url": ¦"https://10.0.0.10:9000"}]`,
+			"services.0.url: 10.0.0.10 is the address of container 103"},
+		{root, `"services": [{"name": ¦"CA", "url": "https://10.0.0.9:9000"}]`,
+			"services.0.name: ca is the service of container 103 already"},
+		{root, `"services": [{"name": "nas", "url": "https://10.0.0.9:1"}, ` +
+			`{"name": ¦"nas", "url": "https://10.0.0.9:2"}]`,
+			"services.1.name: nas is services.0 already"},
+		{root, `"dashboard": ¦{"name": "traefik"}`, "dashboard.allow: missing"},
+		{root, `"dashboard": ¦{"allow": ["10.0.0.1"]}`, "dashboard.name: missing"},
+		{root, `"dashboard": {"name": "traefik", "allow": ¦[]}`, "dashboard.allow: must not be empty"},
+		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1", ¦"10.0.0.1/24"]}`,
+			`dashboard.allow.1: "10.0.0.1/24" is not an IP address or a network`},
+		{root, `"dashboard": {"name": ¦"ca", "allow": ["fd00::/8"]}`,
+			"dashboard.name: ca is the service of container 103 already"},
+		{root, `"dashboard": {"name": "traefik", "allow": ["10.0.0.1"], "allowed": ¦[]}`,
+			"dashboard.allowed: unknown key"},
+
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/24"`,
 			"lxc_configs.102.network_config.ip: 10.0.0.10 is the address of container 103 already"},
 		{`"10.0.0.12/24"`, `¦"10.0.0.10/25"`, "10.0.0.10 is the address of container 103 already"},
@@ -360,7 +425,15 @@ func TestMistakes(t *testing.T) {
 		{`["103", 1002]`, `["103", ¦"102"]`, "lxc_configs.102.dependencies.1: cycle: 102 -> 102"},
 		{`["103", 1002]`, `["103", ¦"0103"]`, "lxc_configs.102.dependencies.1: \"0103\" is not a container id"},
 		{`["103", 1002]`, `[¦{}]`, "lxc_configs.102.dependencies.0: must be a container id, not an object"},
-	}
+	})
+}
+
+// A mistakeCase puts new in the place of old in [base]: there is one mistake then,
+// at the mark, whose path and message contain want.
+type mistakeCase struct{ old, new, want string }
+
+func expectMistakes(t *testing.T, tests []mistakeCase) {
+	t.Helper()
 	for i, tt := range tests {
 		text := strings.Replace(base, tt.old, tt.new, 1)
 		if text == base {
@@ -495,14 +568,14 @@ func TestWarnings(t *testing.T) {
 	text = strings.Replace(text, `"extra": 0`, `"extra": 0, "unprivileged": true, "vllm_port": 1, "$schema": "", `+
 		`"portainer_role": "none", "ports": ["1:2"], "lxc_options": ["lxc.cgroup.x=1"], `+
 		`"dependencies": ["900", 900]`, 1)
-	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "mtu": 1500},`, 1)
+	text = strings.Replace(text, `"gw": "10.0.0.1"},`, `"gw": "10.0.0.1", "metric": 1},`, 1)
 	text = strings.Replace(text, `16,`, `32,`, 1)
 	var got []string
 	for _, w := range parse(t, text).Warnings {
 		got = append(got, w.String())
 	}
 	want := []string{
-		"11:109: lxc_configs.900.network_config.mtu: unknown key, ignored",
+		"11:112: lxc_configs.900.network_config.metric: unknown key, ignored",
 		"18:26: lxc_configs.103.clone_from_ctid: a clone keeps its source's unprivileged, and 900 has false",
 		"18:26: lxc_configs.103.clone_from_ctid: the disk of 900 has 32 GiB: a clone cannot have fewer",
 		"27:16: lxc_configs.103.extra: unknown key, ignored",
@@ -515,8 +588,43 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// A template has no snapshots and never runs: what asks for these has no effect,
+// and is told with its place.
+func TestTemplateKeys(t *testing.T) {
+	f := parse(t, strings.Replace(base, `"template_snapshot_name": "final-form"`,
+		`"template_snapshot_name": "final-form", "enable_lifecycle_snapshots": true, "start_at_boot": true,
+      "traefik_service": {"name": "copies", "port": 80}, "is_template": true`, 1))
+	c := f.Containers[900]
+	if !c.IsTemplate || !c.IsOnlyCloned() || c.TemplateSnapshot != "" || c.LifecycleSnapshots {
+		t.Errorf("got %+v", c)
+	}
+	var got []string
+	for _, w := range f.Warnings {
+		got = append(got, w.String())
+	}
+	const at = "15:73: lxc_configs.900.is_template: "
+	want := []string{
+		at + "a template has no snapshots: neither template_snapshot_name nor enable_lifecycle_snapshots has an effect",
+		at + "a template never runs: start_at_boot has no effect",
+		at + "a template never runs: its traefik_service is not served",
+		"28:16: lxc_configs.103.extra: unknown key, ignored",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if s := f.Services("example.org"); len(s) != 1 || s[0].Name != "ca" {
+		t.Errorf("services: %+v", s)
+	}
+	f = parse(t, strings.NewReplacer(`"template_snapshot_name": "final-form"`, `"is_template": true`,
+		`"extra": 0`, `"full_clone": false`).Replace(base))
+	if full := f.Containers[103].FullClone; full == nil || *full {
+		t.Errorf("full_clone: %v", full)
+	}
+}
+
 func TestEveryKey(t *testing.T) {
 	raw := `{
+  "is_template": false,
   "name": "granite-3.3-8b-fp8", "template": "/fastData/template/cache/x.tar.zst",
   "memory_mb": 72000, "swap_mb": 0, "cores": 10, "storage_pool": "quickOS-lxc-disks", "storage_size_gb": 128,
   "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.141/24", "gw": "10.0.0.1",
@@ -533,7 +641,7 @@ func TestEveryKey(t *testing.T) {
     {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
   "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT",
     "policy_out": "ACCEPT", "rules": [
-    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan", "dest": "fd00::1",
+    {"type": "in", "action": "ACCEPT", "source": "10.0.0.153,10.0.1.0/24", "dest": "10.0.2.1-10.0.2.9",
       "proto": "tcp", "port": "22,80:85,https", "comment": "a # b"},
     {"type": "out", "action": "DROP", "proto": "udp", "port": 53, "comment": ""}, {"type": "group", "action": "web"}]},
   "features": ["base_setup", "nvidia"], "bootstrap_ca_url": "https://10.0.0.10:9000",
@@ -541,7 +649,8 @@ func TestEveryKey(t *testing.T) {
   "health_check": {"command": "curl -s --fail http://localhost:8000"},
   "health_checks": [{"name": "up", "script": "up.sh", "args": "--port 80"}, {"script": "b.sh", "args": ["a b", ""]}],
   "enable_lifecycle_snapshots": true, "template_snapshot_name": "final-form", "dependencies": ["101", 1002],
-  "traefik_service": {"name": "Granite", "port": 8000}, "trigger_sync_on_completion": true,
+  "traefik_service": {"name": "Granite.3", "port": 8000, "scheme": "https", "insecure": true,
+    "server_name": "X.example"}, "trigger_sync_on_completion": true,
   "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {},
   "run_integration_tests": true
 }`
@@ -568,8 +677,8 @@ func TestEveryKey(t *testing.T) {
 			{HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
 		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT",
 			PolicyOut: "ACCEPT", Rules: []FirewallRule{
-				{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24,10.0.2.1-10.0.2.9,+dc/lan",
-					Dest: "fd00::1", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
+				{Type: "in", Action: "ACCEPT", Source: "10.0.0.153,10.0.1.0/24",
+					Dest: "10.0.2.1-10.0.2.9", Proto: "tcp", Port: "22,80:85,https", Comment: "a # b"},
 				{Type: "out", Action: "DROP", Proto: "udp", Port: "53"},
 				{Type: "group", Action: "web"}}},
 		Features: []string{"base_setup", "nvidia"}, BootstrapCAURL: "https://10.0.0.10:9000",
@@ -578,8 +687,9 @@ func TestEveryKey(t *testing.T) {
 		HealthChecks: []HealthProbe{{"up", "up.sh", []string{"--port", "80"}},
 			{"b.sh", "b.sh", []string{"a b", ""}}},
 		LifecycleSnapshots: true, TemplateSnapshot: "final-form", Dependencies: []int{101, 1002},
-		TraefikService: &TraefikService{"granite", 8000, "http"},
-		Raw:            raw,
+		TraefikService: &TraefikService{
+			Name: "granite.3", Port: 8000, Scheme: "https", Insecure: true, ServerName: "x.example"},
+		Raw: raw,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
@@ -596,7 +706,8 @@ func TestNothingSaid(t *testing.T) {
 	c.Raw = ""
 	want := &Container{CTID: 100, Name: "x", CloneFrom: 900,
 		MemoryMB: 16, Cores: 1, StoragePool: "ab", StorageSizeGB: 1,
-		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", IPv4: Addressing{Method: "dhcp"}}}, GPUs: []int{}, LXCOptions: []RawOption{}}
+		Interfaces: []Interface{{Name: "eth0", Bridge: "vmbr0", IPv4: Addressing{Method: "dhcp"}}},
+		GPUs:       []int{}, LXCOptions: []RawOption{}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
 	}
@@ -699,8 +810,9 @@ func TestScriptInput(t *testing.T) {
   "name": "Step-CA", "template": "local:vztmpl/x.tar.zst", "memory_mb": 512, "swap_mb": 0, "cores": 1,
   "storage_pool": "local-lvm", "storage_size_gb": 16, "mac_address": "", "unprivileged": true, "start_at_boot": false,
   "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
+  "secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "dhcp"}, "nameservers": [], "searchdomain": [],
   "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
-  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "is_template": false, "volumes": [], "mount_points": [], "firewall": {},
   "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
   "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
   "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
@@ -709,11 +821,16 @@ func TestScriptInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
-		`"ports":["1:2"],"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
+	const want = `{"is_template":false,"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+		`"ports":["1:2"],"secondary_network_config":{"name":"eth1","bridge":"vmbr1","ip":"dhcp"},` +
+		`"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
 		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`
 	if got, err := c.ScriptInput(); err != nil || string(got) != want {
 		t.Errorf("got  %s\nwant %s, %v", got, want, err)
+	}
+	c = &Container{CTID: 103, Raw: `{"network_configs": [{"name": "a"}]}`}
+	if got, err := c.ScriptInput(); err != nil || string(got) != `{"network_configs":[{"name":"a"}]}` {
+		t.Errorf("got %s, %v", got, err)
 	}
 	c = &Container{CTID: 103, Raw: `{"clone_from_ctid": 900}`}
 	if got, err := c.ScriptInput(); err != nil || string(got) != "{}" {
@@ -736,7 +853,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := LoadOn(path, []hostdir.Guarded{})
+	_, err := LoadOn(path, &Host{})
 	const want = ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www belongs to the package nginx:amd64"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
@@ -744,7 +861,7 @@ func TestDirectoriesOfPackages(t *testing.T) {
 	if _, err := Load(path); err != nil {
 		t.Errorf("not on its host: %v", err)
 	}
-	if _, err = LoadOn(path, []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}); err == nil ||
+	if _, err = LoadOn(path, &Host{Guarded: []hostdir.Guarded{{Path: "/var/www/html", What: "a place"}}}); err == nil ||
 		!strings.Contains(err.Error(), ":39:41: lxc_configs.102.mount_points.1.host_path: /var/www holds a place") {
 		t.Errorf("%v", err)
 	}

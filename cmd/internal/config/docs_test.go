@@ -21,7 +21,7 @@ func TestDocumentation(t *testing.T) {
 		return string(text)
 	}
 	text := read("../../../docs/configuration.md")
-	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([^|\\\\]*)")
+	row := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)` \\| ([^|\\\\]*)")
 	// rows returns the keys of the table below a heading, those that are required
 	// with a star.
 	rows := func(heading string) []string {
@@ -77,16 +77,19 @@ func TestDocumentation(t *testing.T) {
 	}
 	member := regexp.MustCompile(`member\{"(\w+)", (""|".+?")`)
 	for heading, function := range map[string]string{
-		"### network_config":       "networkConfig",
-		"### volumes, zfs_volumes": "volumes",
-		"### mount_points":         "mountPoints",
-		"### firewall":             "firewall",
-		"### firewall.rules":       "firewallRule",
-		"### health_check":         "healthCheck",
-		"### health_checks":        "healthChecks",
-		"### traefik_service":      "traefikService",
+		"### network_config, secondary_network_config, network_configs": "networkInterface",
+		"### volumes, zfs_volumes":                                      "volumes",
+		"### mount_points":                                              "mountPoints",
+		"### firewall":                                                  "firewall",
+		"### firewall.rules":                                            "firewallRule",
+		"### health_check":                                              "healthCheck",
+		"### health_checks":                                             "healthChecks",
+		"### traefik_service":                                           "service",
+		"### services":                                                  "services",
+		"### dashboard":                                                 "dashboard",
+		"### vms":                                                       "vm",
 	} {
-		body := regexp.MustCompile(`(?ms)^func (\(p \*parser\) )?` + function + `\(.*?^}$`).FindString(source)
+		body := regexp.MustCompile(`(?ms)^func (\(p \*\w+\) )?` + function + `\(.*?^}$`).FindString(source)
 		var keys []string
 		for _, m := range member.FindAllStringSubmatch(body, -1) {
 			if m[2] != `""` {

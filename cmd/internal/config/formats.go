@@ -21,10 +21,9 @@ type format struct {
 var (
 	hostName = format{"a host name: labels of letters, digits and inner hyphens, up to 63 long, joined by dots, " +
 		"up to 253 together", IsHostName}
-	hostLabel = format{"one label of a host name: letters, digits and inner hyphens, up to 63", isHostLabel}
-	fileName  = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
-	device    = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
-	storage   = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
+	fileName = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
+	device   = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
+	storage  = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
 		"the last a letter or digit", isStorage}
 	snapshot = format{"a name for a snapshot: a letter, then letters, digits, '_' or '-', 2 to 40 together, " +
 		"and not \"current\"", isSnapshot}
@@ -77,10 +76,13 @@ func isTemplate(s string) bool {
 var (
 	ipAddress   = format{"an IP address", isIPAddress}
 	ipv4Address = format{"an IPv4 address", isIPv4Address}
-	ipv4Prefix  = format{"an IPv4 address with its prefix length, as in 10.0.0.10/24, nor dhcp", isIPv4Prefix}
-	macAddress  = format{"a MAC address: six pairs of hexadecimal digits joined by colons", isMACAddress}
-	httpsURL    = format{"an https:// URL", isHTTPS}
-	urlScheme   = format{"http or https", oneOf("http", "https")}
+	ipv6Address = format{"an IPv6 address", isIPv6Address}
+	ipv4Prefix  = format{"an IPv4 address with its prefix length, as in 10.0.0.10/24, nor dhcp or manual", isIPv4Prefix}
+	ipv6Prefix  = format{"an IPv6 address with its prefix length, as in fd00::10/64, nor dhcp, auto or manual",
+		isIPv6Prefix}
+	macAddress = format{"a MAC address: six pairs of hexadecimal digits joined by colons", isMACAddress}
+	httpsURL   = format{"an https:// URL", isHTTPS}
+	urlScheme  = format{"http or https", oneOf("http", "https")}
 )
 
 // isIPAddress takes no address with a zone: that could be any text.
@@ -94,20 +96,35 @@ func isIPv4Address(s string) bool {
 	return err == nil && a.Is4()
 }
 
+// isIPv6Address takes no IPv4 address in the form of IPv6.
+func isIPv6Address(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is6() && !a.Is4In6() && a.Zone() == ""
+}
+
+func isIPv6Prefix(s string) bool {
+	p, err := netip.ParsePrefix(s)
+	return err == nil && p.Addr().Is6() && !p.Addr().Is4In6()
+}
+
 func isIPv4Prefix(s string) bool {
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p.Addr().Is4()
 }
 
-// isHostIn reports whether a host may have the address a of network.
+// isHostIn reports whether a host may have the address a of network. In IPv6 the
+// first address is that of any router; there is no broadcast.
 func isHostIn(network netip.Prefix, a netip.Addr) bool {
 	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
 		return false
 	}
-	if network.Bits() >= 31 {
+	if network.Bits() >= a.BitLen()-1 {
 		return true
 	}
 	first := network.Masked().Addr()
+	if a.Is6() {
+		return a != first
+	}
 	last := first.As4()
 	for i := network.Bits(); i < 32; i++ {
 		last[i/8] |= 0x80 >> (i % 8)
@@ -253,7 +270,8 @@ var (
 	verdict   = format{"ACCEPT, DROP or REJECT", oneOf("ACCEPT", "DROP", "REJECT")}
 	ruleGroup = format{"the name of a group", isConfigID}
 	ruleProto = format{"the name or number of one protocol, in lower case", isProtocol}
-	rulePeers = format{"a list of addresses, networks, ranges (a-b), aliases or +sets, joined by commas", isPeers}
+	rulePeers = format{"a list of addresses and networks of one family, joined by commas, nor a range (a-b), " +
+		"an alias or a +set", isPeers}
 	rulePorts = format{"a list of ports or ranges (80:85), joined by commas", isPorts}
 )
 
@@ -262,14 +280,38 @@ func isConfigID(s string) bool { return len(s) >= 2 && isLetter(s[0]) && madeOf(
 
 func isProtocol(s string) bool { return madeOf(s, ".+-") && isAlnum(s[0]) && s == strings.ToLower(s) }
 
+// isPeers takes what pve-firewall takes: it passes over a rule with a list in which
+// anything but addresses and networks of one family is.
 func isPeers(s string) bool {
-	for peer := range strings.SplitSeq(s, ",") {
-		_, err := netip.ParsePrefix(peer) // which takes no zone
-		if err != nil && !isIPAddress(peer) && !isIPRange(peer) && !isAliasOrSet(peer) {
-			return false
-		}
+	if isIPRange(s) || isAliasOrSet(s) {
+		return true
 	}
-	return true
+	families := map[bool]bool{}
+	for peer := range strings.SplitSeq(s, ",") {
+		p, err := netip.ParsePrefix(peer) // which takes no zone
+		if err != nil {
+			if !isIPAddress(peer) {
+				return false
+			}
+			p = netip.PrefixFrom(netip.MustParseAddr(peer), 0)
+		}
+		families[p.Addr().Is4()] = true
+	}
+	return len(families) == 1
+}
+
+// peersFamily returns 4 or 6 for peers that are addresses, 0 for others.
+func peersFamily(s string) int {
+	first, _, _ := strings.Cut(s, ",")
+	first, _, _ = strings.Cut(first, "-")
+	first, _, _ = strings.Cut(first, "/")
+	switch a, err := netip.ParseAddr(first); {
+	case err != nil:
+		return 0
+	case a.Is4():
+		return 4
+	}
+	return 6
 }
 
 func isIPRange(s string) bool {

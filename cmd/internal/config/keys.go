@@ -34,6 +34,14 @@ var containerKeys = []containerKey{
 			e.edges = append(e.edges, edge{int32(e.CloneFrom), int32(v.Index), -1})
 		}
 	}},
+	{name: "full_clone", read: func(p *parser, e *entry, v gjson.Result) {
+		if full := p.boolean(v); v.IsBool() {
+			e.FullClone, e.full = &full, v.Index
+		}
+	}},
+	{name: "is_template", input: true, read: func(p *parser, e *entry, v gjson.Result) {
+		e.IsTemplate, e.template = p.boolean(v), v.Index
+	}},
 
 	{name: "memory_mb", need: "pct needs to know the memory, in MiB", read: func(p *parser, e *entry, v gjson.Result) {
 		e.MemoryMB = p.integer(v, 16, math.MaxInt32)
@@ -48,8 +56,12 @@ var containerKeys = []containerKey{
 		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
 	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
 		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
-	{name: "network_config", need: "without it the container would have no interface", input: true, read: networkConfig},
+	{name: "network_config", input: true, read: networkConfig},
+	{name: "secondary_network_config", input: true, read: secondaryNetworkConfig},
+	{name: "network_configs", input: true, read: networkConfigs},
 	{name: "mac_address", read: macAddressKey},
+	{name: "nameservers", read: func(p *parser, e *entry, v gjson.Result) { p.setNameservers(e, v) }},
+	{name: "searchdomain", read: searchDomain},
 	{name: "unprivileged", read: func(p *parser, e *entry, v gjson.Result) { e.Unprivileged = new(p.boolean(v)) }},
 	{name: "start_at_boot", read: func(p *parser, e *entry, v gjson.Result) { e.StartAtBoot = new(p.boolean(v)) }},
 	{name: "boot_order", read: func(p *parser, e *entry, v gjson.Result) {
@@ -142,7 +154,15 @@ func (c *Container) ScriptInput() ([]byte, error) {
 func (p *parser) root(v gjson.Result) []*entry {
 	var found []*entry
 	p.object(v, []need{{"lxc_configs", "it holds the containers"}}, func(key string, v gjson.Result) {
-		if key != "lxc_configs" {
+		switch key {
+		case "lxc_configs":
+		case "services":
+			p.services(v)
+			return
+		case "dashboard":
+			p.dashboard(v)
+			return
+		default:
 			p.passOver(v)
 			return
 		}
@@ -187,6 +207,7 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 	if !v.IsObject() {
 		return nil
 	}
+	p.networks(e, v.Index)
 	switch {
 	case template < 0 && source < 0:
 		p.failUnder(v.Index, "template", "missing: a container is made from a template or from clone_from_ctid")
@@ -449,7 +470,7 @@ func firewall(p *parser, e *entry, v gjson.Result) {
 
 func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	var r FirewallRule
-	var action, port gjson.Result
+	var action, port, dest gjson.Result
 	p.members(v, (*parser).refuse,
 		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
 		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
@@ -457,7 +478,7 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 			action = v
 		}},
 		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
-		member{"dest", "", func(v gjson.Result) { r.Dest = p.formatted(v, rulePeers) }},
+		member{"dest", "", func(v gjson.Result) { r.Dest, dest = p.formatted(v, rulePeers), v }},
 		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
 		member{"port", "", func(v gjson.Result) {
 			port = v
@@ -479,6 +500,9 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	}
 	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
 		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
+	}
+	if a, b := peersFamily(r.Source), peersFamily(r.Dest); a != b && a != 0 && b != 0 {
+		p.failUnder(dest.Index, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
 	}
 	if r.Port != "" && r.Proto == "" {
 		p.failUnder(port.Index, "port", "a port needs a proto")
@@ -576,17 +600,4 @@ func (p *parser) args(v gjson.Result) []string {
 		return nil
 	}
 	return args
-}
-
-func traefikService(p *parser, e *entry, v gjson.Result) {
-	var s TraefikService
-	p.members(v, (*parser).ignore,
-		member{"name", "the service's host name is NAME.DOMAIN", func(v gjson.Result) {
-			e.service = v.Index
-			s.Name = strings.ToLower(p.formatted(v, hostLabel))
-		}},
-		member{"port", "where the container serves it", func(v gjson.Result) { s.Port = p.integer(v, 1, 65535) }},
-		member{"scheme", "", func(v gjson.Result) { s.Scheme = p.formatted(v, urlScheme) }},
-	)
-	e.TraefikService = &s
 }

@@ -17,7 +17,9 @@ import (
 
 // small is the shortest container.
 const small = `"name":"a","template":"a","memory_mb":16,"cores":1,"storage_pool":"ab","storage_size_gb":1,` +
-	`"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
+	network
+
+const network = `"network_config":{"name":"a","bridge":"a","ip":"dhcp"}`
 
 // containers returns a file of n containers, each with the members that more
 // returns for its index.
@@ -58,6 +60,15 @@ var hostile = map[string]func(n int) string{
 		return one(`,"lxc_options":["lxc.cap.keep=` + strings.Repeat(`a,`, min(n, 30000)) + `a"]`)
 	},
 	"id_maps": func(n int) string { return one(`,"id_maps":[` + numbered(n, `"u %d 0 1"`) + `]`) },
+	"interfaces": func(n int) string {
+		return listed(numbered(n, `{"name":"a%d","bridge":"b","ip":"dhcp","trunks":"1-4094"}`))
+	},
+	"empty interfaces": func(n int) string { return listed(`{}` + strings.Repeat(`,{}`, n)) },
+	"trunks": func(n int) string {
+		return listed(`{"name":"a","bridge":"b","ip":"dhcp","trunks":[1` + strings.Repeat(`,"1-4094"`, n) + `]}`)
+	},
+	"nameservers":  func(n int) string { return one(`,"nameservers":[` + numbered(n, `"fd00::%x"`) + `]`) },
+	"searchdomain": func(n int) string { return one(`,"searchdomain":[` + numbered(n, `"a%d"`) + `]`) },
 	"rules": func(n int) string {
 		return one(`,"firewall":{"rules":[` + numbered(n, `{"type":"in","action":"DROP","comment":"%d"}`) + `]}`)
 	},
@@ -73,6 +84,18 @@ var hostile = map[string]func(n int) string{
 	"cycles": func(n int) string {
 		return containers(n, func(i int) string { return fmt.Sprintf(`,"dependencies":[100000,%d]`, 100000+(i+1)%n) })
 	},
+	"services": func(n int) string {
+		return `{"lxc_configs":{},"services":[` + numbered(n, `{"name":"a%d","url":"http://10.0.0.9:80"}`) + `]}`
+	},
+	"equal services": func(n int) string {
+		return `{"lxc_configs":{},"services":[` + numbered(n, `{"name":"a","url":"http://10.0.0.9:1%04d"}`) + `]}`
+	},
+	"empty services": func(n int) string {
+		return `{"lxc_configs":{},"services":[{}` + strings.Repeat(`,{}`, n) + `]}`
+	},
+	"allow": func(n int) string {
+		return `{"lxc_configs":{},"dashboard":{"name":"a","allow":[` + numbered(n, `"fd00::%x"`) + `]}}`
+	},
 	"keys":    func(n int) string { return `{"lxc_configs":{},` + numbered(n, `"x%d":0`) + `}` },
 	"one key": func(n int) string { return `{"lxc_configs":{}` + strings.Repeat(`,"a":1`, n) + `}` },
 	"mistakes": func(n int) string {
@@ -86,6 +109,11 @@ var hostile = map[string]func(n int) string{
 		return `{"lxc_configs":{},"x":` + strings.Repeat("[", 90) + `"` + strings.Repeat("a", n) + `"` +
 			strings.Repeat("]", 90) + `}`
 	},
+}
+
+// listed is [one] with a list of interfaces.
+func listed(interfaces string) string {
+	return strings.Replace(one(`,"network_configs":[`+interfaces+`]`), network, `"vllm":0`, 1)
 }
 
 func one(more string) string { return containers(1, func(int) string { return more }) }
@@ -125,6 +153,45 @@ func TestHostileFiles(t *testing.T) {
 				}
 			}
 			if sizes[1] > 3*sizes[0]+64<<10 {
+				t.Errorf("%d bytes allocated, and %d for a file that is twice as long", sizes[0], sizes[1])
+			}
+		})
+	}
+}
+
+// The file of virtual machines is read as the other one is.
+func TestHostileVMs(t *testing.T) {
+	f := parse(t, strings.Replace(base, "1002", numbered(1000, "1%05d"), 1))
+	path := filepath.Join(t.TempDir(), "vms.json")
+	for name, vm := range map[string]string{
+		"served": `{"vmid":1%05d,"name":"v%[1]d","network_config":{"ip":"fd00::1%[1]d/64"},` +
+			`"traefik_service":{"name":"a%[1]d","port":1},"portainer_agent_hostname":"b%[1]d.internal.example"}`,
+		"not served": `{"vmid":1%05d,"network_config":{"ip":"dhcp"},"traefik_service":{"name":"a%[1]d","port":1}}`,
+		"equal": `{"vmid":200,"network_config":{"ip":"10.0.0.10/24"},"traefik_service":{"name":"ca","port":1},` +
+			`"portainer_agent_hostname":"%x.example"}`,
+		"empty":  `{"x":%d}`,
+		"others": `[%d]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 2500
+			var sizes [2]uint64
+			for i := range sizes {
+				text := `{"vms":[` + numbered(n<<i, vm) + `]}`
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				var err error
+				sizes[i] = allocated(func() { _, err = LoadVMs(f, path, domain) })
+				if limit := uint64(1<<20 + 90*len(text)); sizes[i] > limit {
+					t.Errorf("%d bytes allocated for a file of %d", sizes[i], len(text))
+				}
+				var wrong *Error
+				if errors.As(err, &wrong) && (max(len(wrong.Mistakes), len(wrong.Warnings)) > MaxMistakes ||
+					len(wrong.Error()) > 1000*MaxMistakes) {
+					t.Errorf("%d mistakes, %d warnings", len(wrong.Mistakes), len(wrong.Warnings))
+				}
+			}
+			if sizes[1] > 3*sizes[0]+1<<20 {
 				t.Errorf("%d bytes allocated, and %d for a file that is twice as long", sizes[0], sizes[1])
 			}
 		})

@@ -25,17 +25,24 @@ const maxDepth = 100
 type parser struct {
 	text       string
 	checkOwner func(dir string) error // returns an error for a directory that no container may own
+	pct        string                 // the host's version of pve-container, "" for one that knows all
 
 	path     []step  // of the current value
 	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
+
+	served     served // the keys services and dashboard
+	planLength int    // as in [File]
 }
 
-// newParser returns a parser for a file's text. No container may own the
-// guarded places.
-func newParser(text string, guarded []hostdir.Guarded) *parser {
-	return &parser{text: text, checkOwner: hostdir.OwnerCheck(guarded)}
+// newParser returns a parser for a file's text. host is nil for one that is not
+// known.
+func newParser(text string, host *Host) *parser {
+	if host == nil {
+		host = &Host{}
+	}
+	return &parser{text: text, checkOwner: hostdir.OwnerCheck(host.Guarded), pct: host.PCT}
 }
 
 // A keyAt is a key and its offset.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -13,10 +14,18 @@ import (
 type entry struct {
 	*Container
 	at       int // of its object
-	address  int // of network_config.ip
 	ipfilter int // of firewall.ipfilter
 	script   int // of application_script
 	service  int // of traefik_service.name
+	template int // of is_template
+	full     int // of full_clone
+
+	certificate certificateKeys // of traefik_service
+
+	first, second *nic  // of network_config and secondary_network_config, nil without
+	listed        []nic // of network_configs, nil without
+	list          int   // offset of network_configs
+	nics          []nic // those of the container, net0 first
 
 	mac      mac          // mac_address
 	length   int          // of its object in an event
@@ -50,20 +59,20 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
-	if len(e.Interfaces) > 0 {
-		e.Interfaces[0].MAC = e.mac.address
-	}
-	s, dhcp := e.TraefikService, !e.Address().IsValid() && e.Reached().IPv4.Method == "dhcp"
-	if fw := e.Firewall; dhcp && fw != nil && fw.IPFilter != nil && *fw.IPFilter {
-		p.failUnder(e.ipfilter, "firewall.ipfilter",
-			"needs a fixed address, but network_config.ip is dhcp: nothing could leave the container")
-	}
-	if script := e.ApplicationScript; dhcp && s == nil && (script == CAScript || script == ProxyScript) {
-		p.failUnder(e.address, "network_config.ip",
-			"must be a fixed address, not dhcp: the other containers have to know where to find that of %s", script)
-	}
-	if dhcp && s != nil {
-		p.failUnder(e.service, "traefik_service", "needs a fixed address, but network_config.ip is dhcp")
+	p.templateKeys(e)
+	p.checkFilters(e)
+	s := e.TraefikService
+	if key, at, method := e.unfixed(); method != "" {
+		if script := e.ApplicationScript; script == CAScript || script == ProxyScript {
+			p.failUnder(at, key, "must be a fixed address, not %s: the other containers have to know where to find "+
+				"that of %s", method, script)
+		}
+		if s != nil {
+			p.warnings.add(e.service, func() note {
+				return note{e.service, p.pathTo("traefik_service"), fmt.Sprintf(
+					"is not served: the container has no fixed address, and %s is %s", key, method), -1}
+			})
+		}
 	}
 	if s != nil && s.Scheme == "" {
 		s.Scheme = "http"
@@ -71,6 +80,48 @@ func (p *parser) keysTogether(e *entry) {
 			s.Scheme = "https"
 		}
 	}
+	if s != nil && e.ApplicationScript == GatewayScript && (s.Port == 80 || s.Port == 443) {
+		p.warnUnder(e.service, "traefik_service.port",
+			"%d is a port of the gateway itself: its status page is served by its name alone", s.Port)
+	}
+	if s != nil {
+		p.serviceTLS(e)
+	}
+}
+
+// templateKeys checks what the other keys mean for a template of Proxmox VE,
+// which never runs, has no snapshots, and takes no directories of the host.
+func (p *parser) templateKeys(e *entry) {
+	if e.FullClone != nil && e.CloneFrom == 0 {
+		p.failUnder(e.full, "full_clone", "there is no clone_from_ctid: only a clone can be full")
+	}
+	if !e.IsTemplate {
+		return
+	}
+	warn := func(format string, args ...any) {
+		p.warnings.add(e.template, func() note {
+			return note{e.template, p.pathTo("is_template"), message(format, args), -1}
+		})
+	}
+	if len(e.MountPoints) > 0 {
+		p.failUnder(e.template, "is_template", "there are mount_points: pct makes no template of a container that "+
+			"has any: give them to its clones")
+	}
+	switch script := e.ApplicationScript; script {
+	case GatewayScript, ProxyScript, CAScript:
+		p.failUnder(e.template, "is_template", "a template never runs, so it cannot have the application script %s: "+
+			"give that to a clone", script)
+	}
+	if e.snapshot || e.LifecycleSnapshots {
+		warn("a template has no snapshots: neither template_snapshot_name nor enable_lifecycle_snapshots has an effect")
+	}
+	if e.StartAtBoot != nil && *e.StartAtBoot {
+		warn("a template never runs: start_at_boot has no effect")
+	}
+	if e.TraefikService != nil {
+		warn("a template never runs: its traefik_service is not served")
+	}
+	e.TemplateSnapshot, e.LifecycleSnapshots = "", false
 }
 
 // relations checks what concerns several containers. found is in the order of
@@ -81,6 +132,7 @@ func (p *parser) relations(found []*entry) {
 		index[e.CTID] = i
 	}
 	p.unique(found)
+	p.servedRelations(found)
 	p.clones(found, index)
 	p.cycles(found, index)
 	p.lengths(found, index)
@@ -102,15 +154,8 @@ func (p *parser) unique(found []*entry) {
 	services := make(map[string]int)
 	scripts := make(map[string]int)
 	for _, e := range found {
-		for _, ip := range e.Addresses() {
-			if first, ok := take(addresses, ip.As16(), e.CTID); !ok {
-				p.failIn(e, e.address, "network_config.ip", "%v is the address of container %d already", ip, first)
-			}
-		}
-		if e.mac.address != "" {
-			if first, ok := take(macs, e.mac.address, e.CTID); !ok {
-				p.failIn(e, e.mac.at, "mac_address", "%s is the address of container %d already", e.mac.address, first)
-			}
+		for i := range e.nics {
+			p.uniqueInterface(e, &e.nics[i], addresses, macs)
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
@@ -126,6 +171,38 @@ func (p *parser) unique(found []*entry) {
 					e.ApplicationScript, first)
 			}
 		}
+	}
+}
+
+// uniqueInterface checks that no interface before it has the same addresses.
+func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, macs map[string]int) {
+	owner := func(id int) string {
+		if id == e.CTID {
+			return "another interface of this container"
+		}
+		return fmt.Sprintf("container %d", id)
+	}
+	for _, a := range []struct {
+		key  string
+		at   int
+		addr netip.Addr
+	}{{"ip", n.ip, n.IPv4.Prefix.Addr()}, {"ip6", n.ip6, n.IPv6.Prefix.Addr()}} {
+		if !a.addr.IsValid() {
+			continue
+		}
+		if first, ok := take(addresses, a.addr.As16(), e.CTID); !ok {
+			p.failIn(e, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
+		}
+	}
+	if n.MAC == "" {
+		return
+	}
+	if first, ok := take(macs, n.MAC, e.CTID); !ok {
+		key, at := n.path+".hwaddr", n.mac
+		if at < 0 {
+			key, at = "mac_address", e.mac.at
+		}
+		p.failIn(e, at, key, "%s is the address of %s already", n.MAC, owner(first))
 	}
 }
 
@@ -153,12 +230,15 @@ func (p *parser) clones(found []*entry, index map[int]int) {
 			switch source := found[i]; {
 			case source == e:
 				// A cycle, and reported as one.
-			case !source.snapshot:
-				p.failIn(e, int(edge.at), edge.path(),
-					"container %d has no template_snapshot_name, and a clone is made from a snapshot", edge.to)
+			case !source.snapshot && !source.IsTemplate:
+				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor is_template, "+
+					"and a clone is made from a snapshot or from a template", edge.to)
 			case len(source.MountPoints) > 0:
 				p.failIn(e, int(edge.at), edge.path(),
 					"container %d has mount_points: pct can neither snapshot nor clone it", edge.to)
+			case !source.IsTemplate && e.FullClone != nil && !*e.FullClone:
+				p.failIn(e, e.full, "full_clone", "must not be false: container %d is not is_template, "+
+					"and a clone of a snapshot is always full", edge.to)
 			default:
 				p.cloneWarnings(e, source, edge)
 			}
@@ -240,13 +320,12 @@ func cycleText(found []*entry, cycle []int) string {
 func (p *parser) lengths(found []*entry, index map[int]int) {
 	digits := func(id int) int { return len(strconv.Itoa(id)) + len(",") }
 	lengths := make([]int, len(found))
-	plan := 0
+	plan := p.served.length()
 	for i, e := range found {
 		lengths[i] += e.length
 		plan += digits(e.CTID)
 		if s := e.TraefikService; s != nil {
-			plan += 2*len(s.Name) + maxHostName +
-				len(`{"name":"","host":".","url":"https://255.255.255.255:65535","ctid":999999999},`)
+			plan += s.length()
 		}
 		for _, edge := range e.edges {
 			lengths[i] += digits(int(edge.to))
@@ -264,8 +343,14 @@ func (p *parser) lengths(found []*entry, index map[int]int) {
 				"it needs and of what needs it; at most %d fit in an event", lengths[i], MaxContainer)
 		}
 	}
-	if plan > MaxContainer {
-		tooLong(found[0].at, "lxc_configs", "the ids and services of %d containers take %d bytes; "+
+	if p.planLength = plan; plan > MaxContainer {
+		at, path := 0, "services"
+		if len(found) > 0 {
+			at, path = found[0].at, "lxc_configs"
+		} else if len(p.served.others) > 0 {
+			at = p.served.others[0].at
+		}
+		tooLong(at, path, "the ids and services of %d containers take %d bytes, together with what else is served; "+
 			"at most %d fit in an event", len(found), plan, MaxContainer)
 	}
 }

@@ -6,8 +6,9 @@
 // limits of their values are those of pct (pve-container 6.1), so that what is
 // accepted here is not refused there.
 //
-// Other keys beside lxc_configs are passed over: a container has only what its
-// own object says. So are a container's keys that belong to other programs
+// Beside lxc_configs there are services, which neither a container nor a virtual
+// machine serves, and dashboard; other keys are passed over: a container has only
+// what its own object says. So are a container's keys that belong to other programs
 // (ports, tests, integration_tests, run_integration_tests, vllm, and what
 // begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
 // which the shell scripts before phx read, and the name of a volume: they are
@@ -26,18 +27,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"thinkheads.ai/phx/cmd/internal/hostdir"
 )
 
 // The application scripts by which phx knows the gateway, the proxy and the CA.
@@ -70,8 +66,13 @@ const (
 type File struct {
 	Path       string
 	Containers map[int]*Container // by container id
+	Others     []OtherService     // services
+	Dashboard  *Dashboard         // dashboard; nil without
+	VMs        []VM               // of a file of its own; see [LoadVMs]
 	Warnings   []Mistake          // by position
 	More       int                // warnings beside these
+
+	planLength int // of what an event says of all containers and services, at most
 }
 
 // Container is what the file says about one container. Pointers are nil, and
@@ -82,16 +83,20 @@ type Container struct {
 	Name string // name: the host name, as pct takes it
 
 	// Where its root comes from: one of the two.
-	CloneFrom int    // clone_from_ctid: a container of the file that has a TemplateSnapshot
+	CloneFrom int    // clone_from_ctid: a container of the file that IsTemplate or has a TemplateSnapshot
 	Template  string // template: a volume id (local:vztmpl/NAME) or a path
+
+	FullClone  *bool // full_clone: of a template, too, a clone that shares no disk with it
+	IsTemplate bool  // is_template: it becomes a template of Proxmox VE, which never runs and has no snapshots
 
 	MemoryMB      int          // memory_mb: MiB
 	SwapMB        *int         // swap_mb: MiB
 	Cores         int          // cores
 	StoragePool   string       // storage_pool: a storage of Proxmox VE
 	StorageSizeGB int          // storage_size_gb: GiB
-	Interfaces    []Interface  // network_config: net0 first
-	Nameservers   []netip.Addr // nameservers of network_config: IPv4 or IPv6
+	Interfaces    []Interface  // network_config and secondary_network_config, or network_configs: net0 first
+	Nameservers   []netip.Addr // nameservers: IPv4 or IPv6
+	SearchDomains []string     // searchdomain: where names are looked up that are not complete
 	Unprivileged  *bool        // unprivileged: pct can set it when it creates a container, never later
 	StartAtBoot   *bool        // start_at_boot
 	BootOrder     *int         // boot_order
@@ -112,8 +117,8 @@ type Container struct {
 	ApplicationScript  string          // application_script: a file name
 	HealthCheck        *HealthCheck    // health_check: runs in the container
 	HealthChecks       []HealthProbe   // health_checks: run on the host
-	LifecycleSnapshots bool            // enable_lifecycle_snapshots
-	TemplateSnapshot   string          // template_snapshot_name
+	LifecycleSnapshots bool            // enable_lifecycle_snapshots; false if IsTemplate
+	TemplateSnapshot   string          // template_snapshot_name; "" if IsTemplate
 	Dependencies       []int           // dependencies: ids; those not in the file are external
 	TraefikService     *TraefikService // traefik_service
 
@@ -125,17 +130,36 @@ type Container struct {
 type Interface struct {
 	Name   string // inside the container: eth0
 	Bridge string // on the host: vmbr0
-	MAC    string // upper case; "" for one that Proxmox VE chooses
+	MAC    string // hwaddr: upper case; "" for one that Proxmox VE chooses
 	IPv4   Addressing
 	IPv6   Addressing
+
+	Tag         int     // tag: its VLAN, from 1 to 4094; 0 for none
+	Trunks      []VLANs // trunks: the VLANs that pass with their tags, ascending; nil where the file says nothing
+	MTU         int     // mtu: bytes; 0 for that of the bridge
+	Rate        float64 // rate: MB/s; 0 for no limit
+	LinkDown    *bool   // link_down
+	HostManaged *bool   // host_managed: the host sets the addresses, not the container
+	Firewall    *bool   // firewall: whether its packets are filtered; nil where it is as Firewall.Enabled
 }
+
+// VLANs are the ids of VLANs from First to Last.
+type VLANs struct{ First, Last int }
 
 // Addressing is how an interface gets its address of one family. The zero value
 // is that of an interface without one.
 type Addressing struct {
 	Prefix  netip.Prefix // the fixed address with its prefix length; not valid without one
-	Method  string       // dhcp, manual or, of IPv6, auto; "" with a fixed address
+	Method  string       // dhcp, manual or, of IPv6, auto; "" with a fixed address, and without any
 	Gateway netip.Addr   // inside of Prefix, or link-local; not valid without one
+}
+
+// Filtered reports whether the firewall is to filter what passes the interface.
+func (i Interface) Filtered(fw *Firewall) bool {
+	if i.Firewall != nil {
+		return *i.Firewall
+	}
+	return fw != nil && fw.Enabled
 }
 
 // Addresses returns the fixed addresses of an interface, IPv4 first.
@@ -179,6 +203,19 @@ func (c *Container) Reached() Interface {
 		return c.Interfaces[0]
 	}
 	return Interface{}
+}
+
+// HasPort reports whether the container's interface netI is a port of its bridge. It
+// is not where raw lines give it another type: Proxmox VE can then not filter what
+// passes there.
+func (c *Container) HasPort(i int) bool {
+	key, kind := fmt.Sprintf("lxc.net.%d.type", i), "veth"
+	for _, o := range c.LXCOptions {
+		if o.Key == key && o.Value != "" {
+			kind = o.Value
+		}
+	}
+	return kind == "veth"
 }
 
 // RawOption is a raw line of a container's conf file, "Key: Value", whose key
@@ -239,14 +276,6 @@ type HealthProbe struct {
 	Args   []string // at most 100
 }
 
-// TraefikService is what the container serves, to be reached through the proxy
-// as https://NAME.DOMAIN. Such a container has a fixed address.
-type TraefikService struct {
-	Name   string // one label of a host name, in lower case
-	Port   int    // from 1 to 65535
-	Scheme string // http or https: what the container speaks on Port
-}
-
 // Mistake is something wrong in the file. Line and Col count from 1, Col in
 // bytes. Path has the keys from the outermost object on, as in
 // lxc_configs.102.memory_mb; elements of lists count from 0. It is "" for the
@@ -295,14 +324,13 @@ func (e *Error) Error() string {
 // file could be read but has mistakes.
 func Load(path string) (*File, error) { return LoadOn(path, nil) }
 
-// LoadOn is [Load] on the host that the file is for: no container may own the
-// guarded places, nor a directory of a Debian package.
-func LoadOn(path string, guarded []hostdir.Guarded) (*File, error) {
+// LoadOn is [Load] on the host that the file is for; nil is [Load].
+func LoadOn(path string, host *Host) (*File, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	return newParser(text, guarded).file(path, guarded != nil)
+	return newParser(text, host).file(path, host != nil)
 }
 
 // readFile reads a file or a pipe into a string without a second copy of it.
@@ -370,7 +398,11 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 	for _, e := range found {
 		containers[e.CTID] = e.Container
 	}
-	return &File{Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more()}, nil
+	f := &File{
+		Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more(), planLength: p.planLength,
+	}
+	f.Others, f.Dashboard = p.served.read()
+	return f, nil
 }
 
 // ParseContainer checks the object of a single container, as the event
@@ -389,10 +421,10 @@ func ParseContainer(ctid int, raw []byte) (*Container, error) {
 	return e.Container, nil
 }
 
-// IsTemplate reports whether the container is only cloned from, and not started
-// with the others.
-func (c *Container) IsTemplate() bool {
-	return c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
+// IsOnlyCloned reports whether the container is only cloned from, and not started
+// but to be provisioned.
+func (c *Container) IsOnlyCloned() bool {
+	return c.IsTemplate || c.TemplateSnapshot != "" && (c.StartAtBoot == nil || !*c.StartAtBoot)
 }
 
 // Needs returns the ids that have to be there before c: its clone source and
@@ -420,10 +452,15 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 type Plan struct {
 	Config   string    `json:"config"` // the file's path
 	Domain   string    `json:"domain"`
-	Services []Service `json:"services"`     // by CTID
+	Services []Service `json:"services"`     // as [File.Services] has them
 	CA       *Place    `json:"ca,omitempty"` // nil where the file has none with a fixed address, as the next two
 	Proxy    *Place    `json:"proxy,omitempty"`
 	Gateway  *Place    `json:"gateway,omitempty"`
+
+	Dashboard *DashboardRoute `json:"dashboard,omitempty"`
+
+	// ExternalNames are those of virtual machines that containers depend on, by id.
+	ExternalNames map[int]string `json:"external_names,omitempty"`
 }
 
 // Check returns an error unless a checked file can have such a plan: one that was
@@ -432,10 +469,7 @@ func (p *Plan) Check() error {
 	if !IsHostName(p.Domain) {
 		return fmt.Errorf("domain %q: not a domain", p.Domain)
 	}
-	for _, place := range []*Place{p.CA, p.Proxy, p.Gateway} {
-		if place == nil {
-			continue
-		}
+	for _, place := range p.Places() {
 		if err := place.Check(); err != nil {
 			return err
 		}
@@ -445,15 +479,18 @@ func (p *Plan) Check() error {
 			return err
 		}
 	}
+	for id, name := range p.ExternalNames {
+		if _, err := ParseCTID(strconv.Itoa(id)); err != nil {
+			return err
+		}
+		if !IsHostName(name) {
+			return fmt.Errorf("guest %d: %q is not a host name", id, name)
+		}
+	}
+	if p.Dashboard != nil {
+		return p.Dashboard.Check(p.Domain)
+	}
 	return nil
-}
-
-// Service is a traefik_service as the proxy serves it.
-type Service struct {
-	Name string `json:"name"`
-	Host string `json:"host"` // NAME.DOMAIN
-	URL  string `json:"url"`  // of the container itself: SCHEME://ADDRESS:PORT
-	CTID int    `json:"ctid"`
 }
 
 // Place is where the gateway, the proxy or the CA can be reached.
@@ -463,6 +500,27 @@ type Place struct {
 	Also      []string `json:"also,omitempty"`      // its other fixed addresses, of any family and interface
 	MAC       string   `json:"mac,omitempty"`       // "" where the file leaves it to Proxmox VE
 	Interface string   `json:"interface,omitempty"` // the container's, which has IP
+
+	// Networks are those of all its fixed addresses, where one of the places of
+	// the plan has several addresses.
+	Networks []Network `json:"networks,omitempty"`
+}
+
+// Network is a network that a container is in by a fixed address.
+type Network struct {
+	Address   string `json:"address"`       // with its prefix length
+	MAC       string `json:"mac,omitempty"` // of the container there; "" where the file leaves it to Proxmox VE
+	Interface string `json:"interface"`     // the container's
+}
+
+// Addresses returns the fixed addresses of a place, IP first.
+func (p *Place) Addresses() []string { return append([]string{p.IP}, p.Also...) }
+
+// Prefix returns the container's address and the network around it; not valid when
+// Address is none.
+func (n Network) Prefix() netip.Prefix {
+	prefix, _ := netip.ParsePrefix(n.Address)
+	return prefix
 }
 
 // Check returns an error unless a checked file can have such a place.
@@ -470,51 +528,62 @@ func (p Place) Check() error {
 	if _, err := ParseCTID(strconv.Itoa(p.CTID)); err != nil {
 		return err
 	}
-	switch {
-	case !ipAddress.is(p.IP):
-		return fmt.Errorf("container %d: %q is not an IP address", p.CTID, p.IP)
-	case slices.ContainsFunc(p.Also, func(s string) bool { return !ipAddress.is(s) }):
-		return fmt.Errorf("container %d: %q are not IP addresses", p.CTID, p.Also)
-	case p.MAC != "" && !macAddress.is(p.MAC):
-		return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, p.MAC)
-	case p.Interface != "" && !IsInterface(p.Interface):
-		return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, p.Interface)
+	networks := []Network{{MAC: p.MAC, Interface: p.Interface}}
+	for _, n := range p.Networks {
+		if !n.Prefix().IsValid() || n.Prefix().Addr().Zone() != "" {
+			return fmt.Errorf("container %d: %q is not an address with a prefix length", p.CTID, n.Address)
+		}
+		networks = append(networks, n)
+	}
+	for _, address := range p.Addresses() {
+		if !ipAddress.is(address) {
+			return fmt.Errorf("container %d: %q is not an IP address", p.CTID, address)
+		}
+	}
+	for _, n := range networks {
+		switch {
+		case n.MAC != "" && !macAddress.is(n.MAC):
+			return fmt.Errorf("container %d: %q is not a MAC address", p.CTID, n.MAC)
+		case n.Interface != "" && !IsInterface(n.Interface):
+			return fmt.Errorf("container %d: %q is not the name of an interface", p.CTID, n.Interface)
+		}
 	}
 	return nil
-}
-
-// Check returns an error unless a checked file can have such a service in domain.
-func (s Service) Check(domain string) error {
-	if _, err := ParseCTID(strconv.Itoa(s.CTID)); err != nil {
-		return err
-	}
-	if !IsHostName(s.Name) || s.Host != s.Name+"."+domain {
-		return fmt.Errorf("service %q: host %q: not a host name below %s", s.Name, s.Host, domain)
-	}
-	if _, _, err := ParseServiceURL(s.URL); err != nil {
-		return fmt.Errorf("service %q: %w", s.Name, err)
-	}
-	return nil
-}
-
-// ParseServiceURL splits the URL of a service: http or https, and the address
-// and port where its container answers. It refuses anything beside these.
-func ParseServiceURL(s string) (scheme string, at netip.AddrPort, err error) {
-	scheme, host, _ := strings.Cut(s, "://")
-	at, err = netip.ParseAddrPort(host)
-	if err != nil || at.Addr().Zone() != "" || !urlScheme.is(scheme) {
-		return "", netip.AddrPort{}, fmt.Errorf("url %q: not http:// or https:// with an address and a port", s)
-	}
-	return scheme, at, nil
 }
 
 // Plan returns what a plan of the file says of its containers. domain is that of
 // the services.
 func (f *File) Plan(domain string) Plan {
-	return Plan{
+	p := Plan{
 		Config: f.Path, Domain: domain, Services: f.Services(domain),
 		CA: f.Place(CAScript), Proxy: f.Place(ProxyScript), Gateway: f.Place(GatewayScript),
+		Dashboard: f.Dashboard.route(domain), ExternalNames: f.externalNames(),
 	}
+	places := p.Places()
+	if slices.ContainsFunc(places, func(place *Place) bool { return len(place.Also) > 0 }) {
+		for _, place := range places {
+			place.Networks = f.Containers[place.CTID].networks()
+		}
+	}
+	return p
+}
+
+// Places returns those of the CA, the proxy and the gateway that the plan has.
+func (p *Plan) Places() []*Place {
+	return slices.DeleteFunc([]*Place{p.CA, p.Proxy, p.Gateway}, func(place *Place) bool { return place == nil })
+}
+
+// networks returns those of the container's fixed addresses, in their order.
+func (c *Container) networks() []Network {
+	var all []Network
+	for _, i := range c.Interfaces {
+		for _, a := range []Addressing{i.IPv4, i.IPv6} {
+			if a.Prefix.IsValid() {
+				all = append(all, Network{Address: a.Prefix.String(), MAC: i.MAC, Interface: i.Name})
+			}
+		}
+	}
+	return all
 }
 
 // Place returns where the container with an application script can be reached,
@@ -532,24 +601,4 @@ func (f *File) Place(script string) *Place {
 		return place
 	}
 	return nil
-}
-
-// Services returns the services of all containers, by CTID.
-func (f *File) Services(domain string) []Service {
-	services := []Service{}
-	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
-		c := f.Containers[ctid]
-		s := c.TraefikService
-		if s == nil {
-			continue
-		}
-		address := url.URL{
-			Scheme: s.Scheme,
-			Host:   net.JoinHostPort(c.Address().String(), strconv.Itoa(s.Port)),
-		}
-		services = append(services, Service{
-			Name: s.Name, Host: s.Name + "." + domain, URL: address.String(), CTID: ctid,
-		})
-	}
-	return services
 }

@@ -67,7 +67,7 @@ type Body interface {
 // nothing of a plan may be done.
 type PlanStarted struct {
 	Round  string `json:"round"`             // random: the name of this run
-	Action string `json:"action"`            // create, start, stop, restart, delete or status
+	Action string `json:"action"`            // create, start, stop, restart, delete, recreate or status
 	DryRun bool   `json:"dry_run,omitempty"` // nothing may be changed
 	Count  int    `json:"count"`             // of containers
 	Order  []int  `json:"order"`             // their ids, as they are planned
@@ -79,11 +79,15 @@ type PlanStarted struct {
 type ContainerPlanned struct {
 	CTID     int             `json:"ctid"`
 	Name     string          `json:"name"`
-	Action   string          `json:"action"`           // the plan's, or start for what a restart needs
+	Action   string          `json:"action"`           // the plan's; of what is needed start for a restart, create for a recreate
 	Needs    []int           `json:"needs"`            // containers of the plan that have to be ready before
 	External []int           `json:"external"`         // guests that it depends on and that are not in the file
 	Config   json.RawMessage `json:"config,omitempty"` // the container's object, as in the file
 }
+
+// Provisions reports whether the container is to be as the configuration has it
+// then.
+func (e ContainerPlanned) Provisions() bool { return e.Action == "create" || e.Action == "recreate" }
 
 // ApplicationScript returns the application script of the configuration, ""
 // when there is none.
@@ -103,12 +107,14 @@ type PlanDone struct {
 type ContainerReady struct {
 	CTID              int      `json:"ctid"`
 	Name              string   `json:"name"`
-	IP                string   `json:"ip"` // without its prefix length; "" when it has no fixed one
+	IP                string   `json:"ip"`            // without its prefix length; "" when it has no fixed one
+	IPs               []string `json:"ips,omitempty"` // all fixed addresses, IP first, where it has several
 	Changed           bool     `json:"changed"`
 	Changes           []string `json:"changes"`            // what this run has changed, for people
 	RestartRequired   []string `json:"restart_required"`   // options whose values wait for a restart
 	ApplicationScript string   `json:"application_script"` // "" for none
 	NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
+	TemplateDiffers   []string `json:"template_differs,omitempty"` // what the file wants otherwise of a template
 	ElapsedMS         int64    `json:"elapsed_ms"`
 }
 
@@ -128,7 +134,7 @@ type (
 	// after the action stop.
 	ContainerStopped ContainerChanged
 	// ContainerRemoved is written by phx-lxc for a container that does not exist
-	// after the action delete.
+	// after the action delete, or that recreate is about to create.
 	ContainerRemoved ContainerChanged
 )
 
@@ -136,9 +142,11 @@ type (
 type ContainerStatus struct {
 	CTID            int               `json:"ctid"`
 	Name            string            `json:"name"`
-	State           string            `json:"state"`          // running, stopped or missing
+	State           string            `json:"state"` // running, stopped or missing
+	Template        bool              `json:"template,omitempty"`
 	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
 	IP              string            `json:"ip"`
+	IPs             []string          `json:"ips,omitempty"`
 	Applied         map[string]string `json:"applied"` // hashes of what phx has applied, by name
 	RestartRequired []string          `json:"restart_required"`
 }
@@ -332,7 +340,11 @@ func check(b Body) error {
 	case PlanStarted:
 		err := field("order", e.Order...)
 		for _, s := range e.Services {
-			err = cmp.Or(err, field("services", s.CTID))
+			for _, id := range []int{s.CTID, s.VMID} {
+				if id != 0 { // it is that of something else
+					err = cmp.Or(err, field("services", id))
+				}
+			}
 		}
 		for _, p := range []*config.Place{e.CA, e.Gateway, e.Proxy} {
 			if p != nil {

@@ -68,8 +68,12 @@ func ReadOptions(c *cli.Context, fields map[string]*string) {
 	}
 }
 
-// ReadOptions reads --root, --fingerprint and --ca-url: see [ReadOptions].
+// ReadOptions reads --root, --fingerprint and --ca-url: see [ReadOptions]. A root
+// that is named takes the place of one that has come with a request.
 func (t *Trust) ReadOptions(c *cli.Context) {
+	if c.IsSet("root") {
+		t.Carried = ""
+	}
 	ReadOptions(c, map[string]*string{"root": &t.Root, "fingerprint": &t.Fingerprint, "ca-url": &t.CAURL})
 	t.Fingerprint = strings.ToLower(t.Fingerprint)
 }

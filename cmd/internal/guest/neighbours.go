@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,18 @@ import (
 // Neighbour is a container on the same network whose address must lead to no
 // other.
 type Neighbour struct {
-	IP  string `json:"ip"`
-	MAC string `json:"mac"`
+	IP     string `json:"ip"`
+	MAC    string `json:"mac"`
+	Device string `json:"device,omitempty"` // the interface to it; "" for the one that is given for all
+}
+
+// onDevice returns the neighbours, each with its interface.
+func onDevice(device string, neighbours []Neighbour) []Neighbour {
+	all := slices.Clone(neighbours)
+	for i := range all {
+		all[i].Device = cmp.Or(all[i].Device, device)
+	}
+	return all
 }
 
 // Names of the unit that keeps the neighbours.
@@ -30,12 +41,10 @@ const (
 var deviceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
 
 // NeighbourUnitText returns the unit that makes the entries of neighbours
-// permanent: answers to ARP that somebody else gives do not count then. It
+// permanent: answers to ARP, or to its counterpart of IPv6, that somebody else
+// gives do not count then. device is the interface of those that name none. It
 // refuses what is no address.
 func NeighbourUnitText(device string, neighbours []Neighbour) ([]byte, error) {
-	if !deviceForm.MatchString(device) {
-		return nil, fmt.Errorf("interface %q: not the name of one", device)
-	}
 	var b bytes.Buffer
 	b.WriteString(`# Written by phx. Changes made here are lost at its next run.
 [Unit]
@@ -51,7 +60,10 @@ Restart=on-failure
 RestartSec=2
 TimeoutStartSec=30
 `)
-	for _, n := range neighbours {
+	for _, n := range onDevice(device, neighbours) {
+		if !deviceForm.MatchString(n.Device) {
+			return nil, fmt.Errorf("interface %q: not the name of one", n.Device)
+		}
 		ip, err := netip.ParseAddr(n.IP)
 		if err != nil || ip.Zone() != "" {
 			return nil, fmt.Errorf("neighbour %q: not an IP address", n.IP)
@@ -60,7 +72,7 @@ TimeoutStartSec=30
 		if err != nil || len(mac) != 6 {
 			return nil, fmt.Errorf("neighbour %s: %q is not a MAC address", n.IP, n.MAC)
 		}
-		fmt.Fprintf(&b, "ExecStart=/sbin/ip neighbour replace %s lladdr %s dev %s nud permanent\n", ip, mac, device)
+		fmt.Fprintf(&b, "ExecStart=/sbin/ip neighbour replace %s lladdr %s dev %s nud permanent\n", ip, mac, n.Device)
 	}
 	// No option here needs a mount namespace, which a container without nesting
 	// cannot have.
@@ -102,15 +114,15 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 	if err != nil {
 		return err
 	}
-	for dev, ips := range former {
-		for _, ip := range ips {
-			if dev == device && slices.ContainsFunc(neighbours, func(n Neighbour) bool { return n.IP == ip }) {
-				continue
-			}
-			// Not an error: it may be gone, as after a reboot.
-			Run(ctx, "ip", "neighbour", "del", ip, "dev", dev)
-			s.Changed("freed the address of neighbour %s", ip)
+	neighbours = onDevice(device, neighbours)
+	for _, f := range former {
+		same := func(n Neighbour) bool { return n.Device == f.Device && sameIP(n.IP, f.IP) }
+		if slices.ContainsFunc(neighbours, same) {
+			continue
 		}
+		// Not an error: it may be gone, as after a reboot.
+		Run(ctx, "ip", "neighbour", "del", f.IP, "dev", f.Device)
+		s.Changed("freed the address of neighbour %s", f.IP)
 	}
 	if len(neighbours) == 0 {
 		if _, err := Run(ctx, "systemctl", "disable", "--now", "--quiet", NeighbourUnit); err != nil {
@@ -127,14 +139,12 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 		return err
 	}
 	if Active(ctx, NeighbourUnit) {
-		pinned, err := pinnedNeighbours(ctx, device)
-		if err != nil {
-			return err
-		}
 		for _, n := range neighbours {
-			if !strings.EqualFold(pinned[n.IP], n.MAC) {
-				changed = true
+			pinned, err := isPinned(ctx, n)
+			if err != nil {
+				return err
 			}
+			changed = changed || !pinned
 		}
 		if changed {
 			return s.Restart(ctx, NeighbourUnit)
@@ -146,29 +156,28 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 var entryForm = regexp.MustCompile(
 	`(?m)^ExecStart=/sbin/ip neighbour replace (\S+) lladdr \S+ dev (\S+) nud permanent$`)
 
-// neighboursOf returns the IP addresses in the text of the unit by their
-// interface.
-func neighboursOf(text []byte) map[string][]string {
-	ips := map[string][]string{}
+// neighboursOf returns the neighbours in the text of the unit, without their MAC
+// addresses.
+func neighboursOf(text []byte) []Neighbour {
+	var all []Neighbour
 	for _, m := range entryForm.FindAllSubmatch(text, -1) {
-		ips[string(m[2])] = append(ips[string(m[2])], string(m[1]))
+		all = append(all, Neighbour{IP: string(m[1]), Device: string(m[2])})
 	}
-	return ips
+	return all
 }
 
-// pinnedNeighbours returns the MAC address of each permanent entry by its IP
-// address.
-func pinnedNeighbours(ctx context.Context, device string) (map[string]string, error) {
-	out, err := Run(ctx, "ip", "neighbour", "show", "dev", device, "nud", "permanent")
+func sameIP(a, b string) bool {
+	x, err1 := netip.ParseAddr(a)
+	y, err2 := netip.ParseAddr(b)
+	return err1 == nil && err2 == nil && x == y
+}
+
+// isPinned reports whether the entry of a neighbour is permanent.
+func isPinned(ctx context.Context, n Neighbour) (bool, error) {
+	out, err := Run(ctx, "ip", "neighbour", "show", n.IP, "dev", n.Device, "nud", "permanent")
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	pinned := map[string]string{}
-	for line := range strings.Lines(out) {
-		words := strings.Fields(line) // ADDRESS lladdr MAC PERMANENT
-		if len(words) >= 3 && words[1] == "lladdr" {
-			pinned[words[0]] = words[2]
-		}
-	}
-	return pinned, nil
+	words := strings.Fields(out) // ADDRESS lladdr MAC PERMANENT
+	return len(words) >= 3 && words[1] == "lladdr" && strings.EqualFold(words[2], n.MAC), nil
 }

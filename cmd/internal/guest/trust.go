@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,7 +23,15 @@ type Trust struct {
 	Fingerprint string `json:"fingerprint"`    // SHA-256 of the CA's root, lower-case hex
 	Also        string `json:"also,omitempty"` // of another root that counts while one takes the place of the other
 	CAURL       string `json:"ca_url"`         // https://HOST:PORT
+
+	// Carried are the certificates themselves, in PEM, where no mount point shows
+	// them to the container: they are written to Root, which is [CarriedRoot].
+	Carried string `json:"carried,omitempty"`
 }
+
+// CarriedRoot is the file in a container for root certificates that have come
+// with a request.
+const CarriedRoot = "/etc/phx/root.crt"
 
 // Pins returns the fingerprints of the roots, that of the CA first.
 func (t Trust) Pins() []string {
@@ -43,6 +52,8 @@ func (t Trust) Check() error {
 	switch {
 	case t.Root != "" && !rootForm.MatchString(t.Root):
 		return fmt.Errorf("root certificate %q: not an absolute path of letters, digits, '.', '_' and '-'", t.Root)
+	case t.Carried != "" && t.Root != CarriedRoot:
+		return fmt.Errorf("root certificate %q: those that come with a request go to %s", t.Root, CarriedRoot)
 	case t.CAURL != "" && !caURLForm.MatchString(t.CAURL):
 		return fmt.Errorf("CA URL %q: not https://HOST:PORT", t.CAURL)
 	}
@@ -59,11 +70,39 @@ func (t Trust) Check() error {
 // first root is that of the CA.
 func (s *Setup) Begin(ctx context.Context, program string, trust Trust) ([]*x509.Certificate, error) {
 	s.Stage = "trust"
-	roots, err := cert.ReadPinned(trust.Root, trust.Pins()...)
+	read := func() ([]*x509.Certificate, error) { return cert.ReadPinned(trust.Root, trust.Pins()...) }
+	if trust.Carried != "" {
+		read = func() ([]*x509.Certificate, error) {
+			return cert.ParsePinned("in the request", []byte(trust.Carried), trust.Pins()...)
+		}
+	}
+	roots, err := read()
 	if err != nil {
 		return nil, err
 	}
-	return roots, lock(ctx, filepath.Join("/run", program+".lock"))
+	if err := lock(ctx, filepath.Join("/run", program+".lock")); err != nil {
+		return nil, err
+	}
+	if trust.Carried != "" {
+		_, err = s.WriteFile(trust.Root, cert.Encode(roots...), 0o644)
+	}
+	return roots, err
+}
+
+// DropCarried removes root certificates that an earlier request has brought, when
+// nothing reads them any more.
+func (s *Setup) DropCarried(trust Trust) error {
+	if trust.Root == CarriedRoot {
+		return nil
+	}
+	err := os.Remove(CarriedRoot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		s.Changed("removed %s", CarriedRoot)
+	}
+	return err
 }
 
 // lock waits for other runs of the same program in this container to end: one

@@ -421,6 +421,9 @@ func (c *Container) Start(ctx context.Context) (started bool, err error) {
 	if err := c.AwaitUnlocked(ctx); err != nil || c.Running {
 		return false, err
 	}
+	if c.IsTemplate() {
+		return false, errors.New("it is a template, which never runs: start a clone of it")
+	}
 	if err := c.switchTo(ctx, true, "start", c.ID()); err != nil {
 		return false, err
 	}
@@ -486,10 +489,22 @@ func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
 }
 
 // CheckDestroy returns why Proxmox would not destroy the container, nil if it
-// would: it refuses only once the container is down.
-func (c *Container) CheckDestroy() error {
+// would: it refuses only once the container is down. before are those that are
+// destroyed before it.
+func (c *Container) CheckDestroy(before ...int) error {
 	if ParseBool(c.Conf.Values["protection"]) {
 		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
+	}
+	if c.Conf.HasBaseVolumes() {
+		clones, err := c.host.LinkedClones(c.CTID)
+		if err != nil {
+			return err
+		}
+		clones = slices.DeleteFunc(clones, func(id int) bool { return slices.Contains(before, id) })
+		if len(clones) > 0 {
+			return fmt.Errorf("it is a template with linked clones, which have their disks on top of its own: %s: "+
+				"they have to be deleted with it", joinIDs(clones))
+		}
 	}
 	_, managed, err := c.host.haState(c.CTID)
 	if managed && err == nil {
@@ -511,8 +526,8 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // ClearRestartIfDone forgets that a restart is needed if others have restarted
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
-	since, err := strconv.ParseInt(c.Conf.mark(restartMark), 10, 64)
-	if err != nil || !c.Running {
+	since, _ := restartOf(c.Conf)
+	if since == 0 || !c.Running {
 		return nil
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
@@ -531,8 +546,8 @@ func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	return nil
 }
 
-// RestartRequired returns the options whose values wait for a restart of the
-// running container, and "lxc" for its raw lines.
+// RestartRequired returns the options whose values wait, in whole or in part, for a
+// restart of the running container, and "lxc" for its raw lines.
 func (c *Container) RestartRequired() []string {
 	waiting := []string{}
 	if c.Conf == nil || !c.Running {
@@ -540,11 +555,10 @@ func (c *Container) RestartRequired() []string {
 	}
 	waiting = append(waiting, c.Conf.Deleted...)
 	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
-	if c.Conf.mark(restartMark) != "" {
-		waiting = append(waiting, "lxc")
-	}
+	_, marked := restartOf(c.Conf)
+	waiting = append(waiting, marked...)
 	slices.Sort(waiting)
-	return waiting
+	return slices.Compact(waiting)
 }
 
 // Resize grows the disk of an option to a size in GiB.
@@ -639,6 +653,13 @@ func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
 	return c.WriteRecord(ctx, c.Record.without(snapshotsWord))
 }
 
+// Unknown reports whether nothing on the container tells that phx has ever worked
+// on it: it has no record, not even one that does not count, and no mark.
+func (c *Container) Unknown() bool {
+	_, lines := recordLines(c.Conf.Description)
+	return len(lines) == 0 && c.Conf.mark(appliedMark) == "" && c.Conf.mark(restartMark) == ""
+}
+
 // Inherit sets the record of a container that is about to be cloned to what has
 // come along with a snapshot of its source. The error is that of [Records.read].
 func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err error) {
@@ -649,11 +670,14 @@ func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err e
 }
 
 // SnapshotToClone returns the snapshot of a container that is cloned: one
-// without a name, which is the container itself, where phx has seen that
-// Proxmox makes none of it.
+// without a name, which is the container itself, of a template, and where phx has
+// seen that Proxmox makes none of it.
 func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot, error) {
 	if s := conf.Snapshot(name); s != nil {
 		return s, nil
+	}
+	if conf.IsTemplate() {
+		return &Snapshot{Section: conf.Section}, nil
 	}
 	record, err := r.read(ctid, conf.Description)
 	if err != nil || !record.takesNoSnapshots(&conf.Section) {

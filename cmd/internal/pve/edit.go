@@ -156,8 +156,8 @@ const (
 	// appliedMark is what scripts have left on the container's disks: the
 	// words of the record.
 	appliedMark = "applied"
-	// restartMark is since when the container has to be restarted: seconds
-	// since 1970.
+	// restartMark is since when the container has to be restarted, in seconds
+	// since 1970, and for which options; without any, for raw lines.
 	restartMark = "restart"
 )
 

@@ -102,11 +102,11 @@ func parseFirewallSection(line string) (kind string, ok bool) {
 
 // firewallOption is an option as pve-firewall reads it: a number, or a policy.
 var firewallOption = regexp.MustCompile(
-	`(?i)^(enable|macfilter|ipfilter|policy_in|policy_out):\s*([01]|ACCEPT|DROP|REJECT)\s*$`)
+	`(?i)^(enable|macfilter|ipfilter|ndp|policy_in|policy_out):\s*([01]|ACCEPT|DROP|REJECT)\s*$`)
 
 // firewallDefaults are what counts where a file has no such option.
 var firewallDefaults = map[string]string{
-	"enable": "0", "macfilter": "1", "ipfilter": "0", "policy_in": "DROP", "policy_out": "ACCEPT",
+	"enable": "0", "macfilter": "1", "ipfilter": "0", "ndp": "1", "policy_in": "DROP", "policy_out": "ACCEPT",
 }
 
 // FirewallOptions returns the options of a firewall file by name, in lower
@@ -274,9 +274,10 @@ func setFirewallOption(text []byte, name, value string) []byte {
 
 // Flow is a TCP connection to be made.
 type Flow struct {
-	Source netip.Addr // not valid for clients at any address
-	Dest   netip.Addr
-	Port   int
+	Source    netip.Addr // not valid for clients at any address
+	Dest      netip.Addr
+	Port      int
+	Interface string // of the container, by which it passes: net0
 }
 
 // FirewallVerdict returns what a firewall file does with the first packet of a
@@ -336,13 +337,15 @@ func (f Flow) matches(action string, options []string) match {
 		m := yes
 		switch pair[0] {
 		case "-i":
-			if value != "net0" {
+			if value != f.Interface {
 				m = no
 			}
 		case "-source":
 			switch {
 			case f.Source.IsValid():
 				m = isAmong(value, f.Source)
+			case isOfOther(value, f.Dest):
+				m = no
 			case action != "ACCEPT":
 				m = no
 			}
@@ -362,6 +365,16 @@ func (f Flow) matches(action string, options []string) match {
 		result = min(result, m)
 	}
 	return result
+}
+
+// isOfOther reports whether a list has addresses of the other family than addr.
+func isOfOther(list string, addr netip.Addr) bool {
+	first := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '-' || r == '/' })
+	if len(first) == 0 {
+		return false
+	}
+	a, err := netip.ParseAddr(first[0])
+	return err == nil && a.Is4() != addr.Is4()
 }
 
 func isAmong(list string, addr netip.Addr) match {

@@ -8,7 +8,7 @@ import (
 
 // usageRE matches the line that pct prints behind the reason when it refuses
 // its arguments.
-var usageRE = regexp.MustCompile(`^(USAGE: )?(pct|qm) [a-z_-]+( .*)?\[OPTIONS\]$`)
+var usageRE = regexp.MustCompile(`^(USAGE: )?(pct|qm|pveam) [a-z_-]+( .*)?\[OPTIONS\]$`)
 
 // blame returns the line of a command's output that says why it failed, and
 // the other lines. That is the last one, but for what pct says of arguments: a
@@ -39,7 +39,10 @@ var hints = compileHints([][2]string{
 	{`can't lock file '([A-Za-z0-9/._-]+)' - got timeout`,
 		"another command holds $1: see which with: fuser -v $1"},
 	{`volume '([A-Za-z0-9._-]+):vztmpl/([A-Za-z0-9._+-]+)' does not exist`,
-		"the template is missing: download it with: pveam update && pveam download $1 $2"},
+		"the template is missing: download it with: pveam update && pveam download $1 $2; or let phx do so, with " +
+			"--download (PHX_DOWNLOAD=1)"},
+	{`no such template`,
+		"Proxmox does not offer it, or the list of this host is old: pveam update; see it with: pveam available"},
 	{`storage '[A-Za-z0-9._-]+' does not exist`,
 		"see the storages of this host with: pvesm status; and correct storage_pool"},
 	{`storage '([A-Za-z0-9._-]+)' does not support container directories`,

@@ -32,6 +32,7 @@ import (
 type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
+	PVEAM   string // the pveam program, which downloads archives; "" for pveam
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 
 	// Preview, if set, gets each command instead of its being run, but for those
@@ -196,9 +197,16 @@ const (
 //
 // Every external command goes through here, so that a preview cannot lie.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
+	stdout, _, err := h.run(ctx, c)
+	return stdout, err
+}
+
+// run is [Host.Run], and returns stderr, too, of a command that ended with
+// status 0.
+func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 	if h.Preview != nil && !c.Reads {
 		h.Preview.Commands = append(h.Preview.Commands, c.Argv)
-		return nil, nil
+		return nil, nil, nil
 	}
 	limit := c.MaxStdout
 	if limit == 0 && c.Stdout == nil && !c.Guest {
@@ -221,7 +229,7 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 				h.Warn(line)
 			}
 		}
-		return stdout, nil
+		return stdout, stderr, nil
 	}
 	if timedOut := (*process.TimedOut)(nil); errors.As(err, &timedOut) && timedOut.Limit == h.limit() {
 		cause := fmt.Errorf("%w (--timeout or PHX_TIMEOUT gives it more)", timedOut)
@@ -250,7 +258,7 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	}
 	stderr = stderr[max(0, len(stderr)-room):]
 	stdout = stdout[max(0, len(stdout)-(room-len(stderr))):]
-	return nil, &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
+	return nil, nil, &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
 }
 
 // maxWarnings is how many lines of warnings a command may have.
@@ -311,7 +319,11 @@ var environmentRE = regexp.MustCompile(`^(LC_[A-Z]+|(http|https|ftp|all|no)_prox
 // pct runs pct with these arguments and returns its stdout. A later run
 // knows it by its environment, also when phx has been killed.
 func (h *Host) pct(ctx context.Context, args ...string) ([]byte, error) {
-	return h.Run(ctx, Command{Argv: append([]string{h.PCT}, args...), Env: []string{h.mark()}})
+	return h.Run(ctx, h.pctCommand(args...))
+}
+
+func (h *Host) pctCommand(args ...string) Command {
+	return Command{Argv: append([]string{h.PCT}, args...), Env: []string{h.mark()}}
 }
 
 // Exec returns the command that runs argv inside a container: as root, with

@@ -12,6 +12,7 @@ import (
 type Preview struct {
 	Commands [][]string // in order, each with its arguments
 	files    []*previewedFile
+	gone     []string // paths of files that would have been removed by then
 }
 
 // previewedFile is a file as it is, and as it would be.
@@ -43,6 +44,11 @@ func (p *Preview) Diffs(f func(path, diff string)) {
 	}
 }
 
+// PreviewDestroy notes, in a preview, that the container's files are gone.
+func (h *Host) PreviewDestroy(ctid int) {
+	h.Preview.gone = append(h.Preview.gone, h.confPath(ctid), h.firewallPath(ctid))
+}
+
 // edit is what a preview does in place of an edit of the file at path. Where
 // there is no such file yet, it would hold made by then.
 func (p *Preview) edit(path string, made []byte, rewrite func([]byte) []byte) (text []byte, changed bool, err error) {
@@ -57,6 +63,9 @@ func (p *Preview) edit(path string, made []byte, rewrite func([]byte) []byte) (t
 	old, err := readIfThere(path)
 	if err != nil {
 		return nil, false, err
+	}
+	if slices.Contains(p.gone, path) {
+		old = nil
 	}
 	if old == nil {
 		old = made

@@ -43,9 +43,14 @@ const (
 	RawWord       = "+lxc"       // hashes of raw lines
 	FirewallWord  = "+firewall"  // hashes of rules, "none" for a file without: phx manages the firewall
 	MountsWord    = "+mounts"    // hashes of the paths of bind mounts
+	NetsWord      = "+nets"      // interfaces and their sub-keys that phx has set: net1,net1.tag
 	VolumesWord   = "+volumes"   // hashes of the paths of volumes that have been there
 	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
 	snapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
+
+	// KnownWord is in the record of a container of which there would be none
+	// otherwise: see [Container.Unknown].
+	KnownWord = "+known"
 
 	// FormerRestartWord is what the [restartMark] says now.
 	FormerRestartWord = "+restart"
@@ -244,7 +249,7 @@ func (e *rolledBack) Error() string {
 
 // rolledBackWords are the words of what is written into the configuration
 // file: a rollback brings all of it back.
-var rolledBackWords = []string{RawWord, MountsWord, VolumesWord}
+var rolledBackWords = []string{RawWord, MountsWord, NetsWord, VolumesWord}
 
 // readConf returns the record of container ctid as [Records.read] does. The
 // error is a [*rolledBack] where it differs from what the notes say.
@@ -508,7 +513,7 @@ func HashList(texts []string) string {
 	return strings.Join(hashes, ",")
 }
 
-// Hashes are the elements of a word of a record that is a list of hashes.
+// Hashes are the elements of a word of a record that is a list, mostly of hashes.
 type Hashes map[string]bool
 
 // Hashes returns the elements of a word.

@@ -2,13 +2,14 @@ package pve
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 // booleanKeys are sub-keys of which Proxmox rewrites the value.
 var booleanKeys = []string{
-	"firewall", "link_down", "ro", "backup", "nesting", "keyctl", "fuse", "mknod", "force_rw_sys",
+	"firewall", "link_down", "host-managed", "ro", "backup", "nesting", "keyctl", "fuse", "mknod", "force_rw_sys",
 }
 
 // Merge returns ps with the wanted properties set, and whether that differs
@@ -30,6 +31,12 @@ func sameValue(key, have, wanted string) bool {
 		return true
 	case key == "hwaddr":
 		return strings.EqualFold(have, wanted)
+	case key == "ip6" || key == "gw6":
+		return sameAddress(have, wanted)
+	case key == "tag" || key == "mtu" || key == "rate":
+		return sameNumber(have, wanted)
+	case key == "trunks":
+		return sameTrunks(have, wanted)
 	case slices.Contains(booleanKeys, key):
 		// An absent boolean and a false one are the same.
 		return ParseBool(have) == ParseBool(wanted)
@@ -96,7 +103,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 				conf.Pending = map[string]string{}
 			}
 			conf.Pending[p.Key] = p.Value
-		case p.Key == "net0":
+		case netName.MatchString(p.Key):
 			conf.Values[p.Key] = interfaceAsStored(p.Value)
 		default:
 			conf.Values[p.Key] = p.Value
@@ -104,7 +111,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 	}
 	for _, p := range s.removed {
 		switch {
-		case running && waitsForStart(p.Key, conf):
+		case running && (waitsForStart(p.Key, conf) || laterNet.MatchString(p.Key)):
 			conf.Deleted = append(conf.Deleted, p.Key)
 		default:
 			delete(conf.Values, p.Key)
@@ -117,20 +124,10 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 // present value, if any: a new mount point is mounted at once.
 func waitsForStart(option string, conf *Conf) bool {
 	_, exists := conf.Values[option]
-	return option == "features" || option == "nameserver" || mountPointOption.MatchString(option) && exists
+	return option == "features" || option == "nameserver" || option == "searchdomain" ||
+		mountPointOption.MatchString(option) && exists
 }
 
-// interfaceAsStored is a network interface as pct prints it again: the name,
-// the other keys in order, and the type (pve-container 6.1).
-func interfaceAsStored(value string) string {
-	ps := ParseProperties(value)
-	ps.Set("type", "veth")
-	key := func(p Property) string {
-		if p.Key == "name" {
-			return "" // before all others
-		}
-		return p.Key
-	}
-	slices.SortFunc(ps, func(a, b Property) int { return strings.Compare(key(a), key(b)) })
-	return ps.String()
-}
+// laterNet matches the interfaces that pct takes out of a running container at its
+// next start only: it does not know their numbers as such (pve-container 6.1).
+var laterNet = regexp.MustCompile(`^net\d\d+$`)

@@ -1,34 +1,155 @@
 package pve
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 )
 
-// Storages returns the directories of Proxmox VE's storages that have one, by
-// the storage's name, as storage.cfg gives them. There are none where that
-// file cannot be read, as on a machine without Proxmox VE.
-func (h *Host) Storages() map[string]string {
+// storage is a storage as storage.cfg gives it.
+type storage struct {
+	kind      string // its type
+	dir       string // "" where it has none
+	templates string // in dir, where the archives are that containers are created from
+	content   string // what it may hold, joined by commas; "" where storage.cfg does not say
+}
+
+// storages returns the storages of storage.cfg by name: none where that file
+// cannot be read, as on a machine without Proxmox VE.
+func (h *Host) storages() map[string]*storage {
 	text, err := readIfThere(filepath.Join(h.PVERoot, "storage.cfg"))
 	if err != nil {
 		return nil
 	}
-	dirs := map[string]string{}
-	name := ""
+	all := map[string]*storage{}
+	current := &storage{}
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		switch {
 		case len(fields) < 2 || line[0] == '#':
 		case line[0] != ' ' && line[0] != '\t': // a section: "TYPE: NAME"
-			name = fields[1]
-			switch strings.TrimSuffix(fields[0], ":") {
+			current = &storage{kind: strings.TrimSuffix(fields[0], ":"), templates: "template/cache"}
+			switch current.kind {
 			case "nfs", "cifs", "cephfs", "glusterfs":
-				dirs[name] = "/mnt/pve/" + name // unless its path says otherwise
+				current.dir = "/mnt/pve/" + fields[1] // unless its path says otherwise
 			}
+			all[fields[1]] = current
 		case fields[0] == "path" || fields[0] == "mountpoint":
-			dirs[name] = path.Clean(strings.Join(fields[1:], " "))
+			current.dir = path.Clean(strings.Join(fields[1:], " "))
+		case fields[0] == "content":
+			current.content = strings.Join(fields[1:], "")
+		case fields[0] == "content-dirs":
+			for _, p := range ParseProperties(strings.Join(fields[1:], " ")) {
+				if p.Key == "vztmpl" {
+					current.templates = p.Value
+				}
+			}
+		}
+	}
+	return all
+}
+
+// Storages returns the directories of Proxmox VE's storages that have one, by
+// the storage's name.
+func (h *Host) Storages() map[string]string {
+	dirs := map[string]string{}
+	for name, s := range h.storages() {
+		if s.dir != "" {
+			dirs[name] = s.dir
 		}
 	}
 	return dirs
+}
+
+// LinksClones reports whether a template's clone on the storage shares the disks
+// of the template. Of a storage that is not known it is not so: a full clone can
+// be made on any.
+func (h *Host) LinksClones(name string) bool {
+	s := h.storages()[name]
+	return s != nil && slices.Contains([]string{"btrfs", "lvmthin", "rbd", "zfspool"}, s.kind)
+}
+
+// TakesTemplates reports whether Proxmox may make templates of containers with
+// volumes on the storage: it does not on some types.
+func (h *Host) TakesTemplates(name string) bool {
+	s := h.storages()[name]
+	return s == nil || !slices.Contains([]string{"lvm", "iscsi", "iscsidirect", "pbs", "esxi"}, s.kind)
+}
+
+// CheckStorage returns why Proxmox would not put volumes of containers on a
+// storage, nil if it would, or storage.cfg does not say.
+func (h *Host) CheckStorage(name string) error {
+	all := h.storages()
+	s := all[name]
+	switch {
+	case s == nil && len(all) > 0 && name != "local": // which is there always
+		return fmt.Errorf("there is no storage %s: see those of this host with: pvesm status; and correct the "+
+			"configuration", name)
+	case s != nil && s.content != "" && !slices.Contains(strings.Split(s.content, ","), "rootdir"):
+		return fmt.Errorf("the storage %s takes no containers (its content is %s): let it, with: "+
+			"pvesm set %[1]s --content rootdir,%s; or choose another one", name, s.content, s.content)
+	}
+	return nil
+}
+
+// archiveRE matches the archive of a template on a storage.
+var archiveRE = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9._-]*):vztmpl/([A-Za-z0-9][A-Za-z0-9._+-]*)$`)
+
+// TemplateFile returns the path of the archive that a container is created from,
+// a volume such as local:vztmpl/NAME or a path. known is false where storage.cfg
+// does not say where that volume is.
+func (h *Host) TemplateFile(template string) (file string, known bool) {
+	if strings.HasPrefix(template, "/") {
+		return template, true
+	}
+	m := archiveRE.FindStringSubmatch(template)
+	if m == nil {
+		return "", false
+	}
+	s := h.storages()[m[1]]
+	if s == nil || s.dir == "" {
+		return "", false
+	}
+	return filepath.Join(s.dir, s.templates, m[2]), true
+}
+
+// DownloadCommand returns the command that fetches an archive from the templates
+// that Proxmox offers, whose list is signed and has their checksums; nil for one
+// that is on no storage.
+func (h *Host) DownloadCommand(template string) []string {
+	m := archiveRE.FindStringSubmatch(template)
+	if m == nil {
+		return nil
+	}
+	program := h.PVEAM
+	if program == "" {
+		program = "pveam"
+	}
+	return []string{program, "download", m[1], m[2]}
+}
+
+// Download fetches an archive that is missing with [Host.DownloadCommand].
+func (h *Host) Download(ctx context.Context, template string) error {
+	argv := h.DownloadCommand(template)
+	_, said, err := h.run(ctx, Command{Argv: argv})
+	if err != nil || h.Preview != nil {
+		return err
+	}
+	// It exits 0 even when the task has failed.
+	file, known := h.TemplateFile(template)
+	if _, err := os.Stat(file); known && errors.Is(err, fs.ErrNotExist) {
+		reason := "see Proxmox's task log"
+		if text := strings.TrimSpace(string(said)); text != "" {
+			reason = text
+		}
+		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, reason)
+	}
+	return nil
 }

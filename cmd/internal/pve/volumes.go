@@ -80,6 +80,21 @@ func MountedAt(values map[string]string, path string) string {
 	return ""
 }
 
+// OwnVolumes returns what is destroyed with the container beside its root disk, for
+// people: the paths of its volumes with their names, and those that are not mounted.
+func (s *Section) OwnVolumes() []string {
+	var all []string
+	for _, option := range MountPoints(s.Values) {
+		if value := s.Values[option]; !IsBind(value) {
+			all = append(all, fmt.Sprintf("%s (%s)", MountPath(value), MountSource(value)))
+		}
+	}
+	for _, option := range Unused(s.Values) {
+		all = append(all, fmt.Sprintf("%s (%s)", option, MountSource(s.Values[option])))
+	}
+	return all
+}
+
 // bindMount returns the first mount point that mounts a path of the host, ""
 // when there is none. Proxmox makes neither a snapshot nor a clone then.
 func (s *Section) bindMount() string {
@@ -105,23 +120,26 @@ func (s *Section) sources() string {
 // of a container with the volumes of s.
 func (r Record) takesNoSnapshots(s *Section) bool { return r.Hashes(snapshotsWord).Has(s.sources()) }
 
-// Clone returns the configuration that Proxmox gives to a full clone of a
-// snapshot: all of it, with another name, storage, and address of the network
-// card.
+// Clone returns the configuration that Proxmox gives to a clone of a snapshot:
+// all of it, with another name, address of the network card and, unless storage
+// is "", another storage.
 func (s *Snapshot) Clone(hostname, storage string) *Conf {
 	conf := &Conf{Section: s.Section}
 	conf.Values = maps.Clone(s.Values)
 	maps.DeleteFunc(conf.Values, func(option, _ string) bool {
-		return option == "parent" || option == "snaptime" || option == "lock" || strings.HasPrefix(option, "unused")
+		return option == "parent" || option == "snaptime" || option == "lock" || option == "template" ||
+			strings.HasPrefix(option, "unused")
 	})
 	conf.Values["hostname"] = hostname
 	for _, option := range append(MountPoints(conf.Values), "rootfs") {
-		if _, volume, ok := strings.Cut(conf.Values[option], ":"); ok && !IsBind(conf.Values[option]) {
+		if _, volume, ok := strings.Cut(conf.Values[option], ":"); ok && storage != "" && !IsBind(conf.Values[option]) {
 			conf.Values[option] = storage + ":" + volume
 		}
 	}
-	net := ParseProperties(conf.Values["net0"])
-	net.Set("hwaddr", "(generated)")
-	conf.Values["net0"] = net.String()
+	for _, option := range Nets(conf.Values) {
+		net := ParseProperties(conf.Values[option])
+		net.Set("hwaddr", "(generated)")
+		conf.Values[option] = net.String()
+	}
 	return conf
 }

@@ -25,6 +25,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -395,14 +396,6 @@ func TestTrustIsChecked(t *testing.T) {
 		{"another root", func(f *fixture) string { return strings.Replace(f.fingerprint(), f.pin, zeros, 1) }, "", true,
 			"it is another CA's"},
 		{"another root than is pinned", (*fixture).fingerprint, zeros, true, "this host has pinned " + zeros},
-		{"not mounted", func(f *fixture) string {
-			moved := filepath.Join(filepath.Dir(filepath.Dir(f.root)), "moved.crt")
-			if err := os.Rename(f.root, moved); err != nil {
-				panic(err)
-			}
-			return strings.Replace(f.fingerprint(), f.root, moved, 1)
-		}, "", true, "to its mount_points"},
-		{"mounted for writing", (*fixture).fingerprint, "", false, "set its read_only to true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFixture(t)
@@ -426,6 +419,46 @@ func TestTrustIsChecked(t *testing.T) {
 				t.Error("it is noted that the gateway trusts the root")
 			}
 		})
+	}
+}
+
+// The root goes with the request unless the container sees it, and cannot change
+// it, by a path that is fit for a configuration.
+func TestRootIsMountedOrCarried(t *testing.T) {
+	f := newFixture(t)
+	dir, deeper := filepath.Dir(f.root), filepath.Dir(filepath.Dir(f.root))
+	text, err := os.ReadFile(f.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	carried := guest.Trust{Root: guest.CarriedRoot, Carried: string(text)}
+	mount := func(host, at string, readOnly bool) string {
+		return fmt.Sprintf(`{"host_path":%q,"container_path":%q,"read_only":%t}`, host, at, readOnly)
+	}
+	for _, tt := range []struct {
+		name   string
+		mounts []string
+		want   guest.Trust
+	}{
+		{"not mounted", nil, carried},
+		{"something else is mounted", []string{mount(dir+"/other", "/ssl", true)}, carried},
+		{"its directory", []string{mount(dir, "/ssl", true)}, guest.Trust{Root: "/ssl/phoenix_ca.crt"}},
+		{"a directory above", []string{mount(deeper, "/s", true)}, guest.Trust{Root: "/s/ssl/phoenix_ca.crt"}},
+		{"the file", []string{mount(f.root, "/root.pem", true)}, guest.Trust{Root: "/root.pem"}},
+		{"for writing", []string{mount(dir, "/ssl", false)}, carried},
+		{"for writing as well", []string{mount(dir, "/ssl", true), mount(deeper, "/s", false)}, carried},
+		{"at a path with a blank", []string{mount(dir, "/s l", true)}, carried},
+	} {
+		planned := strings.Replace(f.planned("create"), mount(dir, "/ssl", true), strings.Join(tt.mounts, ","), 1)
+		r := f.filter(t, started(), planned, of(gateway, "ct.ready", ""), f.exported(), f.fingerprint(), done())
+		if r.err != nil || len(r.targets) != 1 {
+			t.Errorf("%s: %d times, %v: %s", tt.name, len(r.targets), r.err, r.failure())
+			continue
+		}
+		tt.want.Fingerprint, tt.want.CAURL = f.pin, "https://10.0.0.10:9000"
+		if got := r.targets[0].Trust; got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, got, tt.want)
+		}
 	}
 }
 

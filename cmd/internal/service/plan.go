@@ -70,7 +70,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 		}
 		p.plan = body.Plan
 	case event.ContainerPlanned:
-		if body.Action != "create" || body.ApplicationScript() != script {
+		if !body.Provisions() || body.ApplicationScript() != script {
 			return nil
 		}
 		if p.container != nil {
@@ -122,7 +122,7 @@ func (p *planState) observeCA(ev event.Event) {
 	}
 	switch body := ev.Body.(type) {
 	case event.ContainerPlanned:
-		p.caPlanned = body.Action == "create"
+		p.caPlanned = body.Provisions()
 	case event.ContainerReady:
 		p.caReady = true
 	case event.ContainerFailed:

@@ -1,11 +1,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net/url"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/cahost"
@@ -14,6 +17,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // Target is the container in which a service is to be set up, and what is known
@@ -24,9 +28,10 @@ type Target struct {
 	Container *config.Container
 	Domain    string
 	Services  []config.Service
-	CA        *config.Place // where the CA's container can be reached
-	Proxy     *config.Place // and the proxy's; nil when the file has none
-	Gateway   *config.Place // and the gateway's
+	Dashboard *config.DashboardRoute // nil for none
+	CA        *config.Place          // where the CA's container can be reached
+	Proxy     *config.Place          // and the proxy's; nil when the file has none
+	Gateway   *config.Place          // and the gateway's
 
 	Trust  guest.Trust // the CA, and its root certificates as mounted in the container
 	CADown bool        // the CA could not be asked: the root is the one that the host has kept
@@ -40,9 +45,9 @@ type Target struct {
 	// it has; false at the end of a plan in which it has not been seen.
 	GatewayReady func(context.Context) bool
 
-	rootFile string   // the CA's root certificates on the host
-	scripts  string   // directory of the feature scripts
-	changes  []string // that the host's half has made
+	rootFile string       // the CA's root certificates on the host
+	scripts  scripts.Dirs // where the feature scripts are
+	changes  []string     // that the host's half has made
 }
 
 // Changed notes what the host's half has changed.
@@ -56,15 +61,77 @@ func (t *Target) Changed(format string, args ...any) {
 func (t *Target) Neighbours() []guest.Neighbour { return t.NeighboursOf(t.CTID) }
 
 // NeighboursOf returns those of the CA, the proxy and the gateway, without the
-// container itself, of which the file has the MAC address.
+// container itself, of which the file has the MAC address. Of several addresses
+// those count that are in a network of the container.
 func (t *Target) NeighboursOf(ctid int) []guest.Neighbour {
+	var own []config.Network
+	device := t.Container.Reached().Name
+	places := t.plan().Places()
+	for _, p := range places {
+		if p.CTID == ctid {
+			own, device = p.Networks, p.Interface
+		}
+	}
 	var all []guest.Neighbour
-	for _, p := range []*config.Place{t.CA, t.Proxy, t.Gateway} {
-		if p != nil && p.CTID != ctid && p.MAC != "" {
+	for _, p := range places {
+		switch {
+		case p.CTID == ctid:
+		case len(own) == 0 && p.MAC != "":
 			all = append(all, guest.Neighbour{IP: p.IP, MAC: p.MAC})
+		case len(own) > 0:
+			all = append(all, neighboursIn(own, device, p.Networks)...)
 		}
 	}
 	return all
+}
+
+// neighboursIn returns those of a neighbour's addresses that are in one of the
+// networks, each with its interface, unless that is device.
+func neighboursIn(own []config.Network, device string, neighbour []config.Network) []guest.Neighbour {
+	var all []guest.Neighbour
+	for _, n := range neighbour {
+		ip := n.Prefix().Addr()
+		i := slices.IndexFunc(own, func(o config.Network) bool { return o.Prefix().Contains(ip) })
+		if i < 0 || n.MAC == "" {
+			continue
+		}
+		at := guest.Neighbour{IP: ip.String(), MAC: n.MAC, Device: own[i].Interface}
+		if at.Device == device {
+			at.Device = ""
+		}
+		all = append(all, at)
+	}
+	return all
+}
+
+func (t *Target) plan() *config.Plan {
+	return &config.Plan{CA: t.CA, Proxy: t.Proxy, Gateway: t.Gateway}
+}
+
+// AddressOf returns the address of a place by which the container reaches it: one
+// in a network of the container, else one of a family that the container has.
+func (t *Target) AddressOf(p *config.Place) string {
+	var prefixes []netip.Prefix
+	var four, six bool
+	for _, i := range t.Container.Interfaces {
+		prefixes = append(prefixes, i.IPv4.Prefix, i.IPv6.Prefix)
+		four = four || i.IPv4 != config.Addressing{}
+		six = six || i.IPv6 != config.Addressing{}
+	}
+	var second string
+	for _, s := range p.Addresses() {
+		address, err := netip.ParseAddr(s)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(prefixes, func(own netip.Prefix) bool { return own.Contains(address) }) {
+			return s
+		}
+		if second == "" && (address.Is4() && four || address.Is6() && six) {
+			second = s
+		}
+	}
+	return cmp.Or(second, p.IP)
 }
 
 // Logf writes a message about the container to stderr.
@@ -74,7 +141,8 @@ func (t *Target) Logf(format string, args ...any) {
 
 // checkTrust checks what the events say of the CA against the plan, against what
 // the host has pinned and against the file of root certificates, and notes where
-// the container sees that file.
+// the container sees that file. Where it does not, the certificates go with the
+// request.
 func (t *Target) checkTrust() error {
 	if err := t.checkCA(); err != nil {
 		return err
@@ -82,24 +150,36 @@ func (t *Target) checkTrust() error {
 	if err := t.checkPin(); err != nil {
 		return err
 	}
-	if _, err := cert.ReadPinned(t.rootFile, t.Trust.Pins()...); err != nil {
+	roots, err := cert.ReadPinned(t.rootFile, t.Trust.Pins()...)
+	if err != nil {
 		return err
 	}
-	root, err := mounted(t.Container, t.rootFile)
-	t.Trust.Root = root
-	return err
+	at, writable := mounted(t.Container, t.rootFile)
+	if writable {
+		t.Logf("the mount point %s shows %s to the container for writing: set its read_only to true; "+
+			"until then the root certificate comes with the request", at, t.rootFile)
+	}
+	t.Trust.Root = at
+	if at == "" || writable || t.Trust.Check() != nil {
+		t.Trust.Root, t.Trust.Carried = guest.CarriedRoot, string(cert.Encode(roots...))
+	}
+	return nil
 }
 
 // checkCA returns an error unless the CA's URL leads to the CA of the plan,
-// and the fingerprints are such.
+// and the fingerprints are such. Where the container reaches the CA by another of
+// its addresses, the URL gets that one.
 func (t *Target) checkCA() error {
 	if err := t.Trust.Check(); err != nil {
 		return err
 	}
-	u, err := url.Parse(t.Trust.CAURL)
-	if err != nil || u.Hostname() != t.CA.IP {
+	at, err := netip.ParseAddrPort(strings.TrimPrefix(t.Trust.CAURL, "https://"))
+	if err != nil || at.Addr().String() != t.CA.IP {
 		return fmt.Errorf("CA URL %q: not that of the CA of the plan, container %d at %s",
 			t.Trust.CAURL, t.CA.CTID, t.CA.IP)
+	}
+	if address := t.AddressOf(t.CA); address != t.CA.IP {
+		t.Trust.CAURL = "https://" + net.JoinHostPort(address, strconv.Itoa(int(at.Port())))
 	}
 	return nil
 }
@@ -120,19 +200,20 @@ func (t *Target) checkPin() error {
 }
 
 // mounted returns the place in a container where a file of the host is seen
-// through one of the container's mount points.
-func mounted(c *config.Container, path string) (string, error) {
+// through one of the container's mount points, "" where it is not, and reports
+// whether the container could change it through one of them, which is then at.
+func mounted(c *config.Container, path string) (at string, writable bool) {
 	for _, m := range c.MountPoints {
 		rest, err := filepath.Rel(m.HostPath, path)
 		if err != nil || !filepath.IsLocal(rest) {
 			continue
 		}
 		if !m.ReadOnly {
-			return "", fmt.Errorf("the mount point %s shows %s to the container for writing: "+
-				"set its read_only to true", m.ContainerPath, path)
+			return m.ContainerPath, true
 		}
-		return filepath.Join(m.ContainerPath, rest), nil
+		if at == "" {
+			at = filepath.Join(m.ContainerPath, rest)
+		}
 	}
-	return "", fmt.Errorf("no mount point shows %s to the container: add %s to its mount_points",
-		path, filepath.Dir(path))
+	return at, false
 }

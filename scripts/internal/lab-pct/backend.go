@@ -26,6 +26,7 @@ type backend interface {
 	exec(vmid int, keepEnv bool, argv []string) error
 	push(vmid int, in io.Reader, dest string, o ownership) error
 	pull(vmid int, path string, out io.Writer) error
+	bridgeMTU(name string) (int, error)
 	hotplug(conf *config, key, value string) error // value "": remove
 	extract(archive, rootfs string) error
 	credentials(rootfs, password, keysFile string) error

@@ -383,7 +383,7 @@ func (c *call) cloneConfig(src *config, newid int, snap string) (conf *config, d
 		if err != nil {
 			return nil, nil, full, err
 		}
-		if !full && !v.clones(src.isTemplate(), snap != "") {
+		if !full && !v.clones(v.isBase(), snap != "") {
 			return nil, nil, full, die(2, "Linked clone feature for '%s' is not available", v)
 		}
 		disks = append(disks, m)
@@ -444,6 +444,12 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 		to, err := s.newVolume(conf.vmid)
 		if err != nil {
 			return err
+		}
+		if !full && s.onBases() && snap == "" {
+			to.base = v.name
+			if err := os.WriteFile(to.baseFile(), []byte(v.name), 0o644); err != nil {
+				return workerDie("%v", err)
+			}
 		}
 		*made = append(*made, to)
 		if err := c.fault(); err != nil {
@@ -573,6 +579,11 @@ func (c *call) destroy() error {
 				fmt.Fprintf(c.stdout, "ignore deletion of '%s', CT %d isn't the owner!\n", v, c.vmid)
 				continue
 			}
+			if used, err := v.inUse(); err != nil {
+				return err
+			} else if used {
+				return workerDie("base volume '%s' is still in use by linked clones", v.name)
+			}
 			if err := v.remove(); err != nil {
 				return workerDie("%v", err)
 			}
@@ -634,10 +645,42 @@ func (c *call) template() error {
 		case c.running():
 			return die(255, "you can't convert a CT to template if the CT is running")
 		}
-		if err := c.fault(); err != nil {
+		return inWorker(c.makeTemplate(conf))
+	})
+}
+
+// makeTemplate makes the volumes those of a template, and then marks the container. Whatever stops
+// it between leaves a container that is none, with volumes that cannot be made so again.
+func (c *call) makeTemplate(conf *config) error {
+	var disks []volume
+	mounts := conf.mounts()
+	for _, m := range mounts {
+		if m.kind() != "volume" {
+			return workerDie("Template feature is not available for '%s'", m.volume())
+		}
+		v, err := c.volume(m.volume())
+		if err != nil {
 			return err
 		}
-		conf.values["template"] = "1"
-		return inWorker(c.save(conf))
-	})
+		if !v.templates() {
+			return workerDie("Template feature is not available for '%s'", v)
+		}
+		disks = append(disks, v)
+	}
+	for i, m := range mounts {
+		base, err := disks[i].makeBase()
+		if err != nil {
+			return err
+		}
+		m.values["volume"] = base.String()
+		conf.values[m.key] = m.String()
+	}
+	if err := c.save(conf); err != nil {
+		return err
+	}
+	if err := c.fault(); err != nil {
+		return err
+	}
+	conf.values["template"] = "1"
+	return c.save(conf)
 }

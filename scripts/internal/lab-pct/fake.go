@@ -48,6 +48,7 @@ func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
 func (b *fakeBackend) extract(string, string) error             { return nil }
 func (b *fakeBackend) credentials(string, string, string) error { return nil }
 func (b *fakeBackend) filter(string) error                      { return nil }
+func (b *fakeBackend) bridgeMTU(string) (int, error)            { return 9000, nil }
 
 // checkCapabilities refuses what LXC refuses. A privileged container drops some by default.
 func checkCapabilities(conf *config) error {
@@ -66,8 +67,31 @@ func checkCapabilities(conf *config) error {
 	return nil
 }
 
+// checkScripts refuses what the script refuses that Proxmox has LXC run for every netN: it knows no
+// other type than veth.
+func checkScripts(conf *config) error {
+	for _, n := range conf.nets() {
+		kind, runs := "veth", true
+		for _, r := range conf.raw {
+			switch r.key {
+			case fmt.Sprintf("lxc.net.%d.type", n.index):
+				kind = r.value
+			case fmt.Sprintf("lxc.net.%d.script.up", n.index):
+				runs = false
+			}
+		}
+		if kind != "veth" && runs {
+			return fmt.Errorf("got unexpected argument (%s != veth)", kind)
+		}
+	}
+	return nil
+}
+
 func (b *fakeBackend) start(conf *config) error {
 	if err := checkCapabilities(conf); err != nil {
+		return err
+	}
+	if err := checkScripts(conf); err != nil {
 		return err
 	}
 	for _, m := range conf.mounts() {

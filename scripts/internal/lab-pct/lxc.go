@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,11 +88,14 @@ func (b *lxcBackend) writeConfig(conf *config) error {
 		fmt.Fprintf(&out, "%s = "+format+"\n", append([]any{key}, a...)...)
 	}
 	line("lxc.include", "/usr/share/lxc/config/common.conf")
-	unprivileged := conf.values["unprivileged"] == "1"
+	mapped := slices.ContainsFunc(conf.raw, func(r rawLine) bool { return r.key == "lxc.idmap" })
+	unprivileged := conf.values["unprivileged"] == "1" || mapped
 	if unprivileged {
 		line("lxc.include", "/usr/share/lxc/config/userns.conf")
-		line("lxc.idmap", "u 0 %d 65536", idBase)
-		line("lxc.idmap", "g 0 %d 65536", idBase)
+		if !mapped {
+			line("lxc.idmap", "u 0 %d 65536", idBase)
+			line("lxc.idmap", "g 0 %d 65536", idBase)
+		}
 		line("lxc.rootfs.options", "idmap=container")
 	}
 	root, err := b.rootfs(conf)
@@ -179,6 +183,14 @@ func (b *lxcBackend) netLines(vmid int, n nic, line lineFunc) error {
 	return nil
 }
 
+func (b *lxcBackend) bridgeMTU(name string) (int, error) {
+	bridge, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, die(2, "bridge '%s' does not exist", name)
+	}
+	return bridge.MTU, nil
+}
+
 func checkBridge(name string) error {
 	if _, err := net.InterfaceByName(name); err != nil {
 		return die(2, "bridge '%s' does not exist", name)
@@ -242,6 +254,9 @@ func (b *lxcBackend) limitLines(conf *config, line lineFunc) {
 }
 
 func (b *lxcBackend) start(conf *config) error {
+	if err := checkScripts(conf); err != nil {
+		return err
+	}
 	root, err := b.rootfs(conf)
 	if err != nil {
 		return err

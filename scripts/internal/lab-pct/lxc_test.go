@@ -46,6 +46,19 @@ lxc.cap.drop: sys_time
 	if raw := "lxc.mount.auto = sys:rw\nlxc.cap.drop = sys_time\n"; !strings.HasSuffix(got, raw) {
 		t.Errorf("the raw lines %q are not last", raw)
 	}
+	// A map of its own takes the place of the usual one.
+	own := parseConfig(104, []byte("hostname: x\nrootfs: lab:104/vm-104-disk-0.raw,size=8G\n"+
+		"lxc.idmap: u 0 100000 65536\nlxc.idmap: g 0 100000 33\nlxc.idmap: g 33 33 1\n"), new(bytes.Buffer))
+	if err := b.writeConfig(own); err != nil {
+		t.Fatal(err)
+	}
+	data, err = os.ReadFile(filepath.Join(dir, "lxc", "104", "config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(data); strings.Count(got, "lxc.idmap") != 3 || !strings.Contains(got, "userns.conf\n") {
+		t.Errorf("with a map of its own:\n%s", got)
+	}
 	conf.values["net0"] = "name=eth0,bridge=nosuchbridge"
 	if err := b.writeConfig(conf); err == nil || err.Error() != "bridge 'nosuchbridge' does not exist" {
 		t.Errorf("with a missing bridge: %v", err)

@@ -6,7 +6,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -128,6 +130,10 @@ func (c *call) change(conf *config, running bool, set params, deletes, reverts [
 			if err := c.checkHookscript(v); err != nil {
 				return nil, err
 			}
+		case strings.HasPrefix(k, "net"):
+			if err := c.checkNet(k, v); err != nil {
+				return nil, err
+			}
 		case strings.HasPrefix(k, "dev"):
 			dev, err := parseProperties("dev", k, v)
 			if err != nil {
@@ -147,6 +153,27 @@ func (c *call) change(conf *config, running bool, set params, deletes, reverts [
 	}
 	conf.cleanPending()
 	return c.apply(conf, running, func(k string) bool { return touched[k] }), nil
+}
+
+// checkNet refuses what an interface cannot be on this host.
+func (c *call) checkNet(key, value string) error {
+	net, err := parseProperties("net", key, value)
+	if err != nil {
+		return die(255, "%v", err)
+	}
+	if mtu, _ := strconv.Atoi(net["mtu"]); mtu > 0 {
+		bridge, err := c.backend.bridgeMTU(net["bridge"])
+		if err != nil {
+			return err
+		}
+		if mtu > bridge {
+			return die(255, "%s: MTU size '%d' is bigger than bridge MTU '%d'", key, mtu, bridge)
+		}
+	}
+	if net["link_down"] != "1" && net["host-managed"] == "1" && net["ip6"] == "auto" {
+		return die(255, "%s: SLAAC is not supported for host-managed network configuration.", key)
+	}
+	return nil
 }
 
 func (c *call) checkHookscript(id string) error {
@@ -216,6 +243,10 @@ func (c *call) apply(conf *config, running bool, selected func(key string) bool)
 	return failed
 }
 
+// hotNetRE are the interfaces that pct takes out of a running container: of those with two digits
+// it does not know that they are some, when it removes them.
+var hotNetRE = regexp.MustCompile(`^net\d$`)
+
 func (c *call) applyDelete(conf *config, running bool, k string) error {
 	old := conf.values[k]
 	switch {
@@ -232,7 +263,7 @@ func (c *call) applyDelete(conf *config, running bool, k string) error {
 		return v.remove()
 	case running && slices.Contains(live, k):
 		return nil
-	case running && (k == "swap" || k == "cpulimit" || k == "cpuunits" || strings.HasPrefix(k, "net")):
+	case running && (k == "swap" || k == "cpulimit" || k == "cpuunits" || hotNetRE.MatchString(k)):
 		return c.backend.hotplug(conf, k, "")
 	case running:
 		return errQueued

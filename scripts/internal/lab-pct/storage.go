@@ -92,12 +92,20 @@ func (s *storage) clones(template, fromSnapshot bool) bool {
 	return false
 }
 
+// templates reports whether containers with volumes on this storage can become templates.
+func (s *storage) templates() bool {
+	return !slices.Contains([]string{"lvm", "iscsi", "iscsidirect"}, s.kind)
+}
+
 // volume is a volume of a storage. A storage of files names it STORAGE:OWNER/vm-OWNER-disk-N.raw,
-// one of block devices STORAGE:vm-OWNER-disk-N, and ZFS STORAGE:subvol-OWNER-disk-N.
+// one of block devices STORAGE:vm-OWNER-disk-N, and ZFS STORAGE:subvol-OWNER-disk-N. Of a template it
+// is base-… or, of ZFS, basevol-…. The name of a linked clone's has that before it on ZFS and RBD,
+// whose clones go on needing it: STORAGE:basevol-900-disk-0/subvol-101-disk-0.
 type volume struct {
 	*storage
 	owner int
 	name  string // without .raw
+	base  string // that of a template, which it is on top of
 }
 
 func (s *storage) files() bool {
@@ -108,7 +116,61 @@ func (v volume) String() string {
 	if v.files() {
 		return fmt.Sprintf("%s:%d/%s.raw", v.id, v.owner, v.name)
 	}
+	if v.base != "" {
+		return v.id + ":" + v.base + "/" + v.name
+	}
 	return v.id + ":" + v.name
+}
+
+// isBase reports whether it is a template's.
+func (v volume) isBase() bool {
+	return strings.HasPrefix(v.name, "base-") || strings.HasPrefix(v.name, "basevol-")
+}
+
+// onBases reports whether a linked clone goes on needing the volume that it was made of.
+func (s *storage) onBases() bool { return s.kind == "zfspool" || s.kind == "rbd" }
+
+// baseFile holds the name of the volume that it is on top of.
+func (v volume) baseFile() string { return v.dir() + ".base" }
+
+// inUse reports whether another volume is on top of it.
+func (v volume) inUse() (bool, error) {
+	found, err := filepath.Glob(filepath.Join(v.path, "images", "*", "*.base"))
+	if err != nil {
+		return false, workerDie("%v", err)
+	}
+	for _, f := range found {
+		if data, err := os.ReadFile(f); err == nil && string(data) == v.name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// baseName is the name of a template's volume: vm-900-disk-0 becomes base-900-disk-0.
+func baseName(name string) string {
+	if rest, ok := strings.CutPrefix(name, "subvol-"); ok {
+		return "basevol-" + rest
+	}
+	return "base-" + strings.TrimPrefix(name, "vm-")
+}
+
+// makeBase makes it a volume of a template.
+func (v volume) makeBase() (volume, error) {
+	base := v
+	base.name = baseName(v.name)
+	if v.isBase() {
+		return v, workerDie("create_base not possible with base image")
+	}
+	if err := os.Rename(v.dir(), base.dir()); err != nil {
+		return v, workerDie("rename '%s' to '%s' failed - %s", v.dir(), base.dir(), reason(err))
+	}
+	for _, files := range [][2]string{{v.sizeFile(), base.sizeFile()}, {v.baseFile(), base.baseFile()}} {
+		if err := os.Rename(files[0], files[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return v, workerDie("%v", err)
+		}
+	}
+	return base, nil
 }
 
 // dir is the directory that is the volume.
@@ -123,7 +185,7 @@ func (v volume) snapshotDir(snap string) string {
 
 var (
 	fileVolumeRE  = regexp.MustCompile(`^(\d+)/([a-z0-9-]+)\.raw$`)
-	blockVolumeRE = regexp.MustCompile(`^((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
+	blockVolumeRE = regexp.MustCompile(`^(?:(base(?:vol)?-\d+-[a-z0-9-]+)/)?((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
 )
 
 // volume finds the volume of a name such as lab:103/vm-103-disk-0.raw.
@@ -133,16 +195,16 @@ func (l *lab) volume(id string) (volume, error) {
 	if err != nil {
 		return volume{}, err
 	}
-	var number string
+	var number, base string
 	if m := fileVolumeRE.FindStringSubmatch(name); m != nil && s.files() {
 		number, name = m[1], m[2]
 	} else if m := blockVolumeRE.FindStringSubmatch(name); m != nil && !s.files() {
-		name, number = m[1], m[2]
+		base, name, number = m[1], m[2], m[3]
 	} else {
 		return volume{}, die(255, "unable to parse volume filename '%s'", name)
 	}
 	owner, _ := strconv.Atoi(number)
-	return volume{s, owner, name}, nil
+	return volume{s, owner, name, base}, nil
 }
 
 // newVolume makes the directory of the next free volume of a container.
@@ -152,7 +214,11 @@ func (s *storage) newVolume(owner int) (volume, error) {
 		kind = "subvol"
 	}
 	for i := 0; ; i++ {
-		v := volume{s, owner, fmt.Sprintf("%s-%d-disk-%d", kind, owner, i)}
+		v := volume{storage: s, owner: owner, name: fmt.Sprintf("%s-%d-disk-%d", kind, owner, i)}
+		base := volume{storage: s, owner: owner, name: baseName(v.name)}
+		if _, err := os.Stat(base.dir()); err == nil {
+			continue
+		}
 		if err := os.MkdirAll(filepath.Dir(v.dir()), 0o755); err != nil {
 			return v, workerDie("%v", err)
 		}
@@ -205,7 +271,7 @@ func (v volume) setSize(size string) error {
 }
 
 func (v volume) remove() error {
-	err := errors.Join(os.RemoveAll(v.dir()), os.RemoveAll(v.sizeFile()))
+	err := errors.Join(os.RemoveAll(v.dir()), os.RemoveAll(v.sizeFile()), os.RemoveAll(v.baseFile()))
 	os.Remove(filepath.Dir(v.dir())) // once empty
 	return err
 }

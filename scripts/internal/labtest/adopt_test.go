@@ -212,8 +212,9 @@ func (l lab) testAdoption(t *testing.T) {
 		}
 	}
 
-	// What phx has left to people: the old site gives way, and everything is served, by the old CA.
-	l.in(t, gateway, "rm", "/etc/nginx/sites-enabled/gateway")
+	// The old site led to the proxy, and has given way: everything is served, by the old CA.
+	l.in(t, gateway, "sh", "-euc", `test ! -e /etc/nginx/sites-enabled/gateway
+		cmp /etc/nginx/sites-available/gateway /etc/phx/nginx/replaced/gateway`)
 	r := l.try(t, "scripts/lab", "run", "phoenix")
 	if r.status != 0 {
 		t.Errorf("without the old site: status %d\n%s", r.status, r.stderr)

@@ -38,7 +38,10 @@ func (s *syncWriter) String() string {
 }
 
 // transport connects to the gateway whatever the name, and trusts what phoenix_ca.crt holds when it connects.
-func (l lab) transport(keepAlive bool) *http.Transport {
+func (l lab) transport(keepAlive bool) *http.Transport { return l.transportTo(gatewayIP, keepAlive) }
+
+// transportTo is transport for one of the gateway's addresses.
+func (l lab) transportTo(ip string, keepAlive bool) *http.Transport {
 	return &http.Transport{
 		DisableKeepAlives: !keepAlive,
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -54,7 +57,7 @@ func (l lab) transport(keepAlive bool) *http.Transport {
 			if !roots.AppendCertsFromPEM(text) {
 				return nil, errors.New("phoenix_ca.crt: no certificate")
 			}
-			conn, err := l.dial(ctx, network, net.JoinHostPort(gatewayIP, port))
+			conn, err := l.dial(ctx, network, net.JoinHostPort(ip, port))
 			if err != nil {
 				return nil, err
 			}

@@ -135,8 +135,14 @@ func parseEvents(t *testing.T, text string) []event {
 	return events
 }
 
-// checkUnchanged: every result is there, and each says that nothing was changed.
+// checkUnchanged: every result of the four containers is there, and each says that nothing was changed.
 func checkUnchanged(t *testing.T, text string) {
+	t.Helper()
+	checkUnchangedOf(t, text, 4)
+}
+
+// checkUnchangedOf is checkUnchanged for a number of containers.
+func checkUnchangedOf(t *testing.T, text string, containers int) {
 	t.Helper()
 	counts := map[string]int{}
 	for _, ev := range parseEvents(t, text) {
@@ -150,8 +156,8 @@ func checkUnchanged(t *testing.T, text string) {
 			t.Errorf("failed: %s", ev.line)
 		}
 	}
-	for name, want := range map[string]int{"plan.started": 1, "ct.ready": 4, "ca.exported": 1, "ca.fingerprint": 1,
-		"nginx.ready": 1, "traefik.ready": 1, "plan.done": 1} {
+	for name, want := range map[string]int{"plan.started": 1, "ct.ready": containers, "ca.exported": 1,
+		"ca.fingerprint": 1, "nginx.ready": 1, "traefik.ready": 1, "plan.done": 1} {
 		if counts[name] != want {
 			t.Errorf("%d events %s, want %d", counts[name], name, want)
 		}
@@ -233,9 +239,11 @@ func TestLab(t *testing.T) {
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
 	t.Run("README", l.testREADME)
 	t.Run("Rotation", l.testRotation)
+	t.Run("Networks", l.testNetworks)
 	if long() {
 		t.Run("Adoption", l.testAdoption)
 	}
+	t.Run("Shape", l.testShape)
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
 		observe(t, l).compare(t, before)

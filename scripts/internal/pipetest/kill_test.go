@@ -45,6 +45,10 @@ func TestKilledBetweenSystemCalls(t *testing.T) {
 		{"volumes and scripts", map[string]any{"mount_points": mount("a"), "features": []string{"base_setup"}},
 			map[string]any{"mount_points": mount("b"), "features": []string{"base_setup", "step_cli"},
 				"volumes": withVolume["volumes"]}, "[mp0]", false},
+		{"a template", map[string]any{"features": []string{"base_setup"}},
+			map[string]any{"features": []string{"base_setup", "step_cli"}, "is_template": true, "memory_mb": 600,
+				"lxc_options": []string{"lxc.environment=A=1"}, "firewall": firewall("22")},
+			"[]", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) { testKills(t, tt.before, tt.after, tt.waits, tt.back) })
 	}
