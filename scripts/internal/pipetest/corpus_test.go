@@ -50,7 +50,9 @@ func newCorpusHost(t *testing.T, corpus string) *host {
 		"bin/pct": "#!/bin/sh\nexec $PHX_PCT \"$@\"\n",
 		"bin/qm":  "#!/bin/sh\necho \"status: running\"\n",
 		"sub":     "root:100000:65536\nroot:33:1\nroot:1000:2\n",
-		"inside":  strings.Replace(inside, "feature\\ *)", "*lxc_vllm.sh\\ *) cat >/dev/null; echo served ;;\nfeature\\ *)", 1),
+		"inside": strings.Replace(inside, "feature\\ *)", "*lxc_vllm.sh\\ *) cat >/dev/null; echo served ;;\n"+
+			"*/health_checks/*) exit 127 ;;\nfeature\\ *)", 1),
+		"host/pve/storage.cfg": h.read("host/pve/storage.cfg") + "\ndir: other\n\tpath " + h.dir + "/host/storage/other\n\tcontent rootdir\n",
 	}
 	for path, text := range oldInstallation {
 		files["phoenix_hypervisor/"+path] = text
@@ -116,7 +118,7 @@ func TestCorpus(t *testing.T) {
 				args   []string
 				status int
 			}{
-				{[]string{"phx-plan", "--explain"}, 0},
+				{[]string{"phx-plan", "--format", "table"}, 0},
 				{[]string{"phoenix", "--dry-run"}, 3},
 				{[]string{"phoenix"}, 0},
 				{[]string{"phoenix"}, 0},
