@@ -59,6 +59,9 @@ const base = `{
 }
 `
 
+// goodKey is the key of a line of ssh_public_keys.
+const goodKey = "AAAAC3NzaC1lZDI1NTE5AAAAIKbO7b6Oe0T1Qh5l1D0gYQ9cQ0sFbVfQ0pR2w2m3n4oK"
+
 func TestMistakes(t *testing.T) {
 	const (
 		ca    = "lxc_configs.103."
@@ -178,7 +181,8 @@ func TestMistakes(t *testing.T) {
 			ca + `clone_from_ctid: "nine" is not a container id`},
 		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`,
 			ca + "clone_from_ctid: must be a container id, not a boolean"},
-		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has neither template_snapshot_name nor is_template"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`,
+			"container 103 has neither template_snapshot_name nor is_template"},
 		{extra, `"full_clone": ¦false`, ca + "full_clone: must not be false: container 900 is not is_template"},
 		{extra, `"full_clone": ¦1`, ca + "full_clone: must be true or false"},
 		{`"template_snapshot_name": "final-form"`, `"template_snapshot_name": "final-form", "full_clone": ¦true`,
@@ -377,6 +381,89 @@ func TestMistakes(t *testing.T) {
 			"has 101 arguments; at most 100"},
 		{extra, `"health_checks": [{"script": "x.sh", "args": ¦"$(reboot)"}]`,
 			ca + "health_checks.0.args: no shell reads this"},
+
+		// Options of pct.
+		{extra, `"ostype": ¦"windows"`, ca + `ostype: "windows" is not a type of system that pct knows`},
+		{extra, `"arch": ¦"x86"`, ca + `arch: "x86" is not an architecture that pct knows`},
+		{extra, `"nodename": ¦"pve1.example"`, ca + "nodename: "},
+		{extra, `"ssh_public_keys": ¦["ssh-ed25519 ` + goodKey + ` a"]`,
+			ca + "ssh_public_keys: pct sets them only when"},
+		{extra, `"cpulimit": ¦8193`, ca + "cpulimit: must be from 0 to 8192, not 8193"},
+		{extra, `"cpulimit": ¦"2"`, ca + "cpulimit: must be a number, not a string"},
+		{extra, `"cpulimit": ¦-0.5`, "must be from 0 to 8192, not -0.5"},
+		{extra, `"cpulimit": ¦1e999`, "must be from 0 to 8192, not 1e999"},
+		{extra, `"cpuunits": ¦500001`, ca + "cpuunits: must be from 0 to 500000"},
+		{extra, `"timezone": ¦"../etc/passwd"`, ca + `timezone: "../etc/passwd" is not a time zone`},
+		{extra, `"timezone": ¦"Europe/"`, "is not a time zone"},
+		{extra, `"tags": ¦"web"`, ca + "tags: must be a list"},
+		{extra, `"tags": ["web", ¦"WEB"]`, ca + "tags.1: web is named twice"},
+		{extra, `"tags": [¦"a;b"]`, ca + `tags.0: "a;b" is not a tag`},
+		{extra, `"tags": [¦"-a"]`, "is not a tag"},
+		{extra, `"tags": [` + numbered(100, `"a%d"`) + `, ¦"b"]`, "at most 100 tags are allowed"},
+		{extra, `"description_text": ¦["a"]`, ca + "description_text: must be a string"},
+		{extra, `"description_text": ¦"a\n phx: +mac=0"`, ca + `description_text: no line may begin with "phx:"`},
+		{extra, `"description_text": ¦"phx:"`, "no line may begin with"},
+		{extra, `"description_text": ¦"a\tb"`, "must not contain control characters but line feeds: there is U+0009"},
+		{extra, `"description_text": ¦"a\r\nb"`, "there is U+000D"},
+		{extra, `"description_text": ¦"` + strings.Repeat("a", maxNotes+1) + `"`, "is 4097 bytes long; at most 4096"},
+		{extra, `"protection": ¦1`, ca + "protection: must be true or false"},
+		{extra, `"hookscript": ¦"/root/x.sh"`, ca + `hookscript: "/root/x.sh" is not the volume id of a snippet`},
+		{extra, `"hookscript": ¦"local:snippets/../x.sh"`, "is not the volume id"},
+		{extra, `"hookscript": ¦"local:vztmpl/x.sh"`, "is not the volume id"},
+		{extra, `"devices": [¦"/dev/kvm"]`, ca + "devices.0: must be an object, not a string"},
+		{extra, `"devices": [¦{"mode": "0660"}]`, ca + "devices.0.path: missing"},
+		{extra, `"devices": [{"path": ¦"/srv/x"}]`, ca + `devices.0.path: "/srv/x" is not below /dev`},
+		{extra, `"devices": [{"path": ¦"/dev/../etc"}]`, "must not contain /./ or /../"},
+		{extra, `"devices": [{"path": ¦"/dev/a,mode=0777"}]`, "must not contain a comma"},
+		{extra, `"devices": [{"path": "/dev/a"}, {"path": ¦"/dev//a"}]`, ca + "devices.1.path: /dev/a is named twice"},
+		{extra, `"devices": [{"path": "/dev/a", "mode": ¦"660"}]`, ca + `devices.0.mode: "660" is not an access mode`},
+		{extra, `"devices": [{"path": "/dev/a", "mode": ¦"0680"}]`, "is not an access mode"},
+		{extra, `"devices": [{"path": "/dev/a", "uid": ¦-1}]`, ca + "devices.0.uid: must be at least 0"},
+		{extra, `"devices": [{"path": "/dev/a", "ro": ¦true}]`, ca + "devices.0.ro: unknown key"},
+		{extra, `"rootfs_options": {"backup": ¦true}`, ca + "rootfs_options.backup: unknown key"},
+		{extra, `"rootfs_options": {"mountoptions": ["noatime", ¦"ro"]}`,
+			ca + `rootfs_options.mountoptions.1: "ro" is not a mount option that pct takes`},
+		{extra, `"volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v", "quota": ¦"1"}]`,
+			ca + "volumes.0.quota: must be true or false"},
+		{extra, `"volumes": [{"pool": "p1", "size_gb": 1, "mount_point": "/v", "mountoptions": ["nodev", ¦"nodev"]}]`,
+			"nodev is named twice"},
+		{extra, `"mount_points": [{"host_path": "/srv/x", "container_path": "/x", "quota": ¦true}]`,
+			ca + "mount_points.0.quota: unknown key"},
+		{`"template": "local:vztmpl/debian.tar.zst"`,
+			`"template": "local:vztmpl/debian.tar.zst", "ssh_public_keys": [¦"ssh-ed25519 AAAA"]`,
+			"lxc_configs.900.ssh_public_keys.0: is no public key of OpenSSH"},
+		{`"template": "local:vztmpl/debian.tar.zst"`,
+			`"template": "local:vztmpl/debian.tar.zst", "ssh_public_keys": [¦"ssh-rsa ` + goodKey + `"]`,
+			"is no public key of OpenSSH"},
+		{`"template": "local:vztmpl/debian.tar.zst"`,
+			`"template": "local:vztmpl/debian.tar.zst", "ssh_public_keys": ¦"keys.pub"`, "is not an absolute path"},
+
+		// Maps of ids.
+		{extra, `"id_maps": ¦["u 0 100000 65536", {"type": "gid", "host_id": 33, "container_id": 33}]`,
+			ca + "id_maps: has both forms"},
+		{extra, `"id_maps": [{"type": ¦"group", "host_id": 33, "container_id": 33}]`,
+			`"group" is not uid, gid or both`},
+		{extra, `"id_maps": [¦{"type": "gid", "container_id": 33}]`, ca + "id_maps.0.host_id: missing"},
+		{extra, `"id_maps": [{"type": "gid", "host_id": 33, "container_id": ¦65536}]`, "must be from 0 to 65535"},
+		{extra, `"id_maps": [{"type": "gid", "host_id": 33, "container_id": 65535, "size": ¦2}]`,
+			"2 ids from 65535 on go beyond the container's last one"},
+		{extra, `"id_maps": [{"type": "gid", "host_id": 33, "container_id": 33, "size": ¦0}]`,
+			"must be from 1 to 65536"},
+		{extra, `"id_maps": [{"type": "gid", "host_id": 33, "container_id": 33, "count": ¦1}]`, "unknown key"},
+		{extra, `"id_maps": [{"type": "gid", "host_id": 33, "container_id": 33, "size": 5}, ` +
+			`¦{"type": "both", "host_id": 50, "container_id": 37}]`,
+			ca + "id_maps.1: gid 37 of the container has another place in id_maps.0"},
+		{extra, `"id_maps": [{"type": "uid", "host_id": 33, "container_id": 33, "size": 5}, ` +
+			`¦{"type": "uid", "host_id": 37, "container_id": 50}]`,
+			ca + "id_maps.1: uid 37 of the host has another place in id_maps.0"},
+		{extra, `"id_maps": [¦{"type": "uid", "host_id": 100050, "container_id": 33}]`,
+			ca + "id_maps.0: uid 100050 of the host has another place in the standard map, in which they are those "},
+		{extra, `"unprivileged": false, "id_maps": ¦[{"type": "uid", "host_id": 33, "container_id": 33}]`,
+			ca + "id_maps: unprivileged is false"},
+		{extra, `"lxc_options": ["lxc.idmap=u 0 100000 65536"], ` +
+			`"id_maps": ¦[{"type": "uid", "host_id": 33, "container_id": 33}]`, "there is lxc.idmap in lxc_options, too"},
+		{extra, `"id_maps": ¦[` + numbered(170, `{"type": "gid", "host_id": %[1]d, "container_id": 1%03[1]d0}`) + `]`,
+			ca + "id_maps: is a map of gid in 341 parts, and Linux takes 340"},
 
 		// Firewall.
 		{extra, `"mount_points": [{"host_path": ¦"/etc", "container_path": "/x", "owner_uid": 1}]`,
@@ -636,8 +723,15 @@ func TestEveryKey(t *testing.T) {
   "apparmor_profile": "unconfined", "apparmor_manages_nesting": true, "gpu_assignment": "0, 1",
   "id_maps": ["u  0 100000 65536", "g 0 100000 65536"],
   "zfs_volumes": [{"name": "models", "pool": "fastData", "size_gb": 50, "mount_point": "/models/"}],
-  "volumes": [{"name": "data", "pool": "quickOS", "size_gb": 1, "mount_point": "/data"}],
-  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b"},
+  "volumes": [{"name": "data", "pool": "quickOS", "size_gb": 1, "mount_point": "/data", "read_only": true,
+    "backup": true, "replicate": false, "quota": false, "acl": true, "keepattrs": true,
+    "mountoptions": ["noatime", "discard"]}],
+  "rootfs_options": {"acl": false, "quota": true, "replicate": true, "mountoptions": []},
+  "ostype": "debian", "arch": "amd64", "ssh_public_keys": "/root/keys.pub", "nodename": "pve1", "cpulimit": 1.5,
+  "cpuunits": 200, "timezone": "Europe/Vienna", "tags": ["LLM", "gpu"], "description_text": "one\n\n# two: 100 %\n\n",
+  "protection": true, "hookscript": "local:snippets/hook.pl", "devices": [{"path": "/dev/dri//renderD128",
+    "mode": "0660", "uid": 0, "gid": 104, "deny_write": true}, {"path": "/dev/kvm"}],
+  "mount_points": [{"host_path": "/srv/a b", "container_path": "/a//b", "replicate": false, "shared": true},
     {"host_path": "/srv/c", "container_path": "/c", "read_only": true, "owner_uid": 33, "owner_gid": 0}],
   "firewall": {"enabled": true, "macfilter": false, "ipfilter": true, "policy_in": "REJECT",
     "policy_out": "ACCEPT", "rules": [
@@ -671,9 +765,19 @@ func TestEveryKey(t *testing.T) {
 			{"lxc.mount.auto", "sys:rw"}, {"lxc.apparmor.profile", "unconfined"},
 			{"lxc.cgroup2.devices.allow", "c 195:* rwm"}},
 		AppArmorProfile: "unconfined", AppArmorManagesNesting: true, GPUs: []int{0, 1},
-		IDMaps:  []string{"u 0 100000 65536", "g 0 100000 65536"},
-		Volumes: []Volume{{"fastData", 50, "/models"}, {"quickOS", 1, "/data"}},
-		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b"},
+		IDMaps: []string{"u 0 100000 65536", "g 0 100000 65536"},
+		Volumes: []Volume{{Pool: "fastData", SizeGB: 50, MountPoint: "/models"},
+			{Pool: "quickOS", SizeGB: 1, MountPoint: "/data", ReadOnly: new(true), MountOptions: MountOptions{
+				Backup: new(true), Replicate: new(false), Quota: new(false), ACL: new(true), KeepAttrs: new(true),
+				Flags: []string{"noatime", "discard"}}}},
+		RootOptions: MountOptions{ACL: new(false), Quota: new(true), Replicate: new(true), Flags: []string{}},
+		OSType:      "debian", Arch: "amd64", SSHKeysFile: "/root/keys.pub", NodeName: "pve1",
+		CPULimit: new(1.5), CPUUnits: new(200), Timezone: "Europe/Vienna", Tags: []string{"llm", "gpu"},
+		Notes: new("one\n\n# two: 100 %"), Protection: new(true), HookScript: "local:snippets/hook.pl",
+		Devices: []Device{{Path: "/dev/dri/renderD128", Mode: "0660", UID: new(0), GID: new(104), DenyWrite: true},
+			{Path: "/dev/kvm"}},
+		MountPoints: []MountPoint{{HostPath: "/srv/a b", ContainerPath: "/a/b",
+			MountOptions: MountOptions{Replicate: new(false), Shared: new(true)}},
 			{HostPath: "/srv/c", ContainerPath: "/c", ReadOnly: true, OwnerUID: new(33), OwnerGID: new(0)}},
 		Firewall: &Firewall{Enabled: true, MACFilter: new(false), IPFilter: new(true), PolicyIn: "REJECT",
 			PolicyOut: "ACCEPT", Rules: []FirewallRule{
@@ -812,16 +916,21 @@ func TestScriptInput(t *testing.T) {
   "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
   "secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "dhcp"}, "nameservers": [], "searchdomain": [],
   "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
-  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "is_template": false, "volumes": [], "mount_points": [], "firewall": {},
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "is_template": false,
   "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
   "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
   "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
+  "ostype": "debian", "arch": "amd64", "ssh_public_keys": [], "nodename": "pve1", "cpulimit": 1, "cpuunits": 200,
+  "rootfs_options": {}, "timezone": "host", "tags": [], "description_text": "", "protection": false,
+  "hookscript": "local:snippets/x.sh", "devices": [],
   "trigger_sync_on_completion": true, "ports": ["1:2"]
 }`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"is_template":false,"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+	const want = `{"is_template":false,"name":"Step-CA",` +
+		`"network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
 		`"ports":["1:2"],"secondary_network_config":{"name":"eth1","bridge":"vmbr1","ip":"dhcp"},` +
 		`"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
 		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`
