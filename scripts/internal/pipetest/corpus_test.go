@@ -118,7 +118,7 @@ func TestCorpus(t *testing.T) {
 				args   []string
 				status int
 			}{
-				{[]string{"phx-plan", "--format", "table"}, 0},
+				{[]string{"phx-plan", "--explain"}, 0},
 				{[]string{"phoenix", "--dry-run"}, 3},
 				{[]string{"phoenix"}, 0},
 				{[]string{"phoenix"}, 0},
