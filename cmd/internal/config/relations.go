@@ -253,8 +253,8 @@ func (p *parser) clones(found []*entry, index map[int]int) {
 			case source == e:
 				// A cycle, and reported as one.
 			case !source.snapshot && !source.IsTemplate:
-				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor is_template, "+
-					"and a clone is made from a snapshot or from a template", edge.to)
+				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor "+
+					"is_template, and a clone is made from a snapshot or from a template", edge.to)
 			case len(source.MountPoints) > 0:
 				p.failIn(e, int(edge.at), edge.path(),
 					"container %d has mount_points: pct can neither snapshot nor clone it", edge.to)

@@ -79,7 +79,7 @@ type PlanStarted struct {
 type ContainerPlanned struct {
 	CTID     int             `json:"ctid"`
 	Name     string          `json:"name"`
-	Action   string          `json:"action"`           // the plan's; of what is needed start for a restart, create for a recreate
+	Action   string          `json:"action"`           // the plan's; see docs/events.md for what others need
 	Needs    []int           `json:"needs"`            // containers of the plan that have to be ready before
 	External []int           `json:"external"`         // guests that it depends on and that are not in the file
 	Config   json.RawMessage `json:"config,omitempty"` // the container's object, as in the file
