@@ -222,9 +222,6 @@ func (j *job) checkProfile(context.Context) error {
 // the work begin as with one that never was.
 func (j *job) destroyToRecreate(ctx context.Context) error {
 	j.stage = "delete"
-	if j.ct.Conf == nil {
-		return nil
-	}
 	if err := j.destroy(ctx); err != nil {
 		return err
 	}
