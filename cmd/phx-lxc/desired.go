@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -47,6 +48,15 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 		set("swap", strconv.Itoa(*c.SwapMB))
 	}
 	set("cores", strconv.Itoa(c.Cores))
+	if c.CPULimit != nil {
+		limit := strconv.FormatFloat(*c.CPULimit, 'f', -1, 64)
+		if !pve.SameNumber(cmp.Or(next["cpulimit"], "0"), limit) {
+			s.Set("cpulimit", limit)
+		}
+	}
+	if c.CPUUnits != nil {
+		set("cpuunits", strconv.Itoa(*c.CPUUnits))
+	}
 	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
 		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
 	}
@@ -67,7 +77,33 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 		features = append(features, pve.ParseProperties(o)...)
 	}
 	merge("features", features)
-	addMountPoints(s, c, next, before.Hashes(pve.MountsWord))
+	if c.OSType != "" {
+		set("ostype", c.OSType)
+	}
+	if c.Arch != "" && next["arch"] == "" {
+		s.Set("arch", c.Arch)
+	}
+	if c.Timezone != "" {
+		set("timezone", c.Timezone)
+	}
+	switch {
+	case c.Tags == nil || pve.SameTags(pve.ParseList(next["tags"]), c.Tags):
+	case len(c.Tags) == 0:
+		s.Remove("tags", "there are none in the configuration")
+	default:
+		s.Set("tags", strings.Join(c.Tags, ";"))
+	}
+	if c.Protection != nil && pve.ParseBool(next["protection"]) != *c.Protection {
+		s.Set("protection", pve.FormatBool(*c.Protection))
+	}
+	if c.HookScript != "" {
+		set("hookscript", c.HookScript)
+	}
+	addDevices(s, c, next, before.Hashes(pve.DevicesWord))
+	if rootfs := next["rootfs"]; rootfs != "" {
+		mergeMount(s, conf, "rootfs", mountOptions(c.RootOptions, nil))
+	}
+	addMountPoints(s, c, conf, before.Hashes(pve.MountsWord))
 	return s
 }
 
@@ -122,17 +158,26 @@ func withPrivileges(c *config.Container, conf *pve.Conf) *config.Container {
 	return &actual
 }
 
+// unconfined is the apparmor_profile of a container without one of its own.
+const unconfined = "unconfined"
+
 // rawLines returns the raw lines that the configuration asks for, each once.
 // lxc_options override apparmor_profile.
 //
-// apparmor_profile "unconfined" is written as it is, and switches AppArmor off
-// for the container. For "generated", see [pve.GeneratedProfile]. Without the
-// key no line is wanted, and one that was made by hand stays.
+// apparmor_profile "unconfined" is taken as the scripts before phx took it: no
+// profile line is wanted, so that the container has the profile that Proxmox VE
+// makes, as with "generated", see [pve.GeneratedProfile]. Only lxc_options switch
+// AppArmor off. Without the key no line is wanted either, but one that was made
+// by hand stays.
 func rawLines(c *config.Container) []pve.RawLine {
 	var lines []pve.RawLine
 	add := func(key, value string) { lines = append(lines, pve.RawLine{Key: key, Value: value}) }
 
-	if c.AppArmorProfile != "" {
+	switch c.AppArmorProfile {
+	case "":
+	case unconfined:
+		add(pve.ProfileKey, pve.GeneratedProfile.Value)
+	default:
 		add(pve.ProfileKey, c.AppArmorProfile)
 	}
 	if c.AppArmorManagesNesting && customProfile(c) != "" {
@@ -178,7 +223,7 @@ func rawLines(c *config.Container) []pve.RawLine {
 // its own, "" for none.
 func customProfile(c *config.Container) string {
 	switch c.AppArmorProfile {
-	case "unconfined", pve.GeneratedProfile.Value:
+	case unconfined, pve.GeneratedProfile.Value:
 		return ""
 	}
 	return c.AppArmorProfile
@@ -200,6 +245,7 @@ func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.F
 		pve.RawWord:      pve.RawHashes(rawLines(withPrivileges(c, conf))),
 		pve.FirewallWord: rules,
 		pve.MountsWord:   mountHashes(c),
+		pve.DevicesWord:  deviceHashes(c),
 		pve.ProfileWord:  profileHash,
 	} {
 		if hashes == "" {
@@ -225,6 +271,14 @@ func refusals(c *config.Container, conf *pve.Conf, allocated pve.Hashes) error {
 	if have, differs := wrongPrivilege(c, &conf.Section); differs {
 		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: "+
 			"make a new container, or correct the configuration", pve.FormatBool(have), pve.FormatBool(!have))
+	}
+	if have := conf.Next()["arch"]; c.Arch != "" && have != "" && have != c.Arch {
+		refuse("arch is %s and should be %s: the system in the container is of that architecture: make a new "+
+			"container, or correct the configuration", have, c.Arch)
+	}
+	if len(c.MappedIDs) > 0 && !pve.ParseBool(conf.Values["unprivileged"]) {
+		refuse("id_maps asks for other ids of the host, and the container is privileged: its ids are those of the " +
+			"host: make a new container, or take id_maps out of the configuration")
 	}
 	for _, d := range disks(c, conf) {
 		if d.have > d.want {
@@ -252,6 +306,10 @@ func wrongPrivilege(c *config.Container, conf *pve.Section) (have, differs bool)
 func hostOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err error) {
 	return pve.HostOwner(rawLines(c), unprivileged(c), uid, gid)
 }
+
+// isProtected reports whether Proxmox is to change neither disks nor mount points
+// of a container, nor to destroy it.
+func isProtected(conf *pve.Conf) bool { return pve.ParseBool(conf.Values["protection"]) }
 
 // number is an owner's id, -1 for one that is left as it is.
 func number(n *int) int {

@@ -27,10 +27,12 @@ type parser struct {
 	checkOwner func(dir string) error // returns an error for a directory that no container may own
 	pct        string                 // the host's version of pve-container, "" for one that knows all
 
+	spare    *entry  // for containers that are not kept
 	path     []step  // of the current value
 	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
+	others   map[int][]int // by a mistake's offset: containers that it concerns beside the one of its path
 
 	served     served // the keys services and dashboard
 	planLength int    // as in [File]

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,8 @@ type entry struct {
 	service  int // of traefik_service.name
 	template int // of is_template
 	full     int // of full_clone
+	sshKeys  int // of ssh_public_keys
+	idMaps   int // of id_maps
 
 	certificate certificateKeys // of traefik_service
 
@@ -59,6 +62,13 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
+	if len(e.MappedIDs) > 0 && e.Unprivileged != nil && !*e.Unprivileged {
+		p.failUnder(e.idMaps, "id_maps", "unprivileged is false: the ids of such a container are those of the host")
+	}
+	isIDMap := func(o RawOption) bool { return o.Key == "lxc.idmap" }
+	if len(e.MappedIDs) > 0 && slices.ContainsFunc(e.LXCOptions, isIDMap) {
+		p.failUnder(e.idMaps, "id_maps", "there is lxc.idmap in lxc_options, too: write all maps in one of them")
+	}
 	p.templateKeys(e)
 	p.checkFilters(e)
 	s := e.TraefikService
@@ -144,6 +154,18 @@ func (p *parser) failIn(e *entry, at int, keys, format string, args ...any) {
 	p.mistakes.add(at, func() note { return note{at, e.path(keys), message(format, args), -1} })
 }
 
+// failBoth is failIn for a mistake that concerns another container as well: which
+// of the two is wrong, the file does not say.
+func (p *parser) failBoth(e *entry, other, at int, keys, format string, args ...any) {
+	p.failIn(e, at, keys, format, args...)
+	if !p.full() {
+		if p.others == nil {
+			p.others = map[int][]int{}
+		}
+		p.others[at] = append(p.others[at], other)
+	}
+}
+
 // path returns the path of a container's value.
 func (e *entry) path(keys string) string { return fmt.Sprintf("lxc_configs.%d.%s", e.CTID, keys) }
 
@@ -159,14 +181,14 @@ func (p *parser) unique(found []*entry) {
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
-				p.failIn(e, e.service, "traefik_service.name",
+				p.failBoth(e, first, e.service, "traefik_service.name",
 					"%s is the service of container %d already", s.Name, first)
 			}
 		}
 		switch e.ApplicationScript {
 		case GatewayScript, ProxyScript, CAScript:
 			if first, ok := take(scripts, e.ApplicationScript, e.CTID); !ok {
-				p.failIn(e, e.script, "application_script",
+				p.failBoth(e, first, e.script, "application_script",
 					"%s is the script of container %d already, and there can be only one such",
 					e.ApplicationScript, first)
 			}
@@ -191,7 +213,7 @@ func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, m
 			continue
 		}
 		if first, ok := take(addresses, a.addr.As16(), e.CTID); !ok {
-			p.failIn(e, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
+			p.failBoth(e, first, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
 		}
 	}
 	if n.MAC == "" {
@@ -202,7 +224,7 @@ func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, m
 		if at < 0 {
 			key, at = "mac_address", e.mac.at
 		}
-		p.failIn(e, at, key, "%s is the address of %s already", n.MAC, owner(first))
+		p.failBoth(e, first, at, key, "%s is the address of %s already", n.MAC, owner(first))
 	}
 }
 

@@ -8,13 +8,10 @@
 //
 // Beside lxc_configs there are services, which neither a container nor a virtual
 // machine serves, and dashboard; other keys are passed over: a container has only
-// what its own object says. So are a container's keys that belong to other programs
-// (ports, tests, integration_tests, run_integration_tests, vllm, and what
-// begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
-// which the shell scripts before phx read, and the name of a volume: they are
-// accepted, and have no effect. An unknown key is a warning; in a mount point,
-// a volume or the firewall, where overlooking it would open more than was
-// meant, it is a mistake.
+// what its own object says. So are a container's keys that belong to other programs,
+// and the name of a volume: they are accepted, and have no effect. An unknown key is
+// a warning; in a mount point, a volume or the firewall, where overlooking it
+// would open more than was meant, it is a mistake.
 //
 // The package looks at the host only to keep the directories of the system from
 // being given to a container, and changes nothing. It must not know how a
@@ -62,15 +59,22 @@ const (
 	MaxMistakes = 100
 )
 
-// File is a configuration without mistakes.
+// File is a configuration.
 type File struct {
 	Path       string
-	Containers map[int]*Container // by container id
+	Containers map[int]*Container // those without mistakes, by container id
+	Wrong      map[int]*Wrong     // the others; there are none but in [Error.Rest]
 	Others     []OtherService     // services
 	Dashboard  *Dashboard         // dashboard; nil without
 	VMs        []VM               // of a file of its own; see [LoadVMs]
-	Warnings   []Mistake          // by position
-	More       int                // warnings beside these
+
+	// ServedWrong is the first mistake, with its place, in what is served beside the
+	// containers' services, which the gateway, the proxy and the CA have to know; ""
+	// for none.
+	ServedWrong string
+
+	Warnings []Mistake // by position
+	More     int       // warnings beside these
 
 	planLength int // of what an event says of all containers and services, at most
 }
@@ -89,11 +93,20 @@ type Container struct {
 	FullClone  *bool // full_clone: of a template, too, a clone that shares no disk with it
 	IsTemplate bool  // is_template: it becomes a template of Proxmox VE, which never runs and has no snapshots
 
+	OSType      string   // ostype: what pct takes the system for; "" for what it finds
+	Arch        string   // arch: amd64; "" for what pct finds
+	SSHKeys     []string // ssh_public_keys: lines of an authorized_keys file, for the user root
+	SSHKeysFile string   // ssh_public_keys: a file on the host with such lines
+	NodeName    string   // nodename: the host that the container is for; "" for any
+
 	MemoryMB      int          // memory_mb: MiB
 	SwapMB        *int         // swap_mb: MiB
 	Cores         int          // cores
+	CPULimit      *float64     // cpulimit: the time of so many CPUs; 0 for no limit
+	CPUUnits      *int         // cpuunits: weight among the other guests
 	StoragePool   string       // storage_pool: a storage of Proxmox VE
 	StorageSizeGB int          // storage_size_gb: GiB
+	RootOptions   MountOptions // rootfs_options
 	Interfaces    []Interface  // network_config and secondary_network_config, or network_configs: net0 first
 	Nameservers   []netip.Addr // nameservers: IPv4 or IPv6
 	SearchDomains []string     // searchdomain: where names are looked up that are not complete
@@ -102,12 +115,20 @@ type Container struct {
 	BootOrder     *int         // boot_order
 	BootDelay     *int         // boot_delay: seconds
 
+	Timezone   string   // timezone: "host" for that of the host
+	Tags       []string // tags: in lower case
+	Notes      *string  // description_text: lines, of which none is like that of the record; "" for none
+	Protection *bool    // protection
+	HookScript string   // hookscript: a volume id, local:snippets/NAME
+
 	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
 	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
-	AppArmorProfile        string       // apparmor_profile: "unconfined", "generated" or the name of a profile's file
+	AppArmorProfile        string       // apparmor_profile: the name of a profile's file, "generated" or "unconfined"
 	AppArmorManagesNesting bool         // apparmor_manages_nesting
 	GPUs                   []int        // gpu_assignment: indices; empty for "none"
-	IDMaps                 []string     // id_maps: as lxc.idmap takes them, "u 0 100000 65536"
+	Devices                []Device     // devices
+	IDMaps                 []string     // id_maps, the whole: as lxc.idmap takes them, "u 0 100000 65536"
+	MappedIDs              []MappedIDs  // id_maps, given as objects: what IDMaps has in place of standard ones
 	Volumes                []Volume     // zfs_volumes and volumes
 	MountPoints            []MountPoint // mount_points
 	Firewall               *Firewall    // firewall
@@ -228,6 +249,8 @@ type Volume struct {
 	Pool       string // a storage of Proxmox VE
 	SizeGB     int    // GiB
 	MountPoint string // in the container: absolute and clean
+	ReadOnly   *bool
+	MountOptions
 }
 
 // MountPoint is a directory or a file of the host shown in the container. Both
@@ -236,7 +259,33 @@ type MountPoint struct {
 	HostPath, ContainerPath string
 	Directory               bool // host_path ends with a slash: it is no file
 	ReadOnly                bool
-	OwnerUID, OwnerGID      *int // inside the container, from 0 to 65535: whom all in HostPath is to belong to
+	MountOptions
+	OwnerUID, OwnerGID *int // inside the container, from 0 to 65535: whom all in HostPath is to belong to
+}
+
+// MountOptions are options of a root disk, a volume or a mount point, in pct's
+// words. What is nil stays as the host has it.
+type MountOptions struct {
+	ACL, Backup, KeepAttrs, Quota, Replicate, Shared *bool
+
+	Flags []string // mountoptions: discard, lazytime, noatime, nodev, noexec, nosuid
+}
+
+// Device is a device of the host that the container may use: pct's option devN.
+type Device struct {
+	Path      string // on the host and in the container: absolute and clean, below /dev
+	Mode      string // four octal digits; "" for 0660
+	UID, GID  *int   // its owner, inside the container; root without
+	DenyWrite bool
+}
+
+// MappedIDs are ids of a container that are other ones of the host than 100000
+// and its own.
+type MappedIDs struct {
+	Type        string // uid, gid or both
+	HostID      int    // the first
+	ContainerID int    // the first
+	Size        int    // how many
 }
 
 // Firewall is the container's firewall. A filter or a policy that the file does
@@ -302,6 +351,11 @@ type Error struct {
 	More         int // mistakes beside these
 	Warnings     []Mistake
 	MoreWarnings int // warnings beside these
+
+	// Rest is what is right in the file nevertheless. It is nil when that cannot be
+	// told: the file is not JSON, it has no lxc_configs or that is wrong as a whole,
+	// or it has more than [MaxMistakes] mistakes.
+	Rest *File
 }
 
 // Error has a line "file:line:column: path: message" for each mistake, and one
@@ -388,21 +442,25 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 		}
 	}
 	warnings := p.report(p.warnings)
-	if p.mistakes.count > 0 {
-		return nil, &Error{
-			File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
-			Warnings: warnings, MoreWarnings: p.warnings.more(),
-		}
+	file := &File{
+		Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings, More: p.warnings.more(),
 	}
-	containers := make(map[int]*Container, len(found))
 	for _, e := range found {
-		containers[e.CTID] = e.Container
+		file.Containers[e.CTID] = e.Container
 	}
-	f := &File{
-		Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more(), planLength: p.planLength,
+	file.planLength = p.planLength
+	file.Others, file.Dashboard = p.served.read()
+	if p.mistakes.count == 0 {
+		return file, nil
 	}
-	f.Others, f.Dashboard = p.served.read()
-	return f, nil
+	wrong := &Error{
+		File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
+		Warnings: warnings, MoreWarnings: p.warnings.more(),
+	}
+	if p.separate(file, found, wrong.Mistakes) {
+		wrong.Rest = file
+	}
+	return nil, wrong
 }
 
 // ParseContainer checks the object of a single container, as the event
@@ -438,7 +496,7 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 	}
 	slices.Sort(all)
 	for _, id := range slices.Compact(all) {
-		if f.Containers[id] != nil {
+		if f.Containers[id] != nil || f.Wrong[id] != nil {
 			needs = append(needs, id)
 		} else {
 			external = append(external, id)
@@ -562,7 +620,7 @@ func (f *File) Plan(domain string) Plan {
 	places := p.Places()
 	if slices.ContainsFunc(places, func(place *Place) bool { return len(place.Also) > 0 }) {
 		for _, place := range places {
-			place.Networks = f.Containers[place.CTID].networks()
+			place.Networks = f.Container(place.CTID).networks()
 		}
 	}
 	return p
@@ -586,10 +644,20 @@ func (c *Container) networks() []Network {
 	return all
 }
 
+// HasPlace reports whether the container is the gateway, the proxy or the CA.
+func (c *Container) HasPlace() bool {
+	switch c.ApplicationScript {
+	case GatewayScript, ProxyScript, CAScript:
+		return true
+	}
+	return false
+}
+
 // Place returns where the container with an application script can be reached,
 // nil when there is none with a fixed address.
 func (f *File) Place(script string) *Place {
-	for id, c := range f.Containers {
+	for _, id := range f.IDs() {
+		c := f.Container(id)
 		if c.ApplicationScript != script || !c.Address().IsValid() {
 			continue
 		}
