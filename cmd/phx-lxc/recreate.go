@@ -246,9 +246,6 @@ func (j *job) checkUsed(context.Context) error {
 // the work begin as with one that never was.
 func (j *job) destroyToRecreate(ctx context.Context) error {
 	j.stage = "delete"
-	if j.ct.Conf == nil {
-		return nil
-	}
 	if err := j.destroy(ctx); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func (j *job) checkStorages(context.Context) error {
 			all = append(all, err)
 		}
 		if j.c.IsTemplate && !j.host.TakesTemplates(name) {
-			all = append(all, fmt.Errorf("Proxmox makes no template on a storage of the type of %s: "+
+			all = append(all, fmt.Errorf("pct makes no template on a storage of the type of %s: "+
 				"choose another one, or take is_template out of the configuration", name))
 		}
 	}

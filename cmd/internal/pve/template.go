@@ -42,7 +42,7 @@ func (s *Section) volumes() []string {
 func (c *Container) CheckTemplate() error {
 	var all []error
 	if mount := c.Conf.bindMount(); mount != "" {
-		all = append(all, fmt.Errorf("Proxmox makes no template of a container with a bind mount: take it away with: "+
+		all = append(all, fmt.Errorf("pct makes no template of a container with a bind mount: take it away with: "+
 			"pct set %d --delete %s", c.CTID, mount))
 	}
 	if len(c.Conf.Snapshots) > 0 {
@@ -50,12 +50,12 @@ func (c *Container) CheckTemplate() error {
 		for _, s := range c.Conf.Snapshots {
 			commands = append(commands, Quote([]string{"pct", "delsnapshot", c.ID(), s.Name}))
 		}
-		all = append(all, fmt.Errorf("Proxmox makes no template of a container with snapshots, and phx deletes none: "+
+		all = append(all, fmt.Errorf("pct makes no template of a container with snapshots, and phx deletes none: "+
 			"where nothing needs them any more, run: %s", strings.Join(commands, " && ")))
 	}
 	for _, option := range c.Conf.volumes() {
 		if name := Storage(c.Conf.Values[option]); !c.host.TakesTemplates(name) {
-			all = append(all, fmt.Errorf("%s is on the storage %s, and Proxmox makes no template on one of its type: "+
+			all = append(all, fmt.Errorf("%s is on the storage %s, and pct makes no template on one of its type: "+
 				"move it, while the container is stopped, with: pct move-volume %d %s STORAGE",
 				option, name, c.CTID, option))
 		}
