@@ -19,8 +19,8 @@ func (c *Container) UnknownKeys() (map[string]json.RawMessage, error) {
 	return object, nil
 }
 
-// A Text is the text of a configuration file, and what is beside lxc_configs in
-// it.
+// A Text is the text of a configuration file, and what is in it beside lxc_configs
+// and phx's own keys.
 type Text struct {
 	Text []byte
 	Root map[string]json.RawMessage // by key
@@ -46,6 +46,8 @@ func ReadText(path string) (*Text, error) {
 	if err := json.Unmarshal(text, &t.Root); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	delete(t.Root, "lxc_configs")
+	for _, key := range []string{"lxc_configs", "services", "dashboard"} {
+		delete(t.Root, key)
+	}
 	return t, nil
 }
