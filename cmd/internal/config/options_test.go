@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -103,5 +105,78 @@ func TestPublicKeys(t *testing.T) {
 		if _, err := read(`["` + wrong + `"]`); err == nil {
 			t.Errorf("%q is accepted", wrong)
 		}
+	}
+}
+
+// TestMapsOfAnyIDs: of any ids that are cut out, either a whole map comes, in
+// which each id of the container and of the host is there once, or a mistake,
+// where one would be there twice.
+func TestMapsOfAnyIDs(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	const low = 40 // ids beyond need no look: they are all alike
+	accepted := 0
+	for range 2000 {
+		var objects []string
+		inside, host := map[string]int{}, map[string]int{} // how often each id is asked for
+		for range 1 + random.IntN(4) {
+			kind := []string{"uid", "gid", "both"}[random.IntN(3)]
+			first, to, size := random.IntN(low), random.IntN(2*low), 1+random.IntN(6)
+			if random.IntN(2) == 0 {
+				to += standardHost
+			}
+			objects = append(objects, fmt.Sprintf(`{"type": %q, "container_id": %d, "host_id": %d, "size": %d}`,
+				kind, first, to, size))
+			for i := range size {
+				for _, k := range []string{"uid", "gid"} {
+					if kind == k || kind == "both" {
+						inside[fmt.Sprint(k[:1], " ", first+i)]++
+						host[fmt.Sprint(k[:1], " ", to+i)]++
+					}
+				}
+			}
+		}
+		twice := false
+		for _, k := range []string{"u", "g"} {
+			for id := range standardSize {
+				if key := fmt.Sprint(k, " ", id); inside[key] > 1 {
+					twice = true
+				} else if inside[key] == 0 {
+					host[fmt.Sprint(k, " ", standardHost+id)]++
+				}
+				if id > 4*low {
+					break
+				}
+			}
+		}
+		for _, n := range host {
+			twice = twice || n > 1
+		}
+		f, err := Parse("f.json", []byte(with(`"id_maps": [`+strings.Join(objects, ", ")+`]`)))
+		if (err != nil) != twice {
+			t.Fatalf("%v: mapped twice %t, %v", objects, twice, err)
+		}
+		if err != nil {
+			continue
+		}
+		accepted++
+		for _, k := range []string{"u", "g"} {
+			next := 0
+			for _, line := range f.Containers[103].IDMaps {
+				var first, to, size int
+				if n, _ := fmt.Sscanf(line, k+" %d %d %d", &first, &to, &size); n < 3 {
+					continue
+				}
+				if first != next {
+					t.Fatalf("%v: %q", objects, f.Containers[103].IDMaps)
+				}
+				next += size
+			}
+			if next != standardSize {
+				t.Fatalf("%v: %q", objects, f.Containers[103].IDMaps)
+			}
+		}
+	}
+	if accepted < 100 {
+		t.Errorf("only %d were accepted", accepted)
 	}
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -136,8 +135,8 @@ func (f *File) Services(domain string) []Service {
 		service.Insecure, service.ServerName = t.Insecure, t.ServerName
 		services = append(services, service)
 	}
-	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
-		c := f.Containers[ctid]
+	for _, ctid := range f.IDs() {
+		c := f.Container(ctid)
 		if !c.IsTemplate { // which never runs
 			add(c.TraefikService, c.Address(), Service{CTID: ctid})
 		}
