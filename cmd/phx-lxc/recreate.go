@@ -197,8 +197,8 @@ func (j *job) checkArchive(ctx context.Context) error {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if command := j.host.DownloadCommand(j.c.Template); command != nil {
-			return fmt.Errorf("the template is missing: download it with: %s; or let phx do so, with --download "+
-				"(PHX_DOWNLOAD=1)", pve.Quote(command))
+			return fmt.Errorf("the template is missing: let phx download it, with --download (PHX_DOWNLOAD=1), or run: "+
+				"pveam update && %s", pve.Quote(command))
 		}
 	}
 	if err != nil {
