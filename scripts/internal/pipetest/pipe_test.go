@@ -209,7 +209,9 @@ case "$*" in
 		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
 		read:/etc/hosts) part_of_hosts '/END PHX/q' ;;
 		read:*/phx-neighbours.service) part_of_hosts '1,/END PHX/d' ;;
-		put:*/ca.json) echo "$rest" | base64 -d >"$PHX_WORK/ca/ca.json"; echo ok ;;
+		put:*/ca.json)
+			echo "$command $path" >>"$PHX_WORK/ca.changes"
+			echo "$rest" | base64 -d >"$PHX_WORK/ca/ca.json"; echo ok ;;
 		*) echo "$command $path" >>"$PHX_WORK/ca.changes"; echo ok ;;
 		esac
 	done ;;
