@@ -50,6 +50,7 @@ func TestFlows(t *testing.T) {
 	}
 	// What no container serves begins at the proxy, and ends nowhere.
 	other := testPlan
+	other.Proxy = &config.Place{CTID: 102, IP: "10.0.0.12", Also: []string{"fd00::12"}}
 	other.Services = []config.Service{{Name: "nas", URL: "https://[fd00::9]:8443"},
 		{Name: "vm", URL: "https://10.0.0.111:9443", VMID: 1001}}
 	n := 0

@@ -386,23 +386,35 @@ func TestReachable(t *testing.T) {
 		ca    []string
 		want  string
 	}{
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.0.0.10"}, "10.0.0.12"},
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.9.0.10"}, "10.0.0.12"},
-		{[][2]string{{"10.0.0.12/24", ""}, {"10.9.0.12/24", ""}}, []string{"10.9.0.10"}, "10.9.0.12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd00::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd01::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"10.9.0.10", "fd00::10"}, "fd00::12"},
-		{[][2]string{{"", ""}, {"", "fd00::12/64"}}, []string{"10.0.0.10", "fd01::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"fd00::10"}, "invalid IP"},
-		{[][2]string{{"", ""}}, []string{"10.0.0.10"}, "invalid IP"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.0.0.10/24"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.9.0.10/24"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}, {"10.9.0.12/24", ""}}, []string{"10.9.0.10/24"}, "10.9.0.12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd00::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd01::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"10.9.0.10/24", "fd00::10/64"}, "fd00::12"},
+		{[][2]string{{"", ""}, {"", "fd00::12/64"}}, []string{"10.0.0.10/24", "fd01::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"fd00::10/64"}, "invalid IP"},
+		{[][2]string{{"", ""}}, []string{"10.0.0.10/24"}, "invalid IP"},
 	} {
 		c := &config.Container{}
 		for _, i := range tt.proxy {
 			c.Interfaces = append(c.Interfaces, config.Interface{IPv4: prefix(i[0]), IPv6: prefix(i[1])})
 		}
-		if got := reachable(c, &config.Place{IP: tt.ca[0], Also: tt.ca[1:]}); got.String() != tt.want {
+		ca := &config.Place{IP: netip.MustParsePrefix(tt.ca[0]).Addr().String()}
+		for _, n := range tt.ca {
+			ca.Networks = append(ca.Networks, config.Network{Address: n})
+		}
+		if got := reachable(c, ca); got.String() != tt.want {
 			t.Errorf("%v from %v: %v, want %s", tt.proxy, tt.ca, got, tt.want)
 		}
+	}
+	// A plan of single addresses has no networks.
+	c := &config.Container{Interfaces: []config.Interface{{IPv4: prefix("10.0.0.12/24")}}}
+	if got := reachable(c, &config.Place{IP: "10.0.0.10"}); got.String() != "10.0.0.12" {
+		t.Errorf("%v", got)
+	}
+	if got := reachable(c, &config.Place{IP: "fd00::10"}); got.IsValid() {
+		t.Errorf("%v", got)
 	}
 }
 
