@@ -137,7 +137,8 @@ func (j *job) emitPreview() bool {
 
 func (j *job) isReady(elapsed time.Duration) event.Body {
 	return event.ContainerReady{
-		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), IPs: addresses(j.c), Changed: len(j.changes) > 0, Changes: j.changes,
+		CTID: j.c.CTID, Name: j.c.Name, IP: address(j.c), IPs: addresses(j.c),
+		Changed: len(j.changes) > 0, Changes: j.changes,
 		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
 		NotInForce: j.notInForce, TemplateDiffers: j.differs, ElapsedMS: elapsed.Milliseconds(),
 	}

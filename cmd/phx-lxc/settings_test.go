@@ -80,6 +80,9 @@ func TestOneDifference(t *testing.T) {
 		{"startup keeps the rest", "order=3,up=5,down=5", "order=1,up=5,down=5", "startup order=3,up=5,down=5"},
 		{"address keeps what was added by hand", "10.0.0.153/24,", "10.0.0.99/24,",
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth"},
+		{"address in IPv6 stays", "10.0.0.153/24,", "10.0.0.99/24,ip6=FD00::9/64,tag=7,",
+			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24," +
+				"ip6=FD00::9/64,tag=7,type=veth"},
 		{"MAC", "52:54:00:67:89:a1", "BC:24:11:00:00:01",
 			"net0 name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,type=veth"},
 		{"features keep what was added by hand", "keyctl=on,nesting=1", "nesting=0",

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -185,5 +186,23 @@ func TestManyNeeds(t *testing.T) {
 	const want = "2015 needs 999, and 84 more; name them too"
 	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+func TestAddressesInTheTable(t *testing.T) {
+	fixed := func(s string) config.Addressing { return config.Addressing{Prefix: netip.MustParsePrefix(s)} }
+	dhcp, auto := config.Addressing{Method: "dhcp"}, config.Addressing{Method: "auto"}
+	for _, tt := range []struct {
+		interfaces []config.Interface
+		want       string
+	}{
+		{[]config.Interface{{IPv4: fixed("10.0.0.1/24")}}, "10.0.0.1/24"},
+		{[]config.Interface{{IPv4: dhcp, IPv6: auto}, {IPv6: fixed("fd00::1/64")}}, "dhcp,auto,fd00::1/64"},
+		{[]config.Interface{{IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv4: dhcp}, {IPv6: auto}},
+			"dhcp,dhcp,dhcp,dhcp,and 2 more"},
+	} {
+		if got := addressing(tt.interfaces); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
 	}
 }

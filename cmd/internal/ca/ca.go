@@ -108,13 +108,14 @@ type Settings struct {
 	Also   []netip.Addr // its other addresses
 	Name   string       // below the domain
 	Port   int
-	Names  []string // further names that it has to issue certificates for
+	Names  []string // further names that it has to issue certificates for; nil when they are not known
 }
 
 // SettingsOf returns what a plan says about its CA, whose name and port are those
 // of its traefik_service. The plan has been checked, and has a CA.
 func SettingsOf(p *config.Plan) Settings {
-	settings := Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: DefaultName, Port: Port(p)}
+	settings := Settings{Domain: p.Domain, Addr: netip.MustParseAddr(p.CA.IP), Name: DefaultName, Port: Port(p),
+		Names: []string{}}
 	for _, also := range p.CA.Also {
 		settings.Also = append(settings.Also, netip.MustParseAddr(also))
 	}

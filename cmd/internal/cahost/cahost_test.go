@@ -652,8 +652,16 @@ func TestSeveralAddresses(t *testing.T) {
 			t.Errorf("%v was issued", at.Addr)
 		}
 	}
-	if again, log := s.must(t, Options{Settings: &both}); len(again.Changes) > 0 {
-		t.Errorf("the second run: %s", log)
+	both.Names = []string{"a.b." + domain}
+	s.must(t, Options{Settings: &both})
+	// Nor does one who knows a part of it, as the feature.
+	for name, set := range map[string]ca.Settings{"all": both, "the address": six} {
+		if again, log := s.must(t, Options{Settings: &set, Create: true}); len(again.Changes) > 0 {
+			t.Errorf("a second run that knows %s: %s", name, log)
+		}
+	}
+	if _, err := s.issue(t, settings, "a.b."+domain); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -329,6 +330,28 @@ func allowNames(authority *object, s ca.Settings) (change string, err error) {
 	policy.set("x509", x509)
 	authority.set("policy", policy)
 	return "policy: " + strings.Join(added, ", "), nil
+}
+
+// keepRest returns settings with what those who do not know all of the configuration
+// leave out, as ca.json has it: names that may be signed, and, unless the address is
+// another one, the other addresses.
+func keepRest(data []byte, s ca.Settings) ca.Settings {
+	var have struct {
+		DNSNames  []string
+		Authority struct{ Policy struct{ X509 policy } }
+	}
+	if json.Unmarshal(data, &have) != nil {
+		return s
+	}
+	s.Names = have.Authority.Policy.X509.Allow.DNS
+	if slices.Contains(have.DNSNames, s.Addr.String()) {
+		for _, name := range have.DNSNames {
+			if address, err := netip.ParseAddr(name); err == nil && !address.IsLoopback() && address != s.Addr {
+				s.Also = append(s.Also, address)
+			}
+		}
+	}
+	return s
 }
 
 // files are the places that a ca.json names.

@@ -131,6 +131,10 @@ func (w *work) run() (result *Result, err error) {
 	if w.Rotate != "" {
 		rotated, refused = w.rotate()
 	}
+	if w.Settings != nil && w.Settings.Names == nil {
+		settings := keepRest(w.config, *w.Settings)
+		w.Settings = &settings
+	}
 	if w.Settings != nil && w.state.kind == kindOwn {
 		if err := w.update(); err != nil {
 			return nil, err

@@ -100,7 +100,10 @@ func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown
 		member{"mtu", "", func(v gjson.Result) { n.MTU = p.integer(v, 64, 65535) }},
 		member{"rate", "", func(v gjson.Result) { n.Rate = p.rate(v) }},
 		member{"link_down", "", func(v gjson.Result) { n.LinkDown = new(p.boolean(v)) }},
-		member{"host_managed", "", func(v gjson.Result) { n.managed, n.HostManaged = v.Index, new(p.boolean(v)) }},
+		member{"host_managed", "", func(v gjson.Result) {
+			n.managed, n.HostManaged = v.Index, new(p.boolean(v))
+			p.since(v, "6.0.15", "host_managed")
+		}},
 		member{"firewall", "", func(v gjson.Result) { n.Firewall = new(p.boolean(v)) }},
 		member{"nameserver", "", servers},
 		member{"nameservers", "", servers},

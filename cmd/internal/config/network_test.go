@@ -226,6 +226,21 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// An older pct would refuse the key, when half of the containers are made.
+func TestHostManagedNeedsItsVersion(t *testing.T) {
+	text := strings.Replace(base, proxy, nets(`"ip": "dhcp", "host_managed": true`), 1)
+	for version, want := range map[string]string{
+		"": "", "6.0.15": "",
+		"6.0.14": "host_managed needs pve-container 6.0.15, and this host has 6.0.14: update Proxmox VE, " +
+			"or leave it out",
+	} {
+		_, err := newParser(text, &Host{PCT: version}).file("f.json", false)
+		if got := fmt.Sprint(err); (want == "") != (err == nil) || !strings.Contains(got, want) {
+			t.Errorf("%s: %v", version, err)
+		}
+	}
+}
+
 // A MAC address is one value, wherever the file has it.
 func TestMACFromEitherKey(t *testing.T) {
 	for _, keys := range []string{

@@ -344,6 +344,8 @@ func (f Flow) matches(action string, options []string) match {
 			switch {
 			case f.Source.IsValid():
 				m = isAmong(value, f.Source)
+			case isOfOther(value, f.Dest):
+				m = no
 			case action != "ACCEPT":
 				m = no
 			}
@@ -363,6 +365,16 @@ func (f Flow) matches(action string, options []string) match {
 		result = min(result, m)
 	}
 	return result
+}
+
+// isOfOther reports whether a list has addresses of the other family than addr.
+func isOfOther(list string, addr netip.Addr) bool {
+	first := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '-' || r == '/' })
+	if len(first) == 0 {
+		return false
+	}
+	a, err := netip.ParseAddr(first[0])
+	return err == nil && a.Is4() != addr.Is4()
 }
 
 func isAmong(list string, addr netip.Addr) match {

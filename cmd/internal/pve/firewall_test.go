@@ -228,6 +228,9 @@ func TestFirewallVerdict(t *testing.T) {
 	f := Flow{Source: netip.MustParseAddr("10.0.0.12"), Dest: netip.MustParseAddr("10.0.0.10"), Port: 9000,
 		Interface: "net0"}
 	clients := Flow{Dest: netip.MustParseAddr("10.0.0.153"), Port: 443, Interface: "net0"}
+	six := Flow{Source: netip.MustParseAddr("fd00::c"), Dest: netip.MustParseAddr("fd00::a"), Port: 9000,
+		Interface: "net1"}
+	clients6 := Flow{Dest: netip.MustParseAddr("fd00::153"), Port: 443, Interface: "net0"}
 	for _, tt := range []struct {
 		rules   string
 		flow    Flow
@@ -266,6 +269,17 @@ func TestFirewallVerdict(t *testing.T) {
 		{"IN ACCEPT -source 192.168.0.0/16 -p tcp -dport 443", clients, "ACCEPT"}, // the clients there are
 		{"IN DROP -source 192.168.0.0/16\nIN ACCEPT", clients, "ACCEPT"},
 		{"IN DROP -source 192.168.0.0/16", clients, "DROP"},
+		{"IN ACCEPT -i net1", six, "ACCEPT"},
+		{"IN ACCEPT -i net0", six, "DROP"},
+		{"IN ACCEPT -source FD00::0C -dest fd00::/64 -p tcp", six, "ACCEPT"},
+		{"IN ACCEPT -source fd00::1-fd00::f", six, "ACCEPT"},
+		{"IN ACCEPT -source fd00::d-fd00::f", six, "DROP"},
+		{"IN ACCEPT -source 0.0.0.0/0", six, "DROP"},
+		{"IN ACCEPT -dest 10.0.0.1-10.0.0.255", six, "DROP"},
+		{"IN ACCEPT -p ipv6-icmp", six, "DROP"},
+		{"IN ACCEPT -source 10.0.0.0/8", clients6, "DROP"},
+		{"IN ACCEPT -source fd00::/8", clients6, "ACCEPT"},
+		{"IN ACCEPT -source fd00::/8", clients, "DROP"},
 	} {
 		text := "[OPTIONS]\nenable: 1\n[RULES]\n" + tt.rules + "\n[ALIASES]\nIN ACCEPT\n"
 		verdict, because := FirewallVerdict([]byte(text), "IN", tt.flow)

@@ -244,6 +244,10 @@ func TestCanonicalForms(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"ip=10.0.0.2/24,name=eth0,hwaddr=BC:24:11:aa:bb:cc,firewall=yes,bridge=vmbr0",
 			"name=eth0,bridge=vmbr0,firewall=1,hwaddr=BC:24:11:aa:bb:cc,ip=10.0.0.2/24,type=veth"},
+		{"trunks=5;20,ip6=fd00::0a/64,gw6=fe80::1,name=eth0,hwaddr=BC:24:11:aa:bb:cc,mtu=1400,rate=1.50,tag=020," +
+			"link_down=no,host-managed=on",
+			"name=eth0,gw6=fe80::1,host-managed=1,hwaddr=BC:24:11:aa:bb:cc,ip6=fd00::0a/64,link_down=0,mtu=1400," +
+				"rate=1.50,tag=020,trunks=5;20,type=veth"},
 	} {
 		got, err := canonicalNet(tt.in, false)
 		if err != nil || got != tt.want {
