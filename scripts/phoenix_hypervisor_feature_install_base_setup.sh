@@ -1,8 +1,9 @@
 #!/bin/bash
 # Usage: phoenix_hypervisor_feature_install_base_setup.sh CTID [CA_URL]
 #
-# Installs the packages that every container needs, as far as they are missing. Runs on the Proxmox host, with the
-# environment variables of phoenix_assets.sh.
+# Installs the packages that every container needs, and the locale en_US.UTF-8, as far as they are missing. The locale
+# becomes the default where there is none. Runs on the Proxmox host, with the environment variables of
+# phoenix_assets.sh.
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
@@ -15,8 +16,21 @@ missing=
 for package; do
 	[ "$(dpkg-query -W -f "\${db:Status-Status}" "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
 done
+# locale-gen makes what is listed, now and when the package is renewed.
+set_locale() {
+	if ! locale -a 2>/dev/null | grep -qi "^en_US\.utf-\?8$"; then
+		grep -qs "^en_US\.UTF-8 " /etc/locale.gen || echo "en_US.UTF-8 UTF-8" >>/etc/locale.gen
+		out=$(limited locale-gen 2>&1 </dev/null) || die "locale-gen: $out"
+		say "made the locale en_US.UTF-8"
+	fi
+	if ! grep -qs "^LANG=" /etc/default/locale; then
+		echo LANG=en_US.UTF-8 >>/etc/default/locale
+		say "the default locale is en_US.UTF-8"
+	fi
+}
 if [ -z "$missing" ]; then
 	say "already installed: $*"
+	set_locale
 	exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -40,4 +54,5 @@ until out=$(packages 2>&1 </dev/null); do
 	sleep 2
 done
 say "installed$missing"
-' ca-certificates curl iproute2 netbase openssl procps </dev/null
+set_locale
+' ca-certificates curl git iproute2 jq locales netbase openssl procps vim wget </dev/null

@@ -21,6 +21,7 @@ const usage = `Usage:
     … | phx-lxc | phx-ca-export [OPTIONS] | …
     phx-ca-export --ctid CTID [OPTIONS]
     phx-ca-export init --ctid CTID --ip ADDRESS [OPTIONS]
+    phx-ca-export roots [--pve-root DIR] [FINGERPRINT…]
 
 Copy the root certificate of the CA out of its container, to where the other
 containers see it. Only self-signed CA certificates that are valid now are
@@ -40,6 +41,9 @@ exported from the host, and the exit status is 1.
 init makes the CA in its container, or takes over the one that is there. The
 key of the root is made on the host, where it stays, below PVE-ROOT/priv/phx/ca.
 A CA that exists is never replaced.
+
+roots prints the root certificates that are pinned on this host, or those of
+them that are named: one, or two while the root is being rotated.
 
 Options:
     --ctid CTID           Export from this container now; read no events.
@@ -105,6 +109,11 @@ func main() {
 				&cli.StringFlag{Name: "name", Value: ca.DefaultName, EnvVars: []string{"PHX_SERVICE_NAME"}},
 			),
 			Action: initialize,
+		}, {
+			Name:               "roots",
+			CustomHelpTemplate: usage,
+			Flags:              flags,
+			Action:             printRoots,
 		}},
 	})
 }

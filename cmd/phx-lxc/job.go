@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,13 +12,16 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // options are what the command line asks for.
 type options struct {
 	host                            pve.Host
-	qm, scripts                     string
-	profiles, profileDir            string // of AppArmor: where they come from, and where they go
+	qm                              string
+	scripts                         scripts.Dirs
+	adopt, rerun                    containers // whose scripts are recorded, or run again
+	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	download                        bool // archives of templates that are missing
@@ -35,7 +39,8 @@ type job struct {
 	once        func(name string, do func() error) error // do, by whoever is first, for all of the round
 	guest       func(id int) error                       // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
-	datacenter  *sync.Once // for saying that the datacenter's firewall is off
+	config      func() (*config.Text, error) // the file of the plan
+	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
 	host        *pve.Host // in a dry run: one with a preview
 	ct          *pve.Container
@@ -45,6 +50,7 @@ type job struct {
 	changes     []string   // that this run has made
 	scripts     []script   // that are configured
 	due         []script   // those that have to run
+	adopted     []string   // names of those that were recorded in this run without being run
 	profileHash string     // of the container's own AppArmor profile
 	ownProfiles pve.Hashes // of AppArmor profiles that phx has written for the one before it
 	together    []int      // containers that the plan destroys before it
@@ -56,6 +62,14 @@ type job struct {
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
 
+// containers are those that an option names.
+type containers struct {
+	all bool
+	ids []int
+}
+
+func (c containers) has(ctid int) bool { return c.all || slices.Contains(c.ids, ctid) }
+
 // cloneSource is a container that others may be cloned from.
 type cloneSource struct {
 	copying   sync.Mutex        // Proxmox locks a source for the whole copy, and refuses a second clone meanwhile
@@ -65,10 +79,14 @@ type cloneSource struct {
 
 // script is a feature or application script that is configured.
 type script struct {
+	*scripts.Script
 	name    string // under which it is recorded and reported
 	feature bool   // it runs on the host
-	text    []byte
 	hash    string // of all that it depends on
+
+	// formerHash is what hash was before keys of the configuration counted that a
+	// script of before reads; "" where it is the same.
+	formerHash string
 }
 
 func (j *job) logf(format string, args ...any) {
@@ -108,6 +126,9 @@ func (j *job) desiredRecord() pve.Record {
 	after := record(j.ct.Record, j.c, j.ct.Conf, j.firewall(), j.profileHash)
 	delete(after, pve.NetsWord)
 	after.Unite(pve.NetsWord, netRecord(j.configured(), j.ct.Before))
+	if len(after) == 0 {
+		after[pve.KnownWord] = "1"
+	}
 	return after
 }
 

@@ -20,12 +20,14 @@ var layers = map[string]string{
 	"schedule.go": "recreate.go actions.go job.go",
 	"recreate.go": "schedule.go actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
 	"actions.go":  "stages.go job.go desired.go",
-	"stages.go": "create.go mounts.go scripts.go template.go job.go desired.go volumes.go firewall.go " +
-		"networks.go",
+	"stages.go": "create.go mounts.go scripts.go health.go template.go job.go desired.go volumes.go " +
+		"firewall.go networks.go",
 	"create.go":   "mounts.go template.go job.go desired.go networks.go",
 	"template.go": "scripts.go job.go desired.go volumes.go firewall.go networks.go",
 	"mounts.go":   "job.go desired.go",
-	"scripts.go":  "job.go desired.go",
+	"health.go":   "scripts.go job.go desired.go",
+	"scripts.go":  "inputs.go job.go desired.go",
+	"inputs.go":   "job.go desired.go",
 	"job.go":      "desired.go firewall.go networks.go",
 	"desired.go":  "volumes.go firewall.go networks.go",
 	"volumes.go":  "",

@@ -12,12 +12,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
@@ -48,9 +51,22 @@ Options:
     --ignore-external     Do not check that needed guests outside of the
                           configuration run. (PHX_IGNORE_EXTERNAL)
     --jobs N              Work on at most N containers at once. Default 4. (PHX_JOBS)
-    --scripts DIR         Directory of the feature and application scripts, and of
-                          health_checks/. Default ` + cmdline.DefaultScripts + `.
-                          (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the scripts, separated by colons; can be
+                          given several times. Features and application scripts
+                          are looked for in each and in its lxc_setup/, health
+                          checks in its health_checks/ and in it. The first one
+                          that has a script counts; but a script of before never
+                          takes the place of one that phx ships. (PHX_SCRIPTS)
+                          Default
+                          /usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin.
+    --adopt CTIDS         Record the scripts of these containers as they are, and
+                          do not run them; 1 stands for all. So it is with a
+                          container that phx has never worked on. A container that
+                          this run makes, and phx's own scripts, are excepted.
+                          (PHX_ADOPT)
+    --rerun CTIDS         Run the scripts of these containers (103,950), also those
+                          that have run; 1 stands for all that are planned.
+                          (PHX_RERUN)
     --apparmor DIR        Directory of AppArmor profiles. Default
                           ` + defaultAppArmor + `. (PHX_APPARMOR)
     --apparmor-d DIR      Where the host loads profiles from.
@@ -98,7 +114,9 @@ func main() {
 			&cli.BoolFlag{Name: "restart", EnvVars: []string{"PHX_RESTART"}},
 			&cli.BoolFlag{Name: "ignore-external", EnvVars: []string{"PHX_IGNORE_EXTERNAL"}},
 			&cli.IntFlag{Name: "jobs", Value: 4, EnvVars: []string{"PHX_JOBS"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.StringFlag{Name: "adopt", EnvVars: []string{"PHX_ADOPT"}},
+			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
 			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
@@ -125,6 +143,14 @@ func provision(c *cli.Context) error {
 	case c.Duration("timeout") <= 0:
 		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
+	adopt, err := named(c, "adopt")
+	if err != nil {
+		return err
+	}
+	rerun, err := named(c, "rerun")
+	if err != nil {
+		return err
+	}
 	p := &provisioner{
 		options: options{
 			host: pve.Host{
@@ -132,7 +158,9 @@ func provision(c *cli.Context) error {
 				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout"),
 			},
 			qm:             c.String("qm"),
-			scripts:        c.String("scripts"),
+			scripts:        scripts.FromFlag(c),
+			adopt:          adopt,
+			rerun:          rerun,
 			profiles:       c.String("apparmor"),
 			profileDir:     c.String("apparmor-d"),
 			lockWait:       c.Duration("lock-wait"),
@@ -146,6 +174,23 @@ func provision(c *cli.Context) error {
 	}
 	p.stream = event.NewStream(os.Stdin, os.Stdout, p.fail)
 	return p.filter(c.Context)
+}
+
+// named returns the containers that an option names.
+func named(c *cli.Context, option string) (containers, error) {
+	value := c.String(option)
+	if value == "" || value == "1" {
+		return containers{all: value == "1"}, nil
+	}
+	var named containers
+	for word := range strings.SplitSeq(value, ",") {
+		id, err := config.ParseCTID(word)
+		if err != nil {
+			return named, cmdline.Usagef("--%s %s: %v; 1 stands for all", option, value, err)
+		}
+		named.ids = append(named.ids, id)
+	}
+	return named, nil
 }
 
 // filter does what the plans of the stream ask for, to its end.

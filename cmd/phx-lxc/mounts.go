@@ -38,7 +38,7 @@ func (j *job) checkHostPaths(context.Context) error {
 // phx-plan has looked, too: but the stream may come from a file.
 func (j *job) checkOwners(context.Context) error {
 	host := j.options.host
-	guarded := hostdir.GuardedPlaces(j.plan.Config, j.options.scripts, host.PVERoot, host.Storages())
+	guarded := hostdir.GuardedPlaces(j.plan.Config, host.PVERoot, j.options.scripts, host.Storages())
 	guarded = append(guarded, hostdir.Guarded{Path: j.options.profileDir, What: "the AppArmor profiles", Tree: true})
 	check := hostdir.OwnerCheck(guarded)
 	var dirs []string

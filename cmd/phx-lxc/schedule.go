@@ -44,6 +44,7 @@ type round struct {
 	halt    func()
 	states  func() (map[int]string, error) // pct list, asked once a round
 	records func() (*pve.Records, error)
+	config  func() (*config.Text, error) // the file of the plan, read once a round
 
 	datacenter sync.Once // for saying that the datacenter's firewall is off
 
@@ -82,6 +83,7 @@ func (p *provisioner) newRound(ctx context.Context, started *event.PlanStarted) 
 	}
 	r.options.dryRun = p.options.dryRun || started.DryRun
 	r.halt = sync.OnceFunc(func() { close(r.halted) })
+	r.config = sync.OnceValues(func() (*config.Text, error) { return config.ReadText(r.plan.Config) })
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.options.host.List(ctx) })
 	r.records = sync.OnceValues(func() (*pve.Records, error) {
 		host := p.options.host
@@ -122,7 +124,7 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	n.source.container = container
 	j := &job{
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
-		once: r.once, guest: r.guest, records: r.records, datacenter: &r.datacenter, emit: r.emit,
+		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
 	}
 	if container.CloneFrom != 0 {
 		j.source = &r.node(container.CloneFrom).source

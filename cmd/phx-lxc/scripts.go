@@ -1,132 +1,141 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
-	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
-// checkScripts checks that all scripts are there, before anything is changed.
+// checkScripts checks, before anything is changed, that all scripts are there,
+// and what those of before need.
 func (j *job) checkScripts(context.Context) error {
 	var all []error
-	look := func(what, path string) {
-		if _, err := os.Stat(path); err != nil {
-			all = append(all, fmt.Errorf("%s: %w: name the directory of the scripts with --scripts or PHX_SCRIPTS",
-				what, err))
+	check := func(what string, s *scripts.Script, err error, needs func(*scripts.Script) *scripts.Needs) {
+		if err == nil && s.Former {
+			err = j.checkFormer(s, needs)
+		}
+		if err != nil {
+			all = append(all, fmt.Errorf("%s: %w", what, err))
 		}
 	}
+	onHost := func(what string, s *scripts.Script, err error) {
+		if err == nil {
+			err = s.Executable()
+		}
+		check(what, s, err, (*scripts.Script).OnHost)
+	}
 	for _, feature := range j.c.Features {
-		look("feature "+feature, pve.FeatureScript(j.options.scripts, feature))
+		s, err := j.options.scripts.Feature(feature)
+		onHost("feature "+feature, s, err)
 	}
 	if j.runsApplication() {
-		look("application script", filepath.Join(j.options.scripts, j.c.ApplicationScript))
+		s, err := j.options.scripts.Application(j.c.ApplicationScript)
+		check("application script", s, err, (*scripts.Script).InContainer)
 	}
 	for _, probe := range j.c.HealthChecks {
-		look("health check "+probe.Name, j.healthScript(probe))
+		s, err := j.options.scripts.Health(probe.Script)
+		onHost("health check "+probe.Name, s, err)
 	}
 	return errors.Join(all...)
 }
 
-// runsApplication reports whether phx-lxc runs the container's application
-// script: phx-nginx and phx-traefik replace two of them.
-func (j *job) runsApplication() bool {
-	name := j.c.ApplicationScript
-	return name != "" && name != config.GatewayScript && name != config.ProxyScript
+// checkFormer checks that what a script of before reads is where it looks for
+// it.
+func (j *job) checkFormer(s *scripts.Script, needs func(*scripts.Script) *scripts.Needs) error {
+	var all []error
+	need := needs(s)
+	for _, path := range need.Missing {
+		all = append(all, fmt.Errorf("%s sources %s, which is not there: put it there, from the installation that the "+
+			"script comes from", s.Path, path))
+	}
+	if _, err := j.config(); err != nil {
+		all = append(all, fmt.Errorf("%s reads the configuration: %w", s.Path, err))
+	} else if path := j.missingConfig(need); path != "" {
+		all = append(all, fmt.Errorf("%s reads the configuration as %s, which is not there: "+
+			"make it a link, with: ln -s %s %[2]s", s.Path, path, j.configPath()))
+	}
+	return errors.Join(all...)
 }
 
-func (j *job) healthScript(probe config.HealthProbe) string {
-	return filepath.Join(j.options.scripts, "health_checks", probe.Script)
+// configPath is the absolute path of the configuration.
+func (j *job) configPath() string {
+	path, err := filepath.Abs(j.plan.Config)
+	if err != nil {
+		return j.plan.Config
+	}
+	return path
+}
+
+// missingConfig returns the place where a script of before looks for the
+// configuration on the host, if nothing is there; "" otherwise.
+func (j *job) missingConfig(need *scripts.Needs) string {
+	if len(need.Configs) == 0 || !need.Reads("LXC_CONFIG_FILE", "phoenix_lxc_configs.json") {
+		return ""
+	}
+	for _, path := range need.Configs {
+		if _, err := os.Stat(path); err == nil {
+			return ""
+		}
+	}
+	return need.Configs[len(need.Configs)-1]
 }
 
 // findDueScripts reads the scripts, in order, and finds those that have to run:
 // whose recorded hash is not the one that they have now.
+//
+// On a container that phx has never worked on, a script may have run before,
+// and may not stand a second time: it is recorded as it is, and not run. Those
+// that lie beside phx's own do: a second run changes nothing.
+//
+// What is recorded is written with the first change of the record: a run that
+// ends after that must not leave a container that is known, with scripts that
+// are not.
 func (j *job) findDueScripts(context.Context) (err error) {
 	if j.scripts, err = j.readScripts(); err != nil {
 		return err
 	}
+	adopt := !j.created && (j.ct.Unknown() || j.options.adopt.has(j.c.CTID))
+	rerun := j.options.rerun.has(j.c.CTID) && !j.complete
 	for _, s := range j.scripts {
-		if j.ct.Record[s.name] != s.hash {
+		recorded := j.ct.Record[s.name]
+		switch {
+		case rerun:
+			j.due = append(j.due, s)
+		case recorded == s.hash:
+			continue
+		case recorded != "" && recorded == s.formerHash:
+			j.ct.Record[s.name] = s.hash
+			continue
+		case adopt && !s.Own && j.complete: // of a template that is there nothing is written
+			continue
+		case adopt && !s.Own:
+			j.ct.Record[s.name] = s.hash
+			j.adopted = append(j.adopted, s.name)
+		default:
 			j.due = append(j.due, s)
 		}
+		if s.Passed != "" {
+			j.logf("%s: %s is phx's own, and %s, which is of before, is not used", s.name, s.Path, s.Passed)
+		}
+	}
+	if len(j.adopted) > 0 {
+		what := strings.Join(j.adopted, ", ")
+		j.logf("not run, because the container was there before: %s: what is there is taken for their work; "+
+			"to run them, use --rerun %d", what, j.c.CTID)
+		j.changes = append(j.changes, "adopted: "+what)
 	}
 	return nil
-}
-
-func (j *job) readScripts() ([]script, error) {
-	var all []script
-	common, err := j.featureInputs()
-	if err != nil {
-		return nil, err
-	}
-	for _, feature := range j.c.Features {
-		text, err := os.ReadFile(pve.FeatureScript(j.options.scripts, feature))
-		if err != nil {
-			return nil, fmt.Errorf("feature %s: %w", feature, err)
-		}
-		inputs := append(slices.Clone(common), text, []byte(j.c.BootstrapCAURL))
-		for _, variable := range j.scriptEnv() {
-			// Others must not run again, in clones above all, because of an address.
-			if name, _, _ := strings.Cut(variable, "="); bytes.Contains(text, []byte(name)) {
-				inputs = append(inputs, []byte(variable))
-			}
-		}
-		all = append(all, script{name: feature, feature: true, text: text, hash: pve.Hash(inputs...)})
-	}
-	if !j.runsApplication() {
-		return all, nil
-	}
-	name := j.c.ApplicationScript
-	text, err := os.ReadFile(filepath.Join(j.options.scripts, name))
-	if err != nil {
-		return nil, fmt.Errorf("application script: %w", err)
-	}
-	object, err := j.c.ScriptInput()
-	if err != nil {
-		return nil, err
-	}
-	// With the features' inputs: a service has to take a program that they have
-	// replaced.
-	inputs := append(slices.Clone(common), text, object)
-	for _, variable := range j.scriptEnv() {
-		inputs = append(inputs, []byte(variable))
-	}
-	return append(all, script{name: name, text: text, hash: pve.Hash(inputs...)}), nil
-}
-
-// featureInputs are files that feature scripts read beside their own text:
-// the library that they share, the pinned releases, and the checksums of the
-// programs that were provided.
-func (j *job) featureInputs() ([][]byte, error) {
-	paths := []string{
-		filepath.Join(j.options.scripts, "phoenix_assets.sh"),
-		filepath.Join(j.options.scripts, "phoenix_assets.tsv"),
-	}
-	if assets := os.Getenv("PHX_ASSETS"); assets != "" {
-		paths = append(paths, filepath.Join(assets, "SHA256SUMS"))
-	}
-	var inputs [][]byte
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		inputs = append(inputs, text)
-	}
-	return inputs, nil
 }
 
 // readyForScripts makes sure, before scripts run, that nothing else is at work on
@@ -181,91 +190,82 @@ func (j *job) runScript(ctx context.Context, s script) error {
 		j.logf("%s: %s", s.name, cmdline.Quoted(line))
 	}}
 	defer log.Close()
-	if s.feature {
-		return j.host.RunFeature(ctx, j.options.scripts, s.name, j.c.CTID, j.c.BootstrapCAURL, log, j.scriptEnv()...)
-	}
-	containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
-	object, err := json.Marshal(map[string]any{"lxc_configs": containers})
+	env, err := j.runEnv(&s)
 	if err != nil {
 		return err
 	}
-	return j.host.RunApplication(ctx, s.name, s.text, object, j.c.CTID, log, j.scriptEnv()...)
-}
-
-// scriptEnv is what a feature or an application script finds in its
-// environment.
-func (j *job) scriptEnv() []string {
-	name, port := "", ""
-	if s := j.c.TraefikService; s != nil {
-		name, port = s.Name, strconv.Itoa(s.Port)
-	}
-	return []string{
-		"PHX_CTID=" + j.ct.ID(),
-		"PHX_DOMAIN=" + j.plan.Domain,
-		"PHX_IP=" + address(j.c),
-		"PHX_NAME=" + j.c.Name,
-		"PHX_SERVICE_NAME=" + name,
-		"PHX_SERVICE_PORT=" + port,
-	}
-}
-
-// checkHealth runs the configured health checks until they succeed. What an
-// application script has started may have ended since: where the checks fail,
-// the script gets another try. A dry run leaves them out: they are commands of
-// the configuration's author, and may do anything.
-func (j *job) checkHealth(ctx context.Context) error {
-	if !j.ct.Running || j.options.dryRun {
-		return nil
-	}
-	isApplication := func(s script) bool { return !s.feature }
-	err := j.probe(ctx)
-	i := slices.IndexFunc(j.scripts, isApplication)
-	ran := slices.ContainsFunc(j.due, isApplication)
-	if err == nil || i < 0 || ran || context.Cause(ctx) != nil {
-		return err
-	}
-	s := j.scripts[i]
-	j.logf("%v\nso %s runs again", err, s.name)
-	start := time.Now()
-	if err := j.runScript(ctx, s); err != nil {
-		return err
-	}
-	j.changed(start, "%s again", s.name)
-	return j.probe(ctx)
-}
-
-// probe runs the health checks.
-func (j *job) probe(ctx context.Context) error {
-	if check := j.c.HealthCheck; check != nil {
-		command := j.host.Exec(j.c.CTID, strings.Fields(check.Command)...)
-		if err := j.retry(ctx, check.Retries, check.Interval, command); err != nil {
+	if !s.feature {
+		application, err := j.application(s, env)
+		if err != nil {
 			return err
 		}
+		return j.host.RunApplication(ctx, j.c.CTID, *application, log)
 	}
-	for _, probe := range j.c.HealthChecks {
-		argv := append([]string{j.healthScript(probe)}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pve.Command{Argv: argv, Guest: true}); err != nil {
-			return fmt.Errorf("%s: %w", probe.Name, err)
-		}
+	argv := []string{s.Path, j.ct.ID()}
+	if s.Former { // which are always given both
+		j.warnOfOtherConfig(s)
+		argv = append(argv, j.c.BootstrapCAURL)
+	} else if j.c.BootstrapCAURL != "" {
+		argv = append(argv, j.c.BootstrapCAURL)
 	}
-	return nil
+	return j.host.RunFeature(ctx, log, env, argv...)
 }
 
-// healthTimeout is how long one try of a health check may take.
-const healthTimeout = time.Minute
-
-func (j *job) retry(ctx context.Context, tries, seconds int, command pve.Command) error {
-	command.Timeout = healthTimeout
-	for try := 1; ; try++ {
-		_, err := j.host.Run(ctx, command)
-		if err == nil {
-			return nil
-		}
-		if try >= tries {
-			return fmt.Errorf("not healthy after %d tries: %w", try, err)
-		}
-		if err := pve.Sleep(ctx, time.Duration(seconds)*time.Second); err != nil {
-			return err
+// warnOfOtherConfig says when a script of before reads another configuration on
+// the host than this run.
+func (j *job) warnOfOtherConfig(s script) {
+	need := s.OnHost()
+	if len(need.Configs) == 0 || !need.Reads("LXC_CONFIG_FILE", "phoenix_lxc_configs.json") {
+		return
+	}
+	ours, err := os.Stat(j.configPath())
+	for _, path := range need.Configs {
+		if theirs, statErr := os.Stat(path); err == nil && statErr == nil && os.SameFile(ours, theirs) {
+			return
 		}
 	}
+	j.logf("%s: it reads %s, not %s", s.name, strings.Join(need.Configs, " or "), j.configPath())
 }
+
+// application returns an application script with what it finds beside it: the
+// container's own object, or for a script of before all that the scripts before
+// phx had put there.
+func (j *job) application(s script, env []string) (*pve.Application, error) {
+	own := pve.File{Name: s.name, Text: s.Text}
+	if !s.Former {
+		containers := map[string]any{j.ct.ID(): json.RawMessage(j.c.Raw)}
+		object, err := json.Marshal(map[string]any{"lxc_configs": containers})
+		files := []pve.File{own, {Name: containersFile, Text: object}}
+		return &pve.Application{Files: files, Env: env}, err
+	}
+	need := s.InContainer()
+	file, err := j.config()
+	if err != nil {
+		return nil, err
+	}
+	a := &pve.Application{Dir: scripts.RunDir, Env: env}
+	a.Files = []pve.File{own, {Name: containersFile, Text: file.Text}}
+	for _, f := range need.Files {
+		a.Files = append(a.Files, pve.File(f))
+	}
+	// These hold what is not the container's business, such as passwords.
+	for name, variable := range map[string]string{
+		"phoenix_vm_configs.json": "VM_CONFIG_FILE", "phoenix_hypervisor_config.json": "HYPERVISOR_CONFIG_FILE",
+	} {
+		if !need.Reads(name, variable) {
+			continue
+		}
+		path := filepath.Join(filepath.Dir(j.configPath()), name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			j.logf("%s: it reads %s, and goes without: %v", s.name, name, err)
+			continue
+		}
+		a.Files = append(a.Files, pve.File{Name: name, Text: text})
+	}
+	slices.SortFunc(a.Files[1:], func(a, b pve.File) int { return strings.Compare(a.Name, b.Name) })
+	return a, nil
+}
+
+// containersFile is the name of the file of containers, as scripts read it.
+const containersFile = "phoenix_lxc_configs.json"

@@ -23,6 +23,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 const usage = `Usage:
@@ -48,8 +49,7 @@ Options:
                           package pve-container: what it does not know is a
                           mistake. Default: that of this host. (PHX_PCT_VERSION)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the scripts. Default
-                          ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
     --vm-config FILE      The virtual machines, of which phx reads names and
@@ -108,7 +108,7 @@ func main() {
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-			&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
@@ -151,7 +151,7 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
 	file, err := load(path, &config.Host{
-		Guarded: hostdir.GuardedPlaces(path, c.String("scripts"), pveRoot, host.Storages()),
+		Guarded: hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages()),
 		PCT:     version,
 	})
 	// Mistakes of both files are shown at once.

@@ -29,8 +29,8 @@ not to verify.
 
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIR         Directory of the feature scripts.
-                          Default ` + cmdline.DefaultScripts + `. (PHX_SCRIPTS)
+    --scripts DIRS        Directories of the feature scripts: see phx-lxc.
+                          (PHX_SCRIPTS)
     --timeout DURATION    How long a command may take, such as a clone; what has a
                           shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
     --help                Print this text.

@@ -104,6 +104,17 @@ func (s *Store) Pin() (*Pin, error) {
 	return &p, nil
 }
 
+// PinnedRoots returns the root certificates that are pinned on a host, that of the
+// CA first; nil when nothing is pinned yet.
+func PinnedRoots(host *pve.Host) ([]*x509.Certificate, error) {
+	s := &Store{dir: stateOf(host)}
+	pin, err := s.Pin()
+	if err != nil || pin == nil {
+		return nil, err
+	}
+	return s.roots(*pin)
+}
+
 // SetPin replaces what is pinned. Its roots must be in the store.
 func (s *Store) SetPin(p Pin) error {
 	if _, err := s.roots(p); err != nil {

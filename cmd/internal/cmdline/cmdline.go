@@ -29,10 +29,9 @@ import (
 
 // Default places on a Proxmox VE host and the variables that move them.
 const (
-	DefaultConfig  = "/usr/local/phoenix_hypervisor/etc/phoenix_lxc_configs.json"
-	DefaultCAFile  = "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt"
-	DefaultScripts = "/usr/local/phoenix_hypervisor/scripts"
-	DefaultDomain  = "internal.thinkheads.ai"
+	DefaultConfig = "/usr/local/phoenix_hypervisor/etc/phoenix_lxc_configs.json"
+	DefaultCAFile = "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt"
+	DefaultDomain = "internal.thinkheads.ai"
 )
 
 // Status is an error that has been reported already: the program ends with

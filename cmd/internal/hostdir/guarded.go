@@ -66,11 +66,13 @@ type Guarded struct {
 // configuration file, the scripts, the running program, Proxmox VE's
 // configuration, and its storages, given as directories by name. A place to
 // which a symbolic link leads is guarded by both names.
-func GuardedPlaces(file, scripts, pveRoot string, storages map[string]string) []Guarded {
+func GuardedPlaces(file, pveRoot string, scripts []string, storages map[string]string) []Guarded {
 	all := []Guarded{
 		{file, "the configuration file", false},
-		{scripts, "the scripts", true},
 		{pveRoot, "the configuration of Proxmox VE", true},
+	}
+	for _, dir := range scripts {
+		all = append(all, Guarded{dir, "the scripts", true})
 	}
 	if program, err := os.Executable(); err == nil {
 		all = append(all, Guarded{filepath.Dir(program), "the programs of phx", true})

@@ -43,8 +43,8 @@ func TestGuardedPlaces(t *testing.T) {
 	if err := os.Symlink("store", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	check := OwnerCheck(GuardedPlaces(filepath.Join(dir, "etc/f.json"), filepath.Join(dir, "scripts"),
-		filepath.Join(dir, "pve"), map[string]string{
+	check := OwnerCheck(GuardedPlaces(filepath.Join(dir, "etc/f.json"), filepath.Join(dir, "pve"),
+		[]string{filepath.Join(dir, "scripts")}, map[string]string{
 			"local": filepath.Join(dir, "link"), "quickOS": "/mnt/pve/quickOS", "tank": "/tank"}))
 	for path, want := range map[string]string{
 		dir:                                    " holds ",

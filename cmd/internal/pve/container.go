@@ -653,6 +653,13 @@ func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
 	return c.WriteRecord(ctx, c.Record.without(snapshotsWord))
 }
 
+// Unknown reports whether nothing on the container tells that phx has ever worked
+// on it: it has no record, not even one that does not count, and no mark.
+func (c *Container) Unknown() bool {
+	_, lines := recordLines(c.Conf.Description)
+	return len(lines) == 0 && c.Conf.mark(appliedMark) == "" && c.Conf.mark(restartMark) == ""
+}
+
 // Inherit sets the record of a container that is about to be cloned to what has
 // come along with a snapshot of its source. The error is that of [Records.read].
 func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err error) {

@@ -80,7 +80,7 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 		"leaves something": "exit 4"} {
 		for _, way := range []string{"cancelled", "out of time"} {
 			dir := t.TempDir()
-			if err := os.WriteFile(FeatureScript(dir, "x"), []byte(stays+script+"\n"), 0o755); err != nil {
+			if err := os.WriteFile(dir+"/x", []byte(stays+script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			pids := func() []string {
@@ -113,7 +113,7 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 				}
 				defer time.AfterFunc(time.Minute, func() { panic("it hangs") }).Stop()
 				var log strings.Builder
-				err := h.RunFeature(ctx, dir, "x", 103, "", &log)
+				err := h.RunFeature(ctx, &log, nil, dir+"/x", "103")
 				if err == nil || !strings.Contains(err.Error(), want) || way == "cancelled" &&
 					log.String() != "begun\n" {
 					t.Errorf("%s, %s: error %v, log %q", name, way, err, log.String())

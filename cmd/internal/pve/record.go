@@ -48,6 +48,10 @@ const (
 	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
 	snapshotsWord = "+snapshots" // hash of the volumes of which Proxmox makes no snapshot
 
+	// KnownWord is in the record of a container of which there would be none
+	// otherwise: see [Container.Unknown].
+	KnownWord = "+known"
+
 	// FormerRestartWord is what the [restartMark] says now.
 	FormerRestartWord = "+restart"
 )

@@ -5,26 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 )
 
-// FeatureScript is the place of a feature's script in a directory of scripts.
-func FeatureScript(dir, feature string) string {
-	return filepath.Join(dir, "phoenix_hypervisor_feature_install_"+feature+".sh")
-}
-
-// RunFeature runs a feature's script for a container: SCRIPT CTID, and the
-// CA's URL unless it is ""; env is added to its environment. What the script
-// prints, which is mostly what the container says, goes to log.
-func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, caURL string,
-	log io.Writer, env ...string) error {
-	argv := []string{FeatureScript(dir, feature), strconv.Itoa(ctid)}
-	if caURL != "" {
-		argv = append(argv, caURL)
-	}
+// RunFeature runs a feature's script, argv, which works in a container; env is
+// added to its environment. What the script prints, which is mostly what the
+// container says, goes to log.
+func (h *Host) RunFeature(ctx context.Context, log io.Writer, env []string, argv ...string) error {
 	_, err := h.Run(ctx, Command{
 		Argv:     argv,
 		Env:      append([]string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot}, env...),
@@ -36,35 +24,81 @@ func (h *Host) RunFeature(ctx context.Context, dir, feature string, ctid int, ca
 	return err
 }
 
-// runInside puts a script and the container's own part of the configuration
-// into a private directory of the container, and runs the script there.
-// Its arguments: script name, CTID, the script's size, the configuration's
-// size, then the environment.
+// Application is an application script with what it finds in its working
+// directory, which is there for this run alone, and for root alone.
+type Application struct {
+	Files []File   // the script itself is the first
+	Dir   string   // where they are put, in a directory like /tmp; "" for a place of its own
+	Env   []string // added to the script's environment
+}
+
+// File is a file in a container.
+type File struct {
+	Name string // a name in its directory
+	Text []byte
+}
+
+// runInside puts files into a directory of the container, and runs the first of
+// them there. Its arguments: that file's name, CTID, the directory ("-" for one
+// of its own), a name and a size of each file, "--", the environment.
+//
+// A directory with a fixed name is in a place where others may have made
+// something of that name, and where a run that was killed may still be at work.
 const runInside = `set -eu
 umask 077
-dir=$(mktemp -d /run/phx.XXXXXX)
+name=$1 ctid=$2 dir=$3 run=./$1
+shift 3
+if [ "$dir" = - ]; then
+	dir=$(mktemp -d /run/phx.XXXXXX)
+else
+	run=$dir/$name
+	if command -v flock >/dev/null; then
+		exec 9>>/run/phx.lock
+		flock -w 740 9 || { echo "an earlier run is still at work in this container" >&2; exit 1; }
+	fi
+	if [ -n "$(find "${dir%/*}" -maxdepth 0 -perm -0002 ! -perm -1000)" ]; then
+		echo "${dir%/*}: anybody may replace what is in it: run: chmod +t ${dir%/*}" >&2
+		exit 1
+	fi
+	if [ -L "$dir" ] || [ -e "$dir" ]; then
+		if [ -L "$dir" ] || [ "$(stat -c %u "$dir")" != "$(id -u)" ]; then
+			echo "$dir is there, and does not belong to root: see what it is, and remove it:" \
+				"$name is put there, and whoever owns the directory could replace it" >&2
+			exit 1
+		fi
+		rm -rf "$dir"
+	fi
+	mkdir "$dir"
+fi
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 143' TERM
 cd "$dir"
-name=$1 ctid=$2 script_size=$3 config_size=$4
-shift 4
-head -c "$script_size" >"$name"
-head -c "$config_size" >phoenix_lxc_configs.json
-[ "$(wc -c <phoenix_lxc_configs.json)" -eq "$config_size" ] || { echo "the transfer of $name broke off" >&2; exit 1; }
+while [ "$1" != -- ]; do
+	head -c "$2" >"$1"
+	[ "$(wc -c <"$1")" -eq "$2" ] || { echo "the transfer of $1 broke off" >&2; exit 1; }
+	shift 2
+done
+shift
 chmod 0700 "$name"
 umask 022
-env HOME=/root "$@" "./$name" "$ctid" </dev/null`
+env HOME=/root "$@" "$run" "$ctid" </dev/null 9>&-`
 
-// RunApplication runs an application script inside a container: SCRIPT CTID, in
-// a directory that has object in phoenix_lxc_configs.json, with env in its
-// environment. What the script prints, which may be anything, goes to log.
-func (h *Host) RunApplication(ctx context.Context, name string, text, object []byte, ctid int,
-	log io.Writer, env ...string) error {
-	argv := []string{"/bin/sh", "-c", runInside, "sh", name, strconv.Itoa(ctid)}
-	argv = append(argv, strconv.Itoa(len(text)), strconv.Itoa(len(object)))
-	c := h.Exec(ctid, append(argv, env...)...)
+// RunApplication runs an application script inside a container: SCRIPT CTID.
+// What the script prints, which may be anything, goes to log.
+func (h *Host) RunApplication(ctx context.Context, ctid int, a Application, log io.Writer) error {
+	name, dir := a.Files[0].Name, a.Dir
+	if dir == "" {
+		dir = "-"
+	}
+	argv := []string{"/bin/sh", "-c", runInside, "sh", name, strconv.Itoa(ctid), dir}
+	var texts []io.Reader
+	for _, f := range a.Files {
+		argv = append(argv, f.Name, strconv.Itoa(len(f.Text)))
+		texts = append(texts, bytes.NewReader(f.Text))
+	}
+	c := h.Exec(ctid, append(append(argv, "--"), a.Env...)...)
 	c.Label = fmt.Sprintf("pct exec %d (%s)", ctid, name)
-	c.Stdin = bytes.NewReader(slices.Concat(text, object))
+	c.Stdin = io.MultiReader(texts...)
 	c.Stdout, c.Stderr = log, log
 	_, err := h.Run(ctx, c)
 	return err

@@ -33,7 +33,11 @@ func (t *Target) Call(ctx context.Context, request any, names []string,
 		case "request":
 			return request, nil
 		case "step_cli", "traefik": // features
-			return true, t.Host.RunFeature(ctx, t.scripts, need, t.CTID, "", log)
+			s, err := t.scripts.Feature(need)
+			if err != nil {
+				return nil, err
+			}
+			return true, t.Host.RunFeature(ctx, log, nil, s.Path, strconv.Itoa(t.CTID))
 		}
 		return supply(need)
 	}, log)

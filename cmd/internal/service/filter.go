@@ -25,6 +25,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/remote"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // Program is a program that sets a service up in a container.
@@ -45,7 +46,7 @@ type Program struct {
 type filter struct {
 	program Program
 	host    *pve.Host
-	scripts string // directory of the feature scripts
+	scripts scripts.Dirs // where the feature scripts are
 
 	stream *event.Stream
 	work   sync.WaitGroup
@@ -58,7 +59,7 @@ func Flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-		&cli.StringFlag{Name: "scripts", Value: cmdline.DefaultScripts, EnvVars: []string{"PHX_SCRIPTS"}},
+		&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 	}
 }
@@ -77,7 +78,7 @@ func Run(c *cli.Context, program Program) error {
 	f := &filter{
 		program: program,
 		host:    &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
-		scripts: c.String("scripts"),
+		scripts: scripts.FromFlag(c),
 	}
 	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
 	return f.run(c.Context)

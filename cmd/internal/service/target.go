@@ -17,6 +17,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
 // Target is the container in which a service is to be set up, and what is known
@@ -44,9 +45,9 @@ type Target struct {
 	// it has; false at the end of a plan in which it has not been seen.
 	GatewayReady func(context.Context) bool
 
-	rootFile string   // the CA's root certificates on the host
-	scripts  string   // directory of the feature scripts
-	changes  []string // that the host's half has made
+	rootFile string       // the CA's root certificates on the host
+	scripts  scripts.Dirs // where the feature scripts are
+	changes  []string     // that the host's half has made
 }
 
 // Changed notes what the host's half has changed.

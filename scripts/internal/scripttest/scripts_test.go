@@ -81,8 +81,8 @@ func pct() {
 		stdin = stdin[:len(stdin)/2]
 	}
 	if root := os.Getenv("PHX_TEST_ROOT"); root != "" {
-		moved := strings.NewReplacer("/usr/local/bin", root+"/bin", "/run/", root+"/run/", "/home/",
-			root+"/home/").Replace(script)
+		moved := strings.NewReplacer("/usr/local/bin", root+"/bin", "/run/", root+"/run/", "/home/", root+"/home/",
+			"/usr/local/share/", root+"/share/", "/etc/", root+"/etc/").Replace(script)
 		if !strings.Contains(moved, root+"/run/phx.lock") {
 			check(errors.New("pct: this is not a script whose places are known: not running it on this machine"))
 		}
@@ -99,7 +99,8 @@ func pct() {
 // exit ends the program without the race detector's pause: GORACE is not among what is passed on to pct.
 func exit(status int) { syscall.Exit(status) }
 
-// export records its arguments and what the environment tells it in export.log.
+// export records its arguments and what the environment tells it in export.log. As its roots it prints the file
+// $WORK/roots.
 func export() {
 	work := os.Getenv("PHX_TEST_WORK")
 	if work == "" {
@@ -109,6 +110,11 @@ func export() {
 	check(err)
 	_, err = fmt.Fprintln(log, strings.Join(os.Args[1:], " "), os.Getenv("PHX_IP"))
 	check(err)
+	if os.Args[1] == "roots" {
+		roots, err := os.ReadFile(work + "/roots")
+		check(err)
+		os.Stdout.Write(roots)
+	}
 }
 
 // curl copies $WORK/release to the file after --output and records the address in $WORK/curl.log; without that file
@@ -275,12 +281,15 @@ func TestInnerScripts(t *testing.T) {
 	if out, err := sums.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, feature := range []string{"base_setup", "step_ca", "step_cli", "traefik"} {
+	for _, feature := range []string{"base_setup", "step_ca", "step_cli", "traefik", "trusted_ca"} {
 		t.Run(feature, func(t *testing.T) {
 			work := t.TempDir()
 			cmd := exec.Command("../../phoenix_hypervisor_feature_install_"+feature+".sh", "103")
 			cmd.Env = append(os.Environ(), "PHX_TEST_WORK="+work, "PHX_PCT=pct", "PHX_ASSETS="+assets, "PHX_TEST_ROOT=",
 				"PHX_TEST_STDIN=", "PHX_TEST_STATUS=0")
+			if err := os.WriteFile(filepath.Join(work, "roots"), []byte("a root\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}

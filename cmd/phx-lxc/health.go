@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"thinkheads.ai/phx/cmd/internal/pve"
+)
+
+// checkHealth runs the configured health checks until they succeed. What an
+// application script has started may have ended since: where the checks fail,
+// the script gets another try. A dry run leaves them out: they are commands of
+// the configuration's author, and may do anything.
+func (j *job) checkHealth(ctx context.Context) error {
+	if !j.ct.Running || j.options.dryRun {
+		return nil
+	}
+	isApplication := func(s script) bool { return !s.feature }
+	err := j.probe(ctx)
+	i := slices.IndexFunc(j.scripts, isApplication)
+	ran := slices.ContainsFunc(j.due, isApplication)
+	if err == nil || i < 0 || ran || context.Cause(ctx) != nil {
+		return err
+	}
+	s := j.scripts[i]
+	if slices.Contains(j.adopted, s.name) {
+		return fmt.Errorf("%w\n%s was not run, because the container was there before: to run it, use --rerun %d",
+			err, s.name, j.c.CTID)
+	}
+	j.logf("%v\nso %s runs again", err, s.name)
+	start := time.Now()
+	if err := j.runScript(ctx, s); err != nil {
+		return err
+	}
+	j.changed(start, "%s again", s.name)
+	return j.probe(ctx)
+}
+
+// probe runs the health checks.
+func (j *job) probe(ctx context.Context) error {
+	if check := j.c.HealthCheck; check != nil {
+		words := strings.Fields(check.Command)
+		commands := []pve.Command{j.host.Exec(j.c.CTID, words...)}
+		if j.isInstalled(words[0]) {
+			commands = append(commands, pve.Command{Argv: words, Guest: true})
+		}
+		if err := j.retry(ctx, check.Retries, check.Interval, commands...); err != nil {
+			return err
+		}
+	}
+	for _, probe := range j.c.HealthChecks {
+		s, err := j.options.scripts.Health(probe.Script)
+		if err != nil {
+			return fmt.Errorf("%s: %w", probe.Name, err)
+		}
+		argv := append([]string{s.Path}, probe.Args...)
+		if err := j.retry(ctx, 3, 5, pve.Command{Argv: argv, Guest: true}); err != nil {
+			return fmt.Errorf("%s: %w", probe.Name, err)
+		}
+	}
+	return nil
+}
+
+// isInstalled reports whether path is that of a program on the host in a
+// directory of scripts, or below the directory that these and the configuration
+// are in: the scripts before phx had health checks there.
+func (j *job) isInstalled(path string) bool {
+	if !filepath.IsAbs(path) {
+		return false
+	}
+	path = filepath.Clean(path)
+	base := filepath.Dir(filepath.Dir(j.configPath()))
+	within := func(dir string) bool { return dir != "/" && strings.HasPrefix(path, dir+"/") }
+	if !slices.ContainsFunc(j.options.scripts, func(dir string) bool {
+		return within(filepath.Clean(dir)) || filepath.Dir(filepath.Clean(dir)) == base && within(base)
+	}) {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// healthTimeout is how long one try of a health check may take.
+const healthTimeout = time.Minute
+
+// retry runs the first of the commands until it succeeds. Where there is no such
+// program, the next one takes its place.
+func (j *job) retry(ctx context.Context, tries, seconds int, commands ...pve.Command) error {
+	for try := 1; ; try++ {
+		commands[0].Timeout = healthTimeout
+		_, err := j.host.Run(ctx, commands[0])
+		if len(commands) > 1 && isNoProgram(err) {
+			commands = commands[1:]
+			try--
+			continue
+		}
+		if err == nil {
+			return nil
+		}
+		if try >= tries {
+			return fmt.Errorf("not healthy after %d tries: %w", try, err)
+		}
+		if err := pve.Sleep(ctx, time.Duration(seconds)*time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// isNoProgram reports whether a command in a container has failed because there is
+// no such program in it: what lxc-attach exits with then.
+func isNoProgram(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && (exit.ExitCode() == 126 || exit.ExitCode() == 127)
+}
