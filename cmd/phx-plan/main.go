@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -150,12 +151,13 @@ func run(c *cli.Context) error {
 	case !config.IsVersion(version):
 		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
-	file, err := load(path, &config.Host{
-		Guarded: hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages()),
-		PCT:     version,
-	})
-	// Mistakes of both files are shown at once.
+	guarded := hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages())
 	vmPath, isNamed := config.VMPath(path, c.String("vm-config"))
+	if absolute, err := filepath.Abs(vmPath); err == nil {
+		guarded = append(guarded, hostdir.Guarded{Path: absolute, What: "the file of the virtual machines"})
+	}
+	file, err := load(path, &config.Host{Guarded: guarded, PCT: version})
+	// Mistakes of both files are shown at once.
 	if err := cmp.Or(err, loadVMs(file, vmPath, isNamed, domain)); err != nil {
 		return err
 	}

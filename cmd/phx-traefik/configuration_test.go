@@ -426,3 +426,51 @@ func TestSocketsAreForBothFamilies(t *testing.T) {
 		}
 	}
 }
+
+// Apply and render read what is served where phx-plan does.
+func TestProxyOfConfigurations(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("main.json", `{"lxc_configs": {}, "services": [{"name": "nas", "url": "https://[fd00::9]:1"}],
+		"dashboard": {"name": "t", "allow": ["10.0.0.1"]}}`)
+	hosts := func(args ...string) (string, error) {
+		var got string
+		app := &cli.App{Flags: proxyFlags(), Action: func(c *cli.Context) error {
+			last := testProxy
+			last.Dashboard = &config.DashboardRoute{Name: "last", Host: "last.x", Allow: []string{"10.0.0.1"}}
+			p, err := proxyOf(c, last)
+			got = strings.Join(p.hosts(), " ")
+			return err
+		}}
+		err := app.Run(append([]string{"phx-traefik"}, args...))
+		return got, err
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"--domain y", "gateway.y ca.y last.y"},
+		{"--config " + file + " --domain y", "nas.y t.y"},
+	} {
+		if got, err := hosts(strings.Fields(tt.args)...); err != nil || got != tt.want {
+			t.Errorf("%s: %s, %v, want %s", tt.args, got, err, tt.want)
+		}
+	}
+	if _, err := hosts("--config", file, "--vm-config", filepath.Join(dir, "none")); err == nil {
+		t.Error("a file that was named is missing, and nobody says so")
+	}
+	vms := write("phoenix_vm_configs.json", `{"vms": [{"vmid": 1001, "network_config": {"ip": "10.0.0.111/24"},
+		"portainer_agent_hostname": "agent.y"}]}`)
+	for _, args := range [][]string{nil, {"--vm-config", vms}} {
+		if got, err := hosts(append(args, "--config", file, "--domain", "y")...); err != nil || got != "agent.y nas.y t.y" {
+			t.Errorf("%v: %s, %v", args, got, err)
+		}
+	}
+	write("phoenix_vm_configs.json", `{"vms": 7}`)
+	if _, err := hosts("--config", file); err == nil || !strings.Contains(err.Error(), "json:1:9: vms: must be a list") {
+		t.Errorf("%v", err)
+	}
+}
