@@ -304,7 +304,8 @@ func TestDashboardAndCertificates(t *testing.T) {
 	p.GatewayAlso = []string{"fd00::153"}
 	p.Dashboard = &config.DashboardRoute{Name: "t", Host: "t.internal.example", Allow: []string{"fd00::/8"}}
 	p.Services = append(served("vllm-2.5-7b", "vllm-2.5-7b.internal.example", "https://[fd00::41]:8000"),
-		route{Name: "x", Host: "x.internal.example", URL: "https://10.0.0.9:1", Insecure: true, ServerName: "y.example"})
+		route{Name: "x", Host: "x.internal.example", URL: "https://10.0.0.9:1", Insecure: true,
+			ServerName: "y.example"})
 	if err := p.check(); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +334,8 @@ func TestDashboardAndCertificates(t *testing.T) {
 			t.Errorf("%s: %v, want %v", path, got, want)
 		}
 	}
-	if got := strings.Join(p.hosts(), " "); got != "vllm-2.5-7b.internal.example x.internal.example t.internal.example" {
+	const hosts = "vllm-2.5-7b.internal.example x.internal.example t.internal.example"
+	if got := strings.Join(p.hosts(), " "); got != hosts {
 		t.Errorf("certificates for %s", got)
 	}
 	if got := p.unverified(); got != "x.internal.example (https://10.0.0.9:1)" {
@@ -465,12 +467,14 @@ func TestProxyOfConfigurations(t *testing.T) {
 	vms := write("phoenix_vm_configs.json", `{"vms": [{"vmid": 1001, "network_config": {"ip": "10.0.0.111/24"},
 		"portainer_agent_hostname": "agent.y"}]}`)
 	for _, args := range [][]string{nil, {"--vm-config", vms}} {
-		if got, err := hosts(append(args, "--config", file, "--domain", "y")...); err != nil || got != "agent.y nas.y t.y" {
+		got, err := hosts(append(args, "--config", file, "--domain", "y")...)
+		if err != nil || got != "agent.y nas.y t.y" {
 			t.Errorf("%v: %s, %v", args, got, err)
 		}
 	}
 	write("phoenix_vm_configs.json", `{"vms": 7}`)
-	if _, err := hosts("--config", file); err == nil || !strings.Contains(err.Error(), "json:1:9: vms: must be a list") {
+	_, err := hosts("--config", file)
+	if err == nil || !strings.Contains(err.Error(), "json:1:9: vms: must be a list") {
 		t.Errorf("%v", err)
 	}
 }
