@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
@@ -51,7 +53,7 @@ func (j *job) create(ctx context.Context) error {
 	// pct create makes privileged containers on some versions and
 	// unprivileged ones on others: it is always told.
 	privileges := pve.FormatBool(unprivileged(j.c))
-	rootfs := fmt.Sprintf("%s:%d", j.c.StoragePool, j.c.StorageSizeGB)
+	rootfs := newDisk(j.c.StoragePool, j.c.StorageSizeGB, mountOptions(j.c.RootOptions, nil)...)
 	wanted := j.settings(&pve.Conf{})
 	args := []string{"create", j.ct.ID(), j.c.Template, "--rootfs", rootfs, "--unprivileged", privileges}
 	args = append(args, wanted.Args()...)
@@ -61,6 +63,14 @@ func (j *job) create(ctx context.Context) error {
 	}
 	if line != "" {
 		args = append(args, "--description", line)
+	}
+	keys, remove, err := j.publicKeys()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	if keys != "" {
+		args = append(args, "--ssh-public-keys", keys)
 	}
 	expected := &pve.Conf{Section: pve.Section{Description: line, Values: map[string]string{
 		"unprivileged": privileges,
@@ -72,6 +82,26 @@ func (j *job) create(ctx context.Context) error {
 		j.changed(start, "created from %s", j.c.Template)
 	}
 	return err
+}
+
+// publicKeys returns the file with the SSH keys that the container is made with,
+// "" for none, and what removes it when it is not needed any more.
+func (j *job) publicKeys() (path string, remove func(), err error) {
+	remove = func() {}
+	if len(j.c.SSHKeys) == 0 {
+		return j.c.SSHKeysFile, remove, nil
+	}
+	path = j.host.ScratchFile(j.c.CTID, "keys.pub")
+	if j.options.dryRun {
+		return path, remove, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", remove, fmt.Errorf("ssh_public_keys: %w", err)
+	}
+	if err := atomicfile.Write(path, []byte(strings.Join(j.c.SSHKeys, "\n")+"\n"), 0o600); err != nil {
+		return "", remove, fmt.Errorf("ssh_public_keys: %w", err)
+	}
+	return path, func() { os.Remove(path) }, nil
 }
 
 // download fetches the archive of the template, if it is missing and that is
@@ -104,7 +134,7 @@ func (j *job) firstRecord() (first pve.Record, line string, err error) {
 		return nil, "", err
 	}
 	first = j.desiredRecord()
-	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
+	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord} {
 		first.Unite(word, j.ct.Before[word])
 	}
 	return first, records.Line(j.c.CTID, first), nil

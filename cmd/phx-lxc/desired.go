@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -47,6 +48,15 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 		set("swap", strconv.Itoa(*c.SwapMB))
 	}
 	set("cores", strconv.Itoa(c.Cores))
+	if c.CPULimit != nil {
+		limit := strconv.FormatFloat(*c.CPULimit, 'f', -1, 64)
+		if !pve.SameNumber(cmp.Or(next["cpulimit"], "0"), limit) {
+			s.Set("cpulimit", limit)
+		}
+	}
+	if c.CPUUnits != nil {
+		set("cpuunits", strconv.Itoa(*c.CPUUnits))
+	}
 	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
 		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
 	}
@@ -67,7 +77,33 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 		features = append(features, pve.ParseProperties(o)...)
 	}
 	merge("features", features)
-	addMountPoints(s, c, next, before.Hashes(pve.MountsWord))
+	if c.OSType != "" {
+		set("ostype", c.OSType)
+	}
+	if c.Arch != "" && next["arch"] == "" {
+		s.Set("arch", c.Arch)
+	}
+	if c.Timezone != "" {
+		set("timezone", c.Timezone)
+	}
+	switch {
+	case c.Tags == nil || pve.SameTags(pve.ParseList(next["tags"]), c.Tags):
+	case len(c.Tags) == 0:
+		s.Remove("tags", "there are none in the configuration")
+	default:
+		s.Set("tags", strings.Join(c.Tags, ";"))
+	}
+	if c.Protection != nil && pve.ParseBool(next["protection"]) != *c.Protection {
+		s.Set("protection", pve.FormatBool(*c.Protection))
+	}
+	if c.HookScript != "" {
+		set("hookscript", c.HookScript)
+	}
+	addDevices(s, c, next, before.Hashes(pve.DevicesWord))
+	if rootfs := next["rootfs"]; rootfs != "" {
+		mergeMount(s, conf, "rootfs", mountOptions(c.RootOptions, nil))
+	}
+	addMountPoints(s, c, conf, before.Hashes(pve.MountsWord))
 	return s
 }
 
@@ -200,6 +236,7 @@ func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.F
 		pve.RawWord:      pve.RawHashes(rawLines(withPrivileges(c, conf))),
 		pve.FirewallWord: rules,
 		pve.MountsWord:   mountHashes(c),
+		pve.DevicesWord:  deviceHashes(c),
 		pve.ProfileWord:  profileHash,
 	} {
 		if hashes == "" {
@@ -225,6 +262,14 @@ func refusals(c *config.Container, conf *pve.Conf, allocated pve.Hashes) error {
 	if have, differs := wrongPrivilege(c, &conf.Section); differs {
 		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: "+
 			"make a new container, or correct the configuration", pve.FormatBool(have), pve.FormatBool(!have))
+	}
+	if have := conf.Next()["arch"]; c.Arch != "" && have != "" && have != c.Arch {
+		refuse("arch is %s and should be %s: the system in the container is of that architecture: make a new "+
+			"container, or correct the configuration", have, c.Arch)
+	}
+	if len(c.MappedIDs) > 0 && !pve.ParseBool(conf.Values["unprivileged"]) {
+		refuse("id_maps asks for other ids of the host, and the container is privileged: its ids are those of the " +
+			"host: make a new container, or take id_maps out of the configuration")
 	}
 	for _, d := range disks(c, conf) {
 		if d.have > d.want {
@@ -252,6 +297,10 @@ func wrongPrivilege(c *config.Container, conf *pve.Section) (have, differs bool)
 func hostOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err error) {
 	return pve.HostOwner(rawLines(c), unprivileged(c), uid, gid)
 }
+
+// isProtected reports whether Proxmox is to change neither disks nor mount points
+// of a container, nor to destroy it.
+func isProtected(conf *pve.Conf) bool { return pve.ParseBool(conf.Values["protection"]) }
 
 // number is an owner's id, -1 for one that is left as it is.
 func number(n *int) int {

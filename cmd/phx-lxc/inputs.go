@@ -111,6 +111,8 @@ func sharedInputs(s *scripts.Script) ([][]byte, error) {
 // asks in it for a key of the container and then for one beside the containers:
 // those count that its text names, of own and of the file. What the file says of
 // other containers does not count: they change without any effect on this one.
+// The keys count from an empty list on, so that one that is new is known from a
+// record of the time when none counted.
 func (j *job) hash(s *script, inputs [][]byte, own map[string]json.RawMessage) error {
 	s.hash = pve.Hash(inputs...)
 	if !s.Former {
@@ -127,9 +129,6 @@ func (j *job) hash(s *script, inputs [][]byte, own map[string]json.RawMessage) e
 				named[key] = value
 			}
 		}
-	}
-	if len(named) == 0 {
-		return nil
 	}
 	text, err := json.Marshal(named)
 	if err != nil {
@@ -194,6 +193,9 @@ func (j *job) runEnv(s *script) ([]string, error) {
 	env := j.scriptEnv()
 	if s.Former { // else it does nothing in a dry run of its own kind, and exits 0
 		env = append(env, "DRY_RUN=false", "PHOENIX_DRY_RUN=false")
+		if os.Getenv("PHOENIX_DEBUG") == "true" { // which in a container only what is named here can be
+			env = append(env, "PHOENIX_DEBUG=true")
+		}
 	}
 	if !s.feature || !bytes.Contains(s.Text, []byte(rootsVariable)) {
 		return env, nil

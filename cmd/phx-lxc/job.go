@@ -22,6 +22,7 @@ type options struct {
 	scripts                         scripts.Dirs
 	adopt, rerun                    containers // whose scripts are recorded, or run again
 	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
+	subUID, subGID                  string     // files with the ids of the host that root may map
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	download                        bool // archives of templates that are missing
@@ -143,6 +144,11 @@ func (j *job) refusals() error {
 	err := refusals(j.c, j.ct.Conf, j.ct.Record.Hashes(pve.VolumesWord))
 	if j.c.IsTemplate {
 		err = errors.Join(err, j.ct.CheckTemplate())
+	}
+	if !j.created && isProtected(j.ct.Conf) && j.settings(j.ct.Conf).ChangesMounts() {
+		err = errors.Join(err, fmt.Errorf("the container is protected, and Proxmox changes neither its disks nor its "+
+			"mount points then: to have them changed, run: pct set %d --protection 0, and run phoenix again; "+
+			"nothing was changed", j.c.CTID))
 	}
 	return err
 }

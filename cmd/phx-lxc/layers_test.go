@@ -22,15 +22,16 @@ var layers = map[string]string{
 	"actions.go":  "stages.go job.go desired.go",
 	"stages.go": "create.go mounts.go scripts.go health.go template.go job.go desired.go volumes.go " +
 		"firewall.go networks.go",
-	"create.go":   "mounts.go template.go job.go desired.go networks.go",
+	"create.go":   "mounts.go template.go job.go desired.go volumes.go networks.go",
 	"template.go": "scripts.go job.go desired.go volumes.go firewall.go networks.go",
 	"mounts.go":   "job.go desired.go",
 	"health.go":   "scripts.go job.go desired.go",
 	"scripts.go":  "inputs.go job.go desired.go",
 	"inputs.go":   "job.go desired.go",
 	"job.go":      "desired.go firewall.go networks.go",
-	"desired.go":  "volumes.go firewall.go networks.go",
+	"desired.go":  "volumes.go devices.go firewall.go networks.go",
 	"volumes.go":  "",
+	"devices.go":  "",
 	"firewall.go": "networks.go",
 	"networks.go": "",
 }
@@ -38,8 +39,8 @@ var layers = map[string]string{
 // Files that read and change nothing: what they may import, and what of pve they
 // may not use.
 var (
-	pure        = []string{"desired.go", "volumes.go", "firewall.go", "networks.go"}
-	pureImports = strings.Fields(`errors fmt maps net/netip slices strconv strings
+	pure        = []string{"desired.go", "volumes.go", "devices.go", "firewall.go", "networks.go"}
+	pureImports = strings.Fields(`cmp errors fmt maps net/netip slices strconv strings
 		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
 	impure = []string{"Command", "Container", "Host", "Preview", "Records", "Sleep"}
 )

@@ -76,6 +76,10 @@ Options:
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
+    --subuid FILE         The users of the host that root may map into containers.
+                          Default /etc/subuid. (PHX_SUBUID)
+    --subgid FILE         The groups. Default /etc/subgid. (PHX_SUBGID)
+    --proc DIR            The processes of the host. Default /proc. (PHX_PROC)
     --lock-wait DURATION  How long to wait for a container that has to be changed
                           or cloned and that Proxmox has locked, as for a backup.
                           Default 1m. (PHX_LOCK_WAIT)
@@ -85,8 +89,9 @@ Options:
     --version             Print the version.
 
 Environment:
-    PHX_ASSETS  Directory of programs that feature scripts install; when its
-                SHA256SUMS changes, they run again.
+    PHX_ASSETS     Directory of programs that feature scripts install; when its
+                   SHA256SUMS changes, they run again.
+    PHOENIX_DEBUG  true for scripts of before that are to say more.
 
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
@@ -124,6 +129,9 @@ func main() {
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
+			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
+			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
+			&cli.StringFlag{Name: "proc", Value: "/proc", EnvVars: []string{"PHX_PROC"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
@@ -155,7 +163,8 @@ func provision(c *cli.Context) error {
 		options: options{
 			host: pve.Host{
 				PCT: c.String("pct"), PVEAM: c.String("pveam"),
-				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Timeout: c.Duration("timeout"),
+				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Proc: c.String("proc"),
+				Timeout: c.Duration("timeout"),
 			},
 			qm:             c.String("qm"),
 			scripts:        scripts.FromFlag(c),
@@ -163,6 +172,8 @@ func provision(c *cli.Context) error {
 			rerun:          rerun,
 			profiles:       c.String("apparmor"),
 			profileDir:     c.String("apparmor-d"),
+			subUID:         c.String("subuid"),
+			subGID:         c.String("subgid"),
 			lockWait:       c.Duration("lock-wait"),
 			dryRun:         c.Bool("dry-run"),
 			restart:        c.Bool("restart"),

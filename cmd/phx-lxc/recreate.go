@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -162,7 +163,8 @@ func (j *job) prepareToRecreate(ctx context.Context, together []int) error {
 	}
 	var all []error
 	for _, check := range []func(context.Context) error{
-		j.checkScripts, j.checkHostPaths, j.checkOwners, j.checkExternal, j.checkStorages, j.checkProfile,
+		j.checkNode, j.checkScripts, j.checkIDMaps, j.checkHostPaths, j.checkOwners, j.checkExternal, j.checkStorages,
+		j.checkProfile, j.checkUsed,
 	} {
 		all = append(all, check(ctx))
 	}
@@ -215,6 +217,28 @@ func (j *job) checkProfile(context.Context) error {
 		return err
 	}
 	return j.foreignProfile(name, path, want, have)
+}
+
+// checkUsed refuses what pct create would, because the host lacks it: devices,
+// the hook script, the file with SSH keys.
+func (j *job) checkUsed(context.Context) error {
+	var all []error
+	used := func(key, path string) {
+		if _, err := os.Stat(path); err != nil {
+			all = append(all, fmt.Errorf("%s: %w", key, err))
+		}
+	}
+	for _, d := range j.c.Devices {
+		used("devices", d.Path)
+	}
+	if j.c.SSHKeysFile != "" {
+		used("ssh_public_keys", j.c.SSHKeysFile)
+	}
+	storage, volume, _ := strings.Cut(j.c.HookScript, ":")
+	if dir := j.host.Storages()[storage]; dir != "" {
+		used("hookscript", filepath.Join(dir, volume))
+	}
+	return errors.Join(all...)
 }
 
 // destroyToRecreate destroys the container, if it is there, and lets the rest of

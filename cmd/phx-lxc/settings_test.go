@@ -15,6 +15,9 @@ const wanted = `{
 	"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.153/24",
 		"gw": "10.0.0.1", "nameservers": "10.0.0.53 1.1.1.1"},
 	"mac_address": "52:54:00:67:89:A1", "pct_options": ["nesting=1", "keyctl=1"],
+	"cpulimit": 1.5, "cpuunits": 50, "ostype": "debian", "arch": "amd64", "timezone": "host", "protection": false,
+	"tags": ["phx", "By-Hand"], "hookscript": "local:snippets/a.sh", "devices": [{"path": "/dev/kvm", "mode": "0666"}],
+	"rootfs_options": {"mountoptions": ["nodev", "noatime"], "replicate": true},
 	"mount_points": [{"host_path": "/srv/ssl", "container_path": "/etc/nginx/ssl", "read_only": true}]
 }`
 
@@ -34,11 +37,19 @@ func TestSettingsOfNewContainer(t *testing.T) {
 memory 1024
 swap 256
 cores 2
+cpulimit 1.5
+cpuunits 50
 onboot 1
 startup order=3,up=5,down=5
 net0 name=eth0,bridge=vmbr0,hwaddr=52:54:00:67:89:A1,ip=10.0.0.153/24,gw=10.0.0.1
 nameserver 10.0.0.53 1.1.1.1
 features nesting=1,keyctl=1
+ostype debian
+arch amd64
+timezone host
+tags phx;by-hand
+hookscript local:snippets/a.sh
+dev0 /dev/kvm,mode=0666
 mp0 /srv/ssl,mp=/etc/nginx/ssl,ro=1`
 	if got := list(settings(container(t, wanted), &pve.Conf{}, nil, nil)); got != want {
 		t.Errorf("settings\n%s\nwant\n%s", got, want)
@@ -49,7 +60,11 @@ mp0 /srv/ssl,mp=/etc/nginx/ssl,ro=1`
 // added, booleans and lists rewritten.
 const stored = `arch: amd64
 cores: 2
+cpulimit: 1.50
+cpuunits: 50
+dev4: mode=0666,path=/dev/kvm,deny-write=0
 features: keyctl=on,nesting=1,fuse=1
+hookscript: local:snippets/a.sh
 hostname: Nginx-Phoenix
 memory: 1024
 mp0: lab:101/vm-101-disk-1.raw,mp=/data,size=1G
@@ -58,10 +73,12 @@ nameserver: 10.0.0.53,1.1.1.1
 net0: name=eth0,bridge=vmbr0,firewall=1,gw=10.0.0.1,hwaddr=52:54:00:67:89:a1,ip=10.0.0.153/24,type=veth
 onboot: yes
 ostype: debian
-rootfs: lab:101/vm-101-disk-0.raw,size=8G
+protection: 0
+rootfs: lab:101/vm-101-disk-0.raw,mountoptions=noatime;nodev,size=8G
 startup: order=3,up=5,down=5
 swap: 256
-tags: by-hand
+tags: by-hand;phx
+timezone: host
 unprivileged: 1
 `
 
@@ -91,6 +108,23 @@ func TestOneDifference(t *testing.T) {
 		{"mount point writable", ",ro=yes", "", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
 		{"mount point elsewhere", "mp3: /srv/ssl,", "mp3: /srv/old,", "mp3 /srv/ssl,mp=/etc/nginx/ssl,ro=yes"},
 		{"mount point missing", "mp3: /srv/ssl,mp=/etc/nginx/ssl,ro=yes\n", "", "mp1 /srv/ssl,mp=/etc/nginx/ssl,ro=1"},
+		{"CPU limit", "cpulimit: 1.50", "cpulimit: 1", "cpulimit 1.5"},
+		{"CPU weight", "cpuunits: 50\n", "", "cpuunits 50"},
+		{"type of system", "ostype: debian", "ostype: unmanaged", "ostype debian"},
+		{"time zone", "timezone: host\n", "", "timezone host"},
+		{"tags", "tags: by-hand;phx", "tags: phx", "tags phx;by-hand"},
+		{"protection", "protection: 0", "protection: 1", "protection 0"},
+		{"hook script", "hookscript: local:snippets/a.sh", "hookscript: local:snippets/b.sh",
+			"hookscript local:snippets/a.sh"},
+		{"mode of a device", "mode=0666,path=/dev/kvm", "mode=0660,path=/dev/kvm",
+			"dev4 mode=0666,/dev/kvm,deny-write=0"},
+		{"owner of a device that the file does not have", "dev4: mode", "dev4: uid=7,mode",
+			"dev4 mode=0666,/dev/kvm,deny-write=0"},
+		{"device missing", "dev4: mode=0666,path=/dev/kvm,deny-write=0\n", "", "dev0 /dev/kvm,mode=0666"},
+		{"option of the root disk", ",mountoptions=noatime;nodev", ",mountoptions=nodev",
+			"rootfs lab:101/vm-101-disk-0.raw,mountoptions=nodev;noatime,size=8G"},
+		{"root disk that is not replicated", "size=8G", "size=8G,replicate=0",
+			"rootfs lab:101/vm-101-disk-0.raw,mountoptions=noatime;nodev,size=8G,replicate=1"},
 		{"already pending", "unprivileged: 1\n", "unprivileged: 1\n\n[pve:pending]\nmemory: 512\n", "memory 1024"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

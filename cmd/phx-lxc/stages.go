@@ -27,7 +27,9 @@ func (j *job) converge(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
+		{"node", j.checkNode},
 		{"scripts", j.checkScripts},
+		{"id maps", j.checkIDMaps},
 		{"mount points", j.checkHostPaths},
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
@@ -38,11 +40,11 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.prepareMounts},
 		{"apparmor", j.loadProfile},
 		{"firewall", j.decideFirewall},
-		{"raw lines", j.writeRawLines},
+		{"raw lines", j.writeUnsettable},
 		{"firewall", j.writeFirewall},
+		{"disk", j.growDisks}, // before what may wait for the next start, and has the disk's size in it
 		{"configure", j.configure},
 		{"record", j.pruneRecord},
-		{"disk", j.growDisks},
 		{"start", j.startIfNeeded},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.snapshotBeforeScripts},
@@ -193,23 +195,34 @@ func (j *job) decideFirewall(context.Context) error {
 	return nil
 }
 
-// writeRawLines brings the raw lines up to date, and the record with them.
-func (j *job) writeRawLines(ctx context.Context) error {
+// writeUnsettable brings the raw lines and the notes up to date, and the record
+// with them.
+func (j *job) writeUnsettable(ctx context.Context) error {
 	start := time.Now()
 	after := j.desiredRecord()
-	// What goes into other files is recorded before it is written there, and
-	// what is removed from them is forgotten afterwards.
-	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.NetsWord} {
+	// What is set otherwise is recorded before it is, and what is removed is
+	// forgotten afterwards.
+	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord} {
 		if !j.options.dryRun {
 			after.Unite(word, j.ct.Before[word])
 		}
 	}
-	changed, err := j.ct.WriteRaw(ctx, rawLines(withPrivileges(j.c, j.ct.Conf)), after)
+	mapped := pve.IDMaps(j.ct.Conf.Raw)
+	raw, notes, err := j.ct.WriteUnsettable(ctx, pve.Unsettable{
+		Raw: rawLines(withPrivileges(j.c, j.ct.Conf)), Notes: j.c.Notes, Record: after,
+	})
 	if err != nil {
 		return err
 	}
-	if changed {
+	if raw {
 		j.changed(start, "raw lxc lines")
+	}
+	if now := pve.IDMaps(j.ct.Conf.Raw); !slices.Equal(mapped, now) && len(j.c.MappedIDs) > 0 {
+		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody in it: "+
+			"once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup", j.c.CTID)
+	}
+	if notes {
+		j.changed(start, "notes")
 	}
 	return nil
 }
@@ -265,6 +278,9 @@ func (j *job) configure(ctx context.Context) error {
 		return err
 	}
 	start := time.Now()
+	if err := j.liftProtection(ctx); err != nil {
+		return err
+	}
 	differing := j.settings(j.ct.Conf)
 	if len(differing.Args()) == 0 {
 		return nil
@@ -288,6 +304,41 @@ func (j *job) configure(ctx context.Context) error {
 		j.changed(start, "%s", change)
 	}
 	return nil
+}
+
+// liftProtection takes the protection that a clone has of its source away where
+// mount points are to be changed. What follows in this run brings it back.
+func (j *job) liftProtection(ctx context.Context) error {
+	if !j.created || !isProtected(j.ct.Conf) || !j.settings(j.ct.Conf).ChangesMounts() {
+		return nil
+	}
+	if err := j.ct.Pct(ctx, "set", j.ct.ID(), "--protection", "0"); err != nil {
+		return err
+	}
+	if j.c.Protection == nil {
+		c := *j.c
+		c.Protection = new(true)
+		j.c = &c
+	}
+	return j.ct.Reread(func(c *pve.Conf) { c.Values["protection"] = "0" })
+}
+
+// checkNode refuses a container that is for another host.
+func (j *job) checkNode(context.Context) error {
+	if node := j.host.Node(); j.c.NodeName != "" && !strings.EqualFold(j.c.NodeName, node) {
+		return fmt.Errorf("the configuration has the container for the node %s (nodename), and this is %s: "+
+			"run phx there, or correct nodename; nothing was changed", j.c.NodeName, node)
+	}
+	return nil
+}
+
+// checkIDMaps refuses maps of ids that the host does not let root use: the
+// container could not start.
+func (j *job) checkIDMaps(context.Context) error {
+	if len(j.c.MappedIDs) == 0 {
+		return nil
+	}
+	return pve.CheckSubordinate(j.c.IDMaps, j.options.subUID, j.options.subGID)
 }
 
 // reportInterfaces says which interfaces stay although the configuration does not

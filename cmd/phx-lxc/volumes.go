@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,10 +10,54 @@ import (
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
-// addMountPoints adds the mount points that differ from next. They are known by
-// their path in the container: their numbers mean nothing. written are the
-// hashes of the paths of bind mounts that phx has set.
-func addMountPoints(s *pve.Settings, c *config.Container, next map[string]string, written pve.Hashes) {
+// mountOptions are the options of a root disk, a volume or a mount point that the
+// configuration gives. One without a value is to be absent.
+func mountOptions(o config.MountOptions, readOnly *bool) pve.Properties {
+	var ps pve.Properties
+	for _, flag := range []struct {
+		key   string
+		value *bool
+	}{
+		{"ro", readOnly}, {"acl", o.ACL}, {"backup", o.Backup}, {"keepattrs", o.KeepAttrs}, {"quota", o.Quota},
+		{"replicate", o.Replicate}, {"shared", o.Shared},
+	} {
+		if flag.value != nil {
+			ps.Set(flag.key, pve.FormatBool(*flag.value))
+		}
+	}
+	if o.Flags != nil {
+		ps.Set("mountoptions", strings.Join(o.Flags, ";"))
+	}
+	return ps
+}
+
+// newDisk is the value of an option for a disk that is to be allocated.
+func newDisk(storage string, sizeGB int, options ...pve.Property) string {
+	ps := pve.Properties{{Value: fmt.Sprintf("%s:%d", storage, sizeGB)}}
+	ps, _ = ps.Merge(options)
+	return ps.String()
+}
+
+// mergeMount sets the options of a root disk or a volume that is there. A value
+// that waits for the next start keeps the size that the disk has now.
+func mergeMount(s *pve.Settings, conf *pve.Conf, option string, wanted pve.Properties) {
+	if len(wanted) == 0 {
+		return
+	}
+	have := pve.ParseProperties(conf.Next()[option])
+	if size := pve.ParseProperties(conf.Values[option]).Get("size"); size != "" {
+		wanted = append(wanted, pve.Property{Key: "size", Value: size})
+	}
+	if value, differs := have.Merge(wanted); differs {
+		s.Set(option, value.String())
+	}
+}
+
+// addMountPoints adds the mount points that differ from those of conf at the next
+// start. They are known by their path in the container: their numbers mean
+// nothing. written are the hashes of the paths of bind mounts that phx has set.
+func addMountPoints(s *pve.Settings, c *config.Container, conf *pve.Conf, written pve.Hashes) {
+	next := conf.Next()
 	byPath := map[string]string{}
 	for _, option := range pve.MountPoints(next) {
 		path := pve.MountPath(next[option])
@@ -44,18 +89,21 @@ func addMountPoints(s *pve.Settings, c *config.Container, next map[string]string
 		if len(have) > 0 && have[0].Key == "volume" {
 			have[0].Key = ""
 		}
-		value, differs := have.Merge(pve.Properties{
+		value, differs := have.Merge(append(pve.Properties{
 			{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath},
-			{Key: "ro", Value: pve.FormatBool(m.ReadOnly)},
-		})
+		}, mountOptions(m.MountOptions, &m.ReadOnly)...))
 		if differs {
 			s.Set(o, value.String())
 		}
 	}
 	for _, v := range c.Volumes {
 		wanted[v.MountPoint] = true
-		if byPath[v.MountPoint] == "" {
-			s.Set(option(v.MountPoint), fmt.Sprintf("%s:%d,mp=%s", v.Pool, v.SizeGB, v.MountPoint))
+		options := mountOptions(v.MountOptions, v.ReadOnly)
+		if have := byPath[v.MountPoint]; have != "" {
+			mergeMount(s, conf, have, options)
+		} else {
+			mount := pve.Property{Key: "mp", Value: v.MountPoint}
+			s.Set(option(v.MountPoint), newDisk(v.Pool, v.SizeGB, append(pve.Properties{mount}, options...)...))
 		}
 	}
 	for path, o := range byPath {
@@ -102,7 +150,8 @@ func disks(c *config.Container, conf *pve.Conf) []disk {
 	next := conf.Next()
 	var all []disk
 	add := func(option string, want int) {
-		size := pve.ParseProperties(next[option]).Get("size")
+		// What waits for the next start may have the size of before.
+		size := pve.ParseProperties(cmp.Or(conf.Values[option], next[option])).Get("size")
 		if have, err := pve.Gigabytes(size); err == nil && have > 0 {
 			all = append(all, disk{option, have, want})
 		}

@@ -2,8 +2,8 @@
 // of them an action is about, and in which order.
 //
 // It reads the configuration, and of the host only what tells which directories
-// no container may own. It runs nothing, and does not know what containers there
-// are.
+// no container may own, and what its version of pct knows. It runs nothing, and
+// does not know what containers there are.
 package main
 
 import (

@@ -79,6 +79,9 @@ func TestDocumentation(t *testing.T) {
 	for heading, function := range map[string]string{
 		"### network_config, secondary_network_config, network_configs": "networkInterface",
 		"### volumes, zfs_volumes":                                      "volumes",
+		"### rootfs_options":                                            "rootOptions",
+		"### devices":                                                   "devices",
+		"### id_maps":                                                   "mappedIDs",
 		"### mount_points":                                              "mountPoints",
 		"### firewall":                                                  "firewall",
 		"### firewall.rules":                                            "firewallRule",

@@ -42,6 +42,12 @@ var containerKeys = []containerKey{
 	{name: "is_template", input: true, read: func(p *parser, e *entry, v gjson.Result) {
 		e.IsTemplate, e.template = p.boolean(v), v.Index
 	}},
+	{name: "ostype", read: func(p *parser, e *entry, v gjson.Result) { e.OSType = p.known(v, osType, osTypes) }},
+	{name: "arch", read: func(p *parser, e *entry, v gjson.Result) {
+		e.Arch = p.known(v, architecture, architectures)
+	}},
+	{name: "ssh_public_keys", read: sshKeys},
+	{name: "nodename", read: func(p *parser, e *entry, v gjson.Result) { e.NodeName = p.formatted(v, nodeName) }},
 
 	{name: "memory_mb", need: "pct needs to know the memory, in MiB", read: func(p *parser, e *entry, v gjson.Result) {
 		e.MemoryMB = p.integer(v, 16, math.MaxInt32)
@@ -52,10 +58,13 @@ var containerKeys = []containerKey{
 	{name: "cores", need: "pct needs to know the number of cores", read: func(p *parser, e *entry, v gjson.Result) {
 		e.Cores = p.integer(v, 1, 8192)
 	}},
+	{name: "cpulimit", read: func(p *parser, e *entry, v gjson.Result) { e.CPULimit = new(p.decimal(v, 0, 8192)) }},
+	{name: "cpuunits", read: func(p *parser, e *entry, v gjson.Result) { e.CPUUnits = new(p.integer(v, 0, 500000)) }},
 	{name: "storage_pool", need: "pct needs a storage for the root disk",
 		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
 	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
 		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
+	{name: "rootfs_options", read: rootOptions},
 	{name: "network_config", input: true, read: networkConfig},
 	{name: "secondary_network_config", input: true, read: secondaryNetworkConfig},
 	{name: "network_configs", input: true, read: networkConfigs},
@@ -70,6 +79,14 @@ var containerKeys = []containerKey{
 	{name: "boot_delay", read: func(p *parser, e *entry, v gjson.Result) {
 		e.BootDelay = new(p.integer(v, 0, math.MaxInt32))
 	}},
+	{name: "timezone", read: func(p *parser, e *entry, v gjson.Result) {
+		p.since(v, sinceTimezone, "timezone")
+		e.Timezone = p.formatted(v, timeZone)
+	}},
+	{name: "tags", read: tags},
+	{name: "description_text", read: descriptionText},
+	{name: "protection", read: func(p *parser, e *entry, v gjson.Result) { e.Protection = new(p.boolean(v)) }},
+	{name: "hookscript", read: func(p *parser, e *entry, v gjson.Result) { e.HookScript = p.formatted(v, hookScript) }},
 
 	{name: "pct_options", read: pctOptions},
 	{name: "lxc_options", read: lxcOptions},
@@ -80,6 +97,7 @@ var containerKeys = []containerKey{
 		e.AppArmorManagesNesting = p.boolean(v)
 	}},
 	{name: "gpu_assignment", read: gpus},
+	{name: "devices", read: devices},
 	{name: "id_maps", read: idMaps},
 	{name: "zfs_volumes", read: volumes},
 	{name: "volumes", read: volumes},
@@ -179,10 +197,21 @@ func (p *parser) root(v gjson.Result) []*entry {
 	return found
 }
 
+// entry returns an entry for the next container: the same one again where none
+// is kept any more.
+func (p *parser) entry() *entry {
+	if p.spare == nil || !p.full() {
+		p.spare = &entry{Container: &Container{}}
+	}
+	return p.spare
+}
+
 // container reads a container's object. It returns what could be read, nil
 // when v is no object.
 func (p *parser) container(ctid int, v gjson.Result) *entry {
-	e := &entry{Container: &Container{CTID: ctid, Raw: v.Raw}, at: v.Index}
+	e := p.entry()
+	*e.Container = Container{CTID: ctid, Raw: v.Raw}
+	*e = entry{Container: e.Container, at: v.Index}
 	if e.length = eventLength(v.Raw); e.length > MaxContainer {
 		p.fail(v, "is %d bytes long; at most %d fit in an event", e.length, MaxContainer)
 		return nil
@@ -213,6 +242,10 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 		p.failUnder(v.Index, "template", "missing: a container is made from a template or from clone_from_ctid")
 	case template >= 0 && source >= 0:
 		p.failUnder(source, "clone_from_ctid", "there is a template too: a container is made from one of them")
+	}
+	if source >= 0 && (e.SSHKeys != nil || e.SSHKeysFile != "") {
+		p.failUnder(e.sshKeys, "ssh_public_keys", "pct sets them only when it creates a container from a template: "+
+			"a clone has those of its source")
 	}
 	p.keysTogether(e)
 	return e
@@ -255,27 +288,6 @@ func gpus(p *parser, e *entry, v gjson.Result) {
 	}
 }
 
-func idMaps(p *parser, e *entry, v gjson.Result) {
-	e.IDMaps = []string{}
-	p.list(v, func(v gjson.Result) {
-		s := p.formatted(v, idMap)
-		if s == "" {
-			return
-		}
-		fields := strings.Fields(s)
-		s = strings.Join(fields, " ")
-		count, err := strconv.ParseUint(fields[3], 10, 32)
-		for _, field := range fields[1:3] {
-			first, err2 := strconv.ParseUint(field, 10, 32)
-			if err != nil || err2 != nil || first+count > math.MaxUint32 {
-				p.fail(v, "%q goes beyond the last id, %d", s, uint32(math.MaxUint32-1))
-				return
-			}
-		}
-		e.IDMaps = append(e.IDMaps, s)
-	})
-}
-
 const maxDiskGB = 1 << 20 // 1 PiB: pct has no limit of its own
 
 func volumes(p *parser, e *entry, v gjson.Result) {
@@ -293,6 +305,16 @@ func volumes(p *parser, e *entry, v gjson.Result) {
 			member{"mount_point", "its place in the container", func(v gjson.Result) {
 				vol.MountPoint = p.containerPath(v, e)
 			}},
+			member{"read_only", "", p.flag(&vol.ReadOnly)},
+			member{"backup", "", p.flag(&vol.Backup)},
+			member{"replicate", "", p.flag(&vol.Replicate)},
+			member{"quota", "", p.flag(&vol.Quota)},
+			member{"acl", "", p.flag(&vol.ACL)},
+			member{"keepattrs", "", func(v gjson.Result) {
+				p.since(v, sinceKeepAttrs, "keepattrs")
+				vol.KeepAttrs = new(p.boolean(v))
+			}},
+			member{"mountoptions", "", func(v gjson.Result) { vol.Flags = p.mountFlags(v) }},
 		)
 		if !p.full() {
 			e.Volumes = append(e.Volumes, vol)
@@ -317,6 +339,8 @@ func mountPoints(p *parser, e *entry, v gjson.Result) {
 			member{"read_only", "", func(v gjson.Result) { m.ReadOnly = p.boolean(v) }},
 			member{"owner_uid", "", func(v gjson.Result) { m.OwnerUID = new(p.integer(v, 0, 65535)) }},
 			member{"owner_gid", "", func(v gjson.Result) { m.OwnerGID = new(p.integer(v, 0, 65535)) }},
+			member{"replicate", "", p.flag(&m.Replicate)},
+			member{"shared", "", p.flag(&m.Shared)},
 		)
 		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
 			if err := p.checkOwner(m.HostPath); err != nil {

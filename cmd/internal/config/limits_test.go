@@ -69,6 +69,15 @@ var hostile = map[string]func(n int) string{
 	},
 	"nameservers":  func(n int) string { return one(`,"nameservers":[` + numbered(n, `"fd00::%x"`) + `]`) },
 	"searchdomain": func(n int) string { return one(`,"searchdomain":[` + numbered(n, `"a%d"`) + `]`) },
+	"id_maps as objects": func(n int) string {
+		return one(`,"id_maps":[` + numbered(n, `{"type":"both","host_id":%d,"container_id":7}`) + `]`)
+	},
+	"devices": func(n int) string { return one(`,"devices":[` + numbered(n, `{"path":"/dev/%d"}`) + `]`) },
+	"tags":    func(n int) string { return one(`,"tags":[` + numbered(n, `"%d"`) + `]`) },
+	"ssh_public_keys": func(n int) string {
+		return one(`,"ssh_public_keys":[` + numbered(n, `"ssh-ed25519 AAAA%d"`) + `]`)
+	},
+	"description_text": func(n int) string { return one(`,"description_text":"` + strings.Repeat(`\n`, n) + `x"`) },
 	"rules": func(n int) string {
 		return one(`,"firewall":{"rules":[` + numbered(n, `{"type":"in","action":"DROP","comment":"%d"}`) + `]}`)
 	},

@@ -27,6 +27,7 @@ type parser struct {
 	checkOwner func(dir string) error // returns an error for a directory that no container may own
 	pct        string                 // the host's version of pve-container, "" for one that knows all
 
+	spare    *entry  // for containers that are not kept
 	path     []step  // of the current value
 	keys     []keyAt // of the objects around it
 	mistakes notes

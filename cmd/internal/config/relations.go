@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,8 @@ type entry struct {
 	service  int // of traefik_service.name
 	template int // of is_template
 	full     int // of full_clone
+	sshKeys  int // of ssh_public_keys
+	idMaps   int // of id_maps
 
 	certificate certificateKeys // of traefik_service
 
@@ -59,6 +62,13 @@ type ownedMount struct{ index, at int32 }
 // keysTogether checks what several keys of a container mean together, and sets
 // what one of them leaves to another.
 func (p *parser) keysTogether(e *entry) {
+	if len(e.MappedIDs) > 0 && e.Unprivileged != nil && !*e.Unprivileged {
+		p.failUnder(e.idMaps, "id_maps", "unprivileged is false: the ids of such a container are those of the host")
+	}
+	isIDMap := func(o RawOption) bool { return o.Key == "lxc.idmap" }
+	if len(e.MappedIDs) > 0 && slices.ContainsFunc(e.LXCOptions, isIDMap) {
+		p.failUnder(e.idMaps, "id_maps", "there is lxc.idmap in lxc_options, too: write all maps in one of them")
+	}
 	p.templateKeys(e)
 	p.checkFilters(e)
 	s := e.TraefikService

@@ -89,11 +89,20 @@ type Container struct {
 	FullClone  *bool // full_clone: of a template, too, a clone that shares no disk with it
 	IsTemplate bool  // is_template: it becomes a template of Proxmox VE, which never runs and has no snapshots
 
+	OSType      string   // ostype: what pct takes the system for; "" for what it finds
+	Arch        string   // arch: amd64; "" for what pct finds
+	SSHKeys     []string // ssh_public_keys: lines of an authorized_keys file, for the user root
+	SSHKeysFile string   // ssh_public_keys: a file on the host with such lines
+	NodeName    string   // nodename: the host that the container is for; "" for any
+
 	MemoryMB      int          // memory_mb: MiB
 	SwapMB        *int         // swap_mb: MiB
 	Cores         int          // cores
+	CPULimit      *float64     // cpulimit: the time of so many CPUs; 0 for no limit
+	CPUUnits      *int         // cpuunits: weight among the other guests
 	StoragePool   string       // storage_pool: a storage of Proxmox VE
 	StorageSizeGB int          // storage_size_gb: GiB
+	RootOptions   MountOptions // rootfs_options
 	Interfaces    []Interface  // network_config and secondary_network_config, or network_configs: net0 first
 	Nameservers   []netip.Addr // nameservers: IPv4 or IPv6
 	SearchDomains []string     // searchdomain: where names are looked up that are not complete
@@ -102,12 +111,20 @@ type Container struct {
 	BootOrder     *int         // boot_order
 	BootDelay     *int         // boot_delay: seconds
 
+	Timezone   string   // timezone: "host" for that of the host
+	Tags       []string // tags: in lower case
+	Notes      *string  // description_text: lines, of which none is like that of the record; "" for none
+	Protection *bool    // protection
+	HookScript string   // hookscript: a volume id, local:snippets/NAME
+
 	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
 	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
 	AppArmorProfile        string       // apparmor_profile: "unconfined", "generated" or the name of a profile's file
 	AppArmorManagesNesting bool         // apparmor_manages_nesting
 	GPUs                   []int        // gpu_assignment: indices; empty for "none"
-	IDMaps                 []string     // id_maps: as lxc.idmap takes them, "u 0 100000 65536"
+	Devices                []Device     // devices
+	IDMaps                 []string     // id_maps, the whole: as lxc.idmap takes them, "u 0 100000 65536"
+	MappedIDs              []MappedIDs  // id_maps, given as objects: what IDMaps has in place of standard ones
 	Volumes                []Volume     // zfs_volumes and volumes
 	MountPoints            []MountPoint // mount_points
 	Firewall               *Firewall    // firewall
@@ -228,6 +245,8 @@ type Volume struct {
 	Pool       string // a storage of Proxmox VE
 	SizeGB     int    // GiB
 	MountPoint string // in the container: absolute and clean
+	ReadOnly   *bool
+	MountOptions
 }
 
 // MountPoint is a directory or a file of the host shown in the container. Both
@@ -236,7 +255,33 @@ type MountPoint struct {
 	HostPath, ContainerPath string
 	Directory               bool // host_path ends with a slash: it is no file
 	ReadOnly                bool
-	OwnerUID, OwnerGID      *int // inside the container, from 0 to 65535: whom all in HostPath is to belong to
+	MountOptions
+	OwnerUID, OwnerGID *int // inside the container, from 0 to 65535: whom all in HostPath is to belong to
+}
+
+// MountOptions are options of a root disk, a volume or a mount point, in pct's
+// words. What is nil stays as the host has it.
+type MountOptions struct {
+	ACL, Backup, KeepAttrs, Quota, Replicate, Shared *bool
+
+	Flags []string // mountoptions: discard, lazytime, noatime, nodev, noexec, nosuid
+}
+
+// Device is a device of the host that the container may use: pct's option devN.
+type Device struct {
+	Path      string // on the host and in the container: absolute and clean, below /dev
+	Mode      string // four octal digits; "" for 0660
+	UID, GID  *int   // its owner, inside the container; root without
+	DenyWrite bool
+}
+
+// MappedIDs are ids of a container that are other ones of the host than 100000
+// and its own.
+type MappedIDs struct {
+	Type        string // uid, gid or both
+	HostID      int    // the first
+	ContainerID int    // the first
+	Size        int    // how many
 }
 
 // Firewall is the container's firewall. A filter or a policy that the file does

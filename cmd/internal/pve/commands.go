@@ -44,7 +44,7 @@ func (h *Host) commands(ctid int) ([]runningCommand, error) {
 			continue
 		}
 		text, isTask := h.commandOn(dir, strconv.Itoa(ctid))
-		if text == "" || !ofThisHost(dir) || !h.isMarked(dir, isTask) {
+		if text == "" || !ofThisHost("/proc", dir) || !h.isMarked(dir, isTask) {
 			continue
 		}
 		c := runningCommand{pid: pid, text: text}
@@ -79,10 +79,10 @@ func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 	return "", false
 }
 
-// ofThisHost reports whether the process in dir is one of the host's own. A
-// container's processes are seen in /proc as well, and call themselves what
-// they like.
-func ofThisHost(dir string) bool {
+// ofThisHost reports whether the process in dir, which is below proc, is one of
+// the host's own. A container's processes are seen in /proc as well, and call
+// themselves what they like.
+func ofThisHost(proc, dir string) bool {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return false
@@ -95,7 +95,7 @@ func ofThisHost(dir string) bool {
 	if err != nil {
 		return false
 	}
-	ours, err := os.Readlink("/proc/self/ns/pid")
+	ours, err := os.Readlink(filepath.Join(proc, "self/ns/pid"))
 	return err == nil && theirs == ours
 }
 
@@ -117,8 +117,12 @@ func (c *runningCommand) runs() bool { return c.start != "" && c.begun() == c.st
 
 // begun is when the process with the command's id has begun, "" when it has
 // ended.
-func (c *runningCommand) begun() string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid))
+func (c *runningCommand) begun() string { return begun(fmt.Sprintf("/proc/%d", c.pid)) }
+
+// begun is when the process in dir has begun, in hundredths of a second since the
+// host was booted, "" when it has ended.
+func begun(dir string) string {
+	text, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
 		return ""
 	}

@@ -99,13 +99,16 @@ func (h *Host) elsewhere(ctid int) error {
 		}
 		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
 		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: "+
-			"ssh %s pct migrate %d %s --restart 1", node, node, ctid, nodeName())
+			"ssh %s pct migrate %d %s --restart 1", node, node, ctid, h.Node())
 	}
 	return nil
 }
 
-// nodeName is this host's name as a node of the cluster.
-func nodeName() string {
+// Node is this host's name as a node of the cluster.
+func (h *Host) Node() string {
+	if own, err := os.Readlink(filepath.Join(h.PVERoot, "local")); err == nil {
+		return filepath.Base(own)
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		return "THIS-NODE"
@@ -353,37 +356,57 @@ func (c *Container) EditFirewall(ctx context.Context, made []byte,
 	return c.host.editFirewall(ctx, c.CTID, rewrite)
 }
 
-// WriteRaw brings the raw lines up to date, and the record with them, in one
-// replace: whenever the run ends, the record knows what phx has written. A
-// running container whose lines have changed is marked for a restart. changed
-// reports whether raw lines have.
-func (c *Container) WriteRaw(ctx context.Context, wanted []RawLine, after Record) (changed bool, err error) {
+// Unsettable is what a container's configuration file is to hold beside what pct
+// can set.
+type Unsettable struct {
+	Raw    []RawLine
+	Notes  *string // beside the record, lines without a line feed at the end; nil: those that are there stay
+	Record Record
+}
+
+// WriteUnsettable brings the raw lines and the notes up to date, and the record
+// with them, in one replace: whenever the run ends, the record knows what phx has
+// written. A running container whose raw lines have changed is marked for a
+// restart. raw and notes report which of them have been changed.
+func (c *Container) WriteUnsettable(ctx context.Context, wanted Unsettable) (raw, notes bool, err error) {
 	records, err := c.records()
 	if err != nil {
-		return false, err
+		return false, false, err
+	}
+	if wanted.Notes != nil && hasRecordLine(*wanted.Notes) {
+		return false, false, fmt.Errorf("the notes have a line that begins with %q: phx keeps its record there",
+			recordPrefix)
 	}
 	written := c.Before.Hashes(RawWord)
-	raw := func(text []byte) []byte { return RewriteRaw(text, wanted, written) }
-	if err := c.awaitEdit(ctx, c.host.confPath(c.CTID), raw); err != nil {
-		return false, err
+	edit := func(text []byte) []byte {
+		edited := RewriteRaw(text, wanted.Raw, written)
+		raw = !bytes.Equal(edited, text)
+		if wanted.Notes == nil {
+			return edited
+		}
+		noted := rewriteNotes(edited, *wanted.Notes)
+		notes = !bytes.Equal(noted, edited)
+		return noted
+	}
+	if err := c.awaitEdit(ctx, c.host.confPath(c.CTID), edit); err != nil {
+		return false, false, err
 	}
 	_, err = c.rewrite(ctx, func(text []byte) []byte {
-		edited := raw(text)
-		changed = !bytes.Equal(edited, text)
-		edited = records.rewrite(c.CTID, edited, c.merge(after))
+		edited := records.rewrite(c.CTID, edit(text), c.merge(wanted.Record))
 		switch {
 		case !c.Running: // as may be the clone of one that ran
 			return setMark(edited, restartMark, "")
-		case changed || c.Record[FormerRestartWord] != "":
-			return setMark(edited, restartMark, strconv.FormatInt(time.Now().Unix()+1, 10))
+		case raw || c.Record[FormerRestartWord] != "":
+			_, waiting := restartOf(ParseConf(text))
+			return setRestart(edited, append(waiting, "lxc"))
 		}
 		return edited
 	})
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	c.Record = after
-	return changed, nil
+	c.Record = wanted.Record
+	return raw, notes, nil
 }
 
 // WriteRecord writes the record. What others have added to it meanwhile
@@ -527,7 +550,7 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	since, _ := restartOf(c.Conf)
-	if since == 0 || !c.Running {
+	if since == 0 || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
 		return nil
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})

@@ -89,7 +89,7 @@ func (b *bench) change(old, new string) {
 	b.host.write(b.t, 101, strings.ReplaceAll(b.text(), old, new))
 }
 
-func TestWriteRaw(t *testing.T) {
+func TestWriteUnsettable(t *testing.T) {
 	const before = "#by hand\ncores: 1\nlxc.tty.max: 1\nlxc.environment: A=1\n\n[snap]\ncores: 2\n"
 	wanted := []RawLine{{"lxc.tty.max", "1"}, {"lxc.autodev", "1"}}
 	for _, status := range []string{"running", "stopped"} {
@@ -98,7 +98,7 @@ func TestWriteRaw(t *testing.T) {
 		b := newBench(t, before, record, status)
 		after := b.Record.without()
 		after[RawWord] = RawHashes(wanted)
-		changed, err := b.WriteRaw(t.Context(), wanted, after)
+		changed, _, err := b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after})
 		if !changed || err != nil || !b.Noted {
 			t.Fatalf("%t, %v, noted %t", changed, err, b.Noted)
 		}
@@ -118,7 +118,8 @@ func TestWriteRaw(t *testing.T) {
 			t.Errorf("%s: a restart is needed: %q in\n%s", status, b.RestartRequired(), b.text())
 		}
 		text := b.text()
-		if changed, err := b.WriteRaw(t.Context(), wanted, after); changed || err != nil || b.text() != text {
+		changed, _, err = b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after})
+		if changed || err != nil || b.text() != text {
 			t.Errorf("again: %t, %v:\n%s", changed, err, b.text())
 		}
 	}
@@ -136,7 +137,7 @@ func TestWriteRawUnderTheLock(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	wanted := []RawLine{{"lxc.autodev", "1"}}
-	changed, err := b.WriteRaw(ctx, wanted, Record{RawWord: RawHashes(wanted)})
+	changed, _, err := b.WriteUnsettable(ctx, Unsettable{Raw: wanted, Record: Record{RawWord: RawHashes(wanted)}})
 	if changed || !errors.Is(err, context.DeadlineExceeded) || b.text() != text || len(b.Record) > 0 || b.Noted {
 		t.Errorf("%t, %v, record %v:\n%s", changed, err, b.Record, b.text())
 	}
@@ -155,7 +156,8 @@ func TestRecordWithShorterHashes(t *testing.T) {
 	after := b.Record.without()
 	after[RawWord] = RawHashes(wanted)
 	after.Unite(VolumesWord, HashList([]string{"/data"}))
-	if changed, err := b.WriteRaw(t.Context(), wanted, after); changed || err != nil || !b.Noted {
+	changed, _, err := b.WriteUnsettable(t.Context(), Unsettable{Raw: wanted, Record: after})
+	if changed || err != nil || !b.Noted {
 		t.Errorf("%t, %v, noted %t", changed, err, b.Noted)
 	}
 	if want := "bd4741," + HashList([]string{"/data"}); b.Record[VolumesWord] != want {

@@ -2,7 +2,6 @@ package pve
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +27,7 @@ const pveMode = 0o640
 // The lock is not taken where nothing differs: a task of Proxmox may hold it
 // for minutes. rewrite may be called twice.
 func (h *Host) editConf(ctx context.Context, ctid int, rewrite func([]byte) []byte) (changed bool, err error) {
-	lock := filepath.Join(cmp.Or(h.PVELock, "/run/lock/lxc"), fmt.Sprintf("pve-config-%d.lock", ctid))
+	lock := filepath.Join(h.lockDir(), fmt.Sprintf("pve-config-%d.lock", ctid))
 	return editFile(h.confPath(ctid), rewrite, os.ReadFile,
 		func() (func(), error) { return flock.Acquire(ctx, lock, lockTimeout) })
 }

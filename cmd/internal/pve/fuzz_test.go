@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // FuzzParseConf reads any text as a configuration file, and changes the record
@@ -48,6 +49,49 @@ func FuzzParseConf(f *testing.F) {
 		if marked := string(setMark([]byte(text), restartMark,
 			"7")); ParseConf([]byte(marked)).mark(restartMark) != "7" {
 			t.Errorf("no mark in %q", marked)
+		}
+	})
+}
+
+// FuzzNotes writes any notes into any configuration file: they are what is read
+// then, once, and neither the record nor anything else is another one for it.
+func FuzzNotes(f *testing.F) {
+	for _, text := range []string{
+		"", "#a\n#phx%3A a=1\ncores: 1\n#b\n\n[s1]\n#c\n", "#phx: a=1", "cores: 1\n#%70hx: b=2\n",
+	} {
+		for _, notes := range []string{
+			"", "a", "a\n\nb", "%70hx: a=1", "[s1]", "lxc.group: phx-applied b=1", "\n ü %\n", "#", "memory: 1",
+			"a\n\u2028phx: a=1", "description: x", "\\nphx:", "%0Aphx: a=1",
+		} {
+			f.Add(text, notes)
+		}
+	}
+	r := &Records{key: make([]byte, 32)}
+	f.Fuzz(func(t *testing.T, text, notes string) {
+		notes = strings.TrimRight(notes, "\n")
+		isControl := func(r rune) bool { return r != '\n' && unicode.IsControl(r) }
+		if strings.ContainsFunc(notes, isControl) || hasRecordLine(notes) {
+			t.Skip()
+		}
+		signed := r.rewrite(103, []byte(text), func(record Record) { clear(record); record["a"] = "1" })
+		before := ParseConf(signed)
+		written := rewriteNotes(signed, notes)
+		after := ParseConf(written)
+		if got := Notes(after.Description); strings.TrimRight(got, "\n") != notes {
+			t.Errorf("the notes %q are %q in\n%q", notes, got, written)
+		}
+		if record, err := r.readConf(103, after); err != nil || !maps.Equal(record, Record{"a": "1"}) {
+			t.Errorf("the record is %v, %v in\n%q", record, err, written)
+		}
+		if again := rewriteNotes(written, notes); string(again) != string(written) {
+			t.Errorf("a second time\n%q\nand\n%q", again, written)
+		}
+		if again := r.rewrite(103, written, func(Record) {}); string(again) != string(written) {
+			t.Errorf("the record makes\n%q of\n%q", again, written)
+		}
+		before.Description, after.Description = "", ""
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("%q has become\n%q", signed, written)
 		}
 	})
 }

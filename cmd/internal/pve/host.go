@@ -10,6 +10,7 @@
 package pve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type Host struct {
 	PVERoot string // usually /etc/pve
 	PVEAM   string // the pveam program, which downloads archives; "" for pveam
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
+	Proc    string // the host's processes; "" for /proc
 
 	// Preview, if set, gets each command instead of its being run, but for those
 	// that only read, and each change of a file instead of its being made.
@@ -56,6 +58,14 @@ const DefaultTimeout = time.Hour
 // cluster file system gives nobody else access to what is below priv, and
 // takes only plain files there.
 func (h *Host) stateDir() string { return filepath.Join(h.PVERoot, "priv/phx") }
+
+func (h *Host) lockDir() string { return cmp.Or(h.PVELock, "/run/lock/lxc") }
+
+// ScratchFile is the place of a file for one command on a container, which only
+// root may write.
+func (h *Host) ScratchFile(ctid int, name string) string {
+	return filepath.Join(h.lockDir(), fmt.Sprintf("phx-%d-%s", ctid, name))
+}
 
 // Command is one external command. Everything that phx runs on the host goes
 // through [Host.Run].

@@ -58,12 +58,6 @@ func sameAddress(a, b string) bool {
 	return err1 == nil && err2 == nil && x == y
 }
 
-func sameNumber(a, b string) bool {
-	x, err1 := strconv.ParseFloat(a, 64)
-	y, err2 := strconv.ParseFloat(b, 64)
-	return err1 == nil && err2 == nil && x == y
-}
-
 // sameTrunks reports whether two lists of VLANs have the same ones.
 func sameTrunks(a, b string) bool {
 	sorted := func(list string) []string {
@@ -97,14 +91,22 @@ func appliedAtStart(have, wanted Properties) bool {
 // MarkRestart notes that a restart of the container is needed for options of which
 // pct does not say so itself.
 func (c *Container) MarkRestart(ctx context.Context, options ...string) error {
-	since := strconv.FormatInt(time.Now().Unix()+1, 10)
 	_, err := c.rewrite(ctx, func(text []byte) []byte {
 		_, before := restartOf(ParseConf(text))
-		words := append(before, options...)
-		slices.Sort(words)
-		return setMark(text, restartMark, since+" "+strings.Join(slices.Compact(words), " "))
+		return setRestart(text, append(before, options...))
 	})
 	return err
+}
+
+// setRestart returns the text of a configuration file with a [restartMark] for
+// these options, as of now.
+func setRestart(text []byte, options []string) []byte {
+	mark := strconv.FormatInt(time.Now().Unix()+1, 10)
+	slices.Sort(options)
+	if options = slices.Compact(options); !slices.Equal(options, []string{"lxc"}) {
+		mark += " " + strings.Join(options, " ")
+	}
+	return setMark(text, restartMark, mark)
 }
 
 // restartOf returns since when the [restartMark] says that a restart is needed, in

@@ -146,16 +146,22 @@ func RawHashes(lines []RawLine) string {
 	return HashList(texts)
 }
 
-// HostOwner returns the host's ids of an owner and a group in a container with
-// these raw lines: by its maps of ids, or else shifted by 100000 if it is
-// unprivileged. An id of -1 stays.
-func HostOwner(lines []RawLine, unprivileged bool, uid, gid int) (hostUID, hostGID int, err error) {
+// IDMaps returns the maps of ids among raw lines.
+func IDMaps(lines []RawLine) []string {
 	var idMaps []string
 	for _, l := range lines {
 		if l.Key == IDMapKey {
 			idMaps = append(idMaps, l.Value)
 		}
 	}
+	return idMaps
+}
+
+// HostOwner returns the host's ids of an owner and a group in a container with
+// these raw lines: by its maps of ids, or else shifted by 100000 if it is
+// unprivileged. An id of -1 stays.
+func HostOwner(lines []RawLine, unprivileged bool, uid, gid int) (hostUID, hostGID int, err error) {
+	idMaps := IDMaps(lines)
 	if idMaps == nil {
 		if !unprivileged {
 			return uid, gid, nil

@@ -43,6 +43,7 @@ const (
 	RawWord       = "+lxc"       // hashes of raw lines
 	FirewallWord  = "+firewall"  // hashes of rules, "none" for a file without: phx manages the firewall
 	MountsWord    = "+mounts"    // hashes of the paths of bind mounts
+	DevicesWord   = "+devices"   // hashes of the paths of devices
 	NetsWord      = "+nets"      // interfaces and their sub-keys that phx has set: net1,net1.tag
 	VolumesWord   = "+volumes"   // hashes of the paths of volumes that have been there
 	ProfileWord   = "+apparmor"  // hash of the AppArmor profile's file; of two, one is about to be written
@@ -249,7 +250,7 @@ func (e *rolledBack) Error() string {
 
 // rolledBackWords are the words of what is written into the configuration
 // file: a rollback brings all of it back.
-var rolledBackWords = []string{RawWord, MountsWord, NetsWord, VolumesWord}
+var rolledBackWords = []string{RawWord, MountsWord, DevicesWord, NetsWord, VolumesWord}
 
 // readConf returns the record of container ctid as [Records.read] does. The
 // error is a [*rolledBack] where it differs from what the notes say.
@@ -423,6 +424,23 @@ func (r *Records) rewrite(ctid int, text []byte, change func(Record)) []byte {
 	return setMark(append([]byte(strings.Join(lines, "")), rest...), appliedMark, record.scripts())
 }
 
+// rewriteNotes returns the text of a configuration file with these notes, beside
+// the record, which stays as it is. One that has them already is returned byte
+// for byte.
+func rewriteNotes(text []byte, notes string) []byte {
+	if Notes(ParseConf(text).Description) == notes {
+		return text
+	}
+	head, rest := firstSection(text)
+	lines := []string{string(encodeNotes(notes))}
+	for l := range strings.Lines(string(head)) {
+		if note, isNote := noteOf(l); !isNote || isRecordLine(note) {
+			lines = append(lines, l)
+		}
+	}
+	return append([]byte(strings.Join(lines, "")), rest...)
+}
+
 // noteOf returns the text of a line of notes.
 func noteOf(line string) (note string, ok bool) {
 	note, ok = strings.CutPrefix(strings.TrimRight(line, "\r\n"), "#")
@@ -477,6 +495,13 @@ func encodeNotes(description string) []byte {
 		b.WriteString("#" + encode(strings.TrimRight(line, "\n")) + "\n")
 	}
 	return []byte(b.String())
+}
+
+// hasRecordLine reports whether notes have a line that would be taken for that of
+// a record.
+func hasRecordLine(notes string) bool {
+	_, record := recordLines(notes)
+	return len(record) > 0
 }
 
 func isRecordLine(line string) bool {

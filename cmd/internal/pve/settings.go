@@ -1,26 +1,36 @@
 package pve
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// booleanKeys are sub-keys of which Proxmox rewrites the value.
-var booleanKeys = []string{
-	"firewall", "link_down", "host-managed", "ro", "backup", "nesting", "keyctl", "fuse", "mknod", "force_rw_sys",
+// booleanKeys are sub-keys of which Proxmox rewrites the value, with what an
+// absent one means: "" where that is neither.
+var booleanKeys = map[string]string{
+	"firewall": "0", "link_down": "0", "host-managed": "0", "ro": "0", "backup": "0", "quota": "0", "shared": "0",
+	"keepattrs": "0", "replicate": "1", "acl": "", "deny-write": "0",
+	"nesting": "0", "keyctl": "0", "fuse": "0", "mknod": "0", "force_rw_sys": "0",
 }
 
-// Merge returns ps with the wanted properties set, and whether that differs
-// from ps as Proxmox understands it.
+// Merge returns ps with the wanted properties set, those without a value
+// removed, and whether that differs from ps as Proxmox understands it.
 func (ps Properties) Merge(wanted Properties) (merged Properties, differs bool) {
 	merged = slices.Clone(ps)
 	for _, p := range wanted {
-		if !sameValue(p.Key, ps.Get(p.Key), p.Value) {
+		switch {
+		case sameValue(p.Key, ps.Get(p.Key), p.Value):
+			continue
+		case p.Value == "":
+			merged = slices.DeleteFunc(merged, func(have Property) bool { return have.Key == p.Key })
+		default:
 			merged.Set(p.Key, p.Value)
-			differs = true
 		}
+		differs = true
 	}
 	return merged, differs
 }
@@ -34,14 +44,34 @@ func sameValue(key, have, wanted string) bool {
 	case key == "ip6" || key == "gw6":
 		return sameAddress(have, wanted)
 	case key == "tag" || key == "mtu" || key == "rate":
-		return sameNumber(have, wanted)
+		return SameNumber(have, wanted)
 	case key == "trunks":
 		return sameTrunks(have, wanted)
-	case slices.Contains(booleanKeys, key):
-		// An absent boolean and a false one are the same.
-		return ParseBool(have) == ParseBool(wanted)
+	case key == "mountoptions": // a set
+		return slices.Equal(slices.Sorted(strings.SplitSeq(have, ";")), slices.Sorted(strings.SplitSeq(wanted, ";")))
 	}
-	return false
+	absent, isBoolean := booleanKeys[key]
+	if !isBoolean {
+		return false
+	}
+	have, wanted = cmp.Or(have, absent), cmp.Or(wanted, absent)
+	return have != "" && wanted != "" && ParseBool(have) == ParseBool(wanted)
+}
+
+// SameTags reports whether two lists of tags are the same for Proxmox, which
+// sorts them and writes them in lower case, unless it is told otherwise.
+func SameTags(a, b []string) bool {
+	set := func(tags []string) []string {
+		return slices.Compact(slices.Sorted(strings.SplitSeq(strings.ToLower(strings.Join(tags, ";")), ";")))
+	}
+	return slices.Equal(set(a), set(b))
+}
+
+// SameNumber reports whether two decimal numbers are the same.
+func SameNumber(a, b string) bool {
+	x, err1 := strconv.ParseFloat(a, 64)
+	y, err2 := strconv.ParseFloat(b, 64)
+	return err1 == nil && err2 == nil && x == y
 }
 
 // ParseList splits an option that is a list, such as nameserver, at any of the
@@ -121,11 +151,23 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 
 // waitsForStart reports whether pct keeps a change of this option, of a running
 // container, until the next start (pve-container 6.1). conf has the option's
-// present value, if any: a new mount point is mounted at once.
+// present value, if any: a new mount point or device is there at once.
 func waitsForStart(option string, conf *Conf) bool {
+	switch option {
+	case "arch", "features", "nameserver", "ostype", "rootfs", "searchdomain", "timezone":
+		return true
+	}
 	_, exists := conf.Values[option]
-	return option == "features" || option == "nameserver" || option == "searchdomain" ||
-		mountPointOption.MatchString(option) && exists
+	return exists && (mountPointOption.MatchString(option) || deviceOption.MatchString(option))
+}
+
+// ChangesMounts reports whether a root disk, volume or mount point that is there
+// is to be changed, or one is to be added: Proxmox refuses that of a container
+// that is protected.
+func (s *Settings) ChangesMounts() bool {
+	return slices.ContainsFunc(slices.Concat(s.set, s.removed), func(p Property) bool {
+		return p.Key == "rootfs" || mountPointOption.MatchString(p.Key)
+	})
 }
 
 // laterNet matches the interfaces that pct takes out of a running container at its

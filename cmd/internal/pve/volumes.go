@@ -12,6 +12,7 @@ import (
 var (
 	mountPointOption = regexp.MustCompile(`^mp\d+$`)
 	unusedOption     = regexp.MustCompile(`^unused\d+$`)
+	deviceOption     = regexp.MustCompile(`^dev\d+$`)
 )
 
 // MountPoints returns the options of the mount points among values, by number.
@@ -20,6 +21,15 @@ func MountPoints(values map[string]string) []string { return numbered(values, mo
 // Unused returns the options of the volumes that belong to the container and
 // are not mounted, by number.
 func Unused(values map[string]string) []string { return numbered(values, unusedOption) }
+
+// Devices returns the options of the devices among values, by number.
+func Devices(values map[string]string) []string { return numbered(values, deviceOption) }
+
+// DevicePath returns the path of the device that the value of an option has.
+func DevicePath(value string) string {
+	ps := ParseProperties(value)
+	return cmp.Or(ps.Get("path"), ps.Get(""))
+}
 
 func numbered(values map[string]string, form *regexp.Regexp) []string {
 	var options []string
@@ -36,9 +46,17 @@ func numbered(values map[string]string, form *regexp.Regexp) []string {
 
 // FreeMountPoint returns the first option of a mount point, from mpN on, that
 // none of values has.
-func FreeMountPoint(n int, values ...map[string]string) string {
+func FreeMountPoint(n int, values ...map[string]string) string { return freeOption("mp", n, values) }
+
+// FreeDevice returns the first option of a device, from devN on, that values
+// does not have.
+func FreeDevice(n int, values map[string]string) string {
+	return freeOption("dev", n, []map[string]string{values})
+}
+
+func freeOption(kind string, n int, values []map[string]string) string {
 	for ; ; n++ {
-		option := fmt.Sprintf("mp%d", n)
+		option := fmt.Sprintf("%s%d", kind, n)
 		if !slices.ContainsFunc(values, func(v map[string]string) bool { _, used := v[option]; return used }) {
 			return option
 		}

@@ -216,6 +216,29 @@ func (c *call) fill(conf *config, mounts params, made *[]volume) error {
 	return nil
 }
 
+// authorizeKeys lets the owners of the keys in a file log in as root; "" is no file.
+func authorizeKeys(rootfs, keysFile string) error {
+	if keysFile == "" {
+		return nil
+	}
+	keys, err := os.ReadFile(keysFile)
+	if err != nil {
+		return workerDie("%v", err)
+	}
+	root, err := os.OpenRoot(rootfs)
+	if err != nil {
+		return workerDie("%v", err)
+	}
+	defer root.Close()
+	if err := root.MkdirAll("root/.ssh", 0o700); err != nil {
+		return workerDie("%v", err)
+	}
+	if err := root.WriteFile("root/.ssh/authorized_keys", keys, 0o600); err != nil {
+		return workerDie("%v", err)
+	}
+	return nil
+}
+
 // findTemplate finds the archive of a volume such as local:vztmpl/NAME, or of a path.
 func (c *call) findTemplate(id string) (string, error) {
 	path := id

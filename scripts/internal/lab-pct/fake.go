@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeBackend has no containers: one "runs" while a file says so.
@@ -42,13 +44,16 @@ func (b *fakeBackend) uptime(vmid int) time.Duration {
 	return time.Since(info.ModTime())
 }
 
-func (b *fakeBackend) writeConfig(*config) error                { return nil }
-func (b *fakeBackend) freeze(int, bool) error                   { return nil }
-func (b *fakeBackend) hotplug(*config, string, string) error    { return nil }
-func (b *fakeBackend) extract(string, string) error             { return nil }
-func (b *fakeBackend) credentials(string, string, string) error { return nil }
-func (b *fakeBackend) filter(string) error                      { return nil }
-func (b *fakeBackend) bridgeMTU(string) (int, error)            { return 9000, nil }
+func (b *fakeBackend) writeConfig(*config) error             { return nil }
+func (b *fakeBackend) freeze(int, bool) error                { return nil }
+func (b *fakeBackend) hotplug(*config, string, string) error { return nil }
+func (b *fakeBackend) extract(string, string) error          { return nil }
+func (b *fakeBackend) filter(string) error                   { return nil }
+
+func (b *fakeBackend) credentials(rootfs, _, keysFile string) error {
+	return authorizeKeys(rootfs, keysFile)
+}
+func (b *fakeBackend) bridgeMTU(string) (int, error) { return 9000, nil }
 
 // checkCapabilities refuses what LXC refuses. A privileged container drops some by default.
 func checkCapabilities(conf *config) error {
@@ -111,10 +116,44 @@ func (b *fakeBackend) start(conf *config) error {
 	if err := os.MkdirAll(b.dir(conf.vmid), 0o755); err != nil {
 		return err
 	}
+	if err := b.process(conf.vmid); err != nil {
+		return err
+	}
 	return os.WriteFile(b.state(conf.vmid), nil, 0o644)
 }
 
-func (b *fakeBackend) stop(vmid int) error { return os.Remove(b.state(vmid)) }
+// proc is where the fake's processes are seen, as in /proc.
+func (b *fakeBackend) proc(vmid int) string {
+	return filepath.Join(b.lab.dir, "proc", strconv.Itoa(vmid))
+}
+
+// process shows the process with which LXC holds a container that has been started.
+func (b *fakeBackend) process(vmid int) error {
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return err
+	}
+	dir, self := b.proc(vmid), filepath.Join(b.lab.dir, "proc/self/ns")
+	for _, ns := range []string{filepath.Join(dir, "ns"), self} {
+		if err := os.MkdirAll(ns, 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink("pid:[1]", filepath.Join(ns, "pid")); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	stat := fmt.Sprintf("%d (lxc-start) S%s %d\n", vmid, strings.Repeat(" 0", 18), boot.Nano()/1e7)
+	if err := os.WriteFile(filepath.Join(dir, "stat"), []byte(stat), 0o644); err != nil {
+		return err
+	}
+	line := fmt.Sprintf("/usr/bin/lxc-start\x00-F\x00-n\x00%d\x00", vmid)
+	return os.WriteFile(filepath.Join(dir, "cmdline"), []byte(line), 0o644)
+}
+
+func (b *fakeBackend) stop(vmid int) error {
+	os.RemoveAll(b.proc(vmid))
+	return os.Remove(b.state(vmid))
+}
 
 func (b *fakeBackend) shutdown(vmid, _ int) error { return b.stop(vmid) }
 

@@ -453,25 +453,7 @@ func (b *lxcBackend) credentials(rootfs, password, keysFile string) error {
 			return workerDie("setting the password: %s", bytes.TrimSpace(out))
 		}
 	}
-	if keysFile == "" {
-		return nil
-	}
-	keys, err := os.ReadFile(keysFile)
-	if err != nil {
-		return workerDie("%v", err)
-	}
-	root, err := os.OpenRoot(rootfs)
-	if err != nil {
-		return workerDie("%v", err)
-	}
-	defer root.Close()
-	if err := root.MkdirAll("root/.ssh", 0o700); err != nil {
-		return workerDie("%v", err)
-	}
-	if err := root.WriteFile("root/.ssh/authorized_keys", keys, 0o600); err != nil {
-		return workerDie("%v", err)
-	}
-	return nil
+	return authorizeKeys(rootfs, keysFile)
 }
 
 func (b *lxcBackend) filter(ruleset string) error {

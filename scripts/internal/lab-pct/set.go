@@ -316,6 +316,8 @@ func (c *call) applyValue(conf *config, running bool, k, v string) (string, erro
 			}
 		}
 		return m.String(), nil
+	case running && strings.HasPrefix(k, "dev") && !had: // one that is there waits
+		return v, c.backend.hotplug(conf, k, v)
 	case running && (k == "memory" || k == "swap" || k == "cpulimit" || k == "cpuunits"):
 		return v, c.backend.hotplug(conf, k, v)
 	case running:

@@ -19,6 +19,8 @@ type host struct {
 	env []string
 }
 
+const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKbO7b6Oe0T1Qh5l1D0gYQ9cQ0sFbVfQ0pR2w2m3n4oK"
+
 const plainContainer = `{
 	"name": "Box", "template": "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst",
 	"memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 4, "unprivileged": true,
@@ -46,7 +48,16 @@ func newHost(t *testing.T) *host {
 	h.write("bin/apparmor_parser", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/parser\n")
 	h.write("apparmor/lxc-phoenix", "profile lxc-phoenix flags=(attach_disconnected) {}\n")
 	h.write("scripts/health_checks/web.sh", "#!/bin/sh\necho \"$*\" >>$PHX_WORK/checked\n")
-	for _, program := range []string{"bin/apparmor_parser", "scripts/health_checks/web.sh"} {
+	if err := os.MkdirAll(h.path("host/storage/local/snippets"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.write("host/storage/local/snippets/hook.sh", "#!/bin/sh\n")
+	h.write("keys.pub", publicKey+" in a file\n")
+	if err := os.Symlink("nodes/pve1", h.path("host/pve/local")); err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{"bin/apparmor_parser", "scripts/health_checks/web.sh",
+		"host/storage/local/snippets/hook.sh"} {
 		if err := os.Chmod(h.path(program), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -336,6 +347,143 @@ var keyCases = []keyCase{
 		conf:  []string{"template: 1"}, without: []string{"["}, record: " base_setup=HASHES"},
 	{name: "memory_mb of a template is not changed", nothing: true, before: map[string]any{"is_template": true},
 		keys: map[string]any{"is_template": true, "memory_mb": 600}, conf: []string{"memory: 512"}},
+	{name: "cpulimit", keys: map[string]any{"cpulimit": 1.5}, calls: "set 500 --cpulimit 1.5",
+		conf: []string{"cpulimit: 1.5"}},
+	{name: "cpulimit that Proxmox writes otherwise", byHand: [2]string{"cores:", "cpulimit: 2.0\ncores:"},
+		keys: map[string]any{"cpulimit": 2}, nothing: true},
+	{name: "no cpulimit", nothing: true, keys: map[string]any{"cpulimit": 0}},
+	{name: "cpuunits", keys: map[string]any{"cpuunits": 50}, calls: "set 500 --cpuunits 50",
+		conf: []string{"cpuunits: 50"}},
+	{name: "ostype", keys: map[string]any{"ostype": "unmanaged"}, calls: "set 500 --ostype unmanaged",
+		restart: "ostype"},
+	{name: "ostype and arch at creation", before: map[string]any{"ostype": "debian", "arch": "i386"},
+		keys: map[string]any{"ostype": "debian", "arch": "i386"}, nothing: true,
+		conf: []string{"ostype: debian", "arch: i386"}},
+	{name: "arch that it has", keys: map[string]any{"arch": "amd64"}, nothing: true},
+	{name: "timezone", keys: map[string]any{"timezone": "Europe/Vienna"}, calls: "set 500 --timezone Europe/Vienna",
+		restart: "timezone"},
+	{name: "timezone at creation", before: map[string]any{"timezone": "host"}, keys: map[string]any{"timezone": "host"},
+		nothing: true, conf: []string{"timezone: host"}},
+	{name: "tags", byHand: [2]string{"unprivileged:", "tags: by-hand\nunprivileged:"},
+		keys: map[string]any{"tags": []string{"Web", "a.b"}}, calls: "set 500 --tags web;a.b",
+		conf: []string{"tags: a.b;web"}},
+	{name: "tags in another order and case", byHand: [2]string{"unprivileged:", "tags: Web,b a\nunprivileged:"},
+		keys: map[string]any{"tags": []string{"a", "B", "web"}}, nothing: true},
+	{name: "no tags", byHand: [2]string{"unprivileged:", "tags: by-hand\nunprivileged:"},
+		keys: map[string]any{"tags": []string{}}, calls: "set 500 --delete tags", without: []string{"tags:"}},
+	{name: "description_text",
+		keys: map[string]any{"description_text": "# Wiki\n\n100 % größer: a\n [s1]\nlxc.group: x\n"},
+		conf: []string{"## Wiki", "#", "#100 %25 gr%C3%B6%C3%9Fer%3A a", "# [s1]", "#lxc.group%3A x"}},
+	{name: "description_text beside a record",
+		before: map[string]any{"lxc_options": []string{"lxc.environment=A=1"}},
+		keys:   map[string]any{"lxc_options": []string{"lxc.environment=A=1"}, "description_text": "mine"},
+		record: " +lxc=HASHES", conf: []string{"#mine"}},
+	{name: "description_text in place of notes by hand", byHand: [2]string{"arch:", "#old%3A\n#older\narch:"},
+		keys: map[string]any{"description_text": "new"}, conf: []string{"#new"}, without: []string{"#old"}},
+	{name: "empty description_text", byHand: [2]string{"arch:", "#old\narch:"},
+		keys: map[string]any{"description_text": ""}, without: []string{"#"}},
+	{name: "description_text at creation",
+		before:  map[string]any{"description_text": "a\nb", "features": []string{"base_setup"}},
+		keys:    map[string]any{"description_text": "a\nb", "features": []string{"base_setup"}},
+		nothing: true, record: " base_setup=HASHES", conf: []string{"#a", "#b"}},
+	{name: "protection", keys: map[string]any{"protection": true}, calls: "set 500 --protection 1",
+		conf: []string{"protection: 1"}},
+	{name: "protection with a mount point in the same run",
+		keys: map[string]any{"protection": true, "mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/shared"}}},
+		calls:  "set 500 --protection 1 --mp0 $WORK/ssl,mp=/mnt/shared",
+		record: " +mounts=HASHES", conf: []string{"protection: 1", "mp0: $WORK/ssl,mp=/mnt/shared"}},
+	{name: "protection at creation",
+		before: map[string]any{"protection": true, "zfs_volumes": []any{map[string]any{"pool": "lab", "size_gb": 2,
+			"mount_point": "/data"}}},
+		keys: map[string]any{"protection": false, "zfs_volumes": []any{map[string]any{"pool": "lab", "size_gb": 3,
+			"mount_point": "/data"}}},
+		calls: "resize 500 mp0 3G\nset 500 --protection 0", record: " +volumes=HASHES",
+		conf: []string{"protection: 0"}},
+	{name: "hookscript", keys: map[string]any{"hookscript": "local:snippets/hook.sh"},
+		calls: "set 500 --hookscript local:snippets/hook.sh", conf: []string{"hookscript: local:snippets/hook.sh"}},
+	{name: "hookscript at creation", before: map[string]any{"hookscript": "local:snippets/hook.sh"},
+		keys: map[string]any{"hookscript": "local:snippets/hook.sh"}, nothing: true,
+		conf: []string{"hookscript: local:snippets/hook.sh"}},
+	{name: "devices", byHand: [2]string{"hostname:", "dev0: /dev/full\nhostname:"},
+		keys: map[string]any{"devices": []any{map[string]any{"path": "/dev/null", "mode": "0666", "gid": 104},
+			map[string]any{"path": "/dev/zero", "deny_write": true}}},
+		calls:  "set 500 --dev1 /dev/null,mode=0666,gid=104 --dev2 /dev/zero,deny-write=1",
+		record: " +devices=HASHES",
+		conf: []string{"dev0: /dev/full", "dev1: /dev/null,mode=0666,gid=104",
+			"dev2: /dev/zero,deny-write=1"}},
+	{name: "devices known by their path and not by their number",
+		byHand: [2]string{"hostname:", "dev3: mode=0660,path=/dev/null,deny-write=0\ndev5: /dev/zero\nhostname:"},
+		keys: map[string]any{"devices": []any{map[string]any{"path": "/dev/zero"},
+			map[string]any{"path": "/dev/null", "mode": "0660"}}},
+		record: " +devices=HASHES", conf: []string{"dev5: /dev/zero"}},
+	{name: "devices that change",
+		before: map[string]any{"devices": []any{map[string]any{"path": "/dev/null", "mode": "0666", "uid": 1,
+			"gid": 2}}},
+		keys:  map[string]any{"devices": []any{map[string]any{"path": "/dev/null", "gid": 3, "deny_write": true}}},
+		calls: "set 500 --dev0 /dev/null,gid=3,deny-write=1", record: " +devices=HASHES", restart: "dev0"},
+	{name: "devices taken out of the configuration",
+		before: map[string]any{"devices": []any{map[string]any{"path": "/dev/null"},
+			map[string]any{"path": "/dev/zero"}}},
+		byHand: [2]string{"hostname:", "dev7: /dev/full\nhostname:"},
+		keys:   map[string]any{"devices": []any{map[string]any{"path": "/dev/zero"}}},
+		calls:  "set 500 --delete dev0", record: " +devices=HASHES", restart: "dev0",
+		conf: []string{"dev1: /dev/zero", "dev7: /dev/full", "delete: dev0"}},
+	{name: "rootfs_options", keys: map[string]any{"rootfs_options": map[string]any{"acl": true, "quota": false,
+		"replicate": false, "mountoptions": []string{"noatime", "discard"}}},
+		calls:   "set 500 --rootfs lab:500/vm-500-disk-0.raw,size=4G,acl=1,replicate=0,mountoptions=noatime;discard",
+		restart: "rootfs"},
+	{name: "rootfs_options and a disk that grows",
+		keys:  map[string]any{"storage_size_gb": 6, "rootfs_options": map[string]any{"acl": true}},
+		calls: "resize 500 rootfs 6G\nset 500 --rootfs lab:500/vm-500-disk-0.raw,size=6G,acl=1", restart: "rootfs",
+		conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,size=6G"}},
+	{name: "a disk that grows while its options wait", byHand: [2]string{"unprivileged: 1\n",
+		"unprivileged: 1\n\n[pve:pending]\nrootfs: lab:500/vm-500-disk-0.raw,acl=1,size=4G\n"},
+		keys:  map[string]any{"storage_size_gb": 6, "rootfs_options": map[string]any{"acl": true}},
+		calls: "resize 500 rootfs 6G\nset 500 --rootfs lab:500/vm-500-disk-0.raw,acl=1,size=6G", restart: "rootfs",
+		conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,size=6G"}},
+	{name: "rootfs_options at creation",
+		before:  map[string]any{"rootfs_options": map[string]any{"acl": true, "mountoptions": []string{"noatime"}}},
+		keys:    map[string]any{"rootfs_options": map[string]any{"acl": true, "mountoptions": []string{"noatime"}}},
+		nothing: true, conf: []string{"rootfs: lab:500/vm-500-disk-0.raw,acl=1,mountoptions=noatime,size=4G"}},
+	{name: "options of a new volume",
+		keys: map[string]any{"volumes": []any{map[string]any{"pool": "lab", "size_gb": 2, "mount_point": "/data",
+			"read_only": true, "backup": true, "replicate": false, "quota": true, "acl": false, "keepattrs": true,
+			"mountoptions": []string{"nodev", "noexec"}}}},
+		calls: "set 500 --mp0 lab:2,mp=/data,ro=1,acl=0,backup=1,keepattrs=1,quota=1,replicate=0," +
+			"mountoptions=nodev;noexec", record: " +volumes=HASHES",
+		conf: []string{"mp0: lab:500/vm-500-disk-1.raw,mp=/data,acl=0,backup=1,keepattrs=1," +
+			"mountoptions=nodev;noexec,quota=1,replicate=0,ro=1,size=2G"}},
+	{name: "options of a volume that is there",
+		before: map[string]any{"volumes": []any{map[string]any{"pool": "lab", "size_gb": 2, "mount_point": "/data",
+			"mountoptions": []string{"nodev"}, "acl": true}}},
+		keys: map[string]any{"volumes": []any{map[string]any{"pool": "lab", "size_gb": 2, "mount_point": "/data",
+			"backup": true, "mountoptions": []string{}, "replicate": true}}},
+		calls:  "set 500 --mp0 lab:500/vm-500-disk-0.raw,mp=/data,acl=1,size=2G,backup=1",
+		record: " +volumes=HASHES", restart: "mp0"},
+	{name: "options of a mount point",
+		keys: map[string]any{"mount_points": []any{map[string]any{"host_path": "$WORK/ssl",
+			"container_path": "/mnt/shared", "replicate": false, "shared": true}}},
+		calls: "set 500 --mp0 $WORK/ssl,mp=/mnt/shared,replicate=0,shared=1", record: " +mounts=HASHES",
+		conf: []string{"mp0: $WORK/ssl,mp=/mnt/shared,replicate=0,shared=1"}},
+	{name: "id_maps as objects", root: true,
+		keys: map[string]any{"id_maps": []any{map[string]any{"type": "gid", "host_id": 33, "container_id": 33,
+			"size": 2}},
+			"mount_points": []any{map[string]any{"host_path": "$WORK/www", "container_path": "/var/www",
+				"owner_uid": 33, "owner_gid": 34}}},
+		calls: "set 500 --mp0 $WORK/www,mp=/var/www", record: " +lxc=HASHES +mounts=HASHES",
+		conf: []string{"lxc.idmap: u 0 100000 65536", "lxc.idmap: g 0 100000 33", "lxc.idmap: g 33 33 2",
+			"lxc.idmap: g 35 100035 65501"}, restart: "lxc",
+		check: `test "$(stat -c %u:%g www)" = 100033:34`},
+	{name: "ssh_public_keys",
+		before: map[string]any{"ssh_public_keys": []string{publicKey + " one", publicKey + " two"}},
+		keys:   map[string]any{"ssh_public_keys": []string{publicKey + " another"}}, nothing: true,
+		check: `test "$(cut -d' ' -f3 host/storage/lab/images/500/*/root/.ssh/authorized_keys | xargs)" = "one two" &&
+			! ls host/lock | grep phx`},
+	{name: "ssh_public_keys in a file", before: map[string]any{"ssh_public_keys": "$WORK/keys.pub"},
+		keys: map[string]any{}, nothing: true,
+		check: `cmp keys.pub host/storage/lab/images/500/*/root/.ssh/authorized_keys`},
+	{name: "nodename", keys: map[string]any{"nodename": "PVE1"}, nothing: true},
 	{name: "keys of others", nothing: true,
 		keys: map[string]any{"vllm_engine_config": map[string]any{"x": 1}, "ports": []string{"80:80"},
 			"portainer_role": "agent", "tests": map[string]any{}}},
@@ -489,7 +637,8 @@ func (h *host) normalise(s string) string {
 	var lines []string
 	s = knownOnly.ReplaceAllString(s, "")
 	for _, line := range strings.Split(strings.ReplaceAll(s, h.dir, "$WORK"), "\n") {
-		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts=", "+volumes="} {
+		for _, name := range []string{"+apparmor=", "+lxc=", "+firewall=", "base_setup=", "+mounts=", "+volumes=",
+			"+devices="} {
 			if before, after, ok := strings.Cut(line, " "+name); ok {
 				_, rest, more := strings.Cut(after, " ")
 				line = before + " " + name + "HASHES"

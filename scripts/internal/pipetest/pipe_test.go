@@ -131,6 +131,9 @@ func environment(w string) map[string]string {
 		"PHX_LAB_EXEC":    w + "/inside",
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
+		"PHX_PROC":        w + "/host/proc",
+		"PHX_SUBUID":      w + "/subuid",
+		"PHX_SUBGID":      w + "/subgid",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
 		"PHX_CA_FILE":     w + "/ssl/phoenix_ca.crt",
 		"PHX_SCRIPTS":     w + "/scripts",
@@ -163,6 +166,8 @@ func makeHost(w string) error {
 			"/host/storage/lab\n\tcontent rootdir\n",
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
 		"phoenix_lxc_configs.json":              config,
+		"subuid":                                "root:100000:65536\n",
+		"subgid":                                "root:100000:65536\nroot:44:1\n0:33:2\n",
 		"scripts/phoenix_hypervisor_lxc_103.sh": "#!/bin/sh\n",
 		"ca/ca.json":                            caConfig,
 	} {

@@ -246,6 +246,11 @@ func TestRestartThatIsDue(t *testing.T) {
 	h := converged(t, nil)
 	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}})
 	due(h, "lxc")
+	// It costs no call: whether it has been restarted is seen by its process.
+	due(h, "lxc")
+	if calls := h.read("host/log/pct.log"); strings.Count(calls, "\n") != 1 {
+		t.Errorf("calls while a restart is due:\n%s", calls)
+	}
 	h.bash("$PHX_PCT set 500 --description mine")
 	due(h, "lxc")
 	h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}, "memory_mb": 600})

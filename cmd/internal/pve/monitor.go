@@ -1,0 +1,53 @@
+package pve
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// runsSince reports whether a container certainly has not been started at or
+// after since: that is so where LXC's own process for it is found, and is older.
+// Looking for it takes milliseconds; a call of pct takes half a second.
+func (h *Host) runsSince(ctid int, since time.Time) bool {
+	proc := h.Proc
+	if proc == "" {
+		proc = "/proc"
+	}
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return false
+	}
+	booted := time.Now().Add(-time.Duration(boot.Nano()))
+	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	older := false
+	for _, dir := range dirs {
+		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || !isMonitor(string(line), strconv.Itoa(ctid)) || !ofThisHost(proc, dir) {
+			continue
+		}
+		hundredths, err := strconv.ParseInt(begun(dir), 10, 64)
+		if err != nil || !booted.Add(time.Duration(hundredths)*10*time.Millisecond).Before(since) {
+			return false
+		}
+		older = true
+	}
+	return older
+}
+
+// isMonitor reports whether a command line is that of LXC's process for a
+// container: "lxc-start -F -n 103" under Proxmox VE, "[lxc monitor] DIR 103" for
+// one that has gone to the background.
+func isMonitor(line, ctid string) bool {
+	words := strings.Split(strings.TrimRight(line, "\x00"), "\x00")
+	if title, ok := strings.CutPrefix(words[0], "[lxc monitor] "); ok {
+		return strings.HasSuffix(title, " "+ctid)
+	}
+	i := slices.Index(words, "-n")
+	return filepath.Base(words[0]) == "lxc-start" && i > 0 && i+1 < len(words) && words[i+1] == ctid
+}
