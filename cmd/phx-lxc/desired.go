@@ -158,17 +158,26 @@ func withPrivileges(c *config.Container, conf *pve.Conf) *config.Container {
 	return &actual
 }
 
+// unconfined is the apparmor_profile of a container without one of its own.
+const unconfined = "unconfined"
+
 // rawLines returns the raw lines that the configuration asks for, each once.
 // lxc_options override apparmor_profile.
 //
-// apparmor_profile "unconfined" is written as it is, and switches AppArmor off
-// for the container. For "generated", see [pve.GeneratedProfile]. Without the
-// key no line is wanted, and one that was made by hand stays.
+// apparmor_profile "unconfined" is taken as the scripts before phx took it: no
+// profile line is wanted, so that the container has the profile that Proxmox VE
+// makes, as with "generated", see [pve.GeneratedProfile]. Only lxc_options switch
+// AppArmor off. Without the key no line is wanted either, but one that was made
+// by hand stays.
 func rawLines(c *config.Container) []pve.RawLine {
 	var lines []pve.RawLine
 	add := func(key, value string) { lines = append(lines, pve.RawLine{Key: key, Value: value}) }
 
-	if c.AppArmorProfile != "" {
+	switch c.AppArmorProfile {
+	case "":
+	case unconfined:
+		add(pve.ProfileKey, pve.GeneratedProfile.Value)
+	default:
 		add(pve.ProfileKey, c.AppArmorProfile)
 	}
 	if c.AppArmorManagesNesting && customProfile(c) != "" {
@@ -214,7 +223,7 @@ func rawLines(c *config.Container) []pve.RawLine {
 // its own, "" for none.
 func customProfile(c *config.Container) string {
 	switch c.AppArmorProfile {
-	case "unconfined", pve.GeneratedProfile.Value:
+	case unconfined, pve.GeneratedProfile.Value:
 		return ""
 	}
 	return c.AppArmorProfile

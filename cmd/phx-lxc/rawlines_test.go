@@ -47,12 +47,16 @@ func TestRawLines(t *testing.T) {
 		{"lxc_options win over apparmor_profile",
 			`"apparmor_profile": "phx", "lxc_options": ["lxc.apparmor.profile=other"]`,
 			"lxc.apparmor.profile: other\n"},
-		{"unconfined is written as it is", `"apparmor_profile": "unconfined"`, "lxc.apparmor.profile: unconfined\n"},
+		{"unconfined leaves Proxmox's own profile, as with the old scripts", `"apparmor_profile": "unconfined"`,
+			"lxc.apparmor.profile: generated\n"},
+		{"lxc_options switch AppArmor off",
+			`"apparmor_profile": "unconfined", "lxc_options": ["lxc.apparmor.profile=unconfined"]`,
+			"lxc.apparmor.profile: unconfined\n"},
 		{"a profile that manages nesting", `"apparmor_profile": "phx", "apparmor_manages_nesting": true`,
 			"lxc.apparmor.profile: phx\nlxc.apparmor.allow_nesting: 1\nlxc.include: " +
 				"/usr/share/lxc/config/nesting.conf\n"},
 		{"only a profile of its own manages nesting",
-			`"apparmor_profile": "unconfined", "apparmor_manages_nesting": true`, "lxc.apparmor.profile: unconfined\n"},
+			`"apparmor_profile": "unconfined", "apparmor_manages_nesting": true`, "lxc.apparmor.profile: generated\n"},
 		{"no profile manages no nesting", `"apparmor_manages_nesting": true`, ""},
 		{"GPUs", `"gpu_assignment": "0,2"`, `lxc.cgroup2.devices.allow: c 195:* rwm
 lxc.cgroup2.devices.allow: c 243:* rwm

@@ -90,7 +90,8 @@ func (r *round) recreate(n *node, j *job, needs []int) {
 	n.recreation.isGone = true
 	gone()
 	if reason, because := r.await(late); reason != "" {
-		r.skip(j.c, fmt.Sprintf("%s; this one is destroyed by now: create it with: phoenix %d", reason, j.c.CTID), because)
+		reason += fmt.Sprintf("; this one is destroyed by now: create it with: phoenix %d", j.c.CTID)
+		r.skip(j.c, reason, because)
 		return
 	}
 	if !r.atWork(j, func() error { return j.converge(r.ctx) }) {

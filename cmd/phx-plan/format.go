@@ -49,6 +49,13 @@ func (p *plan) events(out *bufio.Writer) error {
 	}
 	out.Write(started)
 	var line []byte
+	for _, c := range p.left {
+		skipped := event.ContainerSkipped{CTID: c.CTID, Name: c.Name, Reason: c.why(false), Because: c.because}
+		if line, err = event.Append(line[:0], skipped); err != nil {
+			return err
+		}
+		out.Write(line)
+	}
 	for _, c := range p.order {
 		if line, err = c.event(line[:0]); err != nil {
 			return err

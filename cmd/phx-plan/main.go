@@ -8,7 +8,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -30,12 +30,14 @@ import (
 const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
+    phx-plan --explain [OPTIONS] [CTID…]
 
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
 reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
-Of many mistakes the first 100 are shown. The file may have up to 64 MiB, and
-be a pipe.
+Where containers are named, a mistake that concerns neither them nor what they
+need is a warning. Of many mistakes the first 100 are shown. The file may have
+up to 64 MiB, and be a pipe.
 
 Options:
     --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
@@ -46,6 +48,12 @@ Options:
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
                           Its exit status is 3 when there is something to do.
                           (PHX_DRY_RUN=1)
+    --explain             Print a page for people instead of a plan: what phx does
+                          with each key of the file, what it refuses, and how that
+                          differs from the scripts before phx.
+    --keep-going          Leave out the containers that have mistakes and those
+                          that need them, and plan the others. Exit status 1.
+                          (PHX_KEEP_GOING=1)
     --pct-version VERSION The version of pct that the plan is for, that of the
                           package pve-container: what it does not know is a
                           mistake. Default: that of this host. (PHX_PCT_VERSION)
@@ -89,13 +97,20 @@ The formats hosts and dnsmasq are lines for /etc/hosts and host-record options o
 dnsmasq: the planned containers by their names, with their own addresses, and
 every service by its host name, with those of the gateway.
 
-Events written: plan.started, ct.planned, plan.done.
+With --keep-going, the gateway, the proxy and the CA are left out as well where
+a mistake hides what they have to know of others: where one of them is, or a
+service. A container that is left out keeps its service if that can be read. Of
+two containers that share what only one may have, both are left out.
 
-Exit status: 0 planned, 2 wrong usage or mistakes in the configuration.
+Events written: plan.started, ct.planned, ct.skipped, plan.done.
+
+Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
+2 wrong usage, or mistakes in the configuration.
 
 Example:
     phx-plan --config phoenix_lxc_configs.json --format table 102
     phx-plan --dry-run | phx-lxc
+    phx-plan --explain | less
 `
 
 func main() {
@@ -107,6 +122,8 @@ func main() {
 			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
+			&cli.BoolFlag{Name: "explain"},
+			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
@@ -152,18 +169,25 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
 	guarded := hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages())
-	vmPath, isNamed := config.VMPath(path, c.String("vm-config"))
+	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
 	if absolute, err := filepath.Abs(vmPath); err == nil {
 		guarded = append(guarded, hostdir.Guarded{Path: absolute, What: "the file of the virtual machines"})
 	}
-	file, err := load(path, &config.Host{Guarded: guarded, PCT: version})
-	// Mistakes of both files are shown at once.
-	if err := cmp.Or(err, loadVMs(file, vmPath, isNamed, domain)); err != nil {
-		return err
+	on := &config.Host{Guarded: guarded, PCT: version}
+	if c.Bool("explain") {
+		return explain(path, vmPath, domain, on, named)
 	}
 	answer := c.String("answer")
 	if answer != "gateway" && answer != "proxy" {
 		return cmdline.Usagef("--answer %s: there are gateway, proxy", answer)
+	}
+	file, wrong, err := load(path, vmPath, vmNamed, domain, on)
+	if err != nil {
+		return err
+	}
+	keepGoing := c.Bool("keep-going")
+	if wrong != nil && (file == nil || !keepGoing && len(named) == 0) {
+		return refuse(wrong, nil)
 	}
 	whole := file.Plan(domain)
 	if err := whole.Check(); err != nil {
@@ -173,12 +197,20 @@ func run(c *cli.Context) error {
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
+	if wrong != nil && (len(p.left) > 0 && !keepGoing || len(p.order) == 0) {
+		return refuse(wrong, p.left)
+	}
+	keepGoing = keepGoing && (len(named) == 0 || len(p.left) > 0)
+	p.sayLeftOut(wrong, keepGoing)
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
 	if err := write(p, out); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
 	if err := out.Flush(); err != nil {
 		return fmt.Errorf("write the plan: %w", err)
+	}
+	if wrong != nil && keepGoing {
+		return cmdline.Status(1)
 	}
 	return nil
 }
@@ -191,6 +223,9 @@ func ctids(args []string) ([]int, error) {
 		switch {
 		case err != nil && strings.HasPrefix(arg, "-"):
 			return nil, cmdline.Usagef("%s: options go before the container ids", arg)
+		case err != nil && isWord(arg):
+			return nil, cmdline.Usagef("%v; an action is given with --action, and to phoenix first: %s",
+				err, list(actions))
 		case err != nil:
 			return nil, cmdline.Usagef("%v", err)
 		}
@@ -199,8 +234,16 @@ func ctids(args []string) ([]int, error) {
 	return ids, nil
 }
 
-// load reads the configuration and reports all that is wrong with it.
-func load(path string, host *config.Host) (*config.File, error) {
+// isWord reports whether s begins with a letter.
+func isWord(s string) bool { return s != "" && unicode.IsLetter(rune(s[0])) }
+
+// load reads the configuration, and the file of the virtual machines if it is there
+// or named, and writes the warnings about both. wrong are those with mistakes; file
+// is what is right nevertheless, nil where that cannot be told. The error is for a
+// file that cannot be read.
+func load(path, vmPath string, vmNamed bool, domain string, host *config.Host) (
+	file *config.File, wrong []*config.Error, err error,
+) {
 	// The program ends within a second or two, so memory is cheaper than collecting
 	// garbage, unless the file is longer than that of ten thousand containers.
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Size() < 8<<20 {
@@ -208,44 +251,25 @@ func load(path string, host *config.Host) (*config.File, error) {
 	} else {
 		debug.SetGCPercent(40)
 	}
-	file, err := config.LoadOn(path, host)
-	if err != nil {
-		return nil, refused(path, err)
+	file, err = config.LoadOn(path, host)
+	if mistakes, ok := errors.AsType[*config.Error](err); ok {
+		file, wrong = mistakes.Rest, append(wrong, mistakes)
+		warn(path, mistakes.Warnings, mistakes.MoreWarnings)
+	} else if err != nil {
+		return nil, nil, cmdline.Usagef("%v", err)
+	} else {
+		warn(path, file.Warnings, file.More)
 	}
-	warn(path, file.Warnings, file.More)
-	return file, nil
-}
-
-// loadVMs reads the file of the virtual machines, if it is there or named, into
-// file, which is nil when that could not be read, and reports all that is wrong with
-// it.
-func loadVMs(file *config.File, path string, named bool, domain string) error {
-	vms, err := config.LoadVMs(file, path, domain)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && !named:
-		return nil
-	case err != nil:
-		return refused(path, err)
+	vms, err := config.LoadVMs(file, vmPath, domain)
+	if mistakes, ok := errors.AsType[*config.Error](err); ok {
+		wrong = append(wrong, mistakes)
+		warn(vmPath, mistakes.Warnings, mistakes.MoreWarnings)
+	} else if err == nil {
+		warn(vmPath, vms.Warnings, vms.More)
+	} else if vmNamed || !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, cmdline.Usagef("%v", err)
 	}
-	warn(path, vms.Warnings, vms.More)
-	return nil
-}
-
-// refused reports the mistakes in a file, and returns the error that ends the
-// program.
-func refused(path string, err error) error {
-	var wrong *config.Error
-	if !errors.As(err, &wrong) {
-		return cmdline.Usagef("%v", err)
-	}
-	warn(path, wrong.Warnings, wrong.MoreWarnings)
-	cmdline.Say(wrong.Error())
-	mistakes := "1 mistake"
-	if n := len(wrong.Mistakes) + wrong.More; n > 1 {
-		mistakes = fmt.Sprintf("%d mistakes", n)
-	}
-	cmdline.Logf("%s: %s, so nothing was planned", path, mistakes)
-	return cmdline.Status(2)
+	return file, wrong, nil
 }
 
 // warn writes the warnings about a file, and how many more there are.

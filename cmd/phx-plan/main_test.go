@@ -121,7 +121,7 @@ func TestOrder(t *testing.T) {
 		named  []int
 		want   string
 	}{
-		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too"},
+		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too, or leave them alone with recreate"},
 		{"create", []int{7000, 102, 99999},
 			"7000, 99999: not in f.json, and phx manages only the containers listed there"},
 	} {
@@ -183,7 +183,7 @@ func TestManyNeeds(t *testing.T) {
 		t.Errorf("%d bytes for %d containers", n, len(p.order))
 	}
 	p = &plan{file: f, name: "delete", action: actions["delete"]}
-	const want = "2015 needs 999, and 84 more; name them too"
+	const want = "2015 needs 999, and 84 more; name them too, or leave them alone with recreate"
 	if err := p.make([]int{999}); err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -43,9 +42,11 @@ type plan struct {
 	action action
 	dryRun bool
 	answer string // where the services' names lead: gateway or proxy
+	named  []int  // the containers that are asked for
 
 	order []*planned
 	byID  map[int]*planned // those of order
+	left  []leftOut        // what would be in order but for mistakes, by id
 }
 
 // A planned container is one with its place in the plan.
@@ -63,7 +64,7 @@ type planned struct {
 func (p *plan) needs(c *config.Container) (needs, external []int) {
 	needs, external = p.file.Needs(c)
 	if p.starts() { // which a template never does
-		needs = slices.DeleteFunc(needs, func(id int) bool { return p.file.Containers[id].IsTemplate })
+		needs = slices.DeleteFunc(needs, func(id int) bool { return p.file.Container(id).IsTemplate })
 	}
 	if !p.action.clones && c.CloneFrom != 0 && !slices.Contains(c.Dependencies, c.CloneFrom) {
 		needs = slices.DeleteFunc(needs, func(id int) bool { return id == c.CloneFrom })
@@ -78,43 +79,50 @@ func (p *plan) starts() bool { return p.name == "start" || p.name == "restart" }
 // are chosen.
 func (p *plan) make(named []int) error {
 	if len(named) == 0 {
-		named = slices.Sorted(maps.Keys(p.file.Containers))
+		named = p.file.IDs()
 		if p.starts() {
 			// What is only cloned from is started when it is named.
-			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Containers[id].IsOnlyCloned() })
+			named = slices.DeleteFunc(named, func(id int) bool { return p.file.Container(id).IsOnlyCloned() })
 		}
 	}
+	p.named = named
+	left := p.leftOut()
 	p.byID = make(map[int]*planned, len(named))
 	p.order = make([]*planned, 0, len(named))
 	var unknown []string
 	var needed []int
+	chosen := make(map[int]bool, len(named))
 	choose := func(id int, action string) {
-		c := p.file.Containers[id]
-		switch {
-		case c == nil:
+		c := p.file.Container(id)
+		if c == nil {
 			unknown = append(unknown, strconv.Itoa(id))
-		case p.byID[id] == nil:
-			needs, external := p.needs(c)
-			p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
-			p.order = append(p.order, p.byID[id])
-			needed = append(needed, needs...)
-			switch c.ApplicationScript {
-			case config.GatewayScript, config.ProxyScript:
-				if p.action.trust {
-					needed = append(needed, p.with(config.CAScript)...)
-				}
-			case config.CAScript:
-				if action == "recreate" { // a new CA, which these have to take
-					needed = append(needed, p.with(config.GatewayScript, config.ProxyScript)...)
-				}
-			}
+			return
 		}
+		if chosen[id] {
+			return
+		}
+		chosen[id] = true
+		var requires []int
+		if p.action.needs != "" {
+			requires = p.requires(c)
+		}
+		if out, wrong := left[id]; wrong {
+			p.left = append(p.left, out)
+			// What else it needs, nothing may need now.
+			requires = slices.DeleteFunc(requires, func(id int) bool { _, wrong := left[id]; return !wrong })
+			needed = append(needed, requires...)
+			return
+		}
+		needed = append(needed, requires...)
+		needs, external := p.needs(c)
+		p.byID[id] = &planned{Container: c, action: action, before: needs, external: external}
+		p.order = append(p.order, p.byID[id])
 	}
 	for _, id := range named {
 		choose(id, p.name)
 	}
 	for _, id := range named {
-		if c := p.file.Containers[id]; c != nil && c.IsTemplate && p.starts() {
+		if c := p.file.Container(id); c != nil && c.IsTemplate && p.starts() {
 			return fmt.Errorf("%s: %d is a template (is_template), which never runs: leave it out", p.name, id)
 		}
 	}
@@ -123,11 +131,12 @@ func (p *plan) make(named []int) error {
 		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there",
 			strings.Join(slices.Compact(unknown), ", "), p.file.Path)
 	}
-	for p.action.needs != "" && len(needed) > 0 {
+	for len(needed) > 0 {
 		id := needed[len(needed)-1]
 		needed = needed[:len(needed)-1]
 		choose(id, p.action.needs)
 	}
+	slices.SortFunc(p.left, func(a, b leftOut) int { return cmp.Compare(a.CTID, b.CTID) })
 	if p.action.namedOnly {
 		if err := p.inUse(); err != nil {
 			return err
@@ -140,8 +149,8 @@ func (p *plan) make(named []int) error {
 // with returns the ids of the containers with one of these application scripts.
 func (p *plan) with(scripts ...string) []int {
 	var ids []int
-	for id, c := range p.file.Containers {
-		if slices.Contains(scripts, c.ApplicationScript) {
+	for _, id := range p.file.IDs() {
+		if slices.Contains(scripts, p.file.Container(id).ApplicationScript) {
 			ids = append(ids, id)
 		}
 	}
@@ -152,9 +161,13 @@ func (p *plan) with(scripts ...string) []int {
 // needs one that is.
 func (p *plan) inUse() error {
 	var uses []string
-	for _, c := range p.file.Containers {
-		if p.byID[c.CTID] != nil {
+	for _, ctid := range p.file.IDs() {
+		c := p.file.Container(ctid)
+		if p.byID[ctid] != nil {
 			continue
+		}
+		if w := p.file.Wrong[ctid]; w != nil && w.NeedsUnknown {
+			return fmt.Errorf("%s: what %d needs cannot be read: correct that first", p.name, ctid)
 		}
 		needs, _ := p.needs(c)
 		for _, id := range needs {
@@ -171,7 +184,7 @@ func (p *plan) inUse() error {
 	if n := len(uses) - shown; n > 0 {
 		uses = append(uses[:shown], fmt.Sprintf("and %d more", n))
 	}
-	return fmt.Errorf("%s: %s; name them too", p.name, strings.Join(uses, ", "))
+	return fmt.Errorf("%s: %s; name them too, or leave them alone with recreate", p.name, strings.Join(uses, ", "))
 }
 
 // sort orders the containers topologically; boot_order, then CTID, break ties.

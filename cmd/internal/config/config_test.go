@@ -181,7 +181,8 @@ func TestMistakes(t *testing.T) {
 			ca + `clone_from_ctid: "nine" is not a container id`},
 		{`"clone_from_ctid": "900"`, `"clone_from_ctid": ¦true`,
 			ca + "clone_from_ctid: must be a container id, not a boolean"},
-		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`, "container 103 has neither template_snapshot_name nor is_template"},
+		{`"clone_from_ctid": 900`, `"clone_from_ctid": ¦103`,
+			"container 103 has neither template_snapshot_name nor is_template"},
 		{extra, `"full_clone": ¦false`, ca + "full_clone: must not be false: container 900 is not is_template"},
 		{extra, `"full_clone": ¦1`, ca + "full_clone: must be true or false"},
 		{`"template_snapshot_name": "final-form"`, `"template_snapshot_name": "final-form", "full_clone": ¦true`,
@@ -915,7 +916,8 @@ func TestScriptInput(t *testing.T) {
   "network_config": {"name": "eth0",   "bridge": "vmbr0", "ip": "10.0.0.10/24"}, "boot_order": 0, "boot_delay": 5,
   "secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "dhcp"}, "nameservers": [], "searchdomain": [],
   "pct_options": [], "lxc_options": [], "apparmor_profile": "unconfined", "apparmor_manages_nesting": true,
-  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "is_template": false, "volumes": [], "mount_points": [], "firewall": {},
+  "gpu_assignment": "none", "id_maps": [], "zfs_volumes": [], "volumes": [], "mount_points": [], "firewall": {},
+  "is_template": false,
   "features": [], "bootstrap_ca_url": "https://10.0.0.10:9000", "application_script": "x.sh",
   "health_check": {"command": "true"}, "health_checks": [], "enable_lifecycle_snapshots": true,
   "template_snapshot_name": "final-form", "dependencies": [], "traefik_service": {"name": "ca", "port": 9000},
@@ -927,7 +929,8 @@ func TestScriptInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"is_template":false,"name":"Step-CA","network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
+	const want = `{"is_template":false,"name":"Step-CA",` +
+		`"network_config":{"name":"eth0","bridge":"vmbr0","ip":"10.0.0.10/24"},` +
 		`"ports":["1:2"],"secondary_network_config":{"name":"eth1","bridge":"vmbr1","ip":"dhcp"},` +
 		`"traefik_service":{"name":"ca","port":9000},"trigger_sync_on_completion":true,` +
 		`"unknown":{"b":1,"a":2.50},"vllm_args":["--x","\u003c\u0026\u003e"]}`

@@ -121,9 +121,6 @@ var containerKeys = []containerKey{
 	}},
 	{name: "dependencies", read: dependencies},
 	{name: "traefik_service", input: true, read: traefikService},
-
-	// Checked and passed over: phx does nothing with it.
-	{name: "trigger_sync_on_completion", input: true, read: func(p *parser, _ *entry, v gjson.Result) { p.boolean(v) }},
 }
 
 var (
@@ -139,15 +136,6 @@ func init() {
 			containerNeeds = append(containerNeeds, need{k.name, k.need})
 		}
 	}
-}
-
-// isPassedOver reports whether a key of a container belongs to other programs.
-func isPassedOver(key string) bool {
-	switch key {
-	case "ports", "tests", "integration_tests", "run_integration_tests", "vllm":
-		return true
-	}
-	return hasAnyPrefix(key, "vllm_", "portainer_", "nvidia_", "$", "_")
 }
 
 // ScriptInput returns what application scripts read of the container's object:
@@ -224,13 +212,16 @@ func (p *parser) container(ctid int, v gjson.Result) *entry {
 		case "clone_from_ctid":
 			source = v.Index
 		}
-		switch k := keyByName[key]; {
-		case k != nil:
+		if k := keyByName[key]; k != nil {
 			k.read(p, e, v)
-		case isPassedOver(key):
+		} else if k := foreign(key); k != nil {
 			p.passOver(v)
-		default:
-			p.ignore(v)
+			if k.warning != "" && asks(v) {
+				p.warn(v, "passed over: %s", k.warning)
+			}
+		} else {
+			p.passOver(v)
+			p.warnings.add(v.Index, func() note { return note{v.Index, p.pathText(), unknownKey(key), -1} })
 		}
 	})
 	if !v.IsObject() {

@@ -32,6 +32,7 @@ type parser struct {
 	keys     []keyAt // of the objects around it
 	mistakes notes
 	warnings notes
+	others   map[int][]int // by a mistake's offset: containers that it concerns beside the one of its path
 
 	served     served // the keys services and dashboard
 	planLength int    // as in [File]

@@ -154,6 +154,18 @@ func (p *parser) failIn(e *entry, at int, keys, format string, args ...any) {
 	p.mistakes.add(at, func() note { return note{at, e.path(keys), message(format, args), -1} })
 }
 
+// failBoth is failIn for a mistake that concerns another container as well: which
+// of the two is wrong, the file does not say.
+func (p *parser) failBoth(e *entry, other, at int, keys, format string, args ...any) {
+	p.failIn(e, at, keys, format, args...)
+	if !p.full() {
+		if p.others == nil {
+			p.others = map[int][]int{}
+		}
+		p.others[at] = append(p.others[at], other)
+	}
+}
+
 // path returns the path of a container's value.
 func (e *entry) path(keys string) string { return fmt.Sprintf("lxc_configs.%d.%s", e.CTID, keys) }
 
@@ -169,14 +181,14 @@ func (p *parser) unique(found []*entry) {
 		}
 		if s := e.TraefikService; s != nil && s.Name != "" {
 			if first, ok := take(services, s.Name, e.CTID); !ok {
-				p.failIn(e, e.service, "traefik_service.name",
+				p.failBoth(e, first, e.service, "traefik_service.name",
 					"%s is the service of container %d already", s.Name, first)
 			}
 		}
 		switch e.ApplicationScript {
 		case GatewayScript, ProxyScript, CAScript:
 			if first, ok := take(scripts, e.ApplicationScript, e.CTID); !ok {
-				p.failIn(e, e.script, "application_script",
+				p.failBoth(e, first, e.script, "application_script",
 					"%s is the script of container %d already, and there can be only one such",
 					e.ApplicationScript, first)
 			}
@@ -201,7 +213,7 @@ func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, m
 			continue
 		}
 		if first, ok := take(addresses, a.addr.As16(), e.CTID); !ok {
-			p.failIn(e, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
+			p.failBoth(e, first, a.at, n.path+"."+a.key, "%v is the address of %s already", a.addr, owner(first))
 		}
 	}
 	if n.MAC == "" {
@@ -212,7 +224,7 @@ func (p *parser) uniqueInterface(e *entry, n *nic, addresses map[[16]byte]int, m
 		if at < 0 {
 			key, at = "mac_address", e.mac.at
 		}
-		p.failIn(e, at, key, "%s is the address of %s already", n.MAC, owner(first))
+		p.failBoth(e, first, at, key, "%s is the address of %s already", n.MAC, owner(first))
 	}
 }
 
@@ -241,8 +253,8 @@ func (p *parser) clones(found []*entry, index map[int]int) {
 			case source == e:
 				// A cycle, and reported as one.
 			case !source.snapshot && !source.IsTemplate:
-				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor is_template, "+
-					"and a clone is made from a snapshot or from a template", edge.to)
+				p.failIn(e, int(edge.at), edge.path(), "container %d has neither template_snapshot_name nor "+
+					"is_template, and a clone is made from a snapshot or from a template", edge.to)
 			case len(source.MountPoints) > 0:
 				p.failIn(e, int(edge.at), edge.path(),
 					"container %d has mount_points: pct can neither snapshot nor clone it", edge.to)

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -137,13 +136,12 @@ func (f *File) Services(domain string) []Service {
 		services = append(services, service)
 	}
 	var proxy []netip.Prefix
-	for _, c := range f.Containers {
+	for c := range f.all() {
 		if c.ApplicationScript == ProxyScript {
 			proxy = c.prefixes()
 		}
 	}
-	for _, ctid := range slices.Sorted(maps.Keys(f.Containers)) {
-		c := f.Containers[ctid]
+	for c := range f.all() {
 		if c.IsTemplate { // which never runs
 			continue
 		}
@@ -151,7 +149,7 @@ func (f *File) Services(domain string) []Service {
 		if !at.IsValid() {
 			at = c.Address()
 		}
-		add(c.TraefikService, at, Service{CTID: ctid})
+		add(c.TraefikService, at, Service{CTID: c.CTID})
 	}
 	for _, vm := range f.VMs {
 		add(vm.Service, vm.Address, Service{VMID: vm.VMID})

@@ -8,13 +8,10 @@
 //
 // Beside lxc_configs there are services, which neither a container nor a virtual
 // machine serves, and dashboard; other keys are passed over: a container has only
-// what its own object says. So are a container's keys that belong to other programs
-// (ports, tests, integration_tests, run_integration_tests, vllm, and what
-// begins with vllm_, portainer_, nvidia_, $ or _), trigger_sync_on_completion,
-// which the shell scripts before phx read, and the name of a volume: they are
-// accepted, and have no effect. An unknown key is a warning; in a mount point,
-// a volume or the firewall, where overlooking it would open more than was
-// meant, it is a mistake.
+// what its own object says. So are a container's keys that belong to other programs,
+// and the name of a volume: they are accepted, and have no effect. An unknown key is
+// a warning; in a mount point, a volume or the firewall, where overlooking it
+// would open more than was meant, it is a mistake.
 //
 // The package looks at the host only to keep the directories of the system from
 // being given to a container, and changes nothing. It must not know how a
@@ -62,15 +59,22 @@ const (
 	MaxMistakes = 100
 )
 
-// File is a configuration without mistakes.
+// File is a configuration.
 type File struct {
 	Path       string
-	Containers map[int]*Container // by container id
+	Containers map[int]*Container // those without mistakes, by container id
+	Wrong      map[int]*Wrong     // the others; there are none but in [Error.Rest]
 	Others     []OtherService     // services
 	Dashboard  *Dashboard         // dashboard; nil without
 	VMs        []VM               // of a file of its own; see [LoadVMs]
-	Warnings   []Mistake          // by position
-	More       int                // warnings beside these
+
+	// ServedWrong is the first mistake, with its place, in what is served beside the
+	// containers' services, which the gateway, the proxy and the CA have to know; ""
+	// for none.
+	ServedWrong string
+
+	Warnings []Mistake // by position
+	More     int       // warnings beside these
 
 	planLength int // of what an event says of all containers and services, at most
 }
@@ -119,7 +123,7 @@ type Container struct {
 
 	PctOptions             []string     // pct_options: pct's features, as in "nesting=1"; booleans are 0 or 1
 	LXCOptions             []RawOption  // lxc_options: raw lines; lxc.cap.keep=a,b is a line for each capability
-	AppArmorProfile        string       // apparmor_profile: "unconfined", "generated" or the name of a profile's file
+	AppArmorProfile        string       // apparmor_profile: the name of a profile's file, "generated" or "unconfined"
 	AppArmorManagesNesting bool         // apparmor_manages_nesting
 	GPUs                   []int        // gpu_assignment: indices; empty for "none"
 	Devices                []Device     // devices
@@ -347,6 +351,11 @@ type Error struct {
 	More         int // mistakes beside these
 	Warnings     []Mistake
 	MoreWarnings int // warnings beside these
+
+	// Rest is what is right in the file nevertheless. It is nil when that cannot be
+	// told: the file is not JSON, it has no lxc_configs or that is wrong as a whole,
+	// or it has more than [MaxMistakes] mistakes.
+	Rest *File
 }
 
 // Error has a line "file:line:column: path: message" for each mistake, and one
@@ -433,21 +442,25 @@ func (p *parser) file(name string, onHost bool) (*File, error) {
 		}
 	}
 	warnings := p.report(p.warnings)
-	if p.mistakes.count > 0 {
-		return nil, &Error{
-			File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
-			Warnings: warnings, MoreWarnings: p.warnings.more(),
-		}
+	file := &File{
+		Path: name, Containers: make(map[int]*Container, len(found)), Warnings: warnings, More: p.warnings.more(),
 	}
-	containers := make(map[int]*Container, len(found))
 	for _, e := range found {
-		containers[e.CTID] = e.Container
+		file.Containers[e.CTID] = e.Container
 	}
-	f := &File{
-		Path: name, Containers: containers, Warnings: warnings, More: p.warnings.more(), planLength: p.planLength,
+	file.planLength = p.planLength
+	file.Others, file.Dashboard = p.served.read()
+	if p.mistakes.count == 0 {
+		return file, nil
 	}
-	f.Others, f.Dashboard = p.served.read()
-	return f, nil
+	wrong := &Error{
+		File: name, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
+		Warnings: warnings, MoreWarnings: p.warnings.more(),
+	}
+	if p.separate(file, found, wrong.Mistakes) {
+		wrong.Rest = file
+	}
+	return nil, wrong
 }
 
 // ParseContainer checks the object of a single container, as the event
@@ -483,7 +496,7 @@ func (f *File) Needs(c *Container) (needs, external []int) {
 	}
 	slices.Sort(all)
 	for _, id := range slices.Compact(all) {
-		if f.Containers[id] != nil {
+		if f.Containers[id] != nil || f.Wrong[id] != nil {
 			needs = append(needs, id)
 		} else {
 			external = append(external, id)
@@ -607,7 +620,7 @@ func (f *File) Plan(domain string) Plan {
 	places := p.Places()
 	if slices.ContainsFunc(places, func(place *Place) bool { return len(place.Also) > 0 }) {
 		for _, place := range places {
-			place.Networks = f.Containers[place.CTID].networks()
+			place.Networks = f.Container(place.CTID).networks()
 		}
 	}
 	return p
@@ -631,10 +644,20 @@ func (c *Container) networks() []Network {
 	return all
 }
 
+// HasPlace reports whether the container is the gateway, the proxy or the CA.
+func (c *Container) HasPlace() bool {
+	switch c.ApplicationScript {
+	case GatewayScript, ProxyScript, CAScript:
+		return true
+	}
+	return false
+}
+
 // Place returns where the container with an application script can be reached,
 // nil when there is none with a fixed address.
 func (f *File) Place(script string) *Place {
-	for id, c := range f.Containers {
+	for _, id := range f.IDs() {
+		c := f.Container(id)
 		if c.ApplicationScript != script || !c.Address().IsValid() {
 			continue
 		}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -43,7 +42,8 @@ func VMPath(configPath, name string) (path string, named bool) {
 // LoadVMs reads and checks the file of the virtual machines at path. domain is that
 // of the services: an agent's host name has it at its end. f gets the virtual
 // machines, unless f is nil: then what f and they must not share is not checked. The
-// error is an [*Error] when the file could be read but has mistakes.
+// error is an [*Error] when the file could be read but has mistakes; f then says so
+// in ServedWrong.
 func LoadVMs(f *File, path, domain string) (*VMFile, error) {
 	text, err := readFile(path)
 	if err != nil {
@@ -58,10 +58,14 @@ func LoadVMs(f *File, path, domain string) (*VMFile, error) {
 	}
 	warnings := p.report(p.warnings)
 	if p.mistakes.count > 0 {
-		return nil, &Error{
+		wrong := &Error{
 			File: path, Mistakes: p.report(p.mistakes), More: p.mistakes.more(),
 			Warnings: warnings, MoreWarnings: p.warnings.more(),
 		}
+		if f != nil && f.ServedWrong == "" {
+			f.ServedWrong = fmt.Sprintf("%s:%v", path, wrong.Mistakes[0])
+		}
+		return nil, wrong
 	}
 	file := &VMFile{Path: path, Warnings: warnings, More: p.warnings.more()}
 	for _, vm := range p.found {
@@ -204,7 +208,7 @@ var vmPrefix = format{"an IP address with its prefix length, as in 10.0.0.111/24
 // relations checks what no virtual machine may share with another one, a container
 // or a service of f.
 func (p *vmParser) relations(f *File) {
-	t := takenBy(maps.Values(f.Containers))
+	t := takenBy(f.all())
 	for i, o := range f.Others {
 		t.names[o.Name] = fmt.Sprintf("services.%d of %s", i, f.Path)
 		_, at, _ := ParseServiceURL(o.URL)
@@ -227,7 +231,7 @@ func (p *vmParser) relations(f *File) {
 			})
 		}
 		owner := fmt.Sprintf("virtual machine %d", vm.VMID)
-		if f.Containers[vm.VMID] != nil {
+		if f.Container(vm.VMID) != nil {
 			fail(vm.id, "vmid", "%d is a container of %s", vm.VMID, f.Path)
 		}
 		if external[vm.VMID] {

@@ -177,7 +177,7 @@ func TestUsageNamesEvents(t *testing.T) {
 				t.Errorf("usage: Events written: %s\nthe source has: %s", have, writes)
 			}
 			var listed []string
-			row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| " + program + " \\|")
+			row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (?:phx-[a-z-]+, )*" + program + "(?:, phx-[a-z-]+)* \\|")
 			for _, m := range row.FindAllStringSubmatch(overview, -1) {
 				listed = append(listed, m[1])
 			}

@@ -70,7 +70,7 @@ type PlanStarted struct {
 	Action string `json:"action"`            // create, start, stop, restart, delete, recreate or status
 	DryRun bool   `json:"dry_run,omitempty"` // nothing may be changed
 	Count  int    `json:"count"`             // of containers
-	Order  []int  `json:"order"`             // their ids, as they are planned
+	Order  []int  `json:"order"`             // their ids, as they are planned, without those left out for mistakes
 
 	config.Plan
 }
@@ -79,7 +79,7 @@ type PlanStarted struct {
 type ContainerPlanned struct {
 	CTID     int             `json:"ctid"`
 	Name     string          `json:"name"`
-	Action   string          `json:"action"`           // the plan's; of what is needed start for a restart, create for a recreate
+	Action   string          `json:"action"`           // the plan's; see docs/events.md for what others need
 	Needs    []int           `json:"needs"`            // containers of the plan that have to be ready before
 	External []int           `json:"external"`         // guests that it depends on and that are not in the file
 	Config   json.RawMessage `json:"config,omitempty"` // the container's object, as in the file
@@ -181,12 +181,12 @@ type ContainerFailed struct {
 const StageHealthCheck = "health check"
 
 // ContainerSkipped is written by phx-lxc for a container on which nothing was
-// done.
+// done, and by phx-plan for one that it has left out of the plan for a mistake.
 type ContainerSkipped struct {
 	CTID    int    `json:"ctid"`
 	Name    string `json:"name"`
 	Reason  string `json:"reason"`
-	Because int    `json:"because,omitempty"` // the container that is not ready; 0 when it is not for one
+	Because int    `json:"because,omitempty"` // the container that is not ready, or wrong; 0 when it is not for one
 }
 
 // CAExported is written by phx-ca-export when the file at Path holds the root

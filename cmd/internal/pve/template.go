@@ -56,7 +56,8 @@ func (c *Container) CheckTemplate() error {
 	for _, option := range c.Conf.volumes() {
 		if name := Storage(c.Conf.Values[option]); !c.host.TakesTemplates(name) {
 			all = append(all, fmt.Errorf("%s is on the storage %s, and Proxmox makes no template on one of its type: "+
-				"move it, while the container is stopped, with: pct move-volume %d %s STORAGE", option, name, c.CTID, option))
+				"move it, while the container is stopped, with: pct move-volume %d %s STORAGE",
+				option, name, c.CTID, option))
 		}
 	}
 	_, managed, err := c.host.haState(c.CTID)

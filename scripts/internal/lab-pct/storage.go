@@ -185,7 +185,8 @@ func (v volume) snapshotDir(snap string) string {
 
 var (
 	fileVolumeRE  = regexp.MustCompile(`^(\d+)/([a-z0-9-]+)\.raw$`)
-	blockVolumeRE = regexp.MustCompile(`^(?:(base(?:vol)?-\d+-[a-z0-9-]+)/)?((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
+	blockVolumeRE = regexp.MustCompile(`^(?:(base(?:vol)?-\d+-[a-z0-9-]+)/)?` +
+		`((?:vm|base|subvol|basevol)-(\d+)-[a-z0-9-]+)$`)
 )
 
 // volume finds the volume of a name such as lab:103/vm-103-disk-0.raw.

@@ -152,6 +152,14 @@ while (accept(my $client, $server)) {
 }
 `
 
+// writeVM makes the file of virtual machines: the one that startVM starts, with an address and its service.
+func (s site) writeVM(t *testing.T, address string) {
+	t.Helper()
+	s.write(t, "etc/phoenix_vm_configs.json", object{"vms": []object{{"vmid": 1007, "name": "Desk",
+		"network_config":  object{"ip": address},
+		"traefik_service": object{"name": "desk", "port": 8443, "insecure": true}}}})
+}
+
 // testNetworks has a template and two linked clones of it, interfaces of both families on two bridges, names of several
 // labels, and the service of a virtual machine.
 func (l lab) testNetworks(t *testing.T) {
@@ -170,9 +178,7 @@ func (l lab) testNetworks(t *testing.T) {
 			"application_script": "web.sh", "dependencies": []string{vm},
 			"traefik_service": object{"name": "six", "port": 8000}})
 	})
-	s.write(t, "etc/phoenix_vm_configs.json", object{"vms": []object{{"vmid": 1007, "name": "Desk",
-		"network_config":  object{"ip": vmIP + "/24"},
-		"traefik_service": object{"name": "desk", "port": 8443, "insecure": true}}}})
+	s.writeVM(t, vmIP+"/24")
 	s.write(t, "scripts/web.sh", webScript)
 	s.env = []string{"PHX_SCRIPTS=" + l.repo + "/scripts:" + s.dir + "/scripts"}
 
@@ -219,6 +225,7 @@ func (l lab) testNetworks(t *testing.T) {
 
 	// Every hop by IPv6: the proxy and the CA have nothing else.
 	t.Run("IPv6 alone", func(t *testing.T) {
+		s.writeVM(t, vmIP6+"/64")
 		s.edit(t, func(containers object) {
 			for _, ctid := range []string{proxy, ca} {
 				c := containers[ctid].(object)

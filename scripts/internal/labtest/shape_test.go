@@ -1,6 +1,7 @@
 package labtest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,13 +153,11 @@ func (l lab) testShape(t *testing.T) {
 		s.write(t, name, text)
 	}
 	s.write(t, "bin/web.pl", webProgram)
-	s.write(t, "etc/phoenix_vm_configs.json", object{"vms": []object{{"vmid": 1007, "name": "Desk",
-		"network_config":  object{"ip": vmIP + "/24"},
-		"traefik_service": object{"name": "desk", "port": 8443, "insecure": true}}}})
+	s.writeVM(t, vmIP+"/24")
 	s.env = []string{"PHX_SCRIPTS=" + l.repo + "/scripts:" + s.dir + "/bin:" + s.dir + "/bin/lxc_setup"}
 
 	r, calls := s.phoenix(t)
-	t.Logf("first run:\n%s", strings.Join(calls, "\n"))
+	t.Logf("the first run's calls of pct:\n%s", shown(calls))
 	if r.status != 0 {
 		t.Fatalf("status %d\n%s", r.status, r.stdout)
 	}
@@ -178,7 +177,7 @@ func (l lab) testShape(t *testing.T) {
 	}
 
 	r, calls = s.phoenix(t)
-	t.Logf("second run:\n%s", strings.Join(calls, "\n"))
+	t.Logf("the second run's calls of pct:\n%s", shown(calls))
 	if r.status != 0 {
 		t.Fatalf("second run: status %d\n%s", r.status, r.stdout)
 	}
@@ -190,4 +189,14 @@ func (l lab) testShape(t *testing.T) {
 			t.Errorf("the second run called %q", call)
 		}
 	}
+}
+
+// shown is a list of calls for people: the beginning of each, without the text of scripts.
+func shown(calls []string) string {
+	var b strings.Builder
+	for _, call := range calls {
+		call, _, _ = strings.Cut(call, "\n")
+		fmt.Fprintf(&b, "pct %.150s\n", call)
+	}
+	return b.String()
 }

@@ -182,6 +182,10 @@ var scenarios = []scenario{
 		p.write("scripts/phoenix_hypervisor_lxc_103.sh", "#!/bin/sh\n# changed\n", 0o644)
 		p.write("apparmor/lxc-phoenix", "profile lxc-phoenix { changed }\n", 0o644)
 	}},
+	{name: "templates", long: true, change: func(p *place) {
+		p.configure(func(_ string, containers map[string]object) { containers["900"]["is_template"] = true })
+	}},
+	{name: "recreate", long: true, after: "first run", args: []string{"--action", "recreate", "102", "103"}},
 	{name: "restart", long: true, after: "first run", args: []string{"--action", "restart"}},
 	{name: "stop", long: true, after: "first run", args: []string{"--action", "stop"}},
 	{name: "start", long: true, after: "stop", args: []string{"--action", "start"}},

@@ -276,9 +276,15 @@ var keyCases = []keyCase{
 		before: map[string]any{"lxc_options": []string{"lxc.environment=A=1", "lxc.environment=B=2"}},
 		keys:   map[string]any{"lxc_options": []string{"lxc.environment=B=2"}}, record: " +lxc=HASHES",
 		conf: []string{"lxc.environment: B=2"}, without: []string{"lxc.environment: A=1"}, restart: "lxc"},
-	{name: "apparmor_profile unconfined", keys: map[string]any{"apparmor_profile": "unconfined"},
-		record: " +lxc=HASHES",
-		conf:   []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
+	{name: "apparmor_profile unconfined keeps Proxmox's own profile", keys: map[string]any{
+		"apparmor_profile": "unconfined"}, record: " +lxc=HASHES", without: []string{"lxc.apparmor.profile"}},
+	{name: "apparmor_profile unconfined written by an earlier phx",
+		byHand: [2]string{"unprivileged: 1\n", "unprivileged: 1\nlxc.apparmor.profile: unconfined\n"},
+		keys:   map[string]any{"apparmor_profile": "unconfined"}, record: " +lxc=HASHES",
+		without: []string{"lxc.apparmor.profile"}, restart: "lxc"},
+	{name: "apparmor_profile unconfined, and lxc_options say so too", keys: map[string]any{
+		"apparmor_profile": "unconfined", "lxc_options": []string{"lxc.apparmor.profile=unconfined"}},
+		record: " +lxc=HASHES", conf: []string{"lxc.apparmor.profile: unconfined"}, restart: "lxc"},
 	{name: "apparmor_profile with its file",
 		keys:   map[string]any{"apparmor_profile": "lxc-phoenix", "apparmor_manages_nesting": true},
 		record: " +apparmor=HASHES +lxc=HASHES",

@@ -1,0 +1,146 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+)
+
+// TestEveryKeyIsExplained: does has a sentence for each key of a container, and
+// for no other; what differs from the scripts before is told of keys that there
+// are.
+func TestEveryKeyIsExplained(t *testing.T) {
+	for _, k := range containerKeys {
+		if does[k.name] == "" {
+			t.Errorf("does.go has no sentence that says what phx does with %s", k.name)
+		}
+	}
+	for key, text := range does {
+		if keyByName[key] == nil {
+			t.Errorf("does.go: %s is no key of a container", key)
+		}
+		if len(text) > 200 || strings.HasSuffix(text, ".") {
+			t.Errorf("does.go: %s: %q is not a short sentence without a full stop", key, text)
+		}
+	}
+	for _, d := range differences {
+		if keyByName[d.key] == nil || d.before == "" || d.now == "" || (d.value == nil) != (d.text == "") {
+			t.Errorf("differences.go: %+v", d)
+		}
+	}
+	for _, k := range foreignKeys {
+		if keyByName[k.name] != nil || k.why == "" {
+			t.Errorf("foreign.go: %+v", k)
+		}
+	}
+}
+
+// TestForeignKeys: docs/configuration.md has the keys of other programs.
+func TestForeignKeys(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Keys of other programs\n")
+	var have, want []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(.+)` \\| (.+) \\|$").FindAllStringSubmatch(section, -1) {
+		have = append(have, m[1]+": "+m[2])
+	}
+	for _, k := range foreignKeys {
+		want = append(want, k.name+": "+k.why)
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("docs/configuration.md has\n%s\nwant\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestForeignKeyWarning: a key of another program that asks for what phx does not
+// do is a warning, and one that asks for nothing is not.
+func TestForeignKeyWarning(t *testing.T) {
+	for keys, want := range map[string]string{
+		`"public_interface": {"enabled": true}`:       "passed over: phx opens no ports for it",
+		`"public_interface": {"enabled": false}`:      "",
+		`"public_interface": false`:                   "",
+		`"trigger_sync_on_completion": true`:          "passed over: phx does not bring Portainer's stacks up to date",
+		`"trigger_sync_on_completion": false`:         "",
+		`"template_file": "x.tar.gz"`:                 "no script has ever used this",
+		`"portainer_role": "agent", "vllm_model": ""`: "",
+		`"ports": ["80:80"], "_remark": 1`:            "",
+	} {
+		f := parse(t, strings.Replace(base, `"extra": 0`, keys, 1))
+		got := ""
+		for _, w := range f.Warnings {
+			got += w.String()
+		}
+		if !strings.Contains(got, want) || (want == "") != (got == "") {
+			t.Errorf("%s: %q, want %q", keys, got, want)
+		}
+		if f.Containers[103].Template != "" {
+			t.Errorf("%s: template %q", keys, f.Containers[103].Template)
+		}
+	}
+}
+
+func TestMeantKey(t *testing.T) {
+	for key, want := range map[string]string{
+		"memroy_mb": "memory_mb", "gpu_assigment": "gpu_assignment", "core": "cores", "feature": "features",
+		"health_chek": "health_check", "extra": "", "nam": "name", "": "", "Cores": "cores", "node": "",
+		strings.Repeat("x", 1<<20): "",
+	} {
+		if got := meantKey(key); got != want {
+			t.Errorf("%.20q: %q, want %q", key, got, want)
+		}
+	}
+}
+
+// TestExplain: each key of a file is explained once, with its containers, whatever
+// else is wrong with the file.
+func TestExplain(t *testing.T) {
+	for name, text := range map[string]string{
+		"right": base,
+		"wrong": strings.NewReplacer(`"memory_mb": 2048`, `"memory_mb": "x"`, `"cores": 1`, `"cores": 0`).Replace(base),
+	} {
+		path := filepath.Join(t.TempDir(), "f.json")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x, err := Explain(path, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(x.IDs, []int{102, 103, 900}) || (x.Wrong != nil) != (name == "wrong") || x.File == nil {
+			t.Errorf("%s: %+v", name, x)
+		}
+		found := map[string]int{}
+		for _, u := range x.Uses {
+			if _, again := found[u.Key]; again || u.Does == "" {
+				t.Errorf("%s: %+v", name, u)
+			}
+			found[u.Key] = len(u.CTIDs)
+		}
+		count := map[string]int{"nvidia_driver_version": 0}
+		gjson.Get(text, "lxc_configs").ForEach(func(_, v gjson.Result) bool {
+			v.ForEach(func(k, _ gjson.Result) bool {
+				count[k.String()]++
+				return true
+			})
+			return true
+		})
+		for key, n := range count {
+			if got, ok := found[key]; !ok || got != n {
+				t.Errorf("%s: %s: %d containers, want %d", name, key, got, n)
+			}
+		}
+		if len(found) != len(count) {
+			t.Errorf("%s: %v, want %v", name, found, count)
+		}
+		if x, err = Explain(path, nil, []int{103}); err != nil || !slices.Equal(x.IDs, []int{103}) {
+			t.Errorf("%s: %+v, %v", name, x, err)
+		}
+	}
+}
