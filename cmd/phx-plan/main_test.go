@@ -121,7 +121,8 @@ func TestOrder(t *testing.T) {
 		named  []int
 		want   string
 	}{
-		{"delete", []int{500, 103}, "delete: 102 needs 500, 104 needs 500; name them too, or leave them alone with recreate"},
+		{"delete", []int{500, 103},
+			"delete: 102 needs 500, 104 needs 500; name them too, or leave them alone with recreate"},
 		{"create", []int{7000, 102, 99999},
 			"7000, 99999: not in f.json, and phx manages only the containers listed there"},
 	} {

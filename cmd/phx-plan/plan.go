@@ -95,7 +95,7 @@ func (p *plan) make(named []int) error {
 	choose := func(id int, action string) {
 		c := p.file.Container(id)
 		if c == nil {
-			unknown = append(unknown, strconv.Itoa(id))
+			unknown = append(unknown, p.unknown(id))
 			return
 		}
 		if chosen[id] {
@@ -144,6 +144,16 @@ func (p *plan) make(named []int) error {
 	}
 	p.sort()
 	return nil
+}
+
+// unknown names a guest that the file does not have.
+func (p *plan) unknown(id int) string {
+	for _, vm := range p.file.VMs {
+		if vm.VMID == id {
+			return strings.TrimSpace(fmt.Sprintf("%d (the virtual machine %s", id, vm.Name)) + ")"
+		}
+	}
+	return strconv.Itoa(id)
 }
 
 // with returns the ids of the containers with one of these application scripts.

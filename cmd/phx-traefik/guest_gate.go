@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
+	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
@@ -80,7 +81,8 @@ func sockets(n int) []int {
 }
 
 // startCommand is what the unit starts: it shuts the gate, leaves it to a
-// keeper, and becomes Traefik, without the capability that the gate needs.
+// keeper, leaves to Traefik only certificates of what is served, and becomes Traefik,
+// without the capability that the gate needs.
 func startCommand(c *cli.Context) error {
 	// Capabilities are those of a thread, and the keeper is told when the
 	// thread that started it ends.
@@ -95,6 +97,11 @@ func startCommand(c *cli.Context) error {
 	for _, fd := range fds {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return err
+		}
+	}
+	if p, err := guest.ReadState[proxy](proxyFile); err == nil && cert.IsFingerprint(p.Fingerprint) {
+		if err := dropOthers(p.acmeFile(), p.hosts()); err != nil {
+			cmdline.Logf("Traefik renews also what it does not serve any more: %v", err)
 		}
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {

@@ -126,6 +126,60 @@ func mendStorage(s *guest.Setup, path, other string, uid, gid int) error {
 	return takeCare(s, path, uid, gid)
 }
 
+// dropOthers removes certificates of hosts that are not served any more from the
+// storage, which Traefik has not opened yet. Traefik would renew them with the
+// others, one by one, and for each wait until the CA gives up to look for a host that
+// does not lead here.
+func dropOthers(path string, hosts []string) error {
+	data, err := readPlain(path)
+	if errors.Is(err, fs.ErrNotExist) || len(data) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	kept, dropped, err := withoutOthers(data, hosts)
+	if err != nil || len(dropped) == 0 {
+		return err
+	}
+	return atomicfile.Write(path, kept, 0o600)
+}
+
+// withoutOthers returns a storage with the certificates of these hosts alone, and
+// which it has left out.
+func withoutOthers(data []byte, hosts []string) (kept []byte, dropped []string, err error) {
+	var resolvers map[string]json.RawMessage
+	if err := json.Unmarshal(data, &resolvers); err != nil || resolvers[resolver] == nil {
+		return data, nil, err
+	}
+	var ours map[string]json.RawMessage
+	if err := json.Unmarshal(resolvers[resolver], &ours); err != nil || ours["Certificates"] == nil {
+		return data, nil, err
+	}
+	var certificates []json.RawMessage
+	if err := json.Unmarshal(ours["Certificates"], &certificates); err != nil {
+		return data, nil, err
+	}
+	certificates = slices.DeleteFunc(certificates, func(raw json.RawMessage) bool {
+		var c struct {
+			Domain struct{ Main string } `json:"domain"`
+		}
+		if json.Unmarshal(raw, &c) != nil || slices.Contains(hosts, c.Domain.Main) {
+			return false
+		}
+		dropped = append(dropped, c.Domain.Main)
+		return true
+	})
+	if ours["Certificates"], err = json.Marshal(certificates); err != nil {
+		return data, nil, err
+	}
+	if resolvers[resolver], err = json.Marshal(ours); err != nil {
+		return data, nil, err
+	}
+	kept, err = json.MarshalIndent(resolvers, "", "  ")
+	return kept, dropped, err
+}
+
 // takeCare gives the storage back its mode and owner.
 func takeCare(s *guest.Setup, path string, uid, gid int) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)

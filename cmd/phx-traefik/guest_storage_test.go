@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -115,6 +116,58 @@ func TestForeign(t *testing.T) {
 	}
 	if got := foreign(path+".none", hosts, present.cert); got != nil {
 		t.Errorf("of no storage: %q", got)
+	}
+}
+
+// A host that is not served any more does not hold up the renewal of the others.
+func TestDropOthers(t *testing.T) {
+	a := newAuthority(t)
+	later := time.Now().Add(time.Hour)
+	path := filepath.Join(t.TempDir(), "acme.json")
+	if err := dropOthers(path, nil); err != nil {
+		t.Errorf("without a storage: %v", err)
+	}
+	text := storageText(t, a.entry(t, "a.example", later), a.entry(t, "b.example", later),
+		a.entry(t, "c.d.example", later))
+	text = append([]byte(`{"other":{"Certificates":[{"domain":{"main":"x.example"}}]},`), bytes.TrimPrefix(
+		bytes.TrimSpace(text), []byte("{"))...)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, hosts := range [][]string{
+		{"a.example", "b.example", "c.d.example"}, {"new.example", "c.d.example", "a.example"},
+	} {
+		before, err := parseStorage(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dropOthers(path, hosts); err != nil {
+			t.Fatal(err)
+		}
+		after, err := readStorage(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = slices.DeleteFunc(before, func(c stored) bool { return !slices.Contains(hosts, c.host) })
+		if len(after) != len(before) {
+			t.Errorf("%q: %d certificates, want %d", hosts, len(after), len(before))
+		}
+		for i, c := range after {
+			if c.host != before[i].host || !c.pair.Leaf.Equal(before[i].pair.Leaf) {
+				t.Errorf("%q: certificate %d is of %s", hosts, i, c.host)
+			}
+		}
+		now, err := os.ReadFile(path)
+		if info, statErr := os.Stat(path); err != nil || statErr != nil || info.Mode() != 0o600 ||
+			!bytes.Contains(now, []byte("x.example")) || len(hosts) == len(before) && !bytes.Equal(now, text) {
+			t.Errorf("%q: %v, %v, the storage is\n%s", hosts, err, statErr, now)
+		}
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := dropOthers(path, nil); err == nil {
+		t.Error("a broken storage is none of those that can be read")
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -29,12 +28,8 @@ const containerNames = "default=" + ca.Home + " provisioner=" + ca.Provisioner +
 // much is to be done. What the container says is data: bounded, and checked by
 // whoever uses it.
 type container struct {
-	ctid  int
-	in    *os.File
-	out   *bufio.Reader
-	ended chan error
-	stop  context.CancelCauseFunc
-	close func()
+	*pve.Conversation
+	ctid int
 }
 
 // maxAnswer is how long an answer may be: a file of 64 KiB in base64.
@@ -47,62 +42,27 @@ const timeout = 10 * time.Minute
 // endLimit is how long a conversation may take to end when all is done.
 const endLimit = 10 * time.Second
 
-// linger is how long what pct exec has left in the container may hold the pipes.
-const linger = 2 * time.Second
-
 func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerNames+containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
-
-	// Pipes of the system, not of Go: each side then sees the other one end.
-	stdin, in, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	out, stdout, err := os.Pipe()
-	if err != nil {
-		stdin.Close()
-		in.Close()
-		return nil, err
-	}
-	cmd.Stdin, cmd.Stdout = stdin, stdout
 	cmd.Timeout = timeout
-	ctx, stop := context.WithCancelCause(ctx)
-	c := &container{
-		ctid: ctid, in: in, out: bufio.NewReaderSize(out, maxAnswer), ended: make(chan error, 1), stop: stop,
-	}
-	// What runs in the container may outlive its pct exec, and hold the pipes.
-	unhook := context.AfterFunc(ctx, func() { out.Close(); in.Close() })
-	c.close = func() {
-		unhook()
-		stop(nil)
-		in.Close()
-		out.Close()
-	}
-	go func() {
-		_, err := host.Run(ctx, cmd)
-		stdin.Close()
-		stdout.Close()
-		out.SetDeadline(time.Now().Add(linger))
-		in.SetDeadline(time.Now().Add(linger))
-		c.ended <- err
-	}()
-	return c, nil
+	talk, err := host.Converse(ctx, cmd, maxAnswer)
+	return &container{talk, ctid}, err
 }
 
 // end ends the conversation. err is why, nil when all is done.
 func (c *container) end(err error) {
 	if err != nil {
-		c.stop(err)
+		c.Stop(err)
 	}
-	c.in.Close()
+	c.To.Close()
 	select {
-	case <-c.ended:
+	case <-c.Ended:
 	case <-time.After(endLimit):
-		c.stop(errors.New("all is done, and it does not end"))
-		<-c.ended
+		c.Stop(errors.New("all is done, and it does not end"))
+		<-c.Ended
 	}
-	c.close()
+	c.Close()
 }
 
 var word = regexp.MustCompile(`^[A-Za-z0-9+/=.,:_\[\]-]+$`)
@@ -115,13 +75,13 @@ func (c *container) call(command string, args ...string) ([]string, error) {
 			return nil, fmt.Errorf("container %d: %q: not a name that phx-ca-export works with", c.ctid, short(arg))
 		}
 	}
-	if _, err := io.WriteString(c.in, strings.Join(append([]string{command}, args...), " ")+"\n"); err != nil {
+	if _, err := io.WriteString(c.To, strings.Join(append([]string{command}, args...), " ")+"\n"); err != nil {
 		return nil, c.broken(err)
 	}
-	line, err := c.out.ReadSlice('\n')
+	line, err := c.From.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
 		err = fmt.Errorf("container %d: %s: an answer of more than %d KiB", c.ctid, command, maxAnswer>>10)
-		c.stop(err)
+		c.Stop(err)
 		return nil, err
 	}
 	if err != nil {
@@ -142,8 +102,8 @@ func (c *container) call(command string, args ...string) ([]string, error) {
 // anything.
 func (c *container) broken(err error) error {
 	select {
-	case ended := <-c.ended:
-		c.ended <- ended
+	case ended := <-c.Ended:
+		c.Ended <- ended
 		if ended != nil {
 			return ended
 		}

@@ -59,9 +59,11 @@ func FuzzContainer(f *testing.F) {
 		f.Add([]byte(seed), false)
 	}
 	f.Fuzz(func(t *testing.T, answers []byte, change bool) {
-		c := &container{ctid: 103, in: null, out: bufio.NewReaderSize(bytes.NewReader(answers), maxAnswer),
-			ended: make(chan error, 1), stop: func(error) {}}
-		c.ended <- errors.New("it is over")
+		c := &container{ctid: 103, Conversation: &pve.Conversation{
+			To: null, From: bufio.NewReaderSize(bytes.NewReader(answers), maxAnswer),
+			Ended: make(chan error, 1), Stop: func(error) {},
+		}}
+		c.Ended <- errors.New("it is over")
 		said := 0
 		w := &work{Options: Options{Log: func(_ string, args ...any) { said++ }}, store: store, c: c, pin: &pin,
 			now: time.Now()}
@@ -83,7 +85,7 @@ func FuzzContainer(f *testing.F) {
 		if kept, err := store.Pin(); err != nil || kept == nil || *kept != pin {
 			t.Fatalf("the pin is %+v, %v", kept, err)
 		}
-		if _, err := io.Copy(io.Discard, c.out); err != nil {
+		if _, err := io.Copy(io.Discard, c.From); err != nil {
 			t.Fatal(err)
 		}
 	})

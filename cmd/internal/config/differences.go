@@ -31,7 +31,8 @@ var differences = []difference{
 		before: "no profile line, so that Proxmox VE's own profile stayed",
 		now: "the same: AppArmor is off only where lxc_options have lxc.apparmor.profile=unconfined, too, " +
 			"as such a line is there to be kept"},
-	{key: "id_maps", before: "whatever it said, it was 0 100000 65536", now: "what it says; ids given as objects are cut out of that map, and the host must let root map them"},
+	{key: "id_maps", before: "whatever it said, it was 0 100000 65536",
+		now: "what it says; ids given as objects are cut out of that map, and the host must let root map them"},
 	{key: "zfs_volumes", before: "known by the number of the mount point, so that one could be allocated again",
 		now: "each is known by its mount point, allocated once, and never replaced by an empty one"},
 	{key: "volumes", before: "known by the number of the mount point, so that one could be allocated again",
@@ -39,17 +40,18 @@ var differences = []difference{
 	{key: "mount_points", before: "added again in every run",
 		now: "each once; those that were doubled are taken away at the next start"},
 	{key: "firewall", before: "rules were written, and no firewall was ever in force",
-		now: "it is in force on containers that phx makes; on one that was there before only with --enforce-firewall, " +
-			"and the run says what that would cut off"},
+		now: "it is in force on containers that phx makes; on one that was there before only with " +
+			"--enforce-firewall, and the run says what that would cut off"},
 	{key: "features", before: "each script in every run, in a container that was stopped and started for it",
-		now: "once, and again when the script or what it reads changes; on a container that phx has never worked on, " +
-			"scripts of before are taken as done, unless --rerun is given"},
+		now: "once, and again when the script or what it reads changes; on a container that phx has never worked " +
+			"on, scripts of before are taken as done, unless --rerun is given"},
 	{key: "application_script", before: "in every run, twice in 101",
-		now: "once, and again when the script or what it reads changes; on a container that phx has never worked on, " +
-			"one of before is taken as done, unless --rerun is given"},
+		now: "once, and again when the script or what it reads changes; on a container that phx has never worked " +
+			"on, one of before is taken as done, unless --rerun is given"},
 	{key: "health_check", before: "the newest scripts did not read it",
 		now: "it decides whether dependents go on; a program of the installation runs on the host"},
-	{key: "health_checks", before: "a shell read script and args", now: "no shell reads them: args are words or a list"},
+	{key: "health_checks", before: "a shell read script and args",
+		now: "no shell reads them: args are words or a list"},
 	{key: "enable_lifecycle_snapshots", before: "deleted and taken again in every run",
 		now: "each taken once, and none is ever deleted"},
 	{key: "template_snapshot_name", before: "the container was left running",
@@ -57,7 +59,8 @@ var differences = []difference{
 	{key: "dependencies", before: "one that existed counted as ready, broken or stopped",
 		now: "it is brought into its state first; one that fails holds back what needs it"},
 	{key: "traefik_service", before: "plain HTTP behind the proxy, and a route to nowhere with dhcp",
-		now: "each name has a certificate of the CA, every hop is verified, and what has no fixed address is not served"},
+		now: "each name has a certificate of the CA, every hop is verified, and what has no fixed address is not " +
+			"served"},
 }
 
 // differs returns how phx differs from the scripts before in a key with a value,

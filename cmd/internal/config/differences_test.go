@@ -73,8 +73,8 @@ func fileWith(members string, twice bool) string {
 		object := own
 		for _, m := range []string{
 			fmt.Sprintf(`"name": "c%d"`, id), `"memory_mb": 512`, `"cores": 1`, `"storage_pool": "tank"`,
-			`"storage_size_gb": 8`, fmt.Sprintf(`"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.9.%d.%d/8"}`,
-				id/256, id%256),
+			`"storage_size_gb": 8`,
+			fmt.Sprintf(`"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.9.%d.%d/8"}`, id/256, id%256),
 		} {
 			key, _, _ := strings.Cut(strings.TrimPrefix(m, `"`), `"`)
 			if own != members || !has.Get(key).Exists() {

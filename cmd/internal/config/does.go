@@ -5,7 +5,7 @@ package config
 var does = map[string]string{
 	"ostype":                   "pct set --ostype, from the next start",
 	"arch":                     "of a new container: pct create --arch; a change is refused",
-	"ssh_public_keys":          "root's keys in a new container: pct create --ssh-public-keys; a later change is ignored",
+	"ssh_public_keys":          "root's keys in a new container: --ssh-public-keys; a later change is ignored",
 	"nodename":                 "the host that the container is for; on another one it is refused",
 	"cpulimit":                 "pct set --cpulimit, in a running container too",
 	"cpuunits":                 "pct set --cpuunits, in a running container too",
@@ -54,7 +54,7 @@ var does = map[string]string{
 	"health_check":               "command in the container, in every run; while it fails, what depends on it waits",
 	"health_checks":              "scripts on the host, in every run; while one fails, what depends on it waits",
 	"enable_lifecycle_snapshots": "snapshots pre-configured and final-form, each taken once",
-	"template_snapshot_name":     "snapshot of the complete container, for clones; it is then stopped, unless start_at_boot",
+	"template_snapshot_name":     "snapshot of the complete container, which is then stopped, unless start_at_boot",
 	"dependencies":               "these are brought up before it; one that the file does not have has to run",
 	"traefik_service":            "https://NAME.DOMAIN through gateway and proxy, with a certificate of its own",
 }

@@ -113,7 +113,8 @@ func (x *Explanation) read(root gjson.Result, ids []int) {
 		x.Uses = append(x.Uses, *u)
 	}
 	slices.SortFunc(x.Uses, func(a, b Use) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(place[a.Key], place[b.Key]), strings.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(place[a.Key], place[b.Key]),
+			strings.Compare(a.Key, b.Key))
 	})
 	x.Uses = append(x.Uses, outer...)
 }

@@ -45,6 +45,16 @@ type File struct {
 // A directory with a fixed name is in a place where others may have made
 // something of that name, and where a run that was killed may still be at work.
 const runInside = `set -eu
+# systemd, while it starts, does not answer yet, and empties /tmp.
+case $(readlink /proc/1/exe) in
+*/systemd)
+	end=$(($(date +%s) + 60))
+	until state=$(systemctl is-system-running 2>/dev/null) || [ "$state" = degraded ]; do
+		[ "$(date +%s)" -lt "$end" ] || break
+		sleep 0.2
+	done
+	;;
+esac
 umask 077
 name=$1 ctid=$2 dir=$3 run=./$1
 shift 3

@@ -38,8 +38,8 @@ type Script struct {
 	Path string // absolute for a script of before, whose links are resolved
 	Text []byte
 
-	// Own says that it lies in a directory of phx's own: running it again
-	// changes nothing that is as it should be.
+	// Own says that it lies in a directory of phx's own, and is not one of before:
+	// running it again changes nothing that is as it should be.
 	Own bool
 
 	// Former says that it is a script of before: it names [Helpers] or [RunDir].
@@ -83,7 +83,7 @@ func (d Dirs) find(name string, below ...string) (*Script, error) {
 				return s, nil
 			case first == nil:
 				first = s
-			case s.Own && !s.Former:
+			case s.Own:
 				s.Passed = first.Path
 				return s, nil
 			}
@@ -110,10 +110,10 @@ func read(path string) (*Script, error) {
 		return nil, err
 	}
 	s := &Script{Name: filepath.Base(path), Path: path, Text: text}
-	if _, err := os.Stat(s.Shared(shipped)); err == nil {
-		s.Own = true
-	}
 	s.Former = bytes.Contains(text, []byte(Helpers)) || bytes.Contains(text, []byte(RunDir))
+	if _, err := os.Stat(s.Shared(shipped)); err == nil {
+		s.Own = !s.Former
+	}
 	if s.Former {
 		if s.Path, err = filepath.EvalSymlinks(path); err == nil {
 			s.Path, err = filepath.Abs(s.Path)

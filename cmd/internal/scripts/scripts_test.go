@@ -30,7 +30,8 @@ func tree(t *testing.T, files map[string]string) string {
 func TestFirstDirectoryCounts(t *testing.T) {
 	const former = "source " + Helpers + "\n"
 	root := tree(t, map[string]string{
-		"own/phoenix_assets.sh":                                          "",
+		"own/phoenix_assets.sh": "",
+		"own/copied.sh":         former,
 		"own/phoenix_hypervisor_feature_install_base_setup.sh":           "own",
 		"own/phoenix_hypervisor_feature_install_mine.sh":                 "own",
 		"old/lxc_setup/phoenix_hypervisor_feature_install_base_setup.sh": former,
@@ -67,6 +68,7 @@ func TestFirstDirectoryCounts(t *testing.T) {
 		{dirs: Dirs{old}, find: feature("base_setup"), path: "old/lxc_setup/" + prefix + "base_setup.sh", former: true},
 		{dirs: Dirs{own, old}, find: feature("gpu"), path: "old/lxc_setup/" + prefix + "gpu.sh", former: true},
 		{dirs: Dirs{old, own}, find: feature("gpu"), path: "old/lxc_setup/" + prefix + "gpu.sh", former: true},
+		{dirs: Dirs{own}, find: application("copied.sh"), path: "own/copied.sh", former: true},
 		{dirs: Dirs{mine, own}, find: feature("mine"), path: "mine/" + prefix + "mine.sh"},
 		{dirs: Dirs{own, old}, find: application("app.sh"), path: "old/app.sh", former: true},
 		{dirs: Dirs{own, old, mine}, find: health("check.sh"), path: "old/health_checks/check.sh"},

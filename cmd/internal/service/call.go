@@ -71,15 +71,9 @@ fi
 export HOME=/root
 exec "$program" apply --request -`
 
-const (
-	// callTimeout is how long a conversation may take: packages may have to be
-	// installed, behind an update of the system or what an earlier run has left.
-	callTimeout = pve.GuestTimeout
-
-	// linger is how long the container's half may go on after the conversation,
-	// and what it leaves behind may hold the pipes.
-	linger = 2 * time.Second
-)
+// callTimeout is how long a conversation may take: packages may have to be
+// installed, behind an update of the system or what an earlier run has left.
+const callTimeout = pve.GuestTimeout
 
 // call runs the container's half of this program in a container and returns
 // its answer, of which Error may be set. supply returns the JSON value of each
@@ -103,57 +97,21 @@ func call(ctx context.Context, host *pve.Host, ctid int, names []string,
 	cmd.Label = fmt.Sprintf("pct exec %d (%s apply)", ctid, name)
 	cmd.Timeout = callTimeout
 	cmd.Stderr = log
-	return converse(ctx, host, cmd, func(in io.Reader, out io.Writer) (*remote.Answer, error) {
-		return remote.Serve(in, out, program, names, supply)
-	})
-}
-
-// converse runs cmd while serve reads what it prints and writes what it reads.
-// An answer counts however cmd ends; without one, the error is that of cmd, if
-// it has failed, and else that of serve.
-func converse(ctx context.Context, host *pve.Host, cmd pve.Command,
-	serve func(in io.Reader, out io.Writer) (*remote.Answer, error),
-) (*remote.Answer, error) {
-	// Pipes of the system, not of Go: each side then sees the other one end.
-	stdin, toContainer, err := os.Pipe()
+	c, err := host.Converse(ctx, cmd, 4<<10)
 	if err != nil {
 		return nil, err
 	}
-	defer toContainer.Close()
-	fromContainer, stdout, err := os.Pipe()
-	if err != nil {
-		stdin.Close()
-		return nil, err
-	}
-	defer fromContainer.Close()
-	cmd.Stdin, cmd.Stdout = stdin, stdout
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	// A process that is left in the container may hold the other ends.
-	closeIn := func(d time.Duration) {
-		fromContainer.SetDeadline(time.Now().Add(d))
-		toContainer.SetDeadline(time.Now().Add(d))
-	}
-	defer context.AfterFunc(ctx, func() { closeIn(0) })()
-	ended := make(chan error, 1)
-	go func() {
-		_, err := host.Run(ctx, cmd)
-		stdin.Close()
-		stdout.Close()
-		closeIn(linger)
-		ended <- err
-	}()
-	answer, serveErr := serve(fromContainer, toContainer)
+	defer c.Close()
+	answer, serveErr := remote.Serve(c.From, c.To, program, names, supply)
 	if answer == nil && !errors.Is(serveErr, remote.ErrEnded) {
-		cancel(serveErr)
+		c.Stop(serveErr)
 	}
-	toContainer.Close()
-	fromContainer.Close()
+	c.HangUp()
 	// Its status no longer matters, but what it said on stderr may tell why
 	// there is no answer.
-	defer time.AfterFunc(linger, func() { cancel(serveErr) }).Stop()
-	err = <-ended
+	defer time.AfterFunc(pve.Linger, func() { c.Stop(serveErr) }).Stop()
+	// An answer counts however the command ends.
+	err = <-c.Ended
 	switch {
 	case answer != nil:
 		return answer, nil
