@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,13 +105,8 @@ func (j *job) publicKeys() (path string, remove func(), err error) {
 // download fetches the archive of the template, if it is missing and that is
 // wanted: once for all containers.
 func (j *job) download(ctx context.Context) error {
-	path, known := j.host.TemplateFile(j.c.Template)
-	command := j.host.DownloadCommand(j.c.Template)
-	if !j.options.download || !known || command == nil {
+	if !j.options.download || !j.host.LacksArchive(j.c.Template) {
 		return nil
-	}
-	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return j.once("download "+j.c.Template, func() error {
 		start := time.Now()

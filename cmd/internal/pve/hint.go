@@ -57,7 +57,7 @@ var hints = compileHints([][2]string{
 		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose " +
 			"template_snapshot_name it is"},
 	{`bridge '([A-Za-z0-9._-]+)' does not exist`,
-		"make the bridge $1 on this host, or correct network_config.bridge"},
+		"make the bridge $1 on this host, or correct bridge in the configuration"},
 	{`can't remove CT [0-9]+ - protection mode enabled`,
 		"the container is protected: pct set CTID --protection 0"},
 	{`startup for container '([0-9]+)' failed`,
