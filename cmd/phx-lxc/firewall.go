@@ -102,23 +102,28 @@ func addressesOf(p *config.Place) []netip.Addr {
 }
 
 // ends returns the addresses by which a place calls another one: the first ones of
-// the same family.
-func ends(from, to *config.Place) (source, dest netip.Addr, ok bool) {
-	for _, dest := range addressesOf(to) {
+// the same family. Where there are none, the source is not valid: the place may have
+// an address that is not fixed.
+func ends(from, to *config.Place) (source, dest netip.Addr) {
+	all := addressesOf(to)
+	for _, dest := range all {
 		for _, source := range addressesOf(from) {
 			if source.Is4() == dest.Is4() {
-				return source, dest, true
+				return source, dest
 			}
 		}
 	}
-	return netip.Addr{}, netip.Addr{}, false
+	if len(all) > 0 {
+		dest = all[0]
+	}
+	return netip.Addr{}, dest
 }
 
 // flowsOf returns all that the services of phx need among each other.
 func flowsOf(p config.Plan) []flow {
 	var all []flow
 	add := func(from, to string, source, dest *config.Place, port int) {
-		if s, d, ok := ends(source, dest); ok {
+		if s, d := ends(source, dest); d.IsValid() {
 			all = append(all, flow{from, to, pve.Flow{Source: s, Dest: d, Port: port}})
 		}
 	}

@@ -183,6 +183,7 @@ func TestFlowsOfBothFamilies(t *testing.T) {
 		"proxy -> CA (fd00::10 port 9000) from fd00::12",
 		"CA -> proxy (fd00::12 port 443) from fd00::10",
 		"proxy -> service git (fd00::50 port 3000) from fd00::12",
+		"proxy -> service old (10.0.0.51 port 3000) from invalid IP",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

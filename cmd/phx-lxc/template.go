@@ -102,7 +102,7 @@ func (j *job) templateDiffers() (settable *pve.Settings, anew []string, err erro
 	// A new volume would not be that of a template, and no linked clone possible.
 	withoutVolumes := *j.c
 	withoutVolumes.Volumes = nil
-	settable = settings(&withoutVolumes, conf, fw, nil)
+	settable = settings(&withoutVolumes, conf, fw, j.ct.Before)
 
 	if have, differs := wrongPrivilege(j.c, &conf.Section); differs {
 		anew = append(anew, "unprivileged "+pve.FormatBool(!have))

@@ -111,6 +111,27 @@ func TestServiceWithoutAddress(t *testing.T) {
 	if services := f.Services(domain); len(services) != 2 || services[0].URL != "http://[fd00::12]:80" {
 		t.Errorf("services %+v", services)
 	}
+
+	// Of several addresses, the one counts that the proxy reaches.
+	fixed := func(v4, v6 string) Interface {
+		i := Interface{IPv6: Addressing{Prefix: netip.MustParsePrefix(v6)}}
+		if v4 != "" {
+			i.IPv4.Prefix = netip.MustParsePrefix(v4)
+		}
+		return i
+	}
+	c.Interfaces = []Interface{fixed("10.9.0.12/24", "fd09::12/64"), fixed("10.8.0.12/24", "fd08::12/64")}
+	for want, proxy := range map[string]Interface{
+		"http://10.9.0.12:80":  fixed("10.7.0.1/24", "fd07::1/64"),
+		"http://10.8.0.12:80":  fixed("10.8.0.1/24", "fd07::1/64"),
+		"http://[fd08::12]:80": fixed("", "fd08::1/64"),
+		"http://[fd09::12]:80": fixed("", "fd07::1/64"),
+	} {
+		f.Containers[100] = &Container{CTID: 100, ApplicationScript: ProxyScript, Interfaces: []Interface{proxy}}
+		if services := f.Services(domain); services[0].URL != want {
+			t.Errorf("%+v: %s, want %s", proxy, services[0].URL, want)
+		}
+	}
 }
 
 func TestMistakesInVMs(t *testing.T) {

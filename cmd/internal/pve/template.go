@@ -152,6 +152,9 @@ func bases(text []byte) []int {
 		if m == nil || m[1] != "rootfs" && !mountPointOption.MatchString(m[1]) && !unusedOption.MatchString(m[1]) {
 			continue
 		}
+		if IsBind(m[2]) {
+			continue
+		}
 		for _, base := range baseVolume.FindAllStringSubmatch(MountSource(m[2]), -1) {
 			if id, err := strconv.Atoi(base[1]); err == nil {
 				all = append(all, id)

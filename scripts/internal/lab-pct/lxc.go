@@ -155,6 +155,9 @@ func (b *lxcBackend) writeConfig(conf *config) error {
 type lineFunc func(key, format string, a ...any)
 
 func (b *lxcBackend) netLines(vmid int, n nic, line lineFunc) error {
+	if err := checkVLANs(n.values); err != nil {
+		return err
+	}
 	prefix := fmt.Sprintf("lxc.net.%d.", n.index)
 	line(prefix+"type", "veth")
 	line(prefix+"veth.pair", "veth%di%d", vmid, n.index)
@@ -189,6 +192,15 @@ func (b *lxcBackend) bridgeMTU(name string) (int, error) {
 		return 0, die(2, "bridge '%s' does not exist", name)
 	}
 	return bridge.MTU, nil
+}
+
+// checkVLANs refuses what the bridges of the lab cannot do: without it, an interface would be in
+// another network than was meant.
+func checkVLANs(net map[string]string) error {
+	if net["tag"] != "" || net["trunks"] != "" {
+		return die(255, "lab: tag and trunks of an interface are not part of the lab")
+	}
+	return nil
 }
 
 func checkBridge(name string) error {
@@ -512,6 +524,9 @@ func (b *lxcBackend) hotplugNet(conf *config, key, value string) error {
 	}
 	n, err := parseProperties("net", key, value)
 	if err != nil {
+		return err
+	}
+	if err := checkVLANs(n); err != nil {
 		return err
 	}
 	if err := checkBridge(n["bridge"]); err != nil {

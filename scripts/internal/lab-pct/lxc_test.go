@@ -64,3 +64,34 @@ lxc.cap.drop: sys_time
 		t.Errorf("with a missing bridge: %v", err)
 	}
 }
+
+func TestLXCNetwork(t *testing.T) {
+	dir := t.TempDir()
+	b := &lxcBackend{&lab{dir: dir, node: "node", ctx: context.Background(), stdout: os.Stdout, stderr: os.Stderr,
+		warned: make(map[int][]byte)}}
+	const conf = "hostname: x\nrootfs: lab:105/vm-105-disk-0.raw,size=8G\n" +
+		"net3: name=eth3,bridge=lo,gw6=fe80::1,hwaddr=BC:24:11:00:00:01,ip=dhcp,ip6=fd00::5/64,mtu=1400,type=veth\n"
+	if err := b.writeConfig(parseConfig(105, []byte(conf), new(bytes.Buffer))); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "lxc", "105", "config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"type = veth", "veth.pair = veth105i3", "link = lo", "flags = up", "name = eth3",
+		"hwaddr = BC:24:11:00:00:01", "mtu = 1400", "ipv6.address = fd00::5/64", "ipv6.gateway = fe80::1"} {
+		if !strings.Contains(string(got), "\nlxc.net.3."+want+"\n") {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	if strings.Contains(string(got), "ipv4") {
+		t.Errorf("an address of DHCP:\n%s", got)
+	}
+	for _, vlan := range []string{"tag=5", "trunks=5;6"} {
+		text := strings.Replace(conf, "type=veth", vlan+",type=veth", 1)
+		err := b.writeConfig(parseConfig(105, []byte(text), new(bytes.Buffer)))
+		if err == nil || !strings.Contains(err.Error(), "tag and trunks of an interface are not part of the lab") {
+			t.Errorf("%s: %v", vlan, err)
+		}
+	}
+}

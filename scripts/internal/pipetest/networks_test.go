@@ -1,6 +1,9 @@
 package pipetest
 
 import (
+	"encoding/json"
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -101,8 +104,8 @@ var networkCases = []keyCase{
 		conf: []string{"net0: " + net0 + "type=veth"}},
 	{name: "interface of which only the running container knows nothing yet",
 		keys:  nics(nic(map[string]any{"ip": "dhcp", "mtu": 1400})),
-		calls: "set 500 --net1 " + net1 + "ip=dhcp,mtu=1400", record: record0 + ",net1,net1.ip,net1.mtu", restart: "net1",
-		conf: []string{"net1: " + net1 + "ip=dhcp,mtu=1400,type=veth"}},
+		calls: "set 500 --net1 " + net1 + "ip=dhcp,mtu=1400", record: record0 + ",net1,net1.ip,net1.mtu",
+		restart: "net1", conf: []string{"net1: " + net1 + "ip=dhcp,mtu=1400,type=veth"}},
 	{name: "interface taken out of the configuration", before: nics(nic(map[string]any{"ip": "10.0.1.50/24"})),
 		calls: "set 500 --delete net1", record: record0, conf: []string{"net0: " + net0 + "type=veth"},
 		without: []string{"net1:", "delete:"}},
@@ -115,8 +118,9 @@ var networkCases = []keyCase{
 		conf: []string{"net0: " + net0 + "type=veth", "lxc.net.0.type: macvlan", "lxc.net.0.link: vmbr0",
 			"lxc.net.0.macvlan.mode: bridge", "lxc.net.0.script.up: "}},
 	{name: "searchdomain and nameservers of the container",
-		keys:  map[string]any{"searchdomain": "home.example", "nameservers": []string{"fd00::53", "10.0.0.53"}},
-		calls: "set 500 --nameserver fd00::53 10.0.0.53 --searchdomain home.example", restart: "nameserver searchdomain"},
+		keys:    map[string]any{"searchdomain": "home.example", "nameservers": []string{"fd00::53", "10.0.0.53"}},
+		calls:   "set 500 --nameserver fd00::53 10.0.0.53 --searchdomain home.example",
+		restart: "nameserver searchdomain"},
 }
 
 // ten are net1 to net10.
@@ -155,7 +159,8 @@ func TestInterfaceOfOthersStays(t *testing.T) {
 		_, calls, status, stderr := h.run(args...)
 		const said = "net1 (eth1 at vmbr1) is not in the configuration, and stays, because phx has not made it: " +
 			"to remove it, run: pct set 500 --delete net1"
-		if status != 0 || len(calls) > 0 || !strings.Contains(stderr, said) || h.read("host/pve/lxc/500.conf") != before {
+		same := h.read("host/pve/lxc/500.conf") == before
+		if status != 0 || len(calls) > 0 || !strings.Contains(stderr, said) || !same {
 			t.Fatalf("%v: status %d, calls %v\n%s", args, status, calls, stderr)
 		}
 	}
@@ -164,5 +169,158 @@ func TestInterfaceOfOthersStays(t *testing.T) {
 	}
 	if _, calls, status, stderr := h.run(); status != 0 || len(calls) > 0 || strings.Contains(stderr, "net1") {
 		t.Errorf("status %d, calls %v\n%s", status, calls, stderr)
+	}
+}
+
+// ready returns the event ct.ready of a container.
+func ready(events []map[string]any, ctid float64) map[string]any {
+	for _, ev := range events {
+		if ev["event"] == "ct.ready" && ev["ctid"] == ctid {
+			return ev
+		}
+	}
+	return nil
+}
+
+// A clone brings along all interfaces of its source. Those that are not its own go
+// before its first start: their addresses are the source's.
+func TestCloneLosesInterfacesOfItsSource(t *testing.T) {
+	source := func(more map[string]any) map[string]any {
+		c := map[string]any{"name": "base", "template": "local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst",
+			"memory_mb": 512, "cores": 1, "storage_pool": "lab", "storage_size_gb": 4, "unprivileged": true,
+			"template_snapshot_name": "golden"}
+		for key, value := range more {
+			c[key] = value
+		}
+		return c
+	}
+	interfaces := func(n int) any {
+		return []any{
+			map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": fmt.Sprintf("10.0.0.%d/24", n), "tag": 7},
+			map[string]any{"name": "eth1", "bridge": "vmbr1", "ip6": fmt.Sprintf("fd00:1::%d/64", n)},
+			map[string]any{"name": "eth2", "bridge": "vmbr1", "ip6": fmt.Sprintf("fd00:2::%d/64", n)},
+		}
+	}
+	h := newHost(t)
+	write := func(own any) {
+		clone := source(map[string]any{"name": "clone", "clone_from_ctid": 600, "network_configs": own})
+		delete(clone, "template")
+		delete(clone, "template_snapshot_name")
+		text, err := json.Marshal(map[string]any{"lxc_configs": map[string]any{
+			"600": source(map[string]any{"network_configs": interfaces(60)}), "601": clone}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.write("phoenix_lxc_configs.json", string(text))
+	}
+	write([]any{map[string]any{"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.61/24"},
+		map[string]any{"name": "eth1", "bridge": "vmbr0", "ip6": "fd00:1::61/64"}})
+	events, calls, status, stderr := h.run("--dry-run")
+	told, _, _ := previewed(events, bin+"/pct")
+	if status != 3 || len(calls) > 0 || !strings.Contains(join(told), " --delete net2") {
+		t.Fatalf("dry run: status %d\n%s\n%s", status, join(told), stderr)
+	}
+	events, calls, status, stderr = h.run()
+	if status != 0 {
+		t.Fatalf("status %d\n%s", status, stderr)
+	}
+	set, start := -1, -1
+	for i, call := range calls {
+		switch words := strings.Join(call, " "); {
+		case strings.HasPrefix(words, "set 601 ") && strings.HasSuffix(words, " --delete net2"):
+			set = i
+		case words == "start 601":
+			start = i
+		}
+	}
+	if set < 0 || start < set {
+		t.Errorf("the clone was started with an interface of its source:\n%s", join(calls))
+	}
+	conf := regexp.MustCompile("BC:24:11:[0-9A-F:]{8}").ReplaceAllString(h.read("host/pve/lxc/601.conf"), "MAC")
+	for _, line := range []string{"net0: name=eth0,bridge=vmbr0,hwaddr=MAC,ip=10.0.0.61/24,type=veth",
+		"net1: name=eth1,bridge=vmbr0,hwaddr=MAC,ip6=fd00:1::61/64,type=veth"} {
+		if !strings.Contains(conf, line) {
+			t.Errorf("the clone lacks %s:\n%s", line, conf)
+		}
+	}
+	if strings.Contains(conf, "net2") {
+		t.Errorf("the clone has net2:\n%s", conf)
+	}
+	if ips := fmt.Sprint(ready(events, 601)["ips"]); ips != "[10.0.0.61 fd00:1::61]" {
+		t.Errorf("ips: %s", ips)
+	}
+	for _, args := range [][]string{{}, {"--dry-run"}} {
+		if _, calls, status, stderr := h.run(args...); status != 0 || len(calls) > 0 {
+			t.Errorf("second run %v: status %d, calls\n%s\n%s", args, status, join(calls), stderr)
+		}
+	}
+
+	// Also when the run that has cloned it is over before they have gone.
+	if out, status := h.bash(`"$PHX_PCT" stop 601 && "$PHX_PCT" destroy 601`); status != 0 {
+		t.Fatal(out)
+	}
+	failing := h.with("PHX_LAB_FAIL=set 601")
+	if _, _, status, _ := failing.run(); status != 1 {
+		t.Fatalf("status %d", status)
+	}
+	if out, status := h.bash(`"$PHX_PCT" set 601 --net2 name=eth2,bridge=vmbr1,ip6=fd00:2::60/64`); status != 0 {
+		t.Fatal(out)
+	}
+	_, calls, status, stderr = h.run()
+	if status != 0 || !strings.Contains(join(calls), "--delete net2") {
+		t.Errorf("after a run that failed: status %d, calls\n%s\n%s", status, join(calls), stderr)
+	}
+}
+
+// A macvlan has no port that Proxmox VE could filter: that is said, and its flag is
+// off.
+func TestFirewallOfMacvlanIsNotInForce(t *testing.T) {
+	h := newHost(t)
+	keys := nics(nic(map[string]any{"ip": "10.0.1.50/24"}))
+	keys["lxc_options"] = []string{"lxc.net.0.type: macvlan", "lxc.net.0.link: vmbr0"}
+	keys["firewall"] = map[string]any{"enabled": true}
+	h.configure(keys)
+	h.write("host/pve/firewall/cluster.fw", "[OPTIONS]\nenable: 1\n")
+	for range 2 {
+		events, _, status, stderr := h.run()
+		conf := h.read("host/pve/lxc/500.conf")
+		if status != 0 || !strings.Contains(conf, "\nnet1: name=eth1,bridge=vmbr1,firewall=1,") ||
+			strings.Contains(conf, "bridge=vmbr0,firewall=1") {
+			t.Fatalf("status %d\n%s\n%s", status, stderr, conf)
+		}
+		const warned = "network_configs.0: raw lines give it another type than veth"
+		const said = "net0 is no port of a bridge, because of its raw lines: the firewall is not in force there"
+		if ready(events, 500)["firewall_not_in_force"] != true || !strings.Contains(stderr, said) ||
+			!strings.Contains(stderr, warned) {
+			t.Errorf("%v\n%s", ready(events, 500), stderr)
+		}
+	}
+}
+
+// An interface that is to obey a firewall made by hand, of a container made by hand,
+// is as any other firewall: not put in force until that is asked for.
+func TestFilterOfAnInterfaceWaitsForLeave(t *testing.T) {
+	h := newHost(t)
+	h.configure(nil)
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Fatal(stderr)
+	}
+	h.write("host/pve/firewall/500.fw", "[OPTIONS]\n\nenable: 1\npolicy_in: DROP\n")
+	h.write("host/pve/firewall/cluster.fw", "[OPTIONS]\nenable: 1\n")
+	h.configure(with0(map[string]any{"firewall": true}))
+	for range 2 {
+		events, calls, status, stderr := h.run()
+		if status != 0 || len(calls) > 0 || ready(events, 500)["firewall_not_in_force"] != true ||
+			!strings.Contains(stderr, "its firewall is not in force, and stays so") {
+			t.Fatalf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+		}
+	}
+	_, calls, status, stderr := h.run("--enforce-firewall")
+	if status != 0 || !strings.HasSuffix(join(calls), ",firewall=1") {
+		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
+	}
+	events, calls, status, stderr := h.run()
+	if status != 0 || len(calls) > 0 || ready(events, 500)["firewall_not_in_force"] != nil {
+		t.Errorf("status %d, calls\n%s\n%s", status, join(calls), stderr)
 	}
 }
