@@ -311,8 +311,8 @@ func hostOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err err
 // of a container, nor to destroy it.
 func isProtected(conf *pve.Conf) bool { return pve.ParseBool(conf.Values["protection"]) }
 
-// number is an owner's id, -1 for one that is left as it is.
-func number(n *int) int {
+// ownerID is the id of an owner or a group, -1 for one that is left as it is.
+func ownerID(n *int) int {
 	if n == nil {
 		return -1
 	}

@@ -73,7 +73,7 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		uid, gid, err := hostOwner(withPrivileges(j.c, j.ct.Conf), number(m.OwnerUID), number(m.OwnerGID))
+		uid, gid, err := hostOwner(withPrivileges(j.c, j.ct.Conf), ownerID(m.OwnerUID), ownerID(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
