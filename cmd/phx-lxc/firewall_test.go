@@ -50,11 +50,12 @@ func TestFlows(t *testing.T) {
 	}
 	// What no container serves begins at the proxy, and ends nowhere.
 	other := testPlan
-	other.Services = []config.Service{{Name: "nas", URL: "https://10.0.0.9:8443"},
+	other.Proxy = &config.Place{CTID: 102, IP: "10.0.0.12", Also: []string{"fd00::12"}}
+	other.Services = []config.Service{{Name: "nas", URL: "https://[fd00::9]:8443"},
 		{Name: "vm", URL: "https://10.0.0.111:9443", VMID: 1001}}
 	n := 0
 	for _, f := range flowsOf(other) {
-		if f.String() == "proxy -> service nas (10.0.0.9 port 8443)" ||
+		if f.String() == "proxy -> service nas (fd00::9 port 8443)" ||
 			f.String() == "proxy -> service vm (10.0.0.111 port 9443)" {
 			n++
 		}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -167,11 +168,12 @@ func run(c *cli.Context) error {
 	case !config.IsVersion(version):
 		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
 	}
-	on := &config.Host{
-		Guarded: hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages()),
-		PCT:     version,
-	}
+	guarded := hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages())
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
+	if absolute, err := filepath.Abs(vmPath); err == nil {
+		guarded = append(guarded, hostdir.Guarded{Path: absolute, What: "the file of the virtual machines"})
+	}
+	on := &config.Host{Guarded: guarded, PCT: version}
 	if c.Bool("explain") {
 		return explain(path, vmPath, domain, on, named)
 	}

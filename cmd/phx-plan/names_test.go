@@ -24,7 +24,8 @@ func namesPlan(t *testing.T) *plan {
 	f, err := config.Parse("f.json", []byte(`{
 		"services": [{"name": "nas", "url": "https://[fd00::9]:8443"}, {"name": "x.nas", "url": "http://10.0.0.9:1"}],
 		"lxc_configs": {`+container(101, template+`, "application_script": "phoenix_hypervisor_lxc_101.sh",
-			"secondary_network_config": {"name": "eth1", "bridge": "vmbr1", "ip": "10.0.1.153/24", "ip6": "fd00::153/64"}`)+
+			"secondary_network_config": {"name": "eth1", "bridge": "vmbr1",
+				"ip": "10.0.1.153/24", "ip6": "fd00::153/64"}`)+
 		`}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +77,8 @@ func TestDnsmasq(t *testing.T) {
 	}
 	_, port, _ := net.SplitHostPort(l.LocalAddr().String())
 	l.Close()
-	cmd := exec.Command(program, "--no-daemon", "--user=", "--no-resolv", "--no-hosts", "--conf-file="+file, "--pid-file=",
-		"--port="+port, "--listen-address=127.0.0.1", "--bind-interfaces")
+	cmd := exec.Command(program, "--no-daemon", "--user=", "--no-resolv", "--no-hosts", "--conf-file="+file,
+		"--pid-file=", "--port="+port, "--listen-address=127.0.0.1", "--bind-interfaces")
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {

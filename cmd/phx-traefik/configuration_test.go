@@ -304,7 +304,8 @@ func TestDashboardAndCertificates(t *testing.T) {
 	p.GatewayAlso = []string{"fd00::153"}
 	p.Dashboard = &config.DashboardRoute{Name: "t", Host: "t.internal.example", Allow: []string{"fd00::/8"}}
 	p.Services = append(served("vllm-2.5-7b", "vllm-2.5-7b.internal.example", "https://[fd00::41]:8000"),
-		route{Name: "x", Host: "x.internal.example", URL: "https://10.0.0.9:1", Insecure: true, ServerName: "y.example"})
+		route{Name: "x", Host: "x.internal.example", URL: "https://10.0.0.9:1", Insecure: true,
+			ServerName: "y.example"})
 	if err := p.check(); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +334,8 @@ func TestDashboardAndCertificates(t *testing.T) {
 			t.Errorf("%s: %v, want %v", path, got, want)
 		}
 	}
-	if got := strings.Join(p.hosts(), " "); got != "vllm-2.5-7b.internal.example x.internal.example t.internal.example" {
+	const hosts = "vllm-2.5-7b.internal.example x.internal.example t.internal.example"
+	if got := strings.Join(p.hosts(), " "); got != hosts {
 		t.Errorf("certificates for %s", got)
 	}
 	if got := p.unverified(); got != "x.internal.example (https://10.0.0.9:1)" {
@@ -386,23 +388,35 @@ func TestReachable(t *testing.T) {
 		ca    []string
 		want  string
 	}{
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.0.0.10"}, "10.0.0.12"},
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.9.0.10"}, "10.0.0.12"},
-		{[][2]string{{"10.0.0.12/24", ""}, {"10.9.0.12/24", ""}}, []string{"10.9.0.10"}, "10.9.0.12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd00::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd01::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"10.9.0.10", "fd00::10"}, "fd00::12"},
-		{[][2]string{{"", ""}, {"", "fd00::12/64"}}, []string{"10.0.0.10", "fd01::10"}, "fd00::12"},
-		{[][2]string{{"10.0.0.12/24", ""}}, []string{"fd00::10"}, "invalid IP"},
-		{[][2]string{{"", ""}}, []string{"10.0.0.10"}, "invalid IP"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.0.0.10/24"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"10.9.0.10/24"}, "10.0.0.12"},
+		{[][2]string{{"10.0.0.12/24", ""}, {"10.9.0.12/24", ""}}, []string{"10.9.0.10/24"}, "10.9.0.12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd00::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"fd01::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", "fd00::12/64"}}, []string{"10.9.0.10/24", "fd00::10/64"}, "fd00::12"},
+		{[][2]string{{"", ""}, {"", "fd00::12/64"}}, []string{"10.0.0.10/24", "fd01::10/64"}, "fd00::12"},
+		{[][2]string{{"10.0.0.12/24", ""}}, []string{"fd00::10/64"}, "invalid IP"},
+		{[][2]string{{"", ""}}, []string{"10.0.0.10/24"}, "invalid IP"},
 	} {
 		c := &config.Container{}
 		for _, i := range tt.proxy {
 			c.Interfaces = append(c.Interfaces, config.Interface{IPv4: prefix(i[0]), IPv6: prefix(i[1])})
 		}
-		if got := reachable(c, &config.Place{IP: tt.ca[0], Also: tt.ca[1:]}); got.String() != tt.want {
+		ca := &config.Place{IP: netip.MustParsePrefix(tt.ca[0]).Addr().String()}
+		for _, n := range tt.ca {
+			ca.Networks = append(ca.Networks, config.Network{Address: n})
+		}
+		if got := reachable(c, ca); got.String() != tt.want {
 			t.Errorf("%v from %v: %v, want %s", tt.proxy, tt.ca, got, tt.want)
 		}
+	}
+	// A plan of single addresses has no networks.
+	c := &config.Container{Interfaces: []config.Interface{{IPv4: prefix("10.0.0.12/24")}}}
+	if got := reachable(c, &config.Place{IP: "10.0.0.10"}); got.String() != "10.0.0.12" {
+		t.Errorf("%v", got)
+	}
+	if got := reachable(c, &config.Place{IP: "fd00::10"}); got.IsValid() {
+		t.Errorf("%v", got)
 	}
 }
 
@@ -412,5 +426,55 @@ func TestSocketsAreForBothFamilies(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^ListenStream=[0-9]+$`).MatchString(u.text) {
 			t.Errorf("%s:\n%s", u.unit, u.text)
 		}
+	}
+}
+
+// Apply and render read what is served where phx-plan does.
+func TestProxyOfConfigurations(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("main.json", `{"lxc_configs": {}, "services": [{"name": "nas", "url": "https://[fd00::9]:1"}],
+		"dashboard": {"name": "t", "allow": ["10.0.0.1"]}}`)
+	hosts := func(args ...string) (string, error) {
+		var got string
+		app := &cli.App{Flags: proxyFlags(), Action: func(c *cli.Context) error {
+			last := testProxy
+			last.Dashboard = &config.DashboardRoute{Name: "last", Host: "last.x", Allow: []string{"10.0.0.1"}}
+			p, err := proxyOf(c, last)
+			got = strings.Join(p.hosts(), " ")
+			return err
+		}}
+		err := app.Run(append([]string{"phx-traefik"}, args...))
+		return got, err
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"--domain y", "gateway.y ca.y last.y"},
+		{"--config " + file + " --domain y", "nas.y t.y"},
+	} {
+		if got, err := hosts(strings.Fields(tt.args)...); err != nil || got != tt.want {
+			t.Errorf("%s: %s, %v, want %s", tt.args, got, err, tt.want)
+		}
+	}
+	if _, err := hosts("--config", file, "--vm-config", filepath.Join(dir, "none")); err == nil {
+		t.Error("a file that was named is missing, and nobody says so")
+	}
+	vms := write("phoenix_vm_configs.json", `{"vms": [{"vmid": 1001, "network_config": {"ip": "10.0.0.111/24"},
+		"portainer_agent_hostname": "agent.y"}]}`)
+	for _, args := range [][]string{nil, {"--vm-config", vms}} {
+		got, err := hosts(append(args, "--config", file, "--domain", "y")...)
+		if err != nil || got != "agent.y nas.y t.y" {
+			t.Errorf("%v: %s, %v", args, got, err)
+		}
+	}
+	write("phoenix_vm_configs.json", `{"vms": 7}`)
+	_, err := hosts("--config", file)
+	if err == nil || !strings.Contains(err.Error(), "json:1:9: vms: must be a list") {
+		t.Errorf("%v", err)
 	}
 }

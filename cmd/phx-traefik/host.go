@@ -64,7 +64,8 @@ func requestFor(t *service.Target) (proxy, error) {
 		Interface: t.Container.Reached().Name, Neighbours: t.Neighbours(),
 	}
 	if t.Gateway != nil {
-		p.Gateway, p.GatewayAlso = t.Gateway.IP, t.Gateway.Also
+		p.Gateway = t.AddressOf(t.Gateway)
+		p.GatewayAlso = slices.DeleteFunc(t.Gateway.Addresses(), func(a string) bool { return a == p.Gateway })
 	}
 	return p, p.check()
 }
@@ -85,28 +86,17 @@ func (p proxy) unverified() string {
 	return strings.Join(names, ", ")
 }
 
-// reachable returns the address of the proxy to which the CA connects: one on a
-// network of the CA's, or of a family that the CA has; not valid when there is none.
+// reachable returns the address of the proxy to which the CA connects; not valid when
+// the proxy has none of a family that the CA has.
 func reachable(proxy *config.Container, ca *config.Place) netip.Addr {
-	var addresses []netip.Addr // of the CA
-	for _, s := range append([]string{ca.IP}, ca.Also...) {
-		if a, err := netip.ParseAddr(s); err == nil {
-			addresses = append(addresses, a)
-		}
+	var own []netip.Prefix
+	for _, n := range ca.Networks {
+		own = append(own, n.Prefix())
 	}
-	for _, i := range proxy.Interfaces {
-		for _, own := range []netip.Prefix{i.IPv4.Prefix, i.IPv6.Prefix} {
-			if own.IsValid() && slices.ContainsFunc(addresses, own.Contains) {
-				return own.Addr()
-			}
-		}
+	if ip, err := netip.ParseAddr(ca.IP); err == nil && len(own) == 0 {
+		own = append(own, netip.PrefixFrom(ip, ip.BitLen()))
 	}
-	for _, own := range proxy.Addresses() {
-		if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == own.Is4() }) {
-			return own
-		}
-	}
-	return netip.Addr{}
+	return config.Closest(proxy.Addresses(), own)
 }
 
 // updateHosts makes the CA's container find the proxy, unless the CA is down.

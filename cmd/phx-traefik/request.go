@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"regexp"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
@@ -144,6 +145,7 @@ func proxyOf(c *cli.Context, last proxy) (proxy, error) {
 		p.Services = routesOf(file.Services(domain), ca)
 		p.Dashboard = file.Plan(domain).Dashboard
 	} else if c.IsSet("domain") {
+		p.Services = slices.Clone(p.Services)
 		for i, s := range p.Services {
 			p.Services[i].Host = s.Name + "." + domain
 		}

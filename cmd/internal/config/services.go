@@ -135,11 +135,21 @@ func (f *File) Services(domain string) []Service {
 		service.Insecure, service.ServerName = t.Insecure, t.ServerName
 		services = append(services, service)
 	}
-	for _, ctid := range f.IDs() {
-		c := f.Container(ctid)
-		if !c.IsTemplate { // which never runs
-			add(c.TraefikService, c.Address(), Service{CTID: ctid})
+	var proxy []netip.Prefix
+	for c := range f.all() {
+		if c.ApplicationScript == ProxyScript {
+			proxy = c.prefixes()
 		}
+	}
+	for c := range f.all() {
+		if c.IsTemplate { // which never runs
+			continue
+		}
+		at := Closest(c.Addresses(), proxy)
+		if !at.IsValid() {
+			at = c.Address()
+		}
+		add(c.TraefikService, at, Service{CTID: c.CTID})
 	}
 	for _, vm := range f.VMs {
 		add(vm.Service, vm.Address, Service{VMID: vm.VMID})
@@ -151,6 +161,37 @@ func (f *File) Services(domain string) []Service {
 		})
 	}
 	return services
+}
+
+// prefixes returns the fixed addresses of all interfaces with their networks.
+func (c *Container) prefixes() []netip.Prefix {
+	var all []netip.Prefix
+	for _, i := range c.Interfaces {
+		for _, p := range []netip.Prefix{i.IPv4.Prefix, i.IPv6.Prefix} {
+			if p.IsValid() {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// Closest returns the one of a machine's addresses at which another machine reaches
+// it that has the addresses own, with their networks: the first in such a network,
+// else the first of a family that own has. Without any it is not valid.
+func Closest(addresses []netip.Addr, own []netip.Prefix) netip.Addr {
+	var second netip.Addr
+	for _, a := range addresses {
+		for _, p := range own {
+			if p.Contains(a) {
+				return a
+			}
+			if !second.IsValid() && p.Addr().Is4() == a.Is4() {
+				second = a
+			}
+		}
+	}
+	return second
 }
 
 // served is what the root of the file says about services.
@@ -169,7 +210,7 @@ type otherEntry struct {
 
 type boardEntry struct {
 	Dashboard
-	name int // offset
+	name, allow int // offsets
 }
 
 // read returns what is served, when nothing in it is wrong.
@@ -322,6 +363,7 @@ func (p *parser) dashboard(v gjson.Result) {
 			d.Name, d.name = p.serviceName(v), v.Index
 		}},
 		member{"allow", "the addresses and networks whose clients get it", func(v gjson.Result) {
+			d.allow = v.Index
 			empty := v.IsArray()
 			p.list(v, func(v gjson.Result) {
 				empty = false
@@ -394,9 +436,18 @@ func (p *parser) servedRelations(found []*entry) {
 			}
 		}
 	})
-	p.served.claim(t, func(at int, keys, format string, args ...any) {
+	fail := func(at int, keys, format string, args ...any) {
 		p.mistakes.add(at, func() note { return note{at, keys, message(format, args), -1} })
-	})
+	}
+	p.served.claim(t, fail)
+	for _, e := range found {
+		if board := p.served.board; board != nil && e.ApplicationScript == GatewayScript {
+			if key, _, method := e.unfixed(); method != "" {
+				fail(board.allow, "dashboard.allow", "the gateway, container %d, has no fixed address (%s is %s): the "+
+					"proxy could not tell its clients from itself", e.CTID, key, method)
+			}
+		}
+	}
 }
 
 // claim gives the names of what is served to their owners, and reports what is

@@ -111,6 +111,43 @@ func TestServiceWithoutAddress(t *testing.T) {
 	if services := f.Services(domain); len(services) != 2 || services[0].URL != "http://[fd00::12]:80" {
 		t.Errorf("services %+v", services)
 	}
+
+	// Of several addresses, the one counts that the proxy reaches.
+	fixed := func(v4, v6 string) Interface {
+		i := Interface{IPv6: Addressing{Prefix: netip.MustParsePrefix(v6)}}
+		if v4 != "" {
+			i.IPv4.Prefix = netip.MustParsePrefix(v4)
+		}
+		return i
+	}
+	c.Interfaces = []Interface{fixed("10.9.0.12/24", "fd09::12/64"), fixed("10.8.0.12/24", "fd08::12/64")}
+	for want, proxy := range map[string]Interface{
+		"http://10.9.0.12:80":  fixed("10.7.0.1/24", "fd07::1/64"),
+		"http://10.8.0.12:80":  fixed("10.8.0.1/24", "fd07::1/64"),
+		"http://[fd08::12]:80": fixed("", "fd08::1/64"),
+		"http://[fd09::12]:80": fixed("", "fd07::1/64"),
+	} {
+		f.Containers[100] = &Container{CTID: 100, ApplicationScript: ProxyScript, Interfaces: []Interface{proxy}}
+		if services := f.Services(domain); services[0].URL != want {
+			t.Errorf("%+v: %s, want %s", proxy, services[0].URL, want)
+		}
+	}
+}
+
+// Who the client is, the proxy believes its gateway alone: without an address by
+// which it knows the gateway, all clients would have that of the gateway itself.
+func TestDashboardNeedsToKnowTheGateway(t *testing.T) {
+	text := strings.Replace(base, `"nvidia_driver_version": "580.76.05"`,
+		`"dashboard": {"name": "traefik", "allow": ["10.0.0.0/24"]}`, 1)
+	text = strings.Replace(text, `"features"`, `"application_script": "`+GatewayScript+`", "features"`, 1)
+	parse(t, text)
+	text = strings.Replace(text, `"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp"`, 1)
+	_, err := Parse("f.json", []byte(text))
+	const want = "f.json:2:45: dashboard.allow: the gateway, container 102, has no fixed address " +
+		"(network_config.ip is dhcp): "
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
 }
 
 func TestMistakesInVMs(t *testing.T) {
