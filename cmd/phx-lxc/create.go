@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
@@ -89,7 +90,7 @@ func (j *job) create(ctx context.Context) error {
 func (j *job) publicKeys() (path string, remove func(), err error) {
 	remove = func() {}
 	if len(j.c.SSHKeys) == 0 {
-		return j.c.SSHKeysFile, remove, nil
+		return j.c.SSHKeysFile, remove, j.checkKeysFile()
 	}
 	path = j.host.ScratchFile(j.c.CTID, "keys.pub")
 	if j.options.dryRun {
@@ -102,6 +103,31 @@ func (j *job) publicKeys() (path string, remove func(), err error) {
 		return "", remove, fmt.Errorf("ssh_public_keys: %w", err)
 	}
 	return path, func() { os.Remove(path) }, nil
+}
+
+// maxKeysFile is how many bytes a file of SSH keys may have.
+const maxKeysFile = 256 << 10
+
+// checkKeysFile refuses a file of SSH keys that pct would not take, or would wait
+// for.
+func (j *job) checkKeysFile() error {
+	path := j.c.SSHKeysFile
+	if path == "" {
+		return nil
+	}
+	text, err := atomicfile.Read(path, maxKeysFile)
+	if err != nil {
+		return fmt.Errorf("ssh_public_keys: %w", err)
+	}
+	number := 0
+	for line := range strings.Lines(string(text)) {
+		number++
+		if line = strings.TrimSpace(line); line != "" && !config.IsPublicKey(line) {
+			return fmt.Errorf("ssh_public_keys: %s:%d: no public key of OpenSSH, a line such as: ssh-ed25519 AAAA… NAME; "+
+				"pct takes nothing else, and no comments", path, number)
+		}
+	}
+	return nil
 }
 
 // download fetches the archive of the template, if it is missing and that is

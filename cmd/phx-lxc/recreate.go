@@ -224,20 +224,24 @@ func (j *job) checkProfile(context.Context) error {
 // the hook script, the file with SSH keys.
 func (j *job) checkUsed(context.Context) error {
 	var all []error
-	used := func(key, path string) {
-		if _, err := os.Stat(path); err != nil {
+	used := func(key, path string, kind fs.FileMode, what string) {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode()&fs.ModeType&^fs.ModeCharDevice != kind {
+			err = fmt.Errorf("%s is not %s", path, what)
+		}
+		if err != nil {
 			all = append(all, fmt.Errorf("%s: %w", key, err))
 		}
 	}
 	for _, d := range j.c.Devices {
-		used("devices", d.Path)
+		used("devices", d.Path, fs.ModeDevice, "a device")
 	}
-	if j.c.SSHKeysFile != "" {
-		used("ssh_public_keys", j.c.SSHKeysFile)
+	if err := j.checkKeysFile(); err != nil && j.source == nil {
+		all = append(all, err)
 	}
 	storage, volume, _ := strings.Cut(j.c.HookScript, ":")
 	if dir := j.host.Storages()[storage]; dir != "" {
-		used("hookscript", filepath.Join(dir, volume))
+		used("hookscript", filepath.Join(dir, volume), 0, "a file")
 	}
 	return errors.Join(all...)
 }

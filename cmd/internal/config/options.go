@@ -238,9 +238,8 @@ func sshKeys(p *parser, e *entry, v gjson.Result) {
 		if !ok {
 			return
 		}
-		_, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s))
 		switch {
-		case err != nil || strings.HasPrefix(s, "#"):
+		case !IsPublicKey(s):
 			p.fail(v, "is no public key of OpenSSH, a line such as: ssh-ed25519 AAAA… NAME")
 		case len(e.SSHKeys) == maxKeys:
 			p.fail(v, "at most %d keys are allowed: put them into a file on the host, and its path here", maxKeys)
@@ -248,4 +247,11 @@ func sshKeys(p *parser, e *entry, v gjson.Result) {
 			e.SSHKeys = append(e.SSHKeys, s)
 		}
 	})
+}
+
+// IsPublicKey reports whether a line is a public key of OpenSSH, and not one in a
+// comment.
+func IsPublicKey(line string) bool {
+	_, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	return err == nil && !strings.HasPrefix(strings.TrimSpace(line), "#")
 }

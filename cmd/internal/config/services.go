@@ -210,7 +210,7 @@ type otherEntry struct {
 
 type boardEntry struct {
 	Dashboard
-	name int // offset
+	name, allow int // offsets
 }
 
 // read returns what is served, when nothing in it is wrong.
@@ -363,6 +363,7 @@ func (p *parser) dashboard(v gjson.Result) {
 			d.Name, d.name = p.serviceName(v), v.Index
 		}},
 		member{"allow", "the addresses and networks whose clients get it", func(v gjson.Result) {
+			d.allow = v.Index
 			empty := v.IsArray()
 			p.list(v, func(v gjson.Result) {
 				empty = false
@@ -435,9 +436,18 @@ func (p *parser) servedRelations(found []*entry) {
 			}
 		}
 	})
-	p.served.claim(t, func(at int, keys, format string, args ...any) {
+	fail := func(at int, keys, format string, args ...any) {
 		p.mistakes.add(at, func() note { return note{at, keys, message(format, args), -1} })
-	})
+	}
+	p.served.claim(t, fail)
+	for _, e := range found {
+		if board := p.served.board; board != nil && e.ApplicationScript == GatewayScript {
+			if key, _, method := e.unfixed(); method != "" {
+				fail(board.allow, "dashboard.allow", "the gateway, container %d, has no fixed address (%s is %s): the "+
+					"proxy could not tell its clients from itself", e.CTID, key, method)
+			}
+		}
+	}
 }
 
 // claim gives the names of what is served to their owners, and reports what is

@@ -134,6 +134,22 @@ func TestServiceWithoutAddress(t *testing.T) {
 	}
 }
 
+// Who the client is, the proxy believes its gateway alone: without an address by
+// which it knows the gateway, all clients would have that of the gateway itself.
+func TestDashboardNeedsToKnowTheGateway(t *testing.T) {
+	text := strings.Replace(base, `"nvidia_driver_version": "580.76.05"`,
+		`"dashboard": {"name": "traefik", "allow": ["10.0.0.0/24"]}`, 1)
+	text = strings.Replace(text, `"features"`, `"application_script": "`+GatewayScript+`", "features"`, 1)
+	parse(t, text)
+	text = strings.Replace(text, `"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp"`, 1)
+	_, err := Parse("f.json", []byte(text))
+	const want = "f.json:2:45: dashboard.allow: the gateway, container 102, has no fixed address " +
+		"(network_config.ip is dhcp): "
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestMistakesInVMs(t *testing.T) {
 	const at = `"ip": "10.0.0.111/24"`
 	for _, tt := range []struct{ old, new, want string }{

@@ -44,7 +44,18 @@ type File struct {
 //
 // A directory with a fixed name is in a place where others may have made
 // something of that name, and where a run that was killed may still be at work.
+// What is mounted in it, by the configuration or by a script, is not removed with
+// it.
 const runInside = `set -eu
+mounted() { cut -d " " -f 5 /proc/self/mountinfo | grep -q "^$dir\(/\|\$\)"; }
+leave() {
+	if mounted; then
+		rm -f ./* ./.[!.]* 2>/dev/null || :
+		echo "$dir stays, because something is mounted there" >&2
+	else
+		rm -rf "$dir"
+	fi
+}
 # systemd, while it starts, does not answer yet, and empties /tmp.
 case $(readlink /proc/1/exe) in
 */systemd)
@@ -66,8 +77,13 @@ else
 		exec 9>>/run/phx.lock
 		flock -w 740 9 || { echo "an earlier run is still at work in this container" >&2; exit 1; }
 	fi
-	if [ -n "$(find "${dir%/*}" -maxdepth 0 -perm -0002 ! -perm -1000)" ]; then
-		echo "${dir%/*}: anybody may replace what is in it: run: chmod +t ${dir%/*}" >&2
+	if [ -n "$(find "${dir%/*}" -maxdepth 0 \( -perm -0002 -o -perm -0020 \) ! -perm -1000)" ]; then
+		echo "${dir%/*}: others may replace what is in it: run: chmod +t ${dir%/*}" >&2
+		exit 1
+	fi
+	if mounted; then
+		echo "something is mounted at $dir, and would be removed with what $name leaves there:" \
+			"unmount it, and have it mounted elsewhere" >&2
 		exit 1
 	fi
 	if [ -L "$dir" ] || [ -e "$dir" ]; then
@@ -80,7 +96,7 @@ else
 	fi
 	mkdir "$dir"
 fi
-trap 'rm -rf "$dir"' EXIT
+trap leave EXIT
 trap 'exit 143' TERM
 cd "$dir"
 while [ "$1" != -- ]; do

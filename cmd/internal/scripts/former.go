@@ -105,7 +105,7 @@ func (n *Needs) Reads(names ...string) bool {
 func (s *Script) needs(place string, onHost func(string) string) *Needs {
 	r := &reader{
 		Needs:  &Needs{text: s.Text, functions: map[string]*function{}, calls: map[string]bool{}},
-		onHost: onHost, script: place, values: map[string]string{}, seen: map[string]bool{},
+		onHost: onHost, script: place, isHost: place == s.Path, values: map[string]string{}, seen: map[string]bool{},
 	}
 	if file, err := parse(s.Text); err == nil { // it may be another language
 		r.calls = callsOf(file)
@@ -114,7 +114,19 @@ func (s *Script) needs(place string, onHost func(string) string) *Needs {
 	return r.Needs
 }
 
+// Limits of what is followed. Parsing recurses, mostly at parentheses: deeper
+// nesting than fits into these would overflow the stack. Longer values are no
+// places.
+const (
+	maxParsed      = 256 << 10
+	maxParentheses = 16 << 10
+	maxValue       = 4 << 10
+)
+
 func parse(text []byte) (*syntax.File, error) {
+	if len(text) > maxParsed || bytes.Count(text, []byte("(")) > maxParentheses {
+		return nil, errUnknown
+	}
 	return syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(bytes.NewReader(text), "")
 }
 
@@ -137,6 +149,7 @@ type reader struct {
 	*Needs
 	onHost func(string) string
 	script string            // $0
+	isHost bool              // the script runs on the host, whose links lead it where they lead phx
 	source string            // BASH_SOURCE[0]
 	values map[string]string // of variables, where they are known
 	seen   map[string]bool   // sourced files
@@ -213,7 +226,7 @@ func (r *reader) assign(assigns []*syntax.Assign) {
 		} else if a.Value != nil {
 			value, err = r.expand(a.Value)
 		}
-		if err != nil {
+		if err != nil || len(value) > maxValue {
 			delete(r.values, name)
 			continue
 		}
@@ -237,6 +250,9 @@ func (r *reader) include(word *syntax.Word, certain bool) {
 		return
 	}
 	r.seen[path] = true
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return // such as /dev/stdin: what it holds is for the shell alone
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		if certain {
@@ -257,7 +273,10 @@ var errUnknown = errors.New("unknown")
 
 // expand returns the value of a word.
 func (r *reader) expand(word *syntax.Word) (string, error) {
-	return expand.Literal(&expand.Config{Env: r, NoUnset: true, CmdSubst: r.substitute}, word)
+	return expand.Literal(&expand.Config{
+		Env: r, NoUnset: true, CmdSubst: r.substitute,
+		ProcSubst: func(*syntax.ProcSubst) (string, error) { return "", errUnknown },
+	}, word)
 }
 
 // Get returns a variable; it makes r an [expand.Environ].
@@ -354,7 +373,7 @@ func (r *reader) call(w io.Writer, c *syntax.CallExpr, dir *string) error {
 			printed = filepath.Base(operand)
 		case "readlink", "realpath":
 			printed = filepath.Clean(operand)
-			if real, err := filepath.EvalSymlinks(printed); err == nil {
+			if real, err := filepath.EvalSymlinks(printed); err == nil && r.isHost {
 				printed = real
 			}
 		default:

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -204,6 +205,71 @@ func TestWhatIsPutIntoTheContainer(t *testing.T) {
 	if got := a.OnHost().Missing; !slices.Equal(got, []string{
 		filepath.Join(root, "bin/setup", Helpers), "/tmp/phoenix_run/more.sh"}) {
 		t.Errorf("on the host: missing %q", got)
+	}
+}
+
+// What a script says of its places is followed within bounds: without an end to
+// wait for, and whatever is written there.
+func TestWhatCannotBeFollowed(t *testing.T) {
+	root := tree(t, map[string]string{"x.sh": ""})
+	pipe := filepath.Join(root, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]string{
+		"a process":      "source <(kubectl completion bash)",
+		"of two":         "X=$(dirname <(a))/b\nsource $X",
+		"a named pipe":   "source " + pipe,
+		"a device":       "source /dev/zero",
+		"doubled values": "A=0123456789\n" + strings.Repeat("A=$A$A\n", 100) + "source /$A",
+		"arithmetic":     "A=$((1 << -1))$((1 / 0))\nsource /$A",
+	}
+	for _, opened := range []string{"(", "{ ", "! ", "a|", "`", "A=$(", "A=$((1+"} {
+		n := maxParsed/len(opened) - 100
+		if inner := strings.Count(opened, "("); inner > 0 {
+			n = min(n, maxParentheses/inner-10)
+		}
+		lines[opened] = strings.Repeat(opened, n)
+		lines["more of "+opened] = strings.Repeat(opened, maxParsed)
+		lines[opened+" in arithmetic"] = "A=$((" + lines[opened]
+	}
+	for name, line := range lines {
+		text := "# " + Helpers + "\n" + line + "\n"
+		if err := os.WriteFile(filepath.Join(root, "x.sh"), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Dirs{root}.Application("x.sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := s.OnHost(); len(n.Missing) > 0 {
+			t.Errorf("%s: missing %.100q", name, n.Missing)
+		}
+		if n := s.InContainer(); len(n.Missing) > 0 || len(n.Files) > 0 {
+			t.Errorf("%s: in the container: missing %.100q", name, n.Missing)
+		}
+	}
+}
+
+// Anybody may make something of the name of RunDir on the host: where a script of
+// a container finds what lies beside it does not depend on that.
+func TestLinksOfTheHostAreNotTheContainers(t *testing.T) {
+	if err := os.Mkdir(RunDir, 0o700); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(RunDir) })
+	root := tree(t, map[string]string{
+		Helpers: "", "x.sh": "source \"$(dirname \"$(readlink -f \"$0\")\")/" + Helpers + "\"\n",
+	})
+	if err := os.Symlink(filepath.Join(root, "x.sh"), RunDir+"/x.sh"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Dirs{root}.Application("x.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.InContainer(); len(n.Files) != 1 || n.Files[0].Name != Helpers {
+		t.Errorf("beside it: %v", n.Files)
 	}
 }
 

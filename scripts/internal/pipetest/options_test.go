@@ -170,6 +170,34 @@ func TestDryRunWithPublicKeys(t *testing.T) {
 	}
 }
 
+// A file that holds no keys is not handed to pct, nor one whose reader would wait.
+func TestFileOfNoPublicKeys(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"a secret": "root:secret:1\n", "a comment": publicKey + "\n# mine\n", "a pipe": "",
+	} {
+		h := newHost(t)
+		h.write("keys", text)
+		if text == "" {
+			h.bash("rm keys; mkfifo keys")
+		}
+		h.configure(map[string]any{"ssh_public_keys": "$WORK/keys"})
+		for _, args := range [][]string{{"--dry-run"}, {}} {
+			_, calls, status, stderr := h.run(args...)
+			if status != 1 || len(calls) > 0 || strings.Contains(stderr, "secret") ||
+				!strings.Contains(stderr, "500 Box: define: ssh_public_keys: "+h.path("keys")) {
+				t.Errorf("%s: %v: status %d\n%s\n%s", name, args, status, stderr, join(calls))
+			}
+		}
+	}
+	h := newHost(t)
+	h.write("keys", "\n"+publicKey+"\n\n  "+publicKey+" second\n")
+	h.configure(map[string]any{"ssh_public_keys": "$WORK/keys"})
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+}
+
 // What the host lacks is found before the container is destroyed that is to be
 // made anew.
 func TestRecreateWithOptions(t *testing.T) {
@@ -180,9 +208,14 @@ func TestRecreateWithOptions(t *testing.T) {
 		"devices":         {"devices": []any{map[string]any{"path": "/dev/nosuch"}}},
 		"hookscript":      {"hookscript": "local:snippets/nosuch.sh"},
 		"ssh_public_keys": {"ssh_public_keys": "$WORK/nosuch.pub"},
+		"no device":       {"devices": []any{map[string]any{"path": "/dev/shm"}}},
+		"no script":       {"hookscript": "local:snippets/directory.sh"},
+		"no public keys":  {"ssh_public_keys": "$WORK/private"},
+		"keys in a pipe":  {"ssh_public_keys": "$WORK/pipe"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := converged(t, nil)
+			h.bash(`mkfifo pipe; mkdir host/storage/local/snippets/directory.sh; echo "root:secret:1" >private`)
 			h.configure(keys)
 			before := h.read(conf500)
 			out, status := h.with("PHX_ACTION=recreate").bash("phx-plan 500 | phx-lxc >/dev/null")
