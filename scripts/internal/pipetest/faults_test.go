@@ -630,7 +630,7 @@ func (p *place) state() state {
 			return err
 		}
 		switch name {
-		case "host/log": // of the calls
+		case "host/log", "host/proc": // the calls, and when each container was started
 			return filepath.SkipDir
 		case "ran":
 			return nil
