@@ -151,8 +151,8 @@ func (j *job) refusals() error {
 	}
 	if !j.created && isProtected(j.ct.Conf) && j.settings(j.ct.Conf).ChangesMounts() {
 		err = errors.Join(err, fmt.Errorf("the container is protected, and Proxmox changes neither its disks nor its "+
-			"mount points then: to have them changed, run: pct set %d --protection 0, and run phoenix again; "+
-			"nothing was changed", j.c.CTID))
+			"mount points then; nothing was changed: for the next run to change them, run: pct set %d --protection 0",
+			j.c.CTID))
 	}
 	return err
 }

@@ -94,8 +94,8 @@ func (h *Host) CheckStorage(name string) error {
 		return fmt.Errorf("there is no storage %s: see those of this host with: pvesm status; and correct the "+
 			"configuration", name)
 	case s != nil && s.content != "" && !slices.Contains(strings.Split(s.content, ","), "rootdir"):
-		return fmt.Errorf("the storage %s takes no containers (its content is %s): let it, with: "+
-			"pvesm set %[1]s --content rootdir,%s; or choose another one", name, s.content, s.content)
+		return fmt.Errorf("the storage %s takes no containers (its content is %s): choose another one, or let it take "+
+			"them, with: pvesm set %[1]s --content rootdir,%[2]s", name, s.content)
 	}
 	return nil
 }

@@ -36,8 +36,8 @@ func TestRefusedOptions(t *testing.T) {
 			wayOut: `sed -i 's/arm64/amd64/' phoenix_lxc_configs.json`},
 		{name: "a new mount point of a protected container", before: map[string]any{"protection": true},
 			keys: map[string]any{"protection": true, "memory_mb": 1024, "mount_points": mount},
-			says: "the container is protected, and Proxmox changes neither its disks nor its mount points then: " +
-				"to have them changed, run: pct set 500 --protection 0, and run phoenix again",
+			says: "the container is protected, and Proxmox changes neither its disks nor its mount points then; " +
+				"nothing was changed: for the next run to change them, run: pct set 500 --protection 0",
 			wayOut: `$PHX_PCT set 500 --protection 0`},
 		{name: "the root disk of a container that was protected by hand",
 			byHand: [2]string{"rootfs:", "protection: 1\nrootfs:"},
