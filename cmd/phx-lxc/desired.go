@@ -255,6 +255,7 @@ func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.F
 		}
 	}
 	delete(after, pve.FormerRestartWord)
+	delete(after, pve.LiftedWord)
 	// Once it has been there, a volume is never allocated again.
 	after.Unite(pve.VolumesWord, volumeHashes(c, conf))
 	return after

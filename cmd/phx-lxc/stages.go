@@ -307,18 +307,13 @@ func (j *job) configure(ctx context.Context) error {
 }
 
 // liftProtection takes the protection that a clone has of its source away where
-// mount points are to be changed. What follows in this run brings it back.
+// mount points are to be changed. What changes them brings it back.
 func (j *job) liftProtection(ctx context.Context) error {
-	if !j.created || !isProtected(j.ct.Conf) || !j.settings(j.ct.Conf).ChangesMounts() {
+	if j.ct.Before[pve.LiftedWord] == "" || !j.keepsMounts(j.ct.Conf) {
 		return nil
 	}
 	if err := j.ct.Pct(ctx, "set", j.ct.ID(), "--protection", "0"); err != nil {
 		return err
-	}
-	if j.c.Protection == nil {
-		c := *j.c
-		c.Protection = new(true)
-		j.c = &c
 	}
 	return j.ct.Reread(func(c *pve.Conf) { c.Values["protection"] = "0" })
 }

@@ -120,6 +120,24 @@ func TestCloneOfProtectedContainer(t *testing.T) {
 		t.Errorf("the dry run told\n%s\nand the run called\n%s", join(would), join(calls))
 	}
 	h.wantUnchanged()
+
+	// A run that ends between these calls is no other one in the end.
+	for _, call := range []string{"set 501 --protection 0", "set 501 --*mp0*"} {
+		h.bash("$PHX_PCT stop 501; $PHX_PCT set 501 --protection 0 && $PHX_PCT destroy 501; rm -f failed")
+		stubbed := h.stub("case \"$*\" in " + strings.ReplaceAll(call, " ", "\\ ") +
+			") [ -e $PHX_WORK/failed ] || { touch $PHX_WORK/failed; exit 255; } ;; esac")
+		if _, _, status, stderr := stubbed.run(); status != 1 ||
+			strings.Contains(h.read("host/pve/lxc/501.conf"), "mp0") {
+			t.Errorf("%s: status %d\n%s", call, status, stderr)
+		}
+		_, calls, status, stderr := h.run()
+		conf := h.read("host/pve/lxc/501.conf")
+		if status != 0 || !strings.Contains(conf, "\nprotection: 1\n") || !strings.Contains(conf, ",mp=/mnt/shared") ||
+			strings.Contains(conf, "+lifted") {
+			t.Errorf("%s: status %d\n%s\n%s\n%s", call, status, stderr, join(calls), conf)
+		}
+		h.wantUnchanged()
+	}
 }
 
 // Notes are brought back when somebody else has written them, and the record is
