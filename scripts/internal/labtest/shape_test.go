@@ -154,6 +154,7 @@ func (l lab) testShape(t *testing.T) {
 	}
 	s.write(t, "bin/web.pl", webProgram)
 	s.writeVM(t, vmIP+"/24")
+	write(t, l.path("etc", "subid"), "root:100000:65536\nroot:33:1\n", 0o644) // for id_maps
 	s.env = []string{"PHX_SCRIPTS=" + l.repo + "/scripts:" + s.dir + "/bin:" + s.dir + "/bin/lxc_setup"}
 
 	r, calls := s.phoenix(t)

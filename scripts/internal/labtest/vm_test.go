@@ -1,6 +1,8 @@
 package labtest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -8,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +46,15 @@ func (l lab) startVM(t *testing.T) {
 					return fmt.Errorf("ip %q: %w\n%s", args, err, out)
 				}
 			}
-			listener, err := net.Listen("tcp", ":"+vmPort)
+			// Whether the system has IPv6, Go judges by the network in which this process was started.
+			both := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+				var failed error
+				err := c.Control(func(fd uintptr) {
+					failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+				})
+				return errors.Join(err, failed)
+			}}
+			listener, err := both.Listen(context.Background(), "tcp6", "[::]:"+vmPort)
 			listeners <- listener
 			return err
 		}()
