@@ -129,10 +129,22 @@ func (j *job) emitPreview() bool {
 		j.logf("would change %s\n%s", f.Path, f.Diff)
 	}
 	for _, argv := range preview.Commands {
-		j.logf("would run: %s", pve.Quote(argv))
+		j.logf("would run: %s", pve.Quote(brief(argv)))
 	}
 	j.emit(preview)
 	return preview.Changed
+}
+
+// brief returns a command for people, in which a word of many lines, such as a
+// shell program of phx's own, has only the first of them.
+func brief(argv []string) []string {
+	words := slices.Clone(argv)
+	for i, w := range words {
+		if first, rest, _ := strings.Cut(w, "\n"); strings.Count(rest, "\n") >= 5 {
+			words[i] = fmt.Sprintf("%s … and %d lines", first, strings.Count(rest, "\n")+1)
+		}
+	}
+	return words
 }
 
 func (j *job) isReady(elapsed time.Duration) event.Body {

@@ -117,7 +117,7 @@ func (j *job) findDueScripts(context.Context) (err error) {
 		case recorded != "" && recorded == s.formerHash:
 			j.ct.Record[s.name] = s.hash
 			continue
-		case adopt && !s.Own && j.complete: // of a template that is there nothing is written
+		case adopt && j.complete: // a template that is there: nothing is run in it, and nothing written
 			continue
 		case adopt && !s.Own:
 			j.ct.Record[s.name] = s.hash

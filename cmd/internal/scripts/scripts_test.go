@@ -107,7 +107,8 @@ func TestWhatIsSourced(t *testing.T) {
 		"realpath":               `source "$(dirname $(realpath $0))/../helpers.sh"`,
 		"parameter expansion":    `source "${BASH_SOURCE%/*}/../helpers.sh"`,
 		"cd and pwd":             `source "$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/helpers.sh"`,
-		"cd and pwd -P":          `source "$(cd -- "$(dirname -- "${BASH_SOURCE}")/.." &>/dev/null && pwd -P)/helpers.sh"`,
+		"cd and pwd -P": `source "$(cd -- "$(dirname -- "${BASH_SOURCE}")/.." ` +
+			`&>/dev/null && pwd -P)/helpers.sh"`,
 		"variables": "HERE=$(cd -- \"$(dirname -- \"${BASH_SOURCE[0]}\")\" &> /dev/null && pwd)\n" +
 			"export BASE=$(cd \"${HERE}/..\" &> /dev/null && pwd)\nUTILS=\"$BASE/helpers.sh\"\nsource \"${UTILS}\"",
 		"or exit": `source "$(dirname "$0")/../helpers.sh" || exit 1`,

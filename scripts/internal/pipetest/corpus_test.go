@@ -2,94 +2,125 @@ package pipetest
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/tools/txtar"
 )
 
-// The files of an installation of the scripts before phx, but for its
-// configuration: feature and application scripts with the functions that they
-// share, a health check, and the hypervisor's own configuration.
-var oldInstallation = map[string]string{
-	"bin/phoenix_hypervisor_common_utils.sh": `
-PHOENIX_BASE_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-LXC_CONFIG_FILE=$PHOENIX_BASE_DIR/etc/phoenix_lxc_configs.json
-[ -e "$LXC_CONFIG_FILE" ] || LXC_CONFIG_FILE=$(dirname "${BASH_SOURCE[0]}")/phoenix_lxc_configs.json
-log_info() { echo "[INFO] $*" >&2; }
-setting() { jq -er ".lxc_configs[\"$1\"].$2 // .$2" "$LXC_CONFIG_FILE"; }
-`,
-	"bin/lxc_setup/phoenix_hypervisor_feature_install_nvidia.sh": `#!/bin/bash
-set -e
-source "$(dirname "${BASH_SOURCE[0]}")/../phoenix_hypervisor_common_utils.sh"
-log_info "driver $(setting "$1" nvidia_driver_version) for $1"
-pct exec "$1" -- feature nvidia
-`,
-	"bin/lxc_setup/phoenix_hypervisor_feature_install_python_api.sh": `#!/bin/bash
-set -e
-source "$(dirname "${BASH_SOURCE[0]}")/../phoenix_hypervisor_common_utils.sh"
-pct exec "$1" -- feature python_api
-`,
-	"bin/lxc_setup/phoenix_hypervisor_lxc_vllm.sh": `#!/bin/bash
-set -e
-source "$(dirname "${BASH_SOURCE[0]}")/phoenix_hypervisor_common_utils.sh"
-log_info "model $(setting "$1" vllm_model)"
-`,
-	"bin/health_checks/check_vllm.sh":    "#!/bin/sh\nexit 0\n",
-	"etc/phoenix_hypervisor_config.json": `{"core_paths": {}}`,
+// The corpus is testdata/corpus: configurations of the kind that the scripts before
+// phx had, each in a directory of its own, and an installation of such scripts. A
+// configuration of the corpus is explained, shown by a dry run and brought about by
+// one run; a second run and a dry run after it find nothing to do.
+func TestCorpus(t *testing.T) {
+	configurations, err := filepath.Glob("testdata/corpus/*/phoenix_lxc_configs.json")
+	if err != nil || len(configurations) == 0 {
+		t.Fatalf("no configurations: %v", err)
+	}
+	for _, configuration := range configurations {
+		dir := filepath.Dir(configuration)
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			t.Parallel()
+			h := newCorpusHost(t, dir)
+			before := h.containers()
+			for _, step := range []struct {
+				command string
+				status  int
+				changes bool
+			}{
+				{"phx-plan --explain", 0, false},
+				{"phoenix --dry-run", 3, false},
+				{"phoenix", 0, true},
+				{"phoenix", 0, false},
+				{"phoenix --dry-run", 0, false},
+			} {
+				stdout, stderr, status := h.command(strings.Fields(step.command)...)
+				if status != step.status {
+					t.Fatalf("%s: status %d, want %d\n%s", step.command, status, step.status, stderr)
+				}
+				after := h.containers()
+				if changed := !maps.Equal(after, before); changed != step.changes {
+					t.Errorf("%s: containers changed: %t, want %t\n%s%s", step.command, changed, step.changes,
+						stdout, stderr)
+				}
+				// A dry run's events say what would change.
+				if status == 0 && !step.changes && strings.Contains(stdout, `"changed":true`) {
+					t.Errorf("%s: something changed:\n%s%s", step.command, stdout, stderr)
+				}
+				before = after
+			}
+		})
+	}
 }
 
-// newCorpusHost is a host with an installation of the scripts before phx, and
-// the configuration in testdata/corpus/NAME.
-func newCorpusHost(t *testing.T, corpus string) *host {
+// newCorpusHost returns a host with the installation of the corpus, and the
+// configuration in dir as the installation's own, with the host's directory in the
+// place of $WORK.
+func newCorpusHost(t *testing.T, dir string) *host {
+	t.Helper()
 	h := newHost(t)
-	old := h.path("phoenix_hypervisor")
-	files := map[string]string{
-		"bin/pct": "#!/bin/sh\nexec $PHX_PCT \"$@\"\n",
-		"bin/qm":  "#!/bin/sh\necho \"status: running\"\n",
-		"sub":     "root:100000:65536\nroot:33:1\nroot:1000:2\n",
-		"inside": strings.Replace(inside, "feature\\ *)", "*lxc_vllm.sh\\ *) cat >/dev/null; echo served ;;\n"+
-			"*/health_checks/*) exit 127 ;;\nfeature\\ *)", 1),
-		"host/pve/storage.cfg": h.read("host/pve/storage.cfg") + "\ndir: other\n\tpath " + h.dir + "/host/storage/other\n\tcontent rootdir\n",
+	installation, err := txtar.ParseFile("testdata/corpus/installation.txtar")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for path, text := range oldInstallation {
-		files["phoenix_hypervisor/"+path] = text
+	const old = "phoenix_hypervisor"
+	for _, f := range installation.Files {
+		h.program(filepath.Join(old, f.Name), string(f.Data))
 	}
 	for _, name := range []string{"phoenix_lxc_configs.json", "phoenix_vm_configs.json"} {
-		text, err := os.ReadFile(filepath.Join("testdata/corpus", corpus, name))
-		if os.IsNotExist(err) {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) && name == "phoenix_vm_configs.json" {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		files["phoenix_hypervisor/etc/"+name] = strings.ReplaceAll(string(text), "$WORK", h.dir)
+		h.write(filepath.Join(old, "etc", name), strings.ReplaceAll(string(text), "$WORK", h.dir))
 	}
-	for path, text := range files {
-		if err := os.MkdirAll(filepath.Dir(h.path(path)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(h.path(path), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+
+	// What the scripts call, and what configurations name.
+	h.program("bin/pct", "#!/bin/sh\nexec $PHX_PCT \"$@\"\n")
+	h.program("bin/qm", "#!/bin/sh\necho \"status: running\"\n")
+	h.program("inside", strings.Replace(inside, "feature\\ *)", `*lxc_vllm.sh\ *) cat >/dev/null; echo served ;;
+*/health_checks/*) exit 127 ;;
+feature\ *)`, 1))
+	h.write("host/pve/storage.cfg", h.read("host/pve/storage.cfg")+
+		"\ndir: other\n\tpath "+h.path("host/storage/other")+"\n\tcontent rootdir\n")
+	for _, ids := range []string{"subuid", "subgid"} {
+		h.write(ids, "root:100000:65536\nroot:33:1\nroot:1000:2\n")
 	}
 	if err := os.Mkdir(h.path("share"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	h.env = append(h.env,
-		"PHX_CONFIG="+old+"/etc/phoenix_lxc_configs.json",
-		"PHX_SCRIPTS="+h.path("scripts")+":"+old+"/bin",
-		"PHX_SUBUID="+h.path("sub"), "PHX_SUBGID="+h.path("sub"),
+		"PHX_CONFIG="+h.path(old+"/etc/phoenix_lxc_configs.json"),
+		"PHX_SCRIPTS="+h.path("scripts")+":"+h.path(old+"/bin"),
 		"PHX_QM="+h.path("bin/qm"))
 	return h
 }
 
-// program runs a program, and returns what it writes and its exit status.
-func (h *host) program(args ...string) (stdout, stderr string, status int) {
+// program writes a file that can be executed, and the directories above it.
+func (h *host) program(name, text string) {
 	h.t.Helper()
-	cmd := exec.Command("env", args...)
+	if err := os.MkdirAll(filepath.Dir(h.path(name)), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	h.write(name, text)
+	if err := os.Chmod(h.path(name), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// command runs a program on the host, and returns what it writes and its exit status.
+func (h *host) command(argv ...string) (stdout, stderr string, status int) {
+	h.t.Helper()
+	cmd := exec.Command("env", argv...) // which looks in the host's PATH
 	cmd.Env = h.env
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
@@ -99,62 +130,23 @@ func (h *host) program(args ...string) (stdout, stderr string, status int) {
 	return out.String(), said.String(), cmd.ProcessState.ExitCode()
 }
 
-// Each configuration of the corpus has what some installation of the scripts
-// before phx had. It is explained, shown by a dry run, brought about, and then
-// as it should be.
-func TestCorpus(t *testing.T) {
-	corpus, err := filepath.Glob("testdata/corpus/*")
-	if err != nil || len(corpus) == 0 {
-		t.Fatal(corpus, err)
-	}
-	for _, dir := range corpus {
-		name := filepath.Base(dir)
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newCorpusHost(t, name)
-			// Each step ends with a status, and the last two change nothing.
-			var confs string
-			for i, step := range []struct {
-				args   []string
-				status int
-			}{
-				{[]string{"phx-plan", "--explain"}, 0},
-				{[]string{"phoenix", "--dry-run"}, 3},
-				{[]string{"phoenix"}, 0},
-				{[]string{"phoenix"}, 0},
-				{[]string{"phoenix", "--dry-run"}, 0},
-			} {
-				os.Remove(h.path("host/log/pct.log"))
-				out, said, status := h.program(step.args...)
-				if status != step.status {
-					t.Fatalf("%s (step %d): status %d, want %d\n%s", step.args, i, status, step.status, said)
-				}
-				log := h.read("host/log/pct.log")
-				t.Logf("%s: %d calls of pct", step.args, strings.Count(log, "\n"))
-				after := h.confs()
-				if i != 2 && after != confs || i > 2 && strings.Contains(out, `"changed":true`) {
-					t.Errorf("%s (step %d) has changed something:\n%s\n%s", step.args, i, out, said)
-				}
-				confs = after
-			}
-		})
-	}
-}
-
-// confs returns all of Proxmox VE's files of containers.
-func (h *host) confs() string {
+// containers returns the files of Proxmox VE about containers by their paths: how
+// they are configured, and their firewalls.
+func (h *host) containers() map[string]string {
 	h.t.Helper()
-	paths, err := filepath.Glob(h.path("host/pve/*/*.*"))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var all strings.Builder
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
+	files := map[string]string{}
+	for _, pattern := range []string{"lxc/*.conf", "firewall/*.fw"} {
+		paths, err := filepath.Glob(h.path(filepath.Join("host/pve", pattern)))
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		fmt.Fprintf(&all, "== %s\n%s", path, text)
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			files[path] = string(text)
+		}
 	}
-	return all.String()
+	return files
 }
