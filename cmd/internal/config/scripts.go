@@ -51,3 +51,25 @@ func ReadText(path string) (*Text, error) {
 	}
 	return t, nil
 }
+
+// HostPaths returns the directories and files of the host that containers of the
+// file have as mount points.
+func (t *Text) HostPaths() ([]string, error) {
+	var file struct {
+		Containers map[string]struct {
+			MountPoints []struct {
+				HostPath string `json:"host_path"`
+			} `json:"mount_points"`
+		} `json:"lxc_configs"`
+	}
+	if err := json.Unmarshal(t.Text, &file); err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, c := range file.Containers {
+		for _, m := range c.MountPoints {
+			paths = append(paths, m.HostPath)
+		}
+	}
+	return paths, nil
+}
