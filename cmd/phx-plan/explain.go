@@ -179,17 +179,31 @@ func (x explanation) virtualMachines() {
 		return
 	}
 	x.head("Virtual machines: phx touches none of them; with create, start and stop they are left out")
-	x.notes("Warnings in "+x.vms.Path+", at LINE:COLUMN", x.vms.Warnings, x.vms.More)
 	for _, vm := range x.vms.VMs {
 		var served []string
-		for _, s := range []*config.TraefikService{vm.Service, vm.Agent} {
+		serve := func(s *config.TraefikService, insecure string) {
 			if s != nil && vm.Address.IsValid() {
-				served = append(served, "https://"+s.Name+"."+x.domain)
+				served = append(served, fmt.Sprintf("https://%s.%s%s", s.Name, x.domain, verified(s, insecure)))
 			}
 		}
-		text := cmp.Or(strings.Join(served, " and "), "nothing of it is served")
+		serve(vm.Service, "traefik_service.insecure")
+		serve(vm.Agent, "portainer_agent_insecure")
+		text := cmp.Or(strings.Join(served, "; "), "nothing of it is served")
 		x.wrap(strings.TrimSpace(fmt.Sprint(vm.VMID, " ", vm.Name)), text, 2)
 	}
+	x.notes("Warnings in "+x.vms.Path+", at LINE:COLUMN", x.vms.Warnings, x.vms.More)
+}
+
+// verified says what the proxy asks of the certificate behind it, "" where there
+// is none; insecure is the key that asks for nothing.
+func verified(s *config.TraefikService, insecure string) string {
+	switch {
+	case s.Scheme == "http":
+		return ""
+	case s.Insecure:
+		return fmt.Sprintf(" (port %d; its certificate is not verified)", s.Port)
+	}
+	return fmt.Sprintf(" (port %d needs a certificate of the CA, unless %s is true)", s.Port, insecure)
 }
 
 // A noted is a place in the file as a page has it: the container, and the key with

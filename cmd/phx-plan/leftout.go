@@ -109,8 +109,9 @@ func (p *plan) requires(c *config.Container) []int {
 }
 
 // refuse reports all that is wrong with the files, for which nothing is planned.
-// left are the containers that were asked for.
-func refuse(wrong []*config.Error, left []leftOut) error {
+// left are the containers that were asked for, and right is how many could be
+// planned without what is wrong, where that is to be said.
+func refuse(wrong []*config.Error, left []leftOut, right int) error {
 	for _, w := range wrong {
 		cmdline.Say(w.Error())
 	}
@@ -121,6 +122,10 @@ func refuse(wrong []*config.Error, left []leftOut) error {
 	}
 	for _, w := range wrong {
 		cmdline.Logf("%s: %s, so nothing was planned", w.File, mistakes(w))
+	}
+	if right > 0 {
+		cmdline.Logf("--keep-going leaves out what is wrong, and what needs it, and does the rest: %s",
+			counted(right, "container"))
 	}
 	return cmdline.Status(2)
 }

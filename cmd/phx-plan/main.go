@@ -177,19 +177,23 @@ func run(c *cli.Context) error {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	if wrong != nil && (file == nil || !keepGoing && len(named) == 0) {
-		return refuse(wrong, nil)
+	p := &plan{file: file, answer: answer, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
+	switch {
+	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
+	case file == nil || p.make(nil) != nil:
+		return refuse(wrong, nil, 0)
+	default:
+		return refuse(wrong, nil, len(p.order))
 	}
 	whole := file.Plan(domain)
 	if err := whole.Check(); err != nil {
 		return cmdline.Usagef("--domain %s: %v", domain, err)
 	}
-	p := &plan{file: file, answer: answer, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
 	if err := p.make(named); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
 	if wrong != nil && (len(p.left) > 0 && !keepGoing || len(p.order) == 0) {
-		return refuse(wrong, p.left)
+		return refuse(wrong, p.left, 0)
 	}
 	keepGoing = keepGoing && (len(named) == 0 || len(p.left) > 0)
 	p.sayLeftOut(wrong, keepGoing)
