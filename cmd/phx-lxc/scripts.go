@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
@@ -256,7 +258,7 @@ func (j *job) application(s script, env []string) (*pve.Application, error) {
 			continue
 		}
 		path := filepath.Join(filepath.Dir(j.configPath()), name)
-		text, err := os.ReadFile(path)
+		text, err := atomicfile.Read(path, config.MaxFile)
 		if err != nil {
 			j.logf("%s: it reads %s, and goes without: %v", s.name, name, err)
 			continue
