@@ -133,12 +133,14 @@ func (j *job) checkOwn(path string) error {
 	if err != nil {
 		return err
 	}
-	shared, err := file.HostPaths()
+	shared, err := file.WritablePaths()
 	if err != nil {
 		return err
 	}
 	for _, m := range j.c.MountPoints {
-		shared = append(shared, m.HostPath)
+		if !m.ReadOnly {
+			shared = append(shared, m.HostPath)
+		}
 	}
 	for _, dir := range shared {
 		if resolved, err := filepath.EvalSymlinks(dir); err == nil {

@@ -133,13 +133,14 @@ func (p *parser) args(v gjson.Result) []string {
 	return args
 }
 
-// HostPaths returns the directories and files of the host that containers of the
-// file have as mount points.
-func (t *Text) HostPaths() ([]string, error) {
+// WritablePaths returns the directories and files of the host that containers of the
+// file have as mount points, and may write as far as their owners let them.
+func (t *Text) WritablePaths() ([]string, error) {
 	var file struct {
 		Containers map[string]struct {
 			MountPoints []struct {
 				HostPath string `json:"host_path"`
+				ReadOnly bool   `json:"read_only"`
 			} `json:"mount_points"`
 		} `json:"lxc_configs"`
 	}
@@ -149,7 +150,9 @@ func (t *Text) HostPaths() ([]string, error) {
 	var paths []string
 	for _, c := range file.Containers {
 		for _, m := range c.MountPoints {
-			paths = append(paths, m.HostPath)
+			if !m.ReadOnly {
+				paths = append(paths, m.HostPath)
+			}
 		}
 	}
 	return paths, nil

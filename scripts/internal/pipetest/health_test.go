@@ -21,6 +21,8 @@ func TestHealthCheckThatAContainerMayHaveWritten(t *testing.T) {
 		{name: "in its mount point", mounts: []any{map[string]any{
 			"host_path": "$WORK/scripts/health_checks", "container_path": "/mnt/x"}},
 			says: "containers have $WORK/scripts/health_checks as a mount point"},
+		{name: "in a mount point that it cannot write", mounts: []any{map[string]any{
+			"host_path": "$WORK/scripts/health_checks", "container_path": "/mnt/x", "read_only": true}}},
 		{name: "in its mount point by a link", prepare: "ln -s scripts/health_checks shared",
 			mounts: []any{map[string]any{"host_path": "$WORK/shared", "container_path": "/mnt/x"}},
 			says:   "containers have $WORK/scripts/health_checks as a mount point"},
