@@ -65,7 +65,7 @@ func (j *job) checkFormer(s *scripts.Script, needs func(*scripts.Script) *script
 		all = append(all, fmt.Errorf("%s reads the configuration: %w", s.Path, err))
 	} else if path := j.missingConfig(need); path != "" {
 		all = append(all, fmt.Errorf("%s reads the configuration as %s, which is not there: "+
-			"make it a link, with: ln -s %s %[2]s", s.Path, path, j.configPath()))
+			"make it a link, with: %s", s.Path, path, pve.Quote([]string{"ln", "-s", j.configPath(), path})))
 	}
 	return errors.Join(all...)
 }
