@@ -65,7 +65,8 @@ func TestNamesThatAreNone(t *testing.T) {
 		p := namesPlan(t)
 		p.order[0].Name = name
 		for _, write := range []func(*bufio.Writer) error{p.hosts, p.dnsmasq} {
-			if got := written(t, write); strings.Count(got, "\n") != 6 || strings.Contains(strings.ToLower(got), "localhost") {
+			got := strings.ToLower(written(t, write))
+			if strings.Count(got, "\n") != 6 || strings.Contains(got, "localhost") {
 				t.Errorf("%s: got\n%s", name, got)
 			}
 		}

@@ -16,7 +16,8 @@ func TestHealthCheckThatAContainerMayHaveWritten(t *testing.T) {
 		says          string // "" where it runs
 	}{
 		{name: "of the installation"},
-		{name: "a link of root", prepare: "mv scripts/health_checks elsewhere; ln -s ../elsewhere scripts/health_checks"},
+		{name: "a link of root",
+			prepare: "mv scripts/health_checks elsewhere; ln -s ../elsewhere scripts/health_checks"},
 		{name: "of root's group", prepare: "chmod 0775 scripts/health_checks; chgrp 50 scripts/health_checks"},
 		{name: "in its mount point", mounts: []any{map[string]any{
 			"host_path": "$WORK/scripts/health_checks", "container_path": "/mnt/x"}},

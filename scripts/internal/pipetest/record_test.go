@@ -472,8 +472,8 @@ func TestOwnerByMapsMadeByHand(t *testing.T) {
 		t.Skip("only root may give files away")
 	}
 	h := converged(t, nil)
-	h.bash(`mkdir data; printf 'lxc.idmap: %s\n' 'u 0 100000 33' 'u 33 33 1' 'u 34 100034 65502' 'g 0 100000 65536' >>` +
-		conf500)
+	h.bash(`mkdir data
+		printf 'lxc.idmap: %s\n' 'u 0 100000 33' 'u 33 33 1' 'u 34 100034 65502' 'g 0 100000 65536' >>` + conf500)
 	mount := []any{map[string]any{
 		"host_path": "$WORK/data", "container_path": "/mnt/x", "owner_uid": 33, "owner_gid": 33}}
 	h.configure(map[string]any{"mount_points": mount})
