@@ -316,8 +316,8 @@ func hostOwner(c *config.Container, kept []pve.RawLine, uid, gid int) (hostUID, 
 // of a container, nor to destroy it.
 func isProtected(conf *pve.Conf) bool { return pve.ParseBool(conf.Values["protection"]) }
 
-// number is an owner's id, -1 for one that is left as it is.
-func number(n *int) int {
+// ownerID is the id of an owner or a group, -1 for one that is left as it is.
+func ownerID(n *int) int {
 	if n == nil {
 		return -1
 	}

@@ -55,7 +55,7 @@ type job struct {
 	profileHash string     // of the container's own AppArmor profile
 	ownProfiles pve.Hashes // of AppArmor profiles that phx has written for the one before it
 	together    []int      // containers that the plan destroys before it
-	anew        bool       // the container that is there is destroyed first
+	replaces    bool       // the container that is there is destroyed first
 	complete    bool       // it is a template, and nothing more is to be done
 	differs     []string   // of a template: what the configuration wants otherwise
 
@@ -132,6 +132,10 @@ func (j *job) desiredRecord() pve.Record {
 	}
 	return after
 }
+
+// recordedFirst are the words of what a record has before it is set, and as long as
+// it is not removed, so that it is known as phx's own wherever a run ends.
+var recordedFirst = []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord}
 
 // settings returns how a configuration of Proxmox's differs from the desired
 // one.

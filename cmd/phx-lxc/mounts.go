@@ -76,7 +76,7 @@ func (j *job) prepareMounts(context.Context) error {
 			continue
 		}
 		c := withPrivileges(j.c, j.ct.Conf)
-		uid, gid, err := hostOwner(c, keptIDMaps(j.ct.Conf, j.ct.Before), number(m.OwnerUID), number(m.OwnerGID))
+		uid, gid, err := hostOwner(c, keptIDMaps(j.ct.Conf, j.ct.Before), ownerID(m.OwnerUID), ownerID(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}

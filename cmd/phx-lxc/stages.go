@@ -71,7 +71,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.anew {
+	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.replaces {
 		return nil
 	}
 	var all []error
@@ -202,8 +202,8 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 	after := j.desiredRecord()
 	// What is set otherwise is recorded before it is, and what is removed is
 	// forgotten afterwards.
-	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord} {
-		if !j.options.dryRun {
+	if !j.options.dryRun {
+		for _, word := range recordedFirst {
 			after.Unite(word, j.ct.Before[word])
 		}
 	}
