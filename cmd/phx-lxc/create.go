@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,8 +121,8 @@ func (j *job) checkKeysFile() error {
 	for line := range strings.Lines(string(text)) {
 		number++
 		if line = strings.TrimSpace(line); line != "" && !config.IsPublicKey(line) {
-			return fmt.Errorf("ssh_public_keys: %s:%d: no public key of OpenSSH, a line such as: ssh-ed25519 AAAA… NAME; "+
-				"pct takes nothing else, and no comments", path, number)
+			return fmt.Errorf("ssh_public_keys: %s:%d: no public key of OpenSSH, a line such as: ssh-ed25519 AAAA… "+
+				"NAME; pct takes nothing else, and no comments", path, number)
 		}
 	}
 	return nil
@@ -133,13 +131,8 @@ func (j *job) checkKeysFile() error {
 // download fetches the archive of the template, if it is missing and that is
 // wanted: once for all containers.
 func (j *job) download(ctx context.Context) error {
-	path, known := j.host.TemplateFile(j.c.Template)
-	command := j.host.DownloadCommand(j.c.Template)
-	if !j.options.download || !known || command == nil {
+	if !j.options.download || !j.host.LacksArchive(j.c.Template) {
 		return nil
-	}
-	if _, err := os.Stat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return j.once("download "+j.c.Template, func() error {
 		start := time.Now()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,13 +27,24 @@ import (
 func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before pve.Record) *pve.Settings {
 	s := &pve.Settings{}
 	next := conf.Next()
+	// What the configuration does not give, stays.
 	set := func(option, value string) {
-		if next[option] != value {
+		if value != "" && next[option] != value {
 			s.Set(option, value)
 		}
 	}
+	number := func(option string, n *int) {
+		if n != nil {
+			set(option, strconv.Itoa(*n))
+		}
+	}
+	boolean := func(option string, b *bool) {
+		if b != nil && pve.ParseBool(next[option]) != *b {
+			s.Set(option, pve.FormatBool(*b))
+		}
+	}
 	list := func(option string, words []string) {
-		if !slices.Equal(pve.ParseList(next[option]), words) {
+		if len(words) > 0 && !slices.Equal(pve.ParseList(next[option]), words) {
 			s.Set(option, strings.Join(words, " "))
 		}
 	}
@@ -43,49 +55,27 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 	}
 
 	set("hostname", c.Name)
-	set("memory", strconv.Itoa(c.MemoryMB))
-	if c.SwapMB != nil {
-		set("swap", strconv.Itoa(*c.SwapMB))
-	}
-	set("cores", strconv.Itoa(c.Cores))
+	number("memory", &c.MemoryMB)
+	number("swap", c.SwapMB)
+	number("cores", &c.Cores)
 	if c.CPULimit != nil {
 		limit := strconv.FormatFloat(*c.CPULimit, 'f', -1, 64)
 		if !pve.SameNumber(cmp.Or(next["cpulimit"], "0"), limit) {
 			s.Set("cpulimit", limit)
 		}
 	}
-	if c.CPUUnits != nil {
-		set("cpuunits", strconv.Itoa(*c.CPUUnits))
-	}
-	if c.StartAtBoot != nil && pve.ParseBool(next["onboot"]) != *c.StartAtBoot {
-		s.Set("onboot", pve.FormatBool(*c.StartAtBoot))
-	}
+	number("cpuunits", c.CPUUnits)
+	boolean("onboot", c.StartAtBoot)
 	merge("startup", startup(c))
 	addInterfaces(s, c, next, fw, before.Hashes(pve.NetsWord))
-	if servers := c.Nameservers; len(servers) > 0 {
-		words := make([]string, len(servers))
-		for i, server := range servers {
-			words[i] = server.String()
-		}
-		list("nameserver", words)
+	list("nameserver", texts(c.Nameservers))
+	list("searchdomain", c.SearchDomains)
+	merge("features", features(c))
+	set("ostype", c.OSType)
+	if next["arch"] == "" {
+		set("arch", c.Arch)
 	}
-	if len(c.SearchDomains) > 0 {
-		list("searchdomain", c.SearchDomains)
-	}
-	var features pve.Properties
-	for _, o := range c.PctOptions {
-		features = append(features, pve.ParseProperties(o)...)
-	}
-	merge("features", features)
-	if c.OSType != "" {
-		set("ostype", c.OSType)
-	}
-	if c.Arch != "" && next["arch"] == "" {
-		s.Set("arch", c.Arch)
-	}
-	if c.Timezone != "" {
-		set("timezone", c.Timezone)
-	}
+	set("timezone", c.Timezone)
 	switch {
 	case c.Tags == nil || pve.SameTags(pve.ParseList(next["tags"]), c.Tags):
 	case len(c.Tags) == 0:
@@ -93,18 +83,32 @@ func settings(c *config.Container, conf *pve.Conf, fw *config.Firewall, before p
 	default:
 		s.Set("tags", strings.Join(c.Tags, ";"))
 	}
-	if c.Protection != nil && pve.ParseBool(next["protection"]) != *c.Protection {
-		s.Set("protection", pve.FormatBool(*c.Protection))
-	}
-	if c.HookScript != "" {
-		set("hookscript", c.HookScript)
-	}
+	boolean("protection", c.Protection)
+	set("hookscript", c.HookScript)
 	addDevices(s, c, next, before.Hashes(pve.DevicesWord))
 	if rootfs := next["rootfs"]; rootfs != "" {
 		mergeMount(s, conf, "rootfs", mountOptions(c.RootOptions, nil))
 	}
 	addMountPoints(s, c, conf, before.Hashes(pve.MountsWord))
 	return s
+}
+
+// features are pct's features of a container.
+func features(c *config.Container) pve.Properties {
+	var ps pve.Properties
+	for _, o := range c.PctOptions {
+		ps = append(ps, pve.ParseProperties(o)...)
+	}
+	return ps
+}
+
+// texts returns addresses as they are written.
+func texts(addresses []netip.Addr) []string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	return all
 }
 
 // startup is the order and delay of a container at the host's boot.
@@ -135,11 +139,7 @@ func addresses(c *config.Container) []string {
 	if len(all) < 2 {
 		return nil
 	}
-	var texts []string
-	for _, a := range all {
-		texts = append(texts, a.String())
-	}
-	return texts
+	return texts(all)
 }
 
 // unprivileged reports whether a container that is created is unprivileged, as

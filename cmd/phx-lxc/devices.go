@@ -29,13 +29,7 @@ func addDevices(s *pve.Settings, c *config.Container, next map[string]string, wr
 			n, _ = strconv.Atoi(strings.TrimPrefix(option, "dev"))
 			n++
 		}
-		have := pve.ParseProperties(next[option])
-		for i := range have {
-			if have[i].Key == "path" { // the default key may be written with its name
-				have[i].Key = ""
-			}
-		}
-		if value, differs := have.Merge(device(d)); differs {
+		if value, differs := pve.ParseWithDefault(next[option], "path").Merge(device(d)); differs {
 			s.Set(option, value.String())
 		}
 	}

@@ -23,46 +23,55 @@ import (
 func (j *job) readScripts() ([]script, error) {
 	var all []script
 	for _, feature := range j.c.Features {
-		s, err := j.options.scripts.Feature(feature)
+		s, err := j.readFeature(feature)
 		if err != nil {
 			return nil, err
 		}
-		inputs, err := sharedInputs(s)
-		if err != nil {
-			return nil, err
-		}
-		inputs = append(inputs, s.Text, []byte(j.c.BootstrapCAURL))
-		for _, variable := range j.scriptEnv() {
-			// Others must not run again, in clones above all, because of an address.
-			if name, _, _ := strings.Cut(variable, "="); bytes.Contains(s.Text, []byte(name)) {
-				inputs = append(inputs, []byte(variable))
-			}
-		}
-		if bytes.Contains(s.Text, []byte(rootsVariable)) {
-			roots, err := j.roots()
-			if err != nil {
-				return nil, err
-			}
-			inputs = append(inputs, []byte(roots))
-		}
-		own, err := j.c.UnknownKeys()
-		if err != nil {
-			return nil, err
-		}
-		one := script{Script: s, name: feature, feature: true}
-		if err := j.hash(&one, inputs, own); err != nil {
-			return nil, err
-		}
-		all = append(all, one)
+		all = append(all, *s)
 	}
 	if !j.runsApplication() {
 		return all, nil
 	}
-	s, err := j.options.scripts.Application(j.c.ApplicationScript)
+	s, err := j.readApplication()
 	if err != nil {
 		return nil, err
 	}
-	object, err := j.c.ScriptInput()
+	return append(all, *s), nil
+}
+
+func (j *job) readFeature(name string) (*script, error) {
+	s, err := j.options.scripts.Feature(name)
+	if err != nil {
+		return nil, err
+	}
+	inputs, err := sharedInputs(s)
+	if err != nil {
+		return nil, err
+	}
+	inputs = append(inputs, s.Text, []byte(j.c.BootstrapCAURL))
+	for _, variable := range j.scriptEnv() {
+		// Others must not run again, in clones above all, because of an address.
+		if name, _, _ := strings.Cut(variable, "="); bytes.Contains(s.Text, []byte(name)) {
+			inputs = append(inputs, []byte(variable))
+		}
+	}
+	if bytes.Contains(s.Text, []byte(rootsVariable)) {
+		roots, err := j.roots()
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, []byte(roots))
+	}
+	own, err := j.c.UnknownKeys()
+	if err != nil {
+		return nil, err
+	}
+	feature := &script{Script: s, name: name, feature: true}
+	return feature, j.hash(feature, inputs, own)
+}
+
+func (j *job) readApplication() (*script, error) {
+	s, err := j.options.scripts.Application(j.c.ApplicationScript)
 	if err != nil {
 		return nil, err
 	}
@@ -72,13 +81,16 @@ func (j *job) readScripts() ([]script, error) {
 	if err != nil {
 		return nil, err
 	}
+	object, err := j.c.ScriptInput()
+	if err != nil {
+		return nil, err
+	}
 	inputs = append(inputs, s.Text, object)
 	for _, variable := range j.scriptEnv() {
 		inputs = append(inputs, []byte(variable))
 	}
-	one := script{Script: s, name: j.c.ApplicationScript}
-	err = j.hash(&one, inputs, nil)
-	return append(all, one), err
+	application := &script{Script: s, name: j.c.ApplicationScript}
+	return application, j.hash(application, inputs, nil)
 }
 
 // runsApplication reports whether phx-lxc runs the container's application

@@ -55,34 +55,14 @@ func (r *round) recreate(n *node, j *job, needs []int) {
 	}
 	start := time.Now()
 	all := r.recreated()
-	ran := r.atWork(j, func() error { return j.prepareToRecreate(r.ctx, all) })
-	if !ran {
+	if !r.atWork(j, func() error { return j.prepareToRecreate(r.ctx, all) }) {
 		return
 	}
 	n.recreation.can = true
 	checked()
-	for _, id := range all {
-		other := r.node(id).recreation
-		select {
-		case <-other.checked:
-		case <-r.halted:
-			r.skip(j.c, planBrokeOff, 0)
-			return
-		}
-		if !other.can {
-			r.skip(j.c, fmt.Sprintf("container %d is not recreated, so nothing was destroyed", id), id)
-			return
-		}
-	}
-	for _, id := range all {
-		other := r.node(id)
-		if !slices.Contains(other.needs, j.c.CTID) {
-			continue
-		}
-		if <-other.recreation.gone; !other.recreation.isGone {
-			r.skip(j.c, fmt.Sprintf("container %d, which needs it, is still there", id), id)
-			return
-		}
+	if reason, because := r.awaitRecreation(j.c.CTID, all); reason != "" {
+		r.skip(j.c, reason, because)
+		return
 	}
 	if !r.atWork(j, func() error { return j.destroyToRecreate(r.ctx) }) {
 		return
@@ -99,9 +79,34 @@ func (r *round) recreate(n *node, j *job, needs []int) {
 	}
 	n.ready = true
 	toDo := j.succeed(actions["recreate"], start)
-	r.run.mu.Lock()
-	r.run.toDo = r.run.toDo || toDo
-	r.run.mu.Unlock()
+	r.run.note(toDo, false)
+}
+
+// awaitRecreation waits until a container may be destroyed that is recreated with all
+// the others: until all of them can be recreated, and those are gone that need it. Else it
+// returns why not, and the container to blame, if any.
+func (r *round) awaitRecreation(ctid int, all []int) (reason string, because int) {
+	for _, id := range all {
+		other := r.node(id).recreation
+		select {
+		case <-other.checked:
+		case <-r.halted:
+			return planBrokeOff, 0
+		}
+		if !other.can {
+			return fmt.Sprintf("container %d is not recreated, so nothing was destroyed", id), id
+		}
+	}
+	for _, id := range all {
+		other := r.node(id)
+		if !slices.Contains(other.needs, ctid) {
+			continue
+		}
+		if <-other.recreation.gone; !other.recreation.isGone {
+			return fmt.Sprintf("container %d, which needs it, is still there", id), id
+		}
+	}
+	return "", 0
 }
 
 // atWork does a part of the work on a container, and reports whether that has
@@ -116,9 +121,7 @@ func (r *round) atWork(j *job, part func() error) bool {
 	err := part()
 	if err != nil {
 		j.fail(err)
-		r.run.mu.Lock()
-		r.run.failed = true
-		r.run.mu.Unlock()
+		r.run.note(false, true)
 	}
 	if j.ct != nil {
 		r.node(j.c.CTID).source.conf = j.ct.Conf
@@ -187,24 +190,10 @@ func (j *job) prepareToRecreate(ctx context.Context, together []int) error {
 // checkArchive makes sure that the archive is there that the container is created
 // from.
 func (j *job) checkArchive(ctx context.Context) error {
-	if err := j.download(ctx); err != nil {
-		return err
+	if j.options.download && j.host.LacksArchive(j.c.Template) {
+		return j.download(ctx)
 	}
-	path, known := j.host.TemplateFile(j.c.Template)
-	if !known || j.options.download && !strings.HasPrefix(j.c.Template, "/") {
-		return nil
-	}
-	_, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if command := j.host.DownloadCommand(j.c.Template); command != nil {
-			return fmt.Errorf("the template is missing: download it with: %s; or let phx do so, with --download "+
-				"(PHX_DOWNLOAD=1)", pve.Quote(command))
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("template: %w", err)
-	}
-	return nil
+	return j.host.CheckArchive(j.c.Template)
 }
 
 // checkProfile refuses what loadProfile would.

@@ -28,9 +28,15 @@ type provisioner struct {
 // fail reports an error of the run as a whole.
 func (p *provisioner) fail(err error) {
 	cmdline.Logf("%v", err)
+	p.note(false, true)
+}
+
+// note notes the result of a part of the run.
+func (p *provisioner) note(toDo, failed bool) {
 	p.mu.Lock()
-	p.failed = true
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	p.toDo = p.toDo || toDo
+	p.failed = p.failed || failed
 }
 
 // round is the work on one plan.
@@ -157,10 +163,7 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		toDo, err := j.do(r.ctx, act)
 		n.source.conf = j.ct.Conf
 		n.ready = err == nil
-		r.run.mu.Lock()
-		r.run.toDo = r.run.toDo || toDo
-		r.run.failed = r.run.failed || err != nil
-		r.run.mu.Unlock()
+		r.run.note(toDo, err != nil)
 	})
 	return nil
 }

@@ -83,12 +83,7 @@ func addMountPoints(s *pve.Settings, c *config.Container, conf *pve.Conf, writte
 	for _, m := range c.MountPoints {
 		wanted[m.ContainerPath] = true
 		o := option(m.ContainerPath)
-		have := pve.ParseProperties(next[o])
-		// The volume is the option's default key: it may be written with or
-		// without its name.
-		if len(have) > 0 && have[0].Key == "volume" {
-			have[0].Key = ""
-		}
+		have := pve.ParseWithDefault(next[o], "volume")
 		value, differs := have.Merge(append(pve.Properties{
 			{Key: "", Value: m.HostPath}, {Key: "mp", Value: m.ContainerPath},
 		}, mountOptions(m.MountOptions, &m.ReadOnly)...))

@@ -355,27 +355,5 @@ func (x explanation) wrap(key, text string, indent int) {
 	}
 }
 
-// counted returns a number of things in words.
-func counted(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return fmt.Sprintf("%d %s", n, thing)
-}
-
 // joinIDs returns ids in words, the first of many.
-func joinIDs(ids []int) string {
-	words := make([]string, len(ids))
-	for i, id := range ids {
-		words[i] = strconv.Itoa(id)
-	}
-	return shorten(words, 12, ", ")
-}
-
-// shorten joins words, the first of many.
-func shorten(words []string, shown int, separator string) string {
-	if more := len(words) - shown; more > 1 {
-		words = append(slices.Clone(words[:shown]), fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(words, separator)
-}
+func joinIDs(ids []int) string { return shorten(words(ids), 12, ", ") }

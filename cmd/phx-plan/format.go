@@ -101,7 +101,6 @@ func (p *plan) table(out *bufio.Writer) error {
 // addressing joins how the interfaces get their addresses by commas, as in
 // "10.0.0.10/24,fd00::10/64,dhcp": of many the first, as ids does.
 func addressing(interfaces []config.Interface) string {
-	const shown = 4
 	var all []string
 	for _, i := range interfaces {
 		for _, a := range []config.Addressing{i.IPv4, i.IPv6} {
@@ -112,10 +111,7 @@ func addressing(interfaces []config.Interface) string {
 			}
 		}
 	}
-	if n := len(all) - shown; n > 0 {
-		all = append(all[:shown], fmt.Sprintf("and %d more", n))
-	}
-	return strings.Join(all, ",")
+	return shorten(all, 4, ",")
 }
 
 // ids joins ids by commas, the first of many: the longest list makes every line
@@ -124,15 +120,32 @@ func ids(list []int) string {
 	if len(list) == 0 {
 		return "-"
 	}
-	const shown = 16
-	var s []string
-	for _, id := range list[:min(len(list), shown)] {
-		s = append(s, strconv.Itoa(id))
+	return shorten(words(list), 16, ",")
+}
+
+// words returns ids as words.
+func words(ids []int) []string {
+	words := make([]string, len(ids))
+	for i, id := range ids {
+		words[i] = strconv.Itoa(id)
 	}
-	if n := len(list) - shown; n > 0 {
-		s = append(s, fmt.Sprintf("and %d more", n))
+	return words
+}
+
+// shorten joins words, the first of many.
+func shorten(words []string, shown int, separator string) string {
+	if more := len(words) - shown; more > 1 {
+		words = append(slices.Clone(words[:shown]), fmt.Sprintf("and %d more", more))
 	}
-	return strings.Join(s, ",")
+	return strings.Join(words, separator)
+}
+
+// counted returns a number of things in words.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // A graph is a syntax for graphs. Of the formats of nodes, argument 1 is the

@@ -159,21 +159,12 @@ func run(c *cli.Context) error {
 		return cmdline.Usagef("%s needs explicit CTIDs", name)
 	}
 
-	path, pveRoot := c.String("config"), c.String("pve-root")
-	host := &pve.Host{PVERoot: pveRoot}
-	version := c.String("pct-version")
-	switch {
-	case version == "":
-		version = pve.ContainerVersion()
-	case !config.IsVersion(version):
-		return cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
-	}
-	guarded := hostdir.GuardedPlaces(path, pveRoot, scripts.FromFlag(c), host.Storages())
+	path := c.String("config")
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
-	if absolute, err := filepath.Abs(vmPath); err == nil {
-		guarded = append(guarded, hostdir.Guarded{Path: absolute, What: "the file of the virtual machines"})
+	on, err := hostOf(c, vmPath)
+	if err != nil {
+		return err
 	}
-	on := &config.Host{Guarded: guarded, PCT: version}
 	if c.Bool("explain") {
 		return explain(path, vmPath, domain, on, named)
 	}
@@ -217,6 +208,24 @@ func run(c *cli.Context) error {
 		return cmdline.Status(1)
 	}
 	return nil
+}
+
+// hostOf returns the host that the plan is for, on which the file of the virtual
+// machines is at vmPath.
+func hostOf(c *cli.Context, vmPath string) (*config.Host, error) {
+	version := c.String("pct-version")
+	switch {
+	case version == "":
+		version = pve.ContainerVersion()
+	case !config.IsVersion(version):
+		return nil, cmdline.Usagef("--pct-version %q: not a version such as 6.1.10", version)
+	}
+	host := &pve.Host{PVERoot: c.String("pve-root")}
+	guarded := hostdir.GuardedPlaces(c.String("config"), host.PVERoot, scripts.FromFlag(c), host.Storages())
+	if absolute, err := filepath.Abs(vmPath); err == nil {
+		guarded = append(guarded, hostdir.Guarded{Path: absolute, What: "the file of the virtual machines"})
+	}
+	return &config.Host{Guarded: guarded, PCT: version}, nil
 }
 
 // ctids reads the container ids on the command line.

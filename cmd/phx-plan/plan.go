@@ -190,11 +190,7 @@ func (p *plan) inUse() error {
 		return nil
 	}
 	slices.Sort(uses)
-	const shown = 16
-	if n := len(uses) - shown; n > 0 {
-		uses = append(uses[:shown], fmt.Sprintf("and %d more", n))
-	}
-	return fmt.Errorf("%s: %s; name them too, or leave them alone with recreate", p.name, strings.Join(uses, ", "))
+	return fmt.Errorf("%s: %s; name them too, or leave them alone with recreate", p.name, shorten(uses, 16, ", "))
 }
 
 // sort orders the containers topologically; boot_order, then CTID, break ties.

@@ -136,6 +136,9 @@ func (r route) transport() map[string]any {
 		// Of an HTTP/2 connection that breaks off, the retry takes the
 		// header for an answer, and the client gets it without a body.
 		transport["disableHTTP2"] = true
+		// A request that was written to an idle connection is not tried again, even
+		// if the CA has just closed it to restart: each gets a connection of its own.
+		transport["maxIdleConnsPerHost"] = -1
 	}
 	return transport
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,6 +45,7 @@ type backend struct {
 	mu       sync.Mutex
 	requests []string // METHOD PATH
 	header   http.Header
+	clients  []string // address of the client of each request
 }
 
 func (b *backend) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
@@ -51,6 +53,7 @@ func (b *backend) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	defer b.mu.Unlock()
 	b.requests = append(b.requests, r.Method+" "+r.URL.Path)
 	b.header = r.Header
+	b.clients = append(b.clients, r.RemoteAddr)
 }
 
 // got returns whether a request has come since the last call.
@@ -263,6 +266,10 @@ func TestTraefik(t *testing.T) {
 				resp.StatusCode != http.StatusNotFound {
 				t.Errorf("%s: status %d, reached the CA: %v", request, resp.StatusCode, reached)
 			}
+		}
+		// A request in a connection that the CA has just closed would not be tried again.
+		if again := len(tr.ca.clients) - len(slices.Compact(slices.Sorted(slices.Values(tr.ca.clients)))); again > 0 {
+			t.Errorf("%d of %d requests have come to the CA in a connection of before", again, len(tr.ca.clients))
 		}
 	})
 	t.Run("plain", func(t *testing.T) {

@@ -44,7 +44,7 @@ func (w *work) adopt() error {
 		return w.notAdopted("no JWK provisioner whose password lies in %s/provisioner_password.txt "+
 			"or another usual place", home)
 	}
-	text, changes, err := completeConfig(w.config, *w.Settings)
+	text, changes, err := completeConfig(w.config, *w.Settings, true)
 	if err != nil {
 		return w.notAdopted("%w", err)
 	}

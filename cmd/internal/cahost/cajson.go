@@ -205,9 +205,11 @@ func newACME() object {
 	return object{{"type", json.RawMessage(`"ACME"`)}, {"name", json.RawMessage(`"` + ca.ACME + `"`)}}
 }
 
-// completeConfig adds to the ca.json of a CA that was there before what phx
-// needs and is not there: the ACME provisioner, and a policy if there is none.
-func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, err error) {
+// completeConfig adds to the ca.json of a CA that was there before what phx needs
+// and is not there: the CA's addresses, and names of several labels, see
+// [allowNames]. One that is just being adopted also gets the ACME provisioner, and a
+// policy if there is none.
+func completeConfig(data []byte, s ca.Settings, adopting bool) (text []byte, changes []string, err error) {
 	o, err := parseConfig(data)
 	if err != nil {
 		return nil, nil, err
@@ -216,28 +218,26 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 	if err := json.Unmarshal(o.get("authority"), &authority); err != nil {
 		return nil, nil, fmt.Errorf("authority: %w", err)
 	}
-	var provisioners []object
-	if err := json.Unmarshal(authority.get("provisioners"), &provisioners); err != nil {
-		return nil, nil, fmt.Errorf("authority.provisioners: %w", err)
-	}
-	if !slices.ContainsFunc(provisioners, isACME) {
-		p := newACME()
-		p.set("challenges", challenges)
-		authority.set("provisioners", append(provisioners, p))
-		changes = append(changes, "ACME provisioner "+ca.ACME)
+	if adopting {
+		added, err := addACME(&authority)
+		if err != nil {
+			return nil, nil, err
+		}
+		changes = append(changes, added...)
 	}
 	added, err := addAddresses(&o, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	changes = append(changes, added...)
-	if authority.get("policy") == nil {
+	if adopting && authority.get("policy") == nil {
 		authority.set("policy", map[string]any{"x509": policyOf(s)})
-		changes = append(changes, "policy: "+strings.Join(policyOf(s).Allow.DNS, ", "))
-	} else if change, err := allowNames(&authority, s); err != nil {
+		added = policyOf(s).Allow.DNS
+	} else if added, err = allowNames(&authority, s); err != nil {
 		return nil, nil, err
-	} else if change != "" {
-		changes = append(changes, change)
+	}
+	if len(added) > 0 {
+		changes = append(changes, "policy: "+strings.Join(added, ", "))
 	}
 	if len(changes) == 0 {
 		return data, nil, nil
@@ -247,33 +247,19 @@ func completeConfig(data []byte, s ca.Settings) (text []byte, changes []string, 
 	return text, changes, err
 }
 
-// followConfig returns the ca.json of a CA that phx has taken over with what has
-// come since: its addresses, and names of several labels, see [allowNames].
-func followConfig(data []byte, s ca.Settings) (text []byte, changes []string, err error) {
-	o, err := parseConfig(data)
-	if err != nil {
-		return nil, nil, err
+// addACME adds the ACME provisioner, unless it is there.
+func addACME(authority *object) (changes []string, err error) {
+	var provisioners []object
+	if err := json.Unmarshal(authority.get("provisioners"), &provisioners); err != nil {
+		return nil, fmt.Errorf("authority.provisioners: %w", err)
 	}
-	var authority object
-	if err := json.Unmarshal(o.get("authority"), &authority); err != nil {
-		return nil, nil, fmt.Errorf("authority: %w", err)
+	if slices.ContainsFunc(provisioners, isACME) {
+		return nil, nil
 	}
-	if changes, err = addAddresses(&o, s); err != nil {
-		return nil, nil, err
-	}
-	change, err := allowNames(&authority, s)
-	if err != nil {
-		return nil, nil, err
-	}
-	if change != "" {
-		o.set("authority", authority)
-		changes = append(changes, change)
-	}
-	if len(changes) == 0 {
-		return data, nil, nil
-	}
-	text, err = o.format()
-	return text, changes, err
+	p := newACME()
+	p.set("challenges", challenges)
+	authority.set("provisioners", append(provisioners, p))
+	return []string{"ACME provisioner " + ca.ACME}, nil
 }
 
 // addAddresses adds the CA's addresses to the names of its certificate.
@@ -295,9 +281,9 @@ func addAddresses(o *object, s ca.Settings) (changes []string, err error) {
 }
 
 // allowNames adds the names of several labels to a policy that allows *.DOMAIN,
-// which means one label, and says so. Another policy is left alone: who has
-// written it knows what it is for.
-func allowNames(authority *object, s ca.Settings) (change string, err error) {
+// which means one label, and returns those that were missing. Another policy is left
+// alone: who has written it knows what it is for.
+func allowNames(authority *object, s ca.Settings) (added []string, err error) {
 	var policy, x509, allow object
 	for _, level := range []struct {
 		in   *object
@@ -306,30 +292,29 @@ func allowNames(authority *object, s ca.Settings) (change string, err error) {
 	}{{authority, "policy", &policy}, {&policy, "x509", &x509}, {&x509, "allow", &allow}} {
 		raw := level.in.get(level.key)
 		if raw == nil || string(raw) == "null" {
-			return "", nil
+			return nil, nil
 		}
 		if err := json.Unmarshal(raw, level.into); err != nil {
-			return "", fmt.Errorf("authority.policy: %s: %w", level.key, err)
+			return nil, fmt.Errorf("authority.policy: %s: %w", level.key, err)
 		}
 	}
 	var names []string
 	if err := json.Unmarshal(allow.get("dns"), &names); err != nil || !slices.Contains(names, "*."+s.Domain) {
-		return "", nil
+		return nil, nil
 	}
-	var added []string
 	for _, name := range policyOf(s).Allow.DNS[2:] {
 		if !slices.Contains(names, name) {
 			added = append(added, name)
 		}
 	}
 	if len(added) == 0 {
-		return "", nil
+		return nil, nil
 	}
 	allow.set("dns", append(names, added...))
 	x509.set("allow", allow)
 	policy.set("x509", x509)
 	authority.set("policy", policy)
-	return "policy: " + strings.Join(added, ", "), nil
+	return added, nil
 }
 
 // keepRest returns settings with what those who do not know all of the configuration

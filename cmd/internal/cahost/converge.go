@@ -141,7 +141,7 @@ func (w *work) run() (result *Result, err error) {
 		}
 	}
 	if w.Settings != nil && w.state.kind == kindAdopted {
-		text, changes, err := followConfig(w.config, *w.Settings)
+		text, changes, err := completeConfig(w.config, *w.Settings, false)
 		if err == nil {
 			err = w.complete(text, changes)
 		}

@@ -461,7 +461,8 @@ func TestMistakes(t *testing.T) {
 		{extra, `"unprivileged": false, "id_maps": ¦[{"type": "uid", "host_id": 33, "container_id": 33}]`,
 			ca + "id_maps: unprivileged is false"},
 		{extra, `"lxc_options": ["lxc.idmap=u 0 100000 65536"], ` +
-			`"id_maps": ¦[{"type": "uid", "host_id": 33, "container_id": 33}]`, "there is lxc.idmap in lxc_options, too"},
+			`"id_maps": ¦[{"type": "uid", "host_id": 33, "container_id": 33}]`,
+			"there is lxc.idmap in lxc_options, too"},
 		{extra, `"id_maps": ¦[` + numbered(170, `{"type": "gid", "host_id": %[1]d, "container_id": 1%03[1]d0}`) + `]`,
 			ca + "id_maps: is a map of gid in 341 parts, and Linux takes 340"},
 

@@ -157,3 +157,134 @@ func outermost(key string) Use {
 	}
 	return Use{Key: key, Kind: PassedOver, Does: "another program's: phx does not read it"}
 }
+
+// does has what phx does with each key of a container, in a line or two for
+// people.
+var does = map[string]string{
+	"ostype":                   "pct set --ostype, from the next start",
+	"arch":                     "of a new container: pct create --arch; a change is refused",
+	"ssh_public_keys":          "root's keys in a new container: --ssh-public-keys; a later change is ignored",
+	"nodename":                 "the host that the container is for; on another one it is refused",
+	"cpulimit":                 "pct set --cpulimit, in a running container too",
+	"cpuunits":                 "pct set --cpuunits, in a running container too",
+	"rootfs_options":           "options of the root disk: pct set --rootfs, from the next start",
+	"timezone":                 "pct set --timezone, from the next start",
+	"tags":                     "pct set --tags: these and no others",
+	"description_text":         "its notes, beside phx's own line",
+	"protection":               "pct set --protection",
+	"hookscript":               "pct set --hookscript",
+	"devices":                  "devices of the host: pct set --devN",
+	"name":                     "host name: pct set --hostname",
+	"template":                 "what a new container is made from: pct create; a later change is ignored",
+	"clone_from_ctid":          "what a new container is cloned from: pct clone; a later change is ignored",
+	"full_clone":               "pct clone --full where a template's disks could be shared",
+	"is_template":              "pct template, when all has been applied; from then on it is not changed any more",
+	"memory_mb":                "pct set --memory, in a running container too",
+	"swap_mb":                  "pct set --swap, in a running container too",
+	"cores":                    "pct set --cores, in a running container too",
+	"storage_pool":             "storage of a new container's root disk; another one later is refused",
+	"storage_size_gb":          "size of the root disk: pct resize; a smaller one is refused",
+	"network_config":           "net0: pct set --net0, in a running container too; name servers from its next start",
+	"secondary_network_config": "net1: pct set --net1, in a running container too",
+	"network_configs":          "net0, net1, …: pct set --netN, in a running container too",
+	"nameservers":              "pct set --nameserver, from the next start",
+	"searchdomain":             "pct set --searchdomain, from the next start",
+	"mac_address":              "hwaddr of net0",
+	"unprivileged":             "of a new container, true without; a change is refused",
+	"start_at_boot":            "pct set --onboot",
+	"boot_order":               "order of pct set --startup, and of phx's own work",
+	"boot_delay":               "up and down of pct set --startup",
+	"pct_options":              "pct set --features, from the next start",
+	"lxc_options":              "raw lines of the conf file, each once, from the next start",
+	"apparmor_profile": "profile from etc/apparmor, loaded on the host and named by a raw line, from the next start; " +
+		"generated and unconfined: none",
+	"apparmor_manages_nesting": "raw lines that allow nesting, beside a profile of its own",
+	"gpu_assignment":           "raw lines for these NVIDIA devices, from the next start",
+	"id_maps":                  "raw lines lxc.idmap in place of all others, from the next start",
+	"zfs_volumes":              "mount points mpN with a new volume each; they grow, and are never replaced",
+	"volumes":                  "the same as zfs_volumes",
+	"mount_points":             "mount points mpN of host directories, which are made where they are missing",
+	"firewall":                 "rules and options of its firewall, and firewall= of its interfaces",
+	"features":                 "feature scripts on the host, once, and again when they or what they read change",
+	"bootstrap_ca_url":         "second argument of the feature scripts",
+	"application_script": "script in the container, once, and again when it or what it reads changes; " +
+		"phx-nginx and phx-traefik do the work of …_101.sh and …_102.sh",
+	"health_check":               "command in the container, in every run; while it fails, what depends on it waits",
+	"health_checks":              "scripts on the host, in every run; while one fails, what depends on it waits",
+	"enable_lifecycle_snapshots": "snapshots pre-configured and final-form, each taken once",
+	"template_snapshot_name":     "snapshot of the complete container, which is then stopped, unless start_at_boot",
+	"dependencies":               "these are brought up before it; one that the file does not have has to run",
+	"traefik_service":            "https://NAME.DOMAIN through gateway and proxy, with a certificate of its own",
+}
+
+// A difference is what phx does on purpose otherwise than the shell scripts that
+// it replaces, with a key of a container.
+type difference struct {
+	key   string
+	value func(gjson.Result) bool // for which values; nil for all
+	text  string                  // what these are, for people; "" for all
+
+	before, now string // what the scripts did, and what phx does
+}
+
+var differences = []difference{
+	{key: "is_template", before: "pct template at the end of its creation",
+		now: "the last step, when all has been applied and is healthy; a later change of it is told, and not done"},
+	{key: "swap_mb", before: "it was never read", now: "it is set"},
+	{key: "storage_size_gb", before: "pct resize in every run, and a failed run with a smaller one",
+		now: "pct resize where the disk is smaller; a smaller size is refused before anything is changed"},
+	{key: "network_config", before: "the container was stopped, and net0 written anew",
+		now: "what differs is set; what was added by hand stays"},
+	{key: "secondary_network_config", before: "where it was missing, net1 was deleted",
+		now: "an interface that the file does not have stays, unless phx has made it"},
+	{key: "unprivileged", before: "pct set --unprivileged on clones, which pct refuses",
+		now: "a clone has that of its source; another one is refused with the reason"},
+	{key: "boot_order", before: "without it, an order without a number", now: "without it, the order stays"},
+	{key: "lxc_options", before: "lines with blanks were torn apart, and some were added again in every run",
+		now: "each is one line, once; those that were doubled are repaired"},
+	{key: "apparmor_profile", value: func(v gjson.Result) bool { return v.Str == "unconfined" }, text: "unconfined",
+		before: "no profile line, so that Proxmox VE's own profile stayed",
+		now: "the same: AppArmor is off only where lxc_options have lxc.apparmor.profile=unconfined, too, " +
+			"as such a line is there to be kept"},
+	{key: "id_maps", before: "whatever it said, it was 0 100000 65536",
+		now: "what it says; ids given as objects are cut out of that map, and the host must let root map them"},
+	{key: "zfs_volumes", before: "known by the number of the mount point, so that one could be allocated again",
+		now: "each is known by its mount point, allocated once, and never replaced by an empty one"},
+	{key: "volumes", before: "known by the number of the mount point, so that one could be allocated again",
+		now: "each is known by its mount point, allocated once, and never replaced by an empty one"},
+	{key: "mount_points", before: "added again in every run",
+		now: "each once; those that were doubled are taken away at the next start"},
+	{key: "firewall", before: "rules were written, and no firewall was ever in force",
+		now: "it is in force on containers that phx makes; on one that was there before only with " +
+			"--enforce-firewall, and the run says what that would cut off"},
+	{key: "features", before: "each script in every run, in a container that was stopped and started for it",
+		now: "once, and again when the script or what it reads changes; on a container that phx has never worked " +
+			"on, scripts of before are taken as done, unless --rerun is given"},
+	{key: "application_script", before: "in every run, twice in 101",
+		now: "once, and again when the script or what it reads changes; on a container that phx has never worked " +
+			"on, one of before is taken as done, unless --rerun is given"},
+	{key: "health_check", before: "the newest scripts did not read it",
+		now: "it decides whether dependents go on; a program of the installation runs on the host"},
+	{key: "health_checks", before: "a shell read script and args",
+		now: "no shell reads them: args are words or a list"},
+	{key: "enable_lifecycle_snapshots", before: "deleted and taken again in every run",
+		now: "each taken once, and none is ever deleted"},
+	{key: "template_snapshot_name", before: "the container was left running",
+		now: "it is stopped when it is complete, unless start_at_boot is true"},
+	{key: "dependencies", before: "one that existed counted as ready, broken or stopped",
+		now: "it is brought into its state first; one that fails holds back what needs it"},
+	{key: "traefik_service", before: "plain HTTP behind the proxy, and a route to nowhere with dhcp",
+		now: "each name has a certificate of the CA, every hop is verified, and what has no fixed address is not " +
+			"served"},
+}
+
+// differs returns how phx differs from the scripts before in a key with a value,
+// or nil.
+func differs(key string, v gjson.Result) *difference {
+	for i := range differences {
+		if d := &differences[i]; d.key == key && (d.value == nil || d.value(v)) {
+			return d
+		}
+	}
+	return nil
+}

@@ -22,7 +22,7 @@ var (
 	hostName = format{"a host name: labels of letters, digits and inner hyphens, up to 63 long, joined by dots, " +
 		"up to 253 together", IsHostName}
 	fileName = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
-	device   = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", IsInterface}
+	device   = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", isInterface}
 	storage  = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
 		"the last a letter or digit", isStorage}
 	snapshot = format{"a name for a snapshot: a letter, then letters, digits, '_' or '-', 2 to 40 together, " +
@@ -55,8 +55,8 @@ func isFileName(s string) bool {
 	return len(s) <= 200 && madeOf(s, "._-") && s[0] != '.' && s[0] != '-'
 }
 
-// IsInterface reports whether s is the name of a network interface.
-func IsInterface(s string) bool { return len(s) <= 15 && isFileName(s) }
+// isInterface reports whether s is the name of a network interface.
+func isInterface(s string) bool { return len(s) <= 15 && isFileName(s) }
 
 func isStorage(s string) bool {
 	return 2 <= len(s) && len(s) <= 100 && madeOf(s, "._-") && isLetter(s[0]) && isAlnum(s[len(s)-1])

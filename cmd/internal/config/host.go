@@ -21,6 +21,21 @@ type Host struct {
 	PCT string
 }
 
+// Versions of pve-container that brought what a key asks for.
+const (
+	sinceTags        = "3.0-12"
+	sinceTimezone    = "3.1-9"
+	sinceDevuan      = "3.3-4"
+	sinceLazytime    = "4.1-3"
+	sinceNixOS       = "4.1-5"
+	sinceRISCV       = "4.4-3"
+	sinceDevices     = "5.0.7"
+	sinceDenyWrite   = "5.2.0"
+	sinceDiscard     = "5.2.1"
+	sinceHostManaged = "6.0.15"
+	sinceKeepAttrs   = "6.1.2"
+)
+
 // since reports whether the host's pct knows what, which came with a version of
 // pve-container. If not, that is a mistake at v.
 func (p *parser) since(v gjson.Result, version, what string) bool {

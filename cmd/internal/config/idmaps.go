@@ -18,6 +18,9 @@ const (
 	standardSize = 65536
 )
 
+// maxIDMapExtents is how many parts Linux takes for a map.
+const maxIDMapExtents = 340
+
 // An idRange are ids of a container, and the host's ids that they are.
 type idRange struct {
 	inside, host, size int

@@ -1,15 +1,11 @@
 package config
 
 import (
-	"encoding/json"
-	"fmt"
 	"math"
-	"path"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tidwall/gjson"
+	"github.com/xrash/smetrics"
 )
 
 // A containerKey is a key of a container's object.
@@ -138,23 +134,6 @@ func init() {
 	}
 }
 
-// ScriptInput returns what application scripts read of the container's object:
-// the keys that phx does not know, and those of its own that phx does not apply
-// by itself. It is the object in the order and the form of [json.Marshal]: the
-// same bytes as long as none of these keys gets another value.
-func (c *Container) ScriptInput() ([]byte, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(c.Raw), &object); err != nil {
-		return nil, fmt.Errorf("container %d: %w", c.CTID, err)
-	}
-	for _, k := range containerKeys {
-		if !k.input {
-			delete(object, k.name)
-		}
-	}
-	return json.Marshal(object)
-}
-
 // root reads the outermost object and returns its containers in the order of
 // the file.
 func (p *parser) root(v gjson.Result) []*entry {
@@ -260,359 +239,78 @@ func dependencies(p *parser, e *entry, v gjson.Result) {
 	})
 }
 
-func gpus(p *parser, e *entry, v gjson.Result) {
-	s := p.formatted(v, gpuList)
-	if s == "" {
-		return
-	}
-	e.GPUs = []int{}
-	if s == "none" {
-		return
-	}
-	for field := range strings.SplitSeq(s, ",") {
-		n, _ := strconv.Atoi(strings.TrimSpace(field))
-		if slices.Contains(e.GPUs, n) {
-			p.fail(v, "GPU %d is named twice", n)
-			return
-		}
-		e.GPUs = append(e.GPUs, n)
-	}
+// A foreignKey is a key of a container that belongs to other programs. phx does
+// nothing with it; application scripts may read it.
+type foreignKey struct {
+	name    string // "*" at the end stands for anything
+	scripts bool   // it is there for feature or application scripts
+	why     string // whose it is
+
+	// warning says what the file may ask for, and phx does not do; "" when there is
+	// nothing to miss. It is for values that ask for something, see [asks].
+	warning string
 }
 
-const maxDiskGB = 1 << 20 // 1 PiB: pct has no limit of its own
-
-func volumes(p *parser, e *entry, v gjson.Result) {
-	if e.Volumes == nil {
-		e.Volumes = []Volume{}
-	}
-	p.list(v, func(v gjson.Result) {
-		var vol Volume
-		p.members(v, (*parser).refuse,
-			member{"name", "", func(v gjson.Result) { p.str(v) }}, // passed over
-			member{"pool", "the storage to allocate it from", func(v gjson.Result) {
-				vol.Pool = p.formatted(v, storage)
-			}},
-			member{"size_gb", "its size, in GiB", func(v gjson.Result) { vol.SizeGB = p.integer(v, 1, maxDiskGB) }},
-			member{"mount_point", "its place in the container", func(v gjson.Result) {
-				vol.MountPoint = p.containerPath(v, e)
-			}},
-			member{"read_only", "", p.flag(&vol.ReadOnly)},
-			member{"backup", "", p.flag(&vol.Backup)},
-			member{"replicate", "", p.flag(&vol.Replicate)},
-			member{"quota", "", p.flag(&vol.Quota)},
-			member{"acl", "", p.flag(&vol.ACL)},
-			member{"keepattrs", "", func(v gjson.Result) {
-				p.since(v, sinceKeepAttrs, "keepattrs")
-				vol.KeepAttrs = new(p.boolean(v))
-			}},
-			member{"mountoptions", "", func(v gjson.Result) { vol.Flags = p.mountFlags(v) }},
-		)
-		if !p.full() {
-			e.Volumes = append(e.Volumes, vol)
-		}
-	})
+var foreignKeys = []foreignKey{
+	{name: "vllm", scripts: true, why: "for application scripts that set up vLLM"},
+	{name: "vllm_*", scripts: true, why: "for application scripts that set up vLLM"},
+	{name: "nvidia_*", scripts: true, why: "for feature scripts that install NVIDIA's driver"},
+	{name: "portainer_*", why: "Portainer's: phx sets up none of it"},
+	{name: "trigger_sync_on_completion", why: "Portainer's: phx sets up none of it",
+		warning: "phx does not bring Portainer's stacks up to date"},
+	{name: "public_interface", why: "phx opens no ports but those of firewall.rules",
+		warning: "phx opens no ports for it: what ports 80 and 443 need is in firewall.rules " +
+			`{"type": "in", "action": "ACCEPT", "proto": "tcp", "port": "80,443"}`},
+	{name: "template_file", why: "no script has ever used it",
+		warning: "a container is made from template or clone_from_ctid, and no script has ever used this"},
+	{name: "ports", why: "a container has an address of its own, and needs no ports mapped"},
+	{name: "tests", why: "for tests of the installation before phx"},
+	{name: "integration_tests", why: "for tests of the installation before phx"},
+	{name: "run_integration_tests", why: "for tests of the installation before phx"},
+	{name: "$*", why: "for editors and validators"},
+	{name: "_*", why: "a remark"},
 }
 
-func mountPoints(p *parser, e *entry, v gjson.Result) {
-	e.MountPoints = []MountPoint{}
-	p.list(v, func(v gjson.Result) {
-		var m MountPoint
-		host := v
-		p.members(v, (*parser).refuse,
-			member{"host_path", "the directory on the host", func(v gjson.Result) {
-				// pct would take what is before a "=" for the name of a sub-key.
-				m.HostPath, host = p.dirPath(v, ",="), v
-				m.Directory = strings.HasSuffix(v.Str, "/")
-			}},
-			member{"container_path", "its place in the container", func(v gjson.Result) {
-				m.ContainerPath = p.containerPath(v, e)
-			}},
-			member{"read_only", "", func(v gjson.Result) { m.ReadOnly = p.boolean(v) }},
-			member{"owner_uid", "", func(v gjson.Result) { m.OwnerUID = new(p.integer(v, 0, 65535)) }},
-			member{"owner_gid", "", func(v gjson.Result) { m.OwnerGID = new(p.integer(v, 0, 65535)) }},
-			member{"replicate", "", p.flag(&m.Replicate)},
-			member{"shared", "", p.flag(&m.Shared)},
-		)
-		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
-			if err := p.checkOwner(m.HostPath); err != nil {
-				p.failUnder(host.Index, "host_path", "%v", err)
-			} else if !p.full() {
-				e.owned = append(e.owned, ownedMount{int32(len(e.MountPoints)), int32(host.Index)})
-			}
-		}
-		if !p.full() {
-			e.MountPoints = append(e.MountPoints, m)
-		}
-	})
-}
-
-// maxMounts is the number of pct's options mp0 to mp255.
-const maxMounts = 256
-
-// containerPath reads a path at which the container gets something mounted.
-func (p *parser) containerPath(v gjson.Result, e *entry) string {
-	s := p.dirPath(v, ",")
-	switch {
-	case s == "":
-	case len(e.mounts) == maxMounts:
-		p.fail(v, "pct has no more than %d mount points, volumes included", maxMounts)
-	case slices.Contains(e.mounts, s):
-		p.fail(v, "something else is mounted at %s already", s)
-	default:
-		e.mounts = append(e.mounts, s)
-	}
-	return s
-}
-
-// dirPath reads the path of a directory without any of the refused characters.
-// It returns the path without needless slashes.
-func (p *parser) dirPath(v gjson.Result, refused string) string {
-	s, ok := p.str(v)
-	if !ok {
-		return ""
-	}
-	steps := strings.Split(s, "/")
-	switch {
-	case s[0] != '/':
-		p.fail(v, "%q is not an absolute path", s)
-	case slices.Contains(steps, "."), slices.Contains(steps, ".."):
-		p.fail(v, "%q must not contain /./ or /../", s)
-	case strings.ContainsAny(s, refused):
-		p.fail(v, "%q must not contain a comma or an equals sign: pct could not take it", s)
-	case strings.TrimSpace(s) != s:
-		p.fail(v, "%q must not end with a blank", s)
-	case path.Clean(s) == "/":
-		p.fail(v, "must not be the root directory")
-	default:
-		return path.Clean(s)
-	}
-	return ""
-}
-
-// pctOptions reads sub-keys of pct's option features. Proxmox VE keeps a
-// boolean as it was typed, so each is given as 0 or 1 here.
-func pctOptions(p *parser, e *entry, v gjson.Result) {
-	e.PctOptions = []string{}
-	p.list(v, func(v gjson.Result) {
-		s, ok := p.str(v)
-		if !ok {
-			return
-		}
-		for option := range strings.SplitSeq(s, ",") {
-			if !p.is(v, option, keyValue) {
-				return
-			}
-			key, value, _ := strings.Cut(strings.TrimSpace(option), "=")
-			f, known := pctFeatures[key]
-			switch {
-			case !known:
-				p.fail(v, "pct knows no feature %q: there are nesting, keyctl, fuse, mknod, mount and force_rw_sys",
-					key)
-				return
-			case !f.is(value):
-				p.fail(v, "%s must be %s, not %q", key, f.what, value)
-				return
-			case slices.ContainsFunc(e.PctOptions, func(s string) bool { return strings.HasPrefix(s, key+"=") }):
-				p.fail(v, "%s is given twice", key)
-				return
-			case key != "mount":
-				value = pveBooleans[strings.ToLower(value)]
-			}
-			e.PctOptions = append(e.PctOptions, key+"="+value)
-		}
-	})
-}
-
-// maxCapabilities is the number of bits in a set of capabilities.
-const maxCapabilities = 64
-
-func lxcOptions(p *parser, e *entry, v gjson.Result) {
-	e.LXCOptions = []RawOption{}
-	named := map[string]int{} // capabilities, by key
-	p.list(v, func(v gjson.Result) {
-		s := p.formatted(v, rawLine)
-		if s == "" {
-			return
-		}
-		key, value, _ := cutRaw(s)
-		switch {
-		case isKeptRawKey(key):
-		case strings.HasPrefix(key, "lxc.cgroup."):
-			p.warn(v, "Proxmox VE is about to refuse lxc.cgroup.*: use lxc.cgroup2.*")
-		case strings.HasPrefix(key, "lxc.limit."):
-			p.fail(v, "lxc.limit.* is called lxc.prlimit.* now")
-			return
-		case rawHints[key] != "":
-			p.fail(v, "%s: %s", key, rawHints[key])
-			return
-		default:
-			p.fail(v, "Proxmox VE does not accept %s: it would delete the line", key)
-			return
-		}
-		if key != "lxc.cap.keep" && key != "lxc.cap.drop" {
-			e.LXCOptions = append(e.LXCOptions, RawOption{key, value})
-			return
-		}
-		if named[key] += strings.Count(value, ",") + 1; named[key] > maxCapabilities {
-			p.fail(v, "%s: Linux has no more than %d capabilities", key, maxCapabilities)
-			return
-		}
-		for capability := range strings.SplitSeq(value, ",") {
-			e.LXCOptions = append(e.LXCOptions, RawOption{key, strings.TrimSpace(capability)})
-		}
-	})
-}
-
-func firewall(p *parser, e *entry, v gjson.Result) {
-	f := &Firewall{}
-	p.members(v, (*parser).refuse,
-		member{"enabled", "", func(v gjson.Result) { f.Enabled = p.boolean(v) }},
-		member{"macfilter", "", func(v gjson.Result) { f.MACFilter = new(p.boolean(v)) }},
-		member{"ipfilter", "", func(v gjson.Result) { f.IPFilter, e.ipfilter = new(p.boolean(v)), v.Index }},
-		member{"policy_in", "", func(v gjson.Result) { f.PolicyIn = p.formatted(v, verdict) }},
-		member{"policy_out", "", func(v gjson.Result) { f.PolicyOut = p.formatted(v, verdict) }},
-		member{"rules", "", func(v gjson.Result) {
-			f.Rules = []FirewallRule{}
-			p.list(v, func(v gjson.Result) {
-				if rule := p.firewallRule(v); !p.full() {
-					f.Rules = append(f.Rules, rule)
-				}
-			})
-		}},
-	)
-	e.Firewall = f
-}
-
-func (p *parser) firewallRule(v gjson.Result) FirewallRule {
-	var r FirewallRule
-	var action, port, dest gjson.Result
-	p.members(v, (*parser).refuse,
-		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
-		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
-			r.Action, _ = p.str(v)
-			action = v
-		}},
-		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
-		member{"dest", "", func(v gjson.Result) { r.Dest, dest = p.formatted(v, rulePeers), v }},
-		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
-		member{"port", "", func(v gjson.Result) {
-			port = v
-			if v.Type == gjson.Number {
-				r.Port = strconv.Itoa(p.integer(v, 1, 65535))
-			} else {
-				r.Port = p.formatted(v, rulePorts)
-			}
-		}},
-		member{"comment", "", func(v gjson.Result) {
-			if v.Type != gjson.String || v.Str != "" {
-				r.Comment, _ = p.str(v)
-			}
-		}},
-	)
-	f := verdict
-	if r.Type == "group" {
-		f = ruleGroup
-	}
-	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
-		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
-	}
-	if a, b := peersFamily(r.Source), peersFamily(r.Dest); a != b && a != 0 && b != 0 {
-		p.failUnder(dest.Index, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
-	}
-	if r.Port != "" && r.Proto == "" {
-		p.failUnder(port.Index, "port", "a port needs a proto")
-	}
-	return r
-}
-
-func features(p *parser, e *entry, v gjson.Result) {
-	e.Features = []string{}
-	var named listSet[string]
-	p.list(v, func(v gjson.Result) {
-		name := p.formatted(v, fileName)
-		switch {
-		case name == "":
-		case named.has(e.Features, name):
-			p.fail(v, "%s is named twice", name)
-		default:
-			e.Features = append(e.Features, name)
-		}
-	})
-}
-
-func healthCheck(p *parser, e *entry, v gjson.Result) {
-	h := &HealthCheck{Retries: 3, Interval: 5}
-	p.members(v, (*parser).ignore,
-		member{"command", "what to run in the container", func(v gjson.Result) { h.Command = p.command(v) }},
-		member{"retries", "", func(v gjson.Result) { h.Retries = p.integer(v, 1, 1000) }},
-		member{"interval", "", func(v gjson.Result) { h.Interval = p.integer(v, 0, 3600) }},
-	)
-	e.HealthCheck = h
-}
-
-// command reads a command without a shell. What a shell would not take as it is,
-// is refused: a command that needs one would fail only when all is done.
-func (p *parser) command(v gjson.Result) string {
-	s, ok := p.str(v)
-	switch {
-	case !ok:
-	case strings.TrimSpace(s) == "":
-		p.fail(v, "must not be blank")
-	case needsShell(s):
-		p.fail(v, "no shell reads this, its words are what stands between blanks: put the command into a script, "+
-			"in the container to be named here, or on the host as one of health_checks")
-	default:
-		return s
-	}
-	return ""
-}
-
-func healthChecks(p *parser, e *entry, v gjson.Result) {
-	e.HealthChecks = []HealthProbe{}
-	p.list(v, func(v gjson.Result) {
-		var h HealthProbe
-		p.members(v, (*parser).ignore,
-			member{"name", "", func(v gjson.Result) { h.Name, _ = p.str(v) }},
-			member{"script", "what to run on the host", func(v gjson.Result) { h.Script = p.formatted(v, fileName) }},
-			member{"args", "", func(v gjson.Result) { h.Args = p.args(v) }},
-		)
-		if h.Name == "" {
-			h.Name = h.Script
-		}
-		if !p.full() {
-			e.HealthChecks = append(e.HealthChecks, h)
-		}
-	})
-}
-
-// maxArgs is more than any health check has.
-const maxArgs = 100
-
-// args reads the arguments of a script: a list, or a string of words without
-// quotes, since no shell reads it.
-func (p *parser) args(v gjson.Result) []string {
-	var args []string
-	empty := func(v gjson.Result) bool { return v.Type == gjson.String && v.Str == "" }
-	switch {
-	case v.IsArray():
-		p.list(v, func(v gjson.Result) {
-			if empty(v) {
-				args = append(args, "")
-			} else if s, ok := p.str(v); ok {
-				args = append(args, s)
-			}
-		})
-	case empty(v):
-	default:
-		if s, ok := p.str(v); ok && strings.ContainsAny(s, "\"'`$\\;&|<>()*?[]{}~#!") {
-			p.fail(v, "no shell reads this: write a list of the arguments")
-		} else if ok {
-			args = strings.Fields(s)
+// foreign returns the foreign key that key is, or nil.
+func foreign(key string) *foreignKey {
+	for i := range foreignKeys {
+		k := &foreignKeys[i]
+		if prefix, any := strings.CutSuffix(k.name, "*"); k.name == key || any && strings.HasPrefix(key, prefix) {
+			return k
 		}
 	}
-	if len(args) > maxArgs {
-		p.fail(v, "has %d arguments; at most %d are allowed", len(args), maxArgs)
-		return nil
+	return nil
+}
+
+// asks reports whether the value of a foreign key asks for something: it is
+// neither false nor an object whose enabled is false.
+func asks(v gjson.Result) bool {
+	return v.Type != gjson.False && !(v.IsObject() && v.Get("enabled").Type == gjson.False)
+}
+
+// unknownKey returns the warning for a container's key that nobody knows.
+func unknownKey(key string) string {
+	if meant := meantKey(key); meant != "" {
+		return "unknown key, ignored: is " + meant + " meant?"
 	}
-	return args
+	return "unknown key, ignored"
+}
+
+// meantKey returns the key of a container of which key is a misspelling: a letter,
+// or of a long key two, are wrong, missing or too many. It is "" when there is
+// none.
+func meantKey(key string) string {
+	meant, least := "", 2
+	if len(key) >= 6 {
+		least = 3
+	}
+	for _, k := range containerKeys {
+		if diff := len(k.name) - len(key); diff <= -least || diff >= least {
+			continue
+		}
+		if n := smetrics.WagnerFischer(key, k.name, 1, 1, 1); n < least {
+			meant, least = k.name, n
+		}
+	}
+	return meant
 }

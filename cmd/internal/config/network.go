@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -98,11 +97,11 @@ func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown
 		member{"tag", "", func(v gjson.Result) { n.Tag = p.integer(v, 1, maxVLAN) }},
 		member{"trunks", "", func(v gjson.Result) { n.Trunks = p.trunks(v) }},
 		member{"mtu", "", func(v gjson.Result) { n.MTU = p.integer(v, 64, 65535) }},
-		member{"rate", "", func(v gjson.Result) { n.Rate = p.rate(v) }},
+		member{"rate", "", func(v gjson.Result) { n.Rate = p.decimal(v, minRate, maxRate) }},
 		member{"link_down", "", func(v gjson.Result) { n.LinkDown = new(p.boolean(v)) }},
 		member{"host_managed", "", func(v gjson.Result) {
 			n.managed, n.HostManaged = v.Index, new(p.boolean(v))
-			p.since(v, "6.0.15", "host_managed")
+			p.since(v, sinceHostManaged, "host_managed")
 		}},
 		member{"firewall", "", func(v gjson.Result) { n.Firewall = new(p.boolean(v)) }},
 		member{"nameserver", "", servers},
@@ -193,12 +192,6 @@ func (p *parser) checkGateway(a *Addressing, at int, key string, given bool) {
 	}
 }
 
-// warnUnder adds a warning at an offset of a value below the current one, as
-// [parser.failUnder] does for mistakes.
-func (p *parser) warnUnder(at int, keys, format string, args ...any) {
-	p.warnings.add(at, func() note { return note{at, p.pathTo(keys), message(format, args), -1} })
-}
-
 // maxVLAN is the last id of a VLAN.
 const maxVLAN = 4094
 
@@ -242,38 +235,11 @@ func (p *parser) trunks(v gjson.Result) []VLANs {
 	return trunks
 }
 
-// parseVLANs reads the id of a VLAN, or a range of ids.
-func parseVLANs(s string) (VLANs, error) {
-	low, high, isRange := strings.Cut(s, "-")
-	if !isRange {
-		high = low
-	}
-	first, err1 := strconv.Atoi(low)
-	last, err2 := strconv.Atoi(high)
-	if err1 != nil || err2 != nil || !isDecimal(low) || !isDecimal(high) ||
-		first < 1 || last < first || last > maxVLAN {
-		return VLANs{}, fmt.Errorf("%q is not the id of a VLAN, from 1 to %d, nor a range of them, as in 20-29",
-			clip(s, maxShown), maxVLAN)
-	}
-	return VLANs{first, last}, nil
-}
-
-// maxRate is more MB/s than any interface has.
-const maxRate = 1 << 20
-
-// rate reads a rate in MB/s.
-func (p *parser) rate(v gjson.Result) float64 {
-	rate := v.Num
-	switch {
-	case v.Type != gjson.Number:
-		p.fail(v, "must be a number, not %s", kind(v))
-	case math.IsNaN(rate), rate < 0.001, rate > maxRate:
-		p.fail(v, "must be from 0.001 to %d MB/s, not %s", maxRate, v.Raw)
-	default:
-		return rate
-	}
-	return 0
-}
+// Limits of a rate in MB/s: maxRate is more than any interface has.
+const (
+	minRate = 0.001
+	maxRate = 1 << 20
+)
 
 // setNameservers reads the container's name servers. They are one value, wherever
 // the file has them.
@@ -299,22 +265,6 @@ func (p *parser) nameservers(v gjson.Result) []netip.Addr {
 	}
 	p.words(v, read)
 	return servers
-}
-
-// words calls each for the strings of a list, or for the words of a string, which
-// blanks, commas and semicolons separate.
-func (p *parser) words(v gjson.Result, each func(v gjson.Result, word string)) {
-	if v.IsArray() {
-		p.list(v, func(v gjson.Result) {
-			if s, ok := p.str(v); ok {
-				each(v, s)
-			}
-		})
-	} else if s, ok := p.str(v); ok {
-		for _, s := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == ';' }) {
-			each(v, s)
-		}
-	}
 }
 
 func searchDomain(p *parser, e *entry, v gjson.Result) {
@@ -437,4 +387,82 @@ func (p *parser) checkFilters(e *entry) {
 				n.path, family.key, family.method)
 		}
 	}
+}
+
+func firewall(p *parser, e *entry, v gjson.Result) {
+	f := &Firewall{}
+	p.members(v, (*parser).refuse,
+		member{"enabled", "", func(v gjson.Result) { f.Enabled = p.boolean(v) }},
+		member{"macfilter", "", func(v gjson.Result) { f.MACFilter = new(p.boolean(v)) }},
+		member{"ipfilter", "", func(v gjson.Result) { f.IPFilter, e.ipfilter = new(p.boolean(v)), v.Index }},
+		member{"policy_in", "", func(v gjson.Result) { f.PolicyIn = p.formatted(v, verdict) }},
+		member{"policy_out", "", func(v gjson.Result) { f.PolicyOut = p.formatted(v, verdict) }},
+		member{"rules", "", func(v gjson.Result) {
+			f.Rules = []FirewallRule{}
+			p.list(v, func(v gjson.Result) {
+				if rule := p.firewallRule(v); !p.full() {
+					f.Rules = append(f.Rules, rule)
+				}
+			})
+		}},
+	)
+	e.Firewall = f
+}
+
+func (p *parser) firewallRule(v gjson.Result) FirewallRule {
+	var r FirewallRule
+	var action, port, dest gjson.Result
+	p.members(v, (*parser).refuse,
+		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
+		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
+			r.Action, _ = p.str(v)
+			action = v
+		}},
+		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
+		member{"dest", "", func(v gjson.Result) { r.Dest, dest = p.formatted(v, rulePeers), v }},
+		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
+		member{"port", "", func(v gjson.Result) {
+			port = v
+			if v.Type == gjson.Number {
+				r.Port = strconv.Itoa(p.integer(v, 1, 65535))
+			} else {
+				r.Port = p.formatted(v, rulePorts)
+			}
+		}},
+		member{"comment", "", func(v gjson.Result) {
+			if v.Type != gjson.String || v.Str != "" {
+				r.Comment, _ = p.str(v)
+			}
+		}},
+	)
+	f := verdict
+	if r.Type == "group" {
+		f = ruleGroup
+	}
+	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
+		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
+	}
+	if a, b := peersFamily(r.Source), peersFamily(r.Dest); a != b && a != 0 && b != 0 {
+		p.failUnder(dest.Index, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
+	}
+	if r.Port != "" && r.Proto == "" {
+		p.failUnder(port.Index, "port", "a port needs a proto")
+	}
+	return r
+}
+
+// parseVLANs reads the id of a VLAN, or a range of ids.
+func parseVLANs(s string) (VLANs, error) {
+	low, high, isRange := strings.Cut(s, "-")
+	if !isRange {
+		high = low
+	}
+	first, err1 := strconv.Atoi(low)
+	last, err2 := strconv.Atoi(high)
+	if err1 != nil || err2 != nil || !isDecimal(low) || !isDecimal(high) ||
+		first < 1 || last < first || last > maxVLAN {
+		return VLANs{}, fmt.Errorf("%q is not the id of a VLAN, from 1 to %d, nor a range of them, as in 20-29",
+			clip(s, maxShown), maxVLAN)
+	}
+	return VLANs{first, last}, nil
 }

@@ -11,26 +11,12 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// The options of pct that stand for themselves, with what a version of
-// pve-container was the first to know.
-
-// Versions of pve-container that brought what a key asks for.
+// What there may be of these in a container.
 const (
-	sinceTags       = "3.0-12"
-	sinceTimezone   = "3.1-9"
-	sinceDevuan     = "3.3-4"
-	sinceLazytime   = "4.1-3"
-	sinceNixOS      = "4.1-5"
-	sinceRISCV      = "4.4-3"
-	sinceDevices    = "5.0.7"
-	sinceDenyWrite  = "5.2.0"
-	sinceDiscard    = "5.2.1"
-	sinceKeepAttrs  = "6.1.2"
-	maxTags         = 100
-	maxNotes        = 4 << 10 // in bytes: pct takes 8192 characters, and phx's own line is among them
-	maxKeys         = 100
-	maxDevices      = 256 // pct's options dev0 to dev255
-	maxIDMapExtents = 340 // Linux takes no more for a map
+	maxTags    = 100
+	maxNotes   = 4 << 10 // in bytes: pct takes 8192 characters, and phx's own line is among them
+	maxKeys    = 100
+	maxDevices = 256 // pct's options dev0 to dev255
 )
 
 // osTypes and architectures are those of pct, with the version that brought them
@@ -43,19 +29,13 @@ var (
 	architectures = map[string]string{
 		"amd64": "", "i386": "", "arm64": "", "armhf": "", "riscv32": sinceRISCV, "riscv64": sinceRISCV,
 	}
-	mountFlags = map[string]string{
-		"discard": sinceDiscard, "lazytime": sinceLazytime, "noatime": "", "nodev": "", "noexec": "", "nosuid": "",
-	}
 )
 
-// The formats of these options.
 var (
 	osType = format{"a type of system that pct knows: debian, devuan, ubuntu, centos, fedora, opensuse, archlinux, " +
 		"alpine, gentoo, nixos or unmanaged", isKeyOf(osTypes)}
 	architecture = format{"an architecture that pct knows: amd64, i386, arm64, armhf, riscv32 or riscv64",
 		isKeyOf(architectures)}
-	mountFlag = format{"a mount option that pct takes: discard, lazytime, noatime, nodev, noexec or nosuid",
-		isKeyOf(mountFlags)}
 	timeZone   = format{"a time zone: host, UTC, or one such as Europe/Vienna", isTimeZone}
 	tag        = format{"a tag: letters, digits, '_', '-', '+' and '.', the first a letter, a digit or '_'", isTag}
 	hookScript = format{"the volume id of a snippet, such as local:snippets/NAME.sh", isHookScript}
@@ -91,29 +71,6 @@ func isAccessMode(s string) bool {
 	return len(s) == 4 && s[0] == '0' && strings.Trim(s, "01234567") == ""
 }
 
-// known returns a string of a format whose words came with a version, "" for
-// anything else.
-func (p *parser) known(v gjson.Result, f format, versions map[string]string) string {
-	s := p.formatted(v, f)
-	if s != "" && !p.since(v, versions[s], strconv.Quote(s)) {
-		return ""
-	}
-	return s
-}
-
-// decimal returns a number from low to high, or low for anything else.
-func (p *parser) decimal(v gjson.Result, low, high float64) float64 {
-	switch {
-	case v.Type != gjson.Number:
-		p.fail(v, "must be a number, not %s", kind(v))
-	case !(low <= v.Num && v.Num <= high):
-		p.fail(v, "must be from %v to %v, not %s", low, high, v.Raw)
-	case v.Num != 0: // which is not -0 either
-		return v.Num
-	}
-	return low
-}
-
 func tags(p *parser, e *entry, v gjson.Result) {
 	e.Tags = []string{}
 	p.since(v, sinceTags, "tags")
@@ -131,9 +88,9 @@ func tags(p *parser, e *entry, v gjson.Result) {
 	})
 }
 
-// RecordPrefix begins the line of a container's notes in which phx keeps its
+// recordPrefix begins the line of a container's notes in which phx keeps its
 // record.
-const RecordPrefix = "phx:"
+const recordPrefix = "phx:"
 
 // descriptionText reads text of several lines. A line like that of the record would hide
 // the record, or be taken for one.
@@ -152,8 +109,8 @@ func descriptionText(p *parser, e *entry, v gjson.Result) {
 			p.fail(v, "must not contain control characters but line feeds: there is %U", []rune(line[i:])[0])
 			return
 		}
-		if strings.HasPrefix(strings.TrimSpace(line), RecordPrefix) {
-			p.fail(v, "no line may begin with %q: phx keeps its record in such a line", RecordPrefix)
+		if strings.HasPrefix(strings.TrimSpace(line), recordPrefix) {
+			p.fail(v, "no line may begin with %q: phx keeps its record in such a line", recordPrefix)
 			return
 		}
 	}
@@ -196,35 +153,6 @@ func devices(p *parser, e *entry, v gjson.Result) {
 	})
 }
 
-// flag returns a function that reads a boolean into target.
-func (p *parser) flag(target **bool) func(gjson.Result) {
-	return func(v gjson.Result) { *target = new(p.boolean(v)) }
-}
-
-// mountFlags reads a list of mount options.
-func (p *parser) mountFlags(v gjson.Result) []string {
-	flags := []string{}
-	p.list(v, func(v gjson.Result) {
-		s := p.known(v, mountFlag, mountFlags)
-		if slices.Contains(flags, s) {
-			p.fail(v, "%s is named twice", s)
-		} else if s != "" {
-			flags = append(flags, s)
-		}
-	})
-	return flags
-}
-
-func rootOptions(p *parser, e *entry, v gjson.Result) {
-	o := &e.RootOptions
-	p.members(v, (*parser).refuse,
-		member{"acl", "", p.flag(&o.ACL)},
-		member{"quota", "", p.flag(&o.Quota)},
-		member{"replicate", "", p.flag(&o.Replicate)},
-		member{"mountoptions", "", func(v gjson.Result) { o.Flags = p.mountFlags(v) }},
-	)
-}
-
 // sshKeys reads a list of public keys, or the path of a file on the host.
 func sshKeys(p *parser, e *entry, v gjson.Result) {
 	e.sshKeys = v.Index
@@ -254,4 +182,97 @@ func sshKeys(p *parser, e *entry, v gjson.Result) {
 func IsPublicKey(line string) bool {
 	_, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 	return err == nil && !strings.HasPrefix(strings.TrimSpace(line), "#")
+}
+
+func gpus(p *parser, e *entry, v gjson.Result) {
+	s := p.formatted(v, gpuList)
+	if s == "" {
+		return
+	}
+	e.GPUs = []int{}
+	if s == "none" {
+		return
+	}
+	for field := range strings.SplitSeq(s, ",") {
+		n, _ := strconv.Atoi(strings.TrimSpace(field))
+		if slices.Contains(e.GPUs, n) {
+			p.fail(v, "GPU %d is named twice", n)
+			return
+		}
+		e.GPUs = append(e.GPUs, n)
+	}
+}
+
+// pctOptions reads sub-keys of pct's option features. Proxmox VE keeps a
+// boolean as it was typed, so each is given as 0 or 1 here.
+func pctOptions(p *parser, e *entry, v gjson.Result) {
+	e.PctOptions = []string{}
+	p.list(v, func(v gjson.Result) {
+		s, ok := p.str(v)
+		if !ok {
+			return
+		}
+		for option := range strings.SplitSeq(s, ",") {
+			if !p.is(v, option, keyValue) {
+				return
+			}
+			key, value, _ := strings.Cut(strings.TrimSpace(option), "=")
+			f, known := pctFeatures[key]
+			switch {
+			case !known:
+				p.fail(v, "pct knows no feature %q: there are nesting, keyctl, fuse, mknod, mount and force_rw_sys",
+					key)
+				return
+			case !f.is(value):
+				p.fail(v, "%s must be %s, not %q", key, f.what, value)
+				return
+			case slices.ContainsFunc(e.PctOptions, func(s string) bool { return strings.HasPrefix(s, key+"=") }):
+				p.fail(v, "%s is given twice", key)
+				return
+			case key != "mount":
+				value = pveBooleans[strings.ToLower(value)]
+			}
+			e.PctOptions = append(e.PctOptions, key+"="+value)
+		}
+	})
+}
+
+// maxCapabilities is the number of bits in a set of capabilities.
+const maxCapabilities = 64
+
+func lxcOptions(p *parser, e *entry, v gjson.Result) {
+	e.LXCOptions = []RawOption{}
+	named := map[string]int{} // capabilities, by key
+	p.list(v, func(v gjson.Result) {
+		s := p.formatted(v, rawLine)
+		if s == "" {
+			return
+		}
+		key, value, _ := cutRaw(s)
+		switch {
+		case isKeptRawKey(key):
+		case strings.HasPrefix(key, "lxc.cgroup."):
+			p.warn(v, "Proxmox VE is about to refuse lxc.cgroup.*: use lxc.cgroup2.*")
+		case strings.HasPrefix(key, "lxc.limit."):
+			p.fail(v, "lxc.limit.* is called lxc.prlimit.* now")
+			return
+		case rawHints[key] != "":
+			p.fail(v, "%s: %s", key, rawHints[key])
+			return
+		default:
+			p.fail(v, "Proxmox VE does not accept %s: it would delete the line", key)
+			return
+		}
+		if key != "lxc.cap.keep" && key != "lxc.cap.drop" {
+			e.LXCOptions = append(e.LXCOptions, RawOption{key, value})
+			return
+		}
+		if named[key] += strings.Count(value, ",") + 1; named[key] > maxCapabilities {
+			p.fail(v, "%s: Linux has no more than %d capabilities", key, maxCapabilities)
+			return
+		}
+		for capability := range strings.SplitSeq(value, ",") {
+			e.LXCOptions = append(e.LXCOptions, RawOption{key, strings.TrimSpace(capability)})
+		}
+	})
 }

@@ -486,6 +486,20 @@ func (p *parser) integer(v gjson.Result, low, high int) int {
 	return low
 }
 
+// decimal returns a number from low to high, or low for anything else.
+func (p *parser) decimal(v gjson.Result, low, high float64) float64 {
+	switch {
+	case v.Type != gjson.Number:
+		p.fail(v, "must be a number, not %s", kind(v))
+	case !(low <= v.Num && v.Num <= high):
+		text := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+		p.fail(v, "must be from %s to %s, not %s", text(low), text(high), v.Raw)
+	case v.Num != 0: // which is not -0 either
+		return v.Num
+	}
+	return low
+}
+
 // ctid returns the container id that a string or a number holds, or 0.
 func (p *parser) ctid(v gjson.Result) int {
 	s := v.Raw
@@ -522,4 +536,48 @@ func (s *listSet[K]) has(list []K, k K) bool {
 	_, twice := s.long[k]
 	s.long[k] = struct{}{}
 	return twice
+}
+
+// warnUnder adds a warning at an offset of a value below the current one, as
+// [parser.failUnder] does for mistakes.
+func (p *parser) warnUnder(at int, keys, format string, args ...any) {
+	p.warnings.add(at, func() note { return note{at, p.pathTo(keys), message(format, args), -1} })
+}
+
+// words calls each for the strings of a list, or for the words of a string, which
+// blanks, commas and semicolons separate.
+func (p *parser) words(v gjson.Result, each func(v gjson.Result, word string)) {
+	if v.IsArray() {
+		p.list(v, func(v gjson.Result) {
+			if s, ok := p.str(v); ok {
+				each(v, s)
+			}
+		})
+	} else if s, ok := p.str(v); ok {
+		for _, s := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == ';' }) {
+			each(v, s)
+		}
+	}
+}
+
+// under calls read with the path of a member of the current value.
+func (p *parser) under(key string, read func()) {
+	p.path = append(p.path, step{key, -1})
+	read()
+	p.path = p.path[:len(p.path)-1]
+}
+
+// known returns a string of a format whose words came with a version, "" for
+// anything else.
+func (p *parser) known(v gjson.Result, f format, versions map[string]string) string {
+	s := p.formatted(v, f)
+	if s != "" && !p.since(v, versions[s], strconv.Quote(s)) {
+		return ""
+	}
+	return s
+}
+
+// flag returns a function that reads a boolean into target.
+func (p *parser) flag(target **bool) func(gjson.Result) {
+	return func(v gjson.Result) { *target = new(p.boolean(v)) }
 }

@@ -3,51 +3,132 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"os"
+	"strings"
+
+	"github.com/tidwall/gjson"
 )
 
 // UnknownKeys returns the keys of the container's object that phx does not know,
 // with their values.
 func (c *Container) UnknownKeys() (map[string]json.RawMessage, error) {
+	return c.without(func(containerKey) bool { return true })
+}
+
+// without returns the container's object without those of phx's keys that drop
+// chooses.
+func (c *Container) without(drop func(containerKey) bool) (map[string]json.RawMessage, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(c.Raw), &object); err != nil {
 		return nil, fmt.Errorf("container %d: %w", c.CTID, err)
 	}
 	for _, k := range containerKeys {
-		delete(object, k.name)
+		if drop(k) {
+			delete(object, k.name)
+		}
 	}
 	return object, nil
 }
 
-// A Text is the text of a configuration file, and what is in it beside lxc_configs
-// and phx's own keys.
-type Text struct {
-	Text []byte
-	Root map[string]json.RawMessage // by key
-}
-
-// ReadText reads a file again that has been checked: for scripts that read it
-// themselves. It has to be a file, as a pipe can be read only once.
-func ReadText(path string) (*Text, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a file, and scripts of before read it themselves", path)
-	case info.Size() > MaxFile:
-		return nil, fmt.Errorf("%s: longer than %d bytes", path, MaxFile)
-	}
-	text, err := os.ReadFile(path)
+// ScriptInput returns what application scripts read of the container's object:
+// the keys that phx does not know, and those of its own that phx does not apply
+// by itself. It is the object in the order and the form of [json.Marshal]: the
+// same bytes as long as none of these keys gets another value.
+func (c *Container) ScriptInput() ([]byte, error) {
+	object, err := c.without(func(k containerKey) bool { return !k.input })
 	if err != nil {
 		return nil, err
 	}
-	t := &Text{Text: text}
-	if err := json.Unmarshal(text, &t.Root); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	return json.Marshal(object)
+}
+
+func features(p *parser, e *entry, v gjson.Result) {
+	e.Features = []string{}
+	var named listSet[string]
+	p.list(v, func(v gjson.Result) {
+		name := p.formatted(v, fileName)
+		switch {
+		case name == "":
+		case named.has(e.Features, name):
+			p.fail(v, "%s is named twice", name)
+		default:
+			e.Features = append(e.Features, name)
+		}
+	})
+}
+
+func healthCheck(p *parser, e *entry, v gjson.Result) {
+	h := &HealthCheck{Retries: 3, Interval: 5}
+	p.members(v, (*parser).ignore,
+		member{"command", "what to run in the container", func(v gjson.Result) { h.Command = p.command(v) }},
+		member{"retries", "", func(v gjson.Result) { h.Retries = p.integer(v, 1, 1000) }},
+		member{"interval", "", func(v gjson.Result) { h.Interval = p.integer(v, 0, 3600) }},
+	)
+	e.HealthCheck = h
+}
+
+// command reads a command without a shell. What a shell would not take as it is,
+// is refused: a command that needs one would fail only when all is done.
+func (p *parser) command(v gjson.Result) string {
+	s, ok := p.str(v)
+	switch {
+	case !ok:
+	case strings.TrimSpace(s) == "":
+		p.fail(v, "must not be blank")
+	case needsShell(s):
+		p.fail(v, "no shell reads this, its words are what stands between blanks: put the command into a script, "+
+			"in the container to be named here, or on the host as one of health_checks")
+	default:
+		return s
 	}
-	for _, key := range []string{"lxc_configs", "services", "dashboard"} {
-		delete(t.Root, key)
+	return ""
+}
+
+func healthChecks(p *parser, e *entry, v gjson.Result) {
+	e.HealthChecks = []HealthProbe{}
+	p.list(v, func(v gjson.Result) {
+		var h HealthProbe
+		p.members(v, (*parser).ignore,
+			member{"name", "", func(v gjson.Result) { h.Name, _ = p.str(v) }},
+			member{"script", "what to run on the host", func(v gjson.Result) { h.Script = p.formatted(v, fileName) }},
+			member{"args", "", func(v gjson.Result) { h.Args = p.args(v) }},
+		)
+		if h.Name == "" {
+			h.Name = h.Script
+		}
+		if !p.full() {
+			e.HealthChecks = append(e.HealthChecks, h)
+		}
+	})
+}
+
+// maxArgs is more than any health check has.
+const maxArgs = 100
+
+// args reads the arguments of a script: a list, or a string of words without
+// quotes, since no shell reads it.
+func (p *parser) args(v gjson.Result) []string {
+	var args []string
+	empty := func(v gjson.Result) bool { return v.Type == gjson.String && v.Str == "" }
+	switch {
+	case v.IsArray():
+		p.list(v, func(v gjson.Result) {
+			if empty(v) {
+				args = append(args, "")
+			} else if s, ok := p.str(v); ok {
+				args = append(args, s)
+			}
+		})
+	case empty(v):
+	default:
+		if s, ok := p.str(v); ok && strings.ContainsAny(s, "\"'`$\\;&|<>()*?[]{}~#!") {
+			p.fail(v, "no shell reads this: write a list of the arguments")
+		} else if ok {
+			args = strings.Fields(s)
+		}
 	}
-	return t, nil
+	if len(args) > maxArgs {
+		p.fail(v, "has %d arguments; at most %d are allowed", len(args), maxArgs)
+		return nil
+	}
+	return args
 }

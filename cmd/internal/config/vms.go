@@ -148,13 +148,6 @@ func (p *vmParser) vm(v gjson.Result) vmEntry {
 	return vm
 }
 
-// under calls read with the path of a member of the current value.
-func (p *parser) under(key string, read func()) {
-	p.path = append(p.path, step{key, -1})
-	read()
-	p.path = p.path[:len(p.path)-1]
-}
-
 // agentOf reads the host name of a virtual machine's Portainer agent.
 func (p *vmParser) agentOf(vm *vmEntry, v gjson.Result, insecure bool) {
 	vm.agent = v.Index
@@ -265,22 +258,4 @@ func (p *vmParser) relations(f *File) {
 				"at most %d fit in an event", length, f.Path, MaxContainer), -1}
 		})
 	}
-}
-
-// externalNames returns the names of the virtual machines on which containers
-// depend, by id.
-func (f *File) externalNames() map[int]string {
-	known := make(map[int]string, len(f.VMs))
-	for _, vm := range f.VMs {
-		known[vm.VMID] = vm.Name
-	}
-	names := map[int]string{}
-	for _, c := range f.Containers {
-		for _, id := range c.Dependencies {
-			if name := known[id]; name != "" {
-				names[id] = name
-			}
-		}
-	}
-	return names
 }

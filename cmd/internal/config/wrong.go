@@ -2,9 +2,6 @@ package config
 
 import (
 	"fmt"
-	"iter"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -123,33 +120,4 @@ func (w *Wrong) addressUnknown() {
 func before(s, separator string) string {
 	s, _, _ = strings.Cut(s, separator)
 	return s
-}
-
-// IDs returns the ids of all containers, of those with mistakes too, in ascending
-// order.
-func (f *File) IDs() []int {
-	ids := slices.AppendSeq(make([]int, 0, len(f.Containers)+len(f.Wrong)), maps.Keys(f.Containers))
-	ids = slices.AppendSeq(ids, maps.Keys(f.Wrong))
-	slices.Sort(ids)
-	return ids
-}
-
-// all returns all containers in the order of their ids, as [File.Container] does.
-func (f *File) all() iter.Seq[*Container] {
-	return func(yield func(*Container) bool) {
-		for _, id := range f.IDs() {
-			if !yield(f.Container(id)) {
-				return
-			}
-		}
-	}
-}
-
-// Container returns a container, a wrong one as far as it could be read, or nil
-// when the file has none with this id.
-func (f *File) Container(id int) *Container {
-	if w := f.Wrong[id]; w != nil {
-		return w.Container
-	}
-	return f.Containers[id]
 }

@@ -42,6 +42,24 @@ func (h *Host) confPath(ctid int) string {
 	return filepath.Join(h.PVERoot, "lxc", strconv.Itoa(ctid)+".conf")
 }
 
+// confPaths returns the paths of the configuration files of all containers of the
+// cluster, by CTID. Others may move or remove such a file at any time.
+func (h *Host) confPaths() (map[int]string, error) {
+	all := map[int]string{}
+	for _, pattern := range []string{"lxc/*.conf", "nodes/*/lxc/*.conf"} {
+		paths, err := filepath.Glob(filepath.Join(h.PVERoot, pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
+			if ctid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".conf")); err == nil {
+				all[ctid] = path
+			}
+		}
+	}
+	return all, nil
+}
+
 // ReadConf reads a container's configuration file. The error is an
 // [io/fs.ErrNotExist] when there is no such container on this host.
 func (h *Host) ReadConf(ctid int) (*Conf, error) {
@@ -191,6 +209,18 @@ func ParseProperties(s string) Properties {
 			key, value = "", element
 		}
 		ps = append(ps, Property{strings.TrimSpace(key), strings.TrimSpace(value)})
+	}
+	return ps
+}
+
+// ParseWithDefault is [ParseProperties] for an option with a default key, which may
+// be written with its name or without: the key is "" here.
+func ParseWithDefault(s, key string) Properties {
+	ps := ParseProperties(s)
+	for i := range ps {
+		if ps[i].Key == key {
+			ps[i].Key = ""
+		}
 	}
 	return ps
 }

@@ -39,8 +39,8 @@ var hints = compileHints([][2]string{
 	{`can't lock file '([A-Za-z0-9/._-]+)' - got timeout`,
 		"another command holds $1: see which with: fuser -v $1"},
 	{`volume '([A-Za-z0-9._-]+):vztmpl/([A-Za-z0-9._+-]+)' does not exist`,
-		"the template is missing: download it with: pveam update && pveam download $1 $2; or let phx do so, with " +
-			"--download (PHX_DOWNLOAD=1)"},
+		"the template is missing: let phx download it, with --download (PHX_DOWNLOAD=1), or run: pveam update && " +
+			"pveam download $1 $2"},
 	{`no such template`,
 		"Proxmox does not offer it, or the list of this host is old: pveam update; see it with: pveam available"},
 	{`storage '[A-Za-z0-9._-]+' does not exist`,
@@ -57,7 +57,7 @@ var hints = compileHints([][2]string{
 		"see the snapshots with: pct listsnapshot CTID; phx takes $1 when it provisions the container whose " +
 			"template_snapshot_name it is"},
 	{`bridge '([A-Za-z0-9._-]+)' does not exist`,
-		"make the bridge $1 on this host, or correct network_config.bridge"},
+		"make the bridge $1 on this host, or correct bridge in the configuration"},
 	{`can't remove CT [0-9]+ - protection mode enabled`,
 		"the container is protected: pct set CTID --protection 0"},
 	{`startup for container '([0-9]+)' failed`,

@@ -1,7 +1,6 @@
 package pve
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"regexp"
@@ -11,24 +10,16 @@ import (
 	"time"
 )
 
-var netName = regexp.MustCompile(`^net(\d+)$`)
+// netOption matches the options of interfaces, and laterNet those that pct takes out
+// of a running container at its next start only: it does not know their numbers as
+// such (pve-container 6.1).
+var (
+	netOption = regexp.MustCompile(`^net\d+$`)
+	laterNet  = regexp.MustCompile(`^net\d\d+$`)
+)
 
-// Nets returns the options net0, net1 and so on that values has, in the order of
-// their numbers.
-func Nets(values map[string]string) []string {
-	var nets []string
-	for option := range values {
-		if netName.MatchString(option) {
-			nets = append(nets, option)
-		}
-	}
-	number := func(option string) int {
-		n, _ := strconv.Atoi(strings.TrimPrefix(option, "net"))
-		return n
-	}
-	slices.SortFunc(nets, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
-	return nets
-}
+// Nets returns the options of the interfaces among values, by number.
+func Nets(values map[string]string) []string { return numbered(values, netOption) }
 
 // interfaceAsStored is a network interface as pct prints it again: the name,
 // the other keys in order, and the type (pve-container 6.1).
@@ -74,7 +65,8 @@ func sameTrunks(a, b string) bool {
 func (s *Settings) AppliedAtStart(conf *Conf) []string {
 	var nets []string
 	for _, p := range s.set {
-		if netName.MatchString(p.Key) && appliedAtStart(ParseProperties(conf.Values[p.Key]), ParseProperties(p.Value)) {
+		have, wanted := ParseProperties(conf.Values[p.Key]), ParseProperties(p.Value)
+		if netOption.MatchString(p.Key) && appliedAtStart(have, wanted) {
 			nets = append(nets, p.Key)
 		}
 	}
@@ -85,7 +77,8 @@ func appliedAtStart(have, wanted Properties) bool {
 	differs := func(key string) bool { return !sameValue(key, have.Get(key), wanted.Get(key)) }
 	managed := ParseBool(wanted.Get("host-managed"))
 	asks := func(key string) bool { return wanted.Get(key) == "dhcp" && differs(key) && !managed }
-	return differs("mtu") || asks("ip") || asks("ip6") || len(have) > 0 && (differs("trunks") || differs("host-managed"))
+	return differs("mtu") || asks("ip") || asks("ip6") ||
+		len(have) > 0 && (differs("trunks") || differs("host-managed"))
 }
 
 // MarkRestart notes that a restart of the container is needed for options of which

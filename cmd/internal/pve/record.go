@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -174,28 +173,22 @@ func (r *Records) load() error {
 func (r *Records) draw() error {
 	r.key = make([]byte, sha256.Size)
 	rand.Read(r.key)
-	for _, pattern := range []string{"lxc/*.conf", "nodes/*/lxc/*.conf"} {
-		paths, err := filepath.Glob(filepath.Join(r.host.PVERoot, pattern))
+	paths, err := r.host.confPaths()
+	if err != nil {
+		return fmt.Errorf("look for records: %w", err)
+	}
+	for ctid, path := range paths {
+		text, err := readIfThere(path)
 		if err != nil {
-			return err
+			return fmt.Errorf("look for records: %w", err)
 		}
-		for _, path := range paths {
-			ctid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".conf"))
-			if err != nil || slices.Contains(r.unkeyed, ctid) {
-				continue
-			}
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return fmt.Errorf("look for records: %w", err)
-			}
-			conf := ParseConf(text)
-			descriptions := []string{conf.Description}
-			for _, s := range conf.Snapshots {
-				descriptions = append(descriptions, s.Description)
-			}
-			if slices.ContainsFunc(descriptions, hasUnkeyed) {
-				r.unkeyed = append(r.unkeyed, ctid)
-			}
+		conf := ParseConf(text)
+		descriptions := []string{conf.Description}
+		for _, s := range conf.Snapshots {
+			descriptions = append(descriptions, s.Description)
+		}
+		if slices.ContainsFunc(descriptions, hasUnkeyed) {
+			r.unkeyed = append(r.unkeyed, ctid)
 		}
 	}
 	slices.Sort(r.unkeyed)

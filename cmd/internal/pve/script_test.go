@@ -53,7 +53,8 @@ func TestWhatIsMountedIsNotRemoved(t *testing.T) {
 			var said strings.Builder
 			cmd.Stderr = &said
 			left, err := cmd.Output()
-			if (err != nil) != tt.fails || !strings.Contains(said.String(), tt.says) || tt.says == "" && said.Len() > 0 {
+			if (err != nil) != tt.fails || !strings.Contains(said.String(), tt.says) ||
+				tt.says == "" && said.Len() > 0 {
 				t.Errorf("%v\n%s", err, said.String())
 			}
 			if string(left) != tt.leaves {

@@ -3,7 +3,6 @@ package pve
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,7 +132,7 @@ func (s *Settings) Apply(conf *Conf, running bool) {
 				conf.Pending = map[string]string{}
 			}
 			conf.Pending[p.Key] = p.Value
-		case netName.MatchString(p.Key):
+		case netOption.MatchString(p.Key):
 			conf.Values[p.Key] = interfaceAsStored(p.Value)
 		default:
 			conf.Values[p.Key] = p.Value
@@ -169,7 +168,3 @@ func (s *Settings) ChangesMounts() bool {
 		return p.Key == "rootfs" || mountPointOption.MatchString(p.Key)
 	})
 }
-
-// laterNet matches the interfaces that pct takes out of a running container at its
-// next start only: it does not know their numbers as such (pve-container 6.1).
-var laterNet = regexp.MustCompile(`^net\d\d+$`)

@@ -1,6 +1,7 @@
 package pve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,54 +103,77 @@ func (h *Host) CheckStorage(name string) error {
 // archiveRE matches the archive of a template on a storage.
 var archiveRE = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9._-]*):vztmpl/([A-Za-z0-9][A-Za-z0-9._+-]*)$`)
 
-// TemplateFile returns the path of the archive that a container is created from,
-// a volume such as local:vztmpl/NAME or a path. known is false where storage.cfg
-// does not say where that volume is.
-func (h *Host) TemplateFile(template string) (file string, known bool) {
-	if strings.HasPrefix(template, "/") {
-		return template, true
+// archive looks for the archive that a container is created from, a volume such as
+// local:vztmpl/NAME or a path. Where storage.cfg does not say where that volume is,
+// file is "", and the archive not missing.
+func (h *Host) archive(template string) (file string, missing bool, err error) {
+	file = template
+	if !strings.HasPrefix(template, "/") {
+		m := archiveRE.FindStringSubmatch(template)
+		if m == nil {
+			return "", false, nil
+		}
+		s := h.storages()[m[1]]
+		if s == nil || s.dir == "" {
+			return "", false, nil
+		}
+		file = filepath.Join(s.dir, s.templates, m[2])
 	}
-	m := archiveRE.FindStringSubmatch(template)
-	if m == nil {
-		return "", false
+	if _, err = os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return file, true, nil
 	}
-	s := h.storages()[m[1]]
-	if s == nil || s.dir == "" {
-		return "", false
-	}
-	return filepath.Join(s.dir, s.templates, m[2]), true
+	return file, false, err
 }
 
-// DownloadCommand returns the command that fetches an archive from the templates
+// downloadCommand returns the command that fetches an archive from the templates
 // that Proxmox offers, whose list is signed and has their checksums; nil for one
 // that is on no storage.
-func (h *Host) DownloadCommand(template string) []string {
+func (h *Host) downloadCommand(template string) []string {
 	m := archiveRE.FindStringSubmatch(template)
 	if m == nil {
 		return nil
 	}
-	program := h.PVEAM
-	if program == "" {
-		program = "pveam"
-	}
-	return []string{program, "download", m[1], m[2]}
+	return []string{cmp.Or(h.PVEAM, "pveam"), "download", m[1], m[2]}
 }
 
-// Download fetches an archive that is missing with [Host.DownloadCommand].
+// LacksArchive reports whether the archive of a template is missing that
+// [Host.Download] may fetch.
+func (h *Host) LacksArchive(template string) bool {
+	_, missing, _ := h.archive(template)
+	return missing && h.downloadCommand(template) != nil
+}
+
+// CheckArchive returns an error if the archive is missing that a container is created
+// from, or cannot be looked at.
+func (h *Host) CheckArchive(template string) error {
+	file, missing, err := h.archive(template)
+	switch command := h.downloadCommand(template); {
+	case err != nil:
+		return fmt.Errorf("template: %w", err)
+	case missing && command != nil:
+		return fmt.Errorf("the template is missing: let phx download it, with --download (PHX_DOWNLOAD=1), or run: "+
+			"pveam update && %s", Quote(command))
+	case missing:
+		return fmt.Errorf("the template %s is missing", file)
+	}
+	return nil
+}
+
+// Download fetches an archive that is missing.
 func (h *Host) Download(ctx context.Context, template string) error {
-	argv := h.DownloadCommand(template)
+	argv := h.downloadCommand(template)
 	_, said, err := h.run(ctx, Command{Argv: argv})
 	if err != nil || h.Preview != nil {
 		return err
 	}
 	// It exits 0 even when the task has failed.
-	file, known := h.TemplateFile(template)
-	if _, err := os.Stat(file); known && errors.Is(err, fs.ErrNotExist) {
-		reason := "see Proxmox's task log"
-		if text := strings.TrimSpace(string(said)); text != "" {
-			reason = text
-		}
-		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, reason)
+	if file, missing, _ := h.archive(template); missing {
+		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, whyNot(said))
 	}
 	return nil
+}
+
+// whyNot is what a command has said that did nothing, and exited 0 nevertheless.
+func whyNot(said []byte) string {
+	return cmp.Or(strings.TrimSpace(string(said)), "see Proxmox's task log")
 }

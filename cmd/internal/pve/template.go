@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -88,11 +87,7 @@ func (c *Container) ConvertToTemplate(ctx context.Context) error {
 	}
 	// pct template exits 0 even when it failed.
 	if !c.Conf.IsTemplate() {
-		reason := "see Proxmox's task log"
-		if text := strings.TrimSpace(string(said)); text != "" {
-			reason = text
-		}
-		return fmt.Errorf("pct template %d exited 0, but it is no template: %s", c.CTID, reason)
+		return fmt.Errorf("pct template %d exited 0, but it is no template: %s", c.CTID, whyNot(said))
 	}
 	return nil
 }
@@ -103,23 +98,17 @@ func (c *Container) ConvertToTemplate(ctx context.Context) error {
 // template's blocks.
 func (h *Host) LinkedClones(ctid int) ([]int, error) {
 	on := map[int][]int{} // containers by what they are on top of
-	for _, pattern := range []string{"lxc/*.conf", "nodes/*/lxc/*.conf"} {
-		paths, err := filepath.Glob(filepath.Join(h.PVERoot, pattern))
+	paths, err := h.confPaths()
+	if err != nil {
+		return nil, fmt.Errorf("look for linked clones: %w", err)
+	}
+	for id, path := range paths {
+		text, err := readIfThere(path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("look for linked clones: %w", err)
 		}
-		for _, path := range paths {
-			id, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".conf"))
-			if err != nil {
-				continue
-			}
-			text, err := readIfThere(path)
-			if err != nil {
-				return nil, fmt.Errorf("look for linked clones: %w", err)
-			}
-			for _, base := range bases(text) {
-				on[base] = append(on[base], id)
-			}
+		for _, base := range bases(text) {
+			on[base] = append(on[base], id)
 		}
 	}
 	clones := []int{ctid}

@@ -16,7 +16,8 @@ func TestLinkedClones(t *testing.T) {
 		"nodes/pve2/lxc/102.conf": "rootfs: zfs:basevol-901-disk-0/subvol-102-disk-0,size=4G\n",
 		"lxc/103.conf":            "unused0: dir:900/base-900-disk-0.raw/103/vm-103-disk-0.qcow2\n",
 		"lxc/104.conf":            "#zfs:basevol-900-disk-0/subvol-104-disk-0\nrootfs: zfs:subvol-104-disk-0\n",
-		"lxc/105.conf":            "rootfs: zfs:basevol-9001-disk-0/subvol-105-disk-0\nmp0: /srv/base-900-disk-0/x,mp=/x\n",
+		"lxc/105.conf": "rootfs: zfs:basevol-9001-disk-0/subvol-105-disk-0\n" +
+			"mp0: /srv/base-900-disk-0/x,mp=/x\n",
 	} {
 		path := filepath.Join(h.PVERoot, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -26,10 +26,7 @@ func Unused(values map[string]string) []string { return numbered(values, unusedO
 func Devices(values map[string]string) []string { return numbered(values, deviceOption) }
 
 // DevicePath returns the path of the device that the value of an option has.
-func DevicePath(value string) string {
-	ps := ParseProperties(value)
-	return cmp.Or(ps.Get("path"), ps.Get(""))
-}
+func DevicePath(value string) string { return ParseWithDefault(value, "path").Get("") }
 
 func numbered(values map[string]string, form *regexp.Regexp) []string {
 	var options []string

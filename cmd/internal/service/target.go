@@ -1,7 +1,6 @@
 package service
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -111,27 +110,30 @@ func (t *Target) plan() *config.Plan {
 // AddressOf returns the address of a place by which the container reaches it: one
 // in a network of the container, else one of a family that the container has.
 func (t *Target) AddressOf(p *config.Place) string {
-	var prefixes []netip.Prefix
-	var four, six bool
+	var own []netip.Prefix
 	for _, i := range t.Container.Interfaces {
-		prefixes = append(prefixes, i.IPv4.Prefix, i.IPv6.Prefix)
-		four = four || i.IPv4 != config.Addressing{}
-		six = six || i.IPv6 != config.Addressing{}
+		for _, a := range []struct {
+			config.Addressing
+			none netip.Addr // of its family
+		}{{i.IPv4, netip.IPv4Unspecified()}, {i.IPv6, netip.IPv6Unspecified()}} {
+			switch {
+			case a.Prefix.IsValid():
+				own = append(own, a.Prefix)
+			case a.Method != "": // in which network, nobody knows
+				own = append(own, netip.PrefixFrom(a.none, a.none.BitLen()))
+			}
+		}
 	}
-	var second string
+	var addresses []netip.Addr
 	for _, s := range p.Addresses() {
-		address, err := netip.ParseAddr(s)
-		if err != nil {
-			continue
-		}
-		if slices.ContainsFunc(prefixes, func(own netip.Prefix) bool { return own.Contains(address) }) {
-			return s
-		}
-		if second == "" && (address.Is4() && four || address.Is6() && six) {
-			second = s
+		if address, err := netip.ParseAddr(s); err == nil {
+			addresses = append(addresses, address)
 		}
 	}
-	return cmp.Or(second, p.IP)
+	if address := config.Closest(addresses, own); address.IsValid() {
+		return address.String()
+	}
+	return p.IP
 }
 
 // Logf writes a message about the container to stderr.

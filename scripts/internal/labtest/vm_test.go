@@ -69,7 +69,10 @@ func (l lab) startVM(t *testing.T) {
 	server.Listener.Close()
 	server.Listener = <-listeners
 	server.StartTLS()
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		server.Close()
+		exec.Command("ip", "-n", l.namespace(), "link", "delete", "vm"+vm).Run() // the kernel does it too, but later
+	})
 
 	qm := l.path("bin", "qm")
 	write(t, qm, `#!/bin/sh
