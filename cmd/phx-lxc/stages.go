@@ -85,7 +85,7 @@ func (j *job) checkExternal(context.Context) error {
 // findProfile refuses, before a container is made, a profile that cannot be read.
 func (j *job) findProfile(context.Context) error {
 	name := customProfile(j.c)
-	if name == "" || j.ct.Conf != nil && !j.anew {
+	if name == "" || j.ct.Conf != nil && !j.replaces {
 		return nil
 	}
 	_, _, _, err := profileFile(j.options.profiles, j.options.profileDir, name)
