@@ -27,7 +27,7 @@ func (j *job) define(ctx context.Context) error {
 	case j.ct.Conf == nil:
 		return j.create(ctx)
 	case j.ct.IsTemplate():
-		return j.leave(ctx)
+		return j.leaveTemplate(ctx)
 	case j.c.IsTemplate && j.ct.Conf.HasBaseVolumes(): // an interrupted conversion
 		j.complete = true
 		return j.convert(ctx)
@@ -153,7 +153,7 @@ func (j *job) firstRecord() (first pve.Record, line string, err error) {
 		return nil, "", err
 	}
 	first = j.desiredRecord()
-	for _, word := range []string{pve.RawWord, pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord} {
+	for _, word := range append([]string{pve.RawWord}, recordedFirst...) {
 		first.Unite(word, j.ct.Before[word])
 	}
 	return first, records.Line(j.c.CTID, first), nil
@@ -259,6 +259,9 @@ func (j *job) clone(ctx context.Context) error {
 	}
 	// So do all its interfaces, and with them the addresses of the source.
 	j.ct.Before.Unite(pve.NetsWord, strings.Join(unmentioned(j.c, from.Values), ","))
+	if j.keepsMounts(expected) {
+		j.ct.Before[pve.LiftedWord] = "1"
+	}
 	j.created = true
 	first, line, err := j.firstRecord()
 	if err != nil {

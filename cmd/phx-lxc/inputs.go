@@ -137,7 +137,7 @@ func (j *job) hash(s *script, inputs [][]byte, own map[string]json.RawMessage) e
 	named := map[string]json.RawMessage{}
 	for _, keys := range []map[string]json.RawMessage{file.Root, own} {
 		for key, value := range keys {
-			if names(s.Text, key) {
+			if hasWord(s.Text, key) {
 				named[key] = value
 			}
 		}
@@ -150,8 +150,8 @@ func (j *job) hash(s *script, inputs [][]byte, own map[string]json.RawMessage) e
 	return nil
 }
 
-// names reports whether a text has a key as a word of its own.
-func names(text []byte, key string) bool {
+// hasWord reports whether a text has a key as a word of its own.
+func hasWord(text []byte, key string) bool {
 	isLetter := func(i int) bool {
 		return i >= 0 && i < len(text) && (text[i] == '_' || text[i] >= '0' && text[i] <= '9' ||
 			text[i]|0x20 >= 'a' && text[i]|0x20 <= 'z')

@@ -59,11 +59,10 @@ Options:
                           takes the place of one that phx ships. (PHX_SCRIPTS)
                           Default
                           /usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin.
-    --adopt CTIDS         Record the scripts of these containers as they are, and
-                          do not run them; 1 stands for all. So it is with a
-                          container that phx has never worked on. A container that
-                          this run makes, and phx's own scripts, are excepted.
-                          (PHX_ADOPT)
+    --adopt CTIDS         Record the scripts of these containers without running
+                          them, as on containers that phx has never worked on; 1
+                          stands for all. Not those of containers that this run
+                          makes, nor phx's own. (PHX_ADOPT)
     --rerun CTIDS         Run the scripts of these containers (103,950), also those
                           that have run; 1 stands for all that are planned.
                           (PHX_RERUN)

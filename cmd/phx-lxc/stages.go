@@ -72,7 +72,7 @@ func (j *job) converge(ctx context.Context) error {
 // checkExternal checks that the guests outside of the configuration run on
 // which the container depends.
 func (j *job) checkExternal(context.Context) error {
-	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.anew {
+	if j.options.ignoreExternal || j.ct.IsTemplate() && !j.replaces {
 		return nil
 	}
 	var all []error
@@ -85,7 +85,7 @@ func (j *job) checkExternal(context.Context) error {
 // findProfile refuses, before a container is made, a profile that cannot be read.
 func (j *job) findProfile(context.Context) error {
 	name := customProfile(j.c)
-	if name == "" || j.ct.Conf != nil && !j.anew {
+	if name == "" || j.ct.Conf != nil && !j.replaces {
 		return nil
 	}
 	_, _, _, err := profileFile(j.options.profiles, j.options.profileDir, name)
@@ -213,8 +213,8 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 	after := j.desiredRecord()
 	// What is set otherwise is recorded before it is, and what is removed is
 	// forgotten afterwards.
-	for _, word := range []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord} {
-		if !j.options.dryRun {
+	if !j.options.dryRun {
+		for _, word := range recordedFirst {
 			after.Unite(word, j.ct.Before[word])
 		}
 	}
@@ -318,18 +318,13 @@ func (j *job) configure(ctx context.Context) error {
 }
 
 // liftProtection takes the protection that a clone has of its source away where
-// mount points are to be changed. What follows in this run brings it back.
+// mount points are to be changed. What changes them brings it back.
 func (j *job) liftProtection(ctx context.Context) error {
-	if !j.created || !isProtected(j.ct.Conf) || !j.settings(j.ct.Conf).ChangesMounts() {
+	if j.ct.Before[pve.LiftedWord] == "" || !j.keepsMounts(j.ct.Conf) {
 		return nil
 	}
 	if err := j.ct.Pct(ctx, "set", j.ct.ID(), "--protection", "0"); err != nil {
 		return err
-	}
-	if j.c.Protection == nil {
-		c := *j.c
-		c.Protection = new(true)
-		j.c = &c
 	}
 	return j.ct.Reread(func(c *pve.Conf) { c.Values["protection"] = "0" })
 }

@@ -19,12 +19,12 @@ import (
 // checkStorages refuses, before a container is made, storages that are not there
 // or do not hold what it is to be.
 func (j *job) checkStorages(context.Context) error {
-	if j.ct.Conf != nil && !j.anew {
+	if j.ct.Conf != nil && !j.replaces {
 		return nil
 	}
 	var all []error
 	for _, name := range storagePools(j.c) {
-		if err := j.host.CheckStorage(name); err != nil && j.anew {
+		if err := j.host.CheckStorage(name); err != nil && j.replaces {
 			all = append(all, err)
 		}
 		if j.c.IsTemplate && !j.host.TakesTemplates(name) {
@@ -46,9 +46,9 @@ func storagePools(c *config.Container) []string {
 	return pools
 }
 
-// leave deals with a container that is a template: nothing is changed in it, as
+// leaveTemplate deals with a container that is a template: nothing is changed in it, as
 // clones may have their disks on top of its own.
-func (j *job) leave(ctx context.Context) error {
+func (j *job) leaveTemplate(ctx context.Context) error {
 	j.complete = true
 	if !j.c.IsTemplate {
 		return fmt.Errorf("it is a template of Proxmox VE, which never runs and cannot be turned back: "+
@@ -58,11 +58,11 @@ func (j *job) leave(ctx context.Context) error {
 	if err := j.findDueScripts(ctx); err != nil {
 		return err
 	}
-	differing, anew, err := j.templateDiffers()
+	differing, onlyNew, err := j.templateDiffers()
 	if err != nil {
 		return err
 	}
-	j.differs = append(differing.Changes(), anew...)
+	j.differs = append(differing.Changes(), onlyNew...)
 	if len(j.differs) == 0 {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (j *job) leave(ctx context.Context) error {
 	if args := differing.Args(); len(args) > 0 {
 		lines = append(lines, "to set that: "+pve.Quote(append([]string{"pct", "set", j.ct.ID()}, args...)))
 	}
-	if len(anew) > 0 {
+	if len(onlyNew) > 0 {
 		clones, err := j.host.LinkedClones(j.c.CTID)
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func (j *job) leave(ctx context.Context) error {
 			words = append(words, strconv.Itoa(id))
 		}
 		lines = append(lines, fmt.Sprintf("a new template has to be made for %s%s: %s",
-			strings.Join(anew, "; "), why, pve.Quote(words)))
+			strings.Join(onlyNew, "; "), why, pve.Quote(words)))
 	}
 	j.logf("%s", strings.Join(lines, "\n"))
 	return nil
@@ -93,7 +93,7 @@ func (j *job) leave(ctx context.Context) error {
 
 // templateDiffers returns what the configuration wants otherwise of a template:
 // settings that pct can still change, and what only a new one could have.
-func (j *job) templateDiffers() (settable *pve.Settings, anew []string, err error) {
+func (j *job) templateDiffers() (settable *pve.Settings, onlyNew []string, err error) {
 	conf := j.ct.Conf
 	var fw *config.Firewall
 	if j.ct.Before[pve.FirewallWord] != "" { // which others do not manage
@@ -105,24 +105,24 @@ func (j *job) templateDiffers() (settable *pve.Settings, anew []string, err erro
 	settable = settings(&withoutVolumes, conf, fw, j.ct.Before)
 
 	if have, differs := wrongPrivilege(j.c, &conf.Section); differs {
-		anew = append(anew, "unprivileged "+pve.FormatBool(!have))
+		onlyNew = append(onlyNew, "unprivileged "+pve.FormatBool(!have))
 	}
 	if storage := pve.Storage(conf.Values["rootfs"]); storage != "" && storage != j.c.StoragePool {
-		anew = append(anew, "rootfs on "+j.c.StoragePool)
+		onlyNew = append(onlyNew, "rootfs on "+j.c.StoragePool)
 	}
 	for _, d := range disks(j.c, conf) {
 		if d.have != d.want {
-			anew = append(anew, fmt.Sprintf("%s %dG", d.option, d.want))
+			onlyNew = append(onlyNew, fmt.Sprintf("%s %dG", d.option, d.want))
 		}
 	}
 	for _, v := range j.c.Volumes {
 		if option := pve.MountedAt(conf.Values, v.MountPoint); option == "" ||
 			pve.Storage(conf.Values[option]) != v.Pool {
-			anew = append(anew, fmt.Sprintf("%s on %s", v.MountPoint, v.Pool))
+			onlyNew = append(onlyNew, fmt.Sprintf("%s on %s", v.MountPoint, v.Pool))
 		}
 	}
 	if conf.RawDiffers(rawLines(withPrivileges(j.c, conf)), j.ct.Before.Hashes(pve.RawWord)) {
-		anew = append(anew, "raw lxc lines")
+		onlyNew = append(onlyNew, "raw lxc lines")
 	}
 	if fw != nil {
 		text, err := j.host.ReadFirewall(j.c.CTID)
@@ -130,13 +130,13 @@ func (j *job) templateDiffers() (settable *pve.Settings, anew []string, err erro
 			return nil, nil, err
 		}
 		if string(pveFirewall(fw).Rewrite(text, j.ct.Before.Hashes(pve.FirewallWord))) != string(text) {
-			anew = append(anew, "firewall")
+			onlyNew = append(onlyNew, "firewall")
 		}
 	}
 	for _, s := range j.due {
-		anew = append(anew, s.name)
+		onlyNew = append(onlyNew, s.name)
 	}
-	return settable, anew, nil
+	return settable, onlyNew, nil
 }
 
 // convert makes the container a template, when all has been applied. It is down.

@@ -94,20 +94,28 @@ func leadsToProxy(directives []directive, g gateway) bool {
 	return servers > 0
 }
 
-// allLead reports whether the last word of every server of an upstream, or the
-// value of every line of a map, is a place of the proxy.
+// allLead reports whether every server of an upstream, or every value of a map, is
+// the proxy, and there is one.
 func allLead(block []directive, toProxy map[string]bool, g gateway) bool {
-	lead := len(block) > 0
+	found := false
 	for _, d := range block {
+		target := ""
 		switch d.name() {
 		case "keepalive", "zone", "hash", "hostnames", "":
+			continue
 		case "server":
-			lead = lead && len(d.words) > 1 && isProxy(d.words[1], toProxy, g)
+			if len(d.words) > 1 {
+				target = d.words[1]
+			}
 		default:
-			lead = lead && isProxy(d.words[len(d.words)-1], toProxy, g)
+			target = d.words[len(d.words)-1]
 		}
+		if !isProxy(target, toProxy, g) {
+			return false
+		}
+		found = true
 	}
-	return lead
+	return found
 }
 
 // ownServer reports whether a server block is for names and ports of the gateway

@@ -51,11 +51,15 @@ func (g gateway) siteWith(six bool) []byte {
 	if strings.Contains(proxy, ":") {
 		proxy = "[" + proxy + "]"
 	}
+	everywhere := []string{""} // what is before a port that is open at all addresses of a family
+	if six {
+		everywhere = append(everywhere, "[::]:")
+	}
 	var b bytes.Buffer
 	err := siteTemplate.Execute(&b, map[string]any{
 		"Names": g.Domain + " *." + g.Domain, "Domain": g.Domain, "Blanked": blanked, "Proxy": proxy, "Root": g.Root,
 		"StatusPort": g.StatusPort, "StatusHost": g.StatusHost, "Certificate": certificateFile, "Key": keyFile,
-		"Everywhere": map[bool][]string{false: {""}, true: {"", "[::]:"}}[six],
+		"Everywhere": everywhere,
 	})
 	if err != nil {
 		panic(err) // the template and its data are constants of this program

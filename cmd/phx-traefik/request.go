@@ -97,10 +97,10 @@ func (p proxy) check() error {
 	return p.Trust.Check()
 }
 
-// gateways are the addresses of the gateway.
+// gateways returns the addresses of the gateway, the one to reach it first.
 func (p proxy) gateways() []string {
 	if p.Gateway == "" {
-		return p.GatewayAlso
+		return nil
 	}
 	return append([]string{p.Gateway}, p.GatewayAlso...)
 }

@@ -232,8 +232,8 @@ type Device struct {
 	DenyWrite bool
 }
 
-// MappedIDs are ids of a container that are other ones of the host than 100000
-// and its own.
+// MappedIDs are ids of a container that are mapped to others of the host than those
+// from 100000 on.
 type MappedIDs struct {
 	Type        string // uid, gid or both
 	HostID      int    // the first

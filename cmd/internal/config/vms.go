@@ -89,7 +89,6 @@ type vmEntry struct {
 	VM
 	index                       int
 	id, address, service, agent int
-	at                          int // of its object
 }
 
 // skip passes over what belongs to other programs, whatever it is.
@@ -100,7 +99,7 @@ func (p *vmParser) root(v gjson.Result) {
 		ids, index := map[int]bool{}, 0
 		p.list(v, func(v gjson.Result) {
 			vm := p.vm(v)
-			vm.index, vm.at = index, v.Index
+			vm.index = index
 			index++
 			switch {
 			case vm.VMID == 0:

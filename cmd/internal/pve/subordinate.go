@@ -44,7 +44,7 @@ func CheckSubordinate(maps []string, users, groups string) error {
 	return errors.Join(all...)
 }
 
-// A subordinate range are ids that root may map.
+// A subordinate is a range of ids that root may map.
 type subordinate struct{ first, count int }
 
 // rootRanges returns root's ranges in the text of such a file, by their first id.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -37,8 +38,8 @@ func (l lab) newSite(t *testing.T, name string, edit func(containers object)) si
 // write makes a file of the site: a script of a text, JSON of an object.
 func (s site) write(t *testing.T, name string, content any) {
 	t.Helper()
-	path := s.dir + "/" + name
-	if err := os.MkdirAll(path[:strings.LastIndexByte(path, '/')], 0o755); err != nil {
+	path := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	text, ok := content.(string)
@@ -82,9 +83,13 @@ func ip4(bridge, host int) string { return fmt.Sprintf("10.0.%d.%d", bridge, hos
 
 // container is a small clone with the network interfaces, and then the further keys.
 func container(name, source string, networks []object, keys object) object {
-	c := object{"name": name, "clone_from_ctid": source, "memory_mb": 256, "cores": 1, "storage_pool": "lab",
+	return merge(object{"name": name, "clone_from_ctid": source, "memory_mb": 256, "cores": 1, "storage_pool": "lab",
 		"storage_size_gb": 16, "unprivileged": true, "start_at_boot": true, "boot_order": 5, "boot_delay": 0,
-		"pct_options": []string{"nesting=1"}, "network_configs": networks}
+		"pct_options": []string{"nesting=1"}, "network_configs": networks}, keys)
+}
+
+// merge gives an object further keys, takes those away that are nil, and returns it.
+func merge(c, keys object) object {
 	for key, value := range keys {
 		if c[key] = value; value == nil {
 			delete(c, key)

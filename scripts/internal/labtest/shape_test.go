@@ -58,7 +58,7 @@ source "$SCRIPT_DIR/phoenix_hypervisor_common_utils.sh"
 CTID=$1
 log_info "model of container $CTID"
 [ "$SCRIPT_DIR" = /tmp/phoenix_run ] || log_fatal "runs in $SCRIPT_DIR"
-# There is no jq in here.
+# Not every container has jq.
 MODEL=$(perl -0777 -ne 'print $1 if /"'"$CTID"'"\s*:.*?"vllm_model"\s*:\s*"([^"]*)"/s' "$LXC_CONFIG_FILE")
 [ -n "$MODEL" ] || log_fatal "container $CTID has no vllm_model in $LXC_CONFIG_FILE"
 cat >/etc/systemd/system/model.service <<EOF
@@ -108,14 +108,6 @@ func (l lab) testShape(t *testing.T) {
 	l.clean(t)
 	l.startVM(t)
 	s := l.newSite(t, "shape", func(containers object) {
-		merge := func(c object, keys object) object {
-			for key, value := range keys {
-				if c[key] = value; value == nil {
-					delete(c, key)
-				}
-			}
-			return c
-		}
 		net := func(n int) object {
 			return object{"name": "eth0", "bridge": "vmbr0", "ip": ip4(0, n) + "/24", "gw": hostIP}
 		}

@@ -40,7 +40,7 @@ func newHost(t *testing.T) *host {
 	if err := os.MkdirAll(h.path("apparmor"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"apparmor.d", "bin", "scripts/health_checks"} {
+	for _, dir := range []string{"apparmor.d", "bin", "scripts/health_checks", "host/pve/nodes/pve1"} {
 		if err := os.MkdirAll(h.path(dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
