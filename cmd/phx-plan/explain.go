@@ -110,6 +110,7 @@ func (x explanation) containers() {
 		words = append(words, word)
 	}
 	x.wrap("", shorten(words, 50, ", "), 2)
+	x.wrap("", "services are names below "+x.domain+" (--domain)", 2)
 	external := map[int][]int{} // by id, who needs it
 	for _, id := range x.IDs {
 		if c := x.File.Container(id); c != nil {

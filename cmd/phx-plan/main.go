@@ -165,6 +165,10 @@ func run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if before, at := config.FormerDomain(path); !c.IsSet("domain") && before != "" && before != domain {
+		cmdline.Say(fmt.Sprintf("%s: warning: domain_name: is %s, and phx uses %s: --domain or PHX_DOMAIN "+
+			"says otherwise", at, before, domain))
+	}
 	if c.Bool("explain") {
 		return explain(path, vmPath, domain, on, named)
 	}

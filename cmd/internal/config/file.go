@@ -9,10 +9,13 @@ import (
 	"iter"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidwall/gjson"
 )
 
 // File is a configuration.
@@ -64,6 +67,21 @@ func LoadOn(path string, host *Host) (*File, error) {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	return newParser(text, host).file(path, host != nil)
+}
+
+// FormerDomain returns the domain that the scripts before phx had, which is in a
+// file beside the configuration at path, and the path of that file. It is "" where
+// there is none that is a domain.
+func FormerDomain(path string) (domain, file string) {
+	file = filepath.Join(filepath.Dir(path), "phoenix_hypervisor_config.json")
+	text, err := readFile(file)
+	if err != nil || !gjson.Valid(text) {
+		return "", file
+	}
+	if domain = strings.ToLower(gjson.Get(text, "domain_name").Str); !IsHostName(domain) {
+		domain = ""
+	}
+	return domain, file
 }
 
 // readFile reads a file or a pipe into a string without a second copy of it.
