@@ -34,6 +34,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"storage", j.checkStorages},
+		{"apparmor", j.findProfile},
 		{"define", j.define},
 		{"scripts", j.findDueScripts},
 		{"restart", j.ct.ClearRestartIfDone},
@@ -79,6 +80,16 @@ func (j *job) checkExternal(context.Context) error {
 		all = append(all, j.guest(id))
 	}
 	return errors.Join(all...)
+}
+
+// findProfile refuses, before a container is made, a profile that cannot be read.
+func (j *job) findProfile(context.Context) error {
+	name := customProfile(j.c)
+	if name == "" || j.ct.Conf != nil && !j.replaces {
+		return nil
+	}
+	_, _, _, err := profileFile(j.options.profiles, j.options.profileDir, name)
+	return err
 }
 
 // loadProfile puts the container's AppArmor profile in place, and loads it.
@@ -142,7 +153,7 @@ func profileFile(source, dest, name string) (path string, want, have []byte, err
 	want, err = os.ReadFile(filepath.Join(source, name))
 	if err != nil {
 		return "", nil, nil, fmt.Errorf("AppArmor profile %s: %w: "+
-			"put the profile there, or name its directory by --apparmor", name, err)
+			"put the profile there, or name its directory by --apparmor or PHX_APPARMOR", name, err)
 	}
 	path = filepath.Join(dest, name)
 	have, err = os.ReadFile(path)
@@ -219,7 +230,8 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 	}
 	if now := pve.IDMaps(j.ct.Conf.Raw); !slices.Equal(mapped, now) && len(j.c.MappedIDs) > 0 {
 		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody in "+
-			"it: once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup", j.c.CTID)
+			"it: once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup",
+			j.c.CTID)
 	}
 	if notes {
 		j.changed(start, "notes")
