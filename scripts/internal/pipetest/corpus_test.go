@@ -20,7 +20,8 @@ import (
 // one run; a second run and a dry run after it find nothing to do.
 func TestCorpus(t *testing.T) {
 	eachOfCorpus(t, func(t *testing.T, h *host) {
-		if strings.Contains(h.read("phoenix_hypervisor/etc/phoenix_lxc_configs.json"), "phoenix_hypervisor_lxc_101.sh") {
+		file := h.read("phoenix_hypervisor/etc/phoenix_lxc_configs.json")
+		if strings.Contains(file, "phoenix_hypervisor_lxc_101.sh") {
 			h.steps(step{"phx-plan --format hosts", 0, false}, step{"phx-plan --format dnsmasq", 0, false})
 		}
 		h.steps(
