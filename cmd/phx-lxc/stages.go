@@ -229,8 +229,8 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 		j.changed(start, "raw lxc lines")
 	}
 	if now := pve.IDMaps(j.ct.Conf.Raw); !slices.Equal(mapped, now) && len(j.c.MappedIDs) > 0 {
-		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody in "+
-			"it: once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup",
+		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody "+
+			"in it: once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup",
 			j.c.CTID)
 	}
 	if notes {
