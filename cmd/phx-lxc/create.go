@@ -259,6 +259,9 @@ func (j *job) clone(ctx context.Context) error {
 	}
 	// So do all its interfaces, and with them the addresses of the source.
 	j.ct.Before.Unite(pve.NetsWord, strings.Join(unmentioned(j.c, from.Values), ","))
+	if j.keepsMounts(expected) {
+		j.ct.Before[pve.LiftedWord] = "1"
+	}
 	j.created = true
 	first, line, err := j.firstRecord()
 	if err != nil {

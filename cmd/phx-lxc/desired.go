@@ -255,6 +255,7 @@ func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.F
 		}
 	}
 	delete(after, pve.FormerRestartWord)
+	delete(after, pve.LiftedWord)
 	// Once it has been there, a volume is never allocated again.
 	after.Unite(pve.VolumesWord, volumeHashes(c, conf))
 	return after
@@ -302,9 +303,14 @@ func wrongPrivilege(c *config.Container, conf *pve.Section) (have, differs bool)
 }
 
 // hostOwner returns the host's ids of an owner and a group in the container,
-// -1 for one that is left as it is.
-func hostOwner(c *config.Container, uid, gid int) (hostUID, hostGID int, err error) {
-	return pve.HostOwner(rawLines(c), unprivileged(c), uid, gid)
+// -1 for one that is left as it is. kept are maps of ids that the container has
+// where the configuration has none.
+func hostOwner(c *config.Container, kept []pve.RawLine, uid, gid int) (hostUID, hostGID int, err error) {
+	lines := rawLines(c)
+	if pve.IDMaps(lines) == nil {
+		lines = kept
+	}
+	return pve.HostOwner(lines, unprivileged(c), uid, gid)
 }
 
 // isProtected reports whether Proxmox is to change neither disks nor mount points

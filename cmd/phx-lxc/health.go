@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/pve"
@@ -48,10 +50,17 @@ func (j *job) probe(ctx context.Context) error {
 	if check := j.c.HealthCheck; check != nil {
 		words := strings.Fields(check.Command)
 		commands := []pve.Command{j.host.Exec(j.c.CTID, words...)}
+		var foreign error
 		if j.isInstalled(words[0]) {
-			commands = append(commands, pve.Command{Argv: words, Guest: true})
+			if foreign = j.checkOwn(words[0]); foreign == nil {
+				commands = append(commands, pve.Command{Argv: words, Guest: true})
+			}
 		}
-		if err := j.retry(ctx, check.Retries, check.Interval, commands...); err != nil {
+		err := j.retry(ctx, check.Retries, check.Interval, commands...)
+		if foreign != nil && isNoProgram(err) {
+			err = fmt.Errorf("%w\nit is there on the host, and does not run there: %w", err, foreign)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -85,6 +94,63 @@ func (j *job) isInstalled(path string) bool {
 	}
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// staff is Debian's group of those who may write to /usr/local: they count as root.
+const staff = 50
+
+// checkOwn returns an error for a program of the host that a container, or somebody
+// else than root, may have written: for its place the container says whether it
+// runs there or on the host.
+func (j *job) checkOwn(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{filepath.Clean(path), real} {
+		for dir := path; ; dir = filepath.Dir(dir) {
+			info, err := os.Lstat(dir)
+			if err != nil {
+				return err
+			}
+			stat := info.Sys().(*syscall.Stat_t)
+			writers := info.Mode().Perm() & 0o022
+			if stat.Gid == 0 || stat.Gid == staff {
+				writers &^= 0o020
+			}
+			if info.Mode()&fs.ModeSymlink != 0 || info.IsDir() && info.Mode()&fs.ModeSticky != 0 {
+				writers = 0
+			}
+			if writers != 0 || stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+				return fmt.Errorf("others than root may write %s", dir)
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	file, err := j.config()
+	if err != nil {
+		return err
+	}
+	shared, err := file.WritablePaths()
+	if err != nil {
+		return err
+	}
+	for _, m := range j.c.MountPoints {
+		if !m.ReadOnly {
+			shared = append(shared, m.HostPath)
+		}
+	}
+	for _, dir := range shared {
+		if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = resolved
+		}
+		if dir = filepath.Clean(dir); real == dir || strings.HasPrefix(real, strings.TrimSuffix(dir, "/")+"/") {
+			return fmt.Errorf("containers have %s as a mount point", dir)
+		}
+	}
+	return nil
 }
 
 // healthTimeout is how long one try of a health check may take.

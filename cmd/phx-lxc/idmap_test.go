@@ -30,7 +30,7 @@ func TestHostOwner(t *testing.T) {
 			"group 0 of the container is in none of its maps"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			uid, gid, err := hostOwner(containerWith(t, tt.keys), tt.uid, tt.gid)
+			uid, gid, err := hostOwner(containerWith(t, tt.keys), nil, tt.uid, tt.gid)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v", err)

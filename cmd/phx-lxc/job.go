@@ -112,13 +112,19 @@ func (j *job) firewall() *config.Firewall {
 	return managedFirewall(j.c, j.ct.Before)
 }
 
-// configured is the configuration without what is not put in force: see
-// decideFirewall.
+// configured is the configuration without what is not put in force, see
+// decideFirewall, and with the protection that comes back, see liftProtection.
 func (j *job) configured() *config.Container {
+	c := j.c
 	if j.firewallWaits {
-		return withoutFilters(j.c)
+		c = withoutFilters(c)
 	}
-	return j.c
+	if c.Protection == nil && j.ct.Before[pve.LiftedWord] != "" {
+		protected := *c
+		protected.Protection = new(true)
+		c = &protected
+	}
+	return c
 }
 
 // desiredRecord is the record once all is written that phx writes beside pct's
@@ -135,7 +141,7 @@ func (j *job) desiredRecord() pve.Record {
 
 // recordedFirst are the words of what a record has before it is set, and as long as
 // it is not removed, so that it is known as phx's own wherever a run ends.
-var recordedFirst = []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord}
+var recordedFirst = []string{pve.FirewallWord, pve.MountsWord, pve.DevicesWord, pve.NetsWord, pve.LiftedWord}
 
 // settings returns how a configuration of Proxmox's differs from the desired
 // one.
@@ -149,12 +155,18 @@ func (j *job) refusals() error {
 	if j.c.IsTemplate {
 		err = errors.Join(err, j.ct.CheckTemplate())
 	}
-	if !j.created && isProtected(j.ct.Conf) && j.settings(j.ct.Conf).ChangesMounts() {
+	if j.keepsMounts(j.ct.Conf) && j.ct.Before[pve.LiftedWord] == "" {
 		err = errors.Join(err, fmt.Errorf("the container is protected, and Proxmox changes neither its disks nor its "+
-			"mount points then: to have them changed, run: pct set %d --protection 0, and run phoenix again; "+
-			"nothing was changed", j.c.CTID))
+			"mount points then; nothing was changed: for the next run to change them, run: pct set %d --protection 0",
+			j.c.CTID))
 	}
 	return err
+}
+
+// keepsMounts reports whether a container's protection keeps disks or mount points
+// from being changed that are to be.
+func (j *job) keepsMounts(conf *pve.Conf) bool {
+	return isProtected(conf) && j.settings(conf).ChangesMounts()
 }
 
 // start starts the container unless it runs.

@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/hostdir"
+	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
 // The host's side of mount points: the directories are there, and belong to
@@ -73,7 +75,8 @@ func (j *job) prepareMounts(context.Context) error {
 		if m.OwnerUID == nil && m.OwnerGID == nil {
 			continue
 		}
-		uid, gid, err := hostOwner(withPrivileges(j.c, j.ct.Conf), ownerID(m.OwnerUID), ownerID(m.OwnerGID))
+		c := withPrivileges(j.c, j.ct.Conf)
+		uid, gid, err := hostOwner(c, keptIDMaps(j.ct.Conf, j.ct.Before), ownerID(m.OwnerUID), ownerID(m.OwnerGID))
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.HostPath, err)
 		}
@@ -82,6 +85,14 @@ func (j *job) prepareMounts(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keptIDMaps returns the maps of ids that somebody else has given the container.
+func keptIDMaps(conf *pve.Conf, before pve.Record) []pve.RawLine {
+	written := before.Hashes(pve.RawWord)
+	return slices.DeleteFunc(slices.Clone(conf.Raw), func(l pve.RawLine) bool {
+		return l.Key != pve.IDMapKey || written.Has(l.String())
+	})
 }
 
 // giveTo gives a directory of the host, and all in it, to an owner.

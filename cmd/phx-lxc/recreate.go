@@ -40,7 +40,9 @@ func (j *job) prepareToRecreate(ctx context.Context, together []int) error {
 	switch {
 	case j.source == nil:
 		all = append(all, j.checkArchive(ctx))
-	case !slices.Contains(together, j.c.CloneFrom):
+	case slices.Contains(together, j.c.CloneFrom):
+		all = append(all, j.checkNewSource())
+	default:
 		j.source.copying.Lock() // for which Proxmox locks the source
 		_, _, err := j.chooseSource(ctx)
 		j.source.copying.Unlock()
@@ -50,6 +52,22 @@ func (j *job) prepareToRecreate(ctx context.Context, together []int) error {
 		return fmt.Errorf("%w\nso nothing was destroyed", err)
 	}
 	return nil
+}
+
+// checkNewSource refuses what the container could not be as a clone of a source
+// that is recreated before it.
+func (j *job) checkNewSource() error {
+	source := j.source.container
+	var all []error
+	if j.c.Unprivileged != nil && source.CloneFrom == 0 && *j.c.Unprivileged != unprivileged(source) {
+		all = append(all, fmt.Errorf("clone source %d is to have unprivileged %s, which a clone keeps, and %d wants %s",
+			source.CTID, pve.FormatBool(unprivileged(source)), j.c.CTID, pve.FormatBool(*j.c.Unprivileged)))
+	}
+	if j.c.StorageSizeGB < source.StorageSizeGB {
+		all = append(all, fmt.Errorf("the disk of clone source %d is to have %d GiB, and a clone cannot have fewer: "+
+			"%d wants %d", source.CTID, source.StorageSizeGB, j.c.CTID, j.c.StorageSizeGB))
+	}
+	return errors.Join(all...)
 }
 
 // checkArchive makes sure that the archive is there that the container is created

@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
@@ -63,7 +65,7 @@ func (j *job) checkFormer(s *scripts.Script, needs func(*scripts.Script) *script
 		all = append(all, fmt.Errorf("%s reads the configuration: %w", s.Path, err))
 	} else if path := j.missingConfig(need); path != "" {
 		all = append(all, fmt.Errorf("%s reads the configuration as %s, which is not there: "+
-			"make it a link, with: ln -s %s %[2]s", s.Path, path, j.configPath()))
+			"make it a link, with: %s", s.Path, path, pve.Quote([]string{"ln", "-s", j.configPath(), path})))
 	}
 	return errors.Join(all...)
 }
@@ -256,7 +258,7 @@ func (j *job) application(s script, env []string) (*pve.Application, error) {
 			continue
 		}
 		path := filepath.Join(filepath.Dir(j.configPath()), name)
-		text, err := os.ReadFile(path)
+		text, err := atomicfile.Read(path, config.MaxFile)
 		if err != nil {
 			j.logf("%s: it reads %s, and goes without: %v", s.name, name, err)
 			continue

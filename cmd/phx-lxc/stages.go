@@ -34,6 +34,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"mount points", j.checkOwners},
 		{"external", j.checkExternal},
 		{"storage", j.checkStorages},
+		{"apparmor", j.findProfile},
 		{"define", j.define},
 		{"scripts", j.findDueScripts},
 		{"restart", j.ct.ClearRestartIfDone},
@@ -79,6 +80,16 @@ func (j *job) checkExternal(context.Context) error {
 		all = append(all, j.guest(id))
 	}
 	return errors.Join(all...)
+}
+
+// findProfile refuses, before a container is made, a profile that cannot be read.
+func (j *job) findProfile(context.Context) error {
+	name := customProfile(j.c)
+	if name == "" || j.ct.Conf != nil && !j.replaces {
+		return nil
+	}
+	_, _, _, err := profileFile(j.options.profiles, j.options.profileDir, name)
+	return err
 }
 
 // loadProfile puts the container's AppArmor profile in place, and loads it.
@@ -142,7 +153,7 @@ func profileFile(source, dest, name string) (path string, want, have []byte, err
 	want, err = os.ReadFile(filepath.Join(source, name))
 	if err != nil {
 		return "", nil, nil, fmt.Errorf("AppArmor profile %s: %w: "+
-			"put the profile there, or name its directory by --apparmor", name, err)
+			"put the profile there, or name its directory by --apparmor or PHX_APPARMOR", name, err)
 	}
 	path = filepath.Join(dest, name)
 	have, err = os.ReadFile(path)
@@ -307,18 +318,13 @@ func (j *job) configure(ctx context.Context) error {
 }
 
 // liftProtection takes the protection that a clone has of its source away where
-// mount points are to be changed. What follows in this run brings it back.
+// mount points are to be changed. What changes them brings it back.
 func (j *job) liftProtection(ctx context.Context) error {
-	if !j.created || !isProtected(j.ct.Conf) || !j.settings(j.ct.Conf).ChangesMounts() {
+	if j.ct.Before[pve.LiftedWord] == "" || !j.keepsMounts(j.ct.Conf) {
 		return nil
 	}
 	if err := j.ct.Pct(ctx, "set", j.ct.ID(), "--protection", "0"); err != nil {
 		return err
-	}
-	if j.c.Protection == nil {
-		c := *j.c
-		c.Protection = new(true)
-		j.c = &c
 	}
 	return j.ct.Reread(func(c *pve.Conf) { c.Values["protection"] = "0" })
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"net/netip"
+	"strings"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 )
 
@@ -39,6 +42,10 @@ func (p *plan) names(each func(name, address string)) error {
 			"(application script %s)", p.answer, script)
 	}
 	for _, c := range p.order {
+		if !isLookedUp(c.Name) {
+			cmdline.Logf("%d %s: left out: no name that can lead to a container", c.CTID, c.Name)
+			continue
+		}
 		for _, address := range c.Addresses() {
 			each(c.Name, address.String())
 		}
@@ -49,4 +56,11 @@ func (p *plan) names(each func(name, address string)) error {
 		}
 	}
 	return nil
+}
+
+// isLookedUp reports whether a container's name can be one for clients: an address
+// is none, and localhost is everybody's own.
+func isLookedUp(name string) bool {
+	_, err := netip.ParseAddr(name)
+	return err != nil && !strings.EqualFold(name, "localhost")
 }

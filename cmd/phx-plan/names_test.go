@@ -58,6 +58,21 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// A name that leads nowhere else than to who asks, or that dnsmasq would take for
+// an address, is left out.
+func TestNamesThatAreNone(t *testing.T) {
+	for _, name := range []string{"localhost", "10.0.0.1", "LocalHost"} {
+		p := namesPlan(t)
+		p.order[0].Name = name
+		for _, write := range []func(*bufio.Writer) error{p.hosts, p.dnsmasq} {
+			got := strings.ToLower(written(t, write))
+			if strings.Count(got, "\n") != 6 || strings.Contains(got, "localhost") {
+				t.Errorf("%s: got\n%s", name, got)
+			}
+		}
+	}
+}
+
 // What is written for dnsmasq, a real one answers: each name with all addresses, and
 // nothing that was not named.
 func TestDnsmasq(t *testing.T) {

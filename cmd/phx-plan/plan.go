@@ -128,8 +128,11 @@ func (p *plan) make(named []int) error {
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
-		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there",
-			strings.Join(slices.Compact(unknown), ", "), p.file.Path)
+		names, what := strings.Join(slices.Compact(unknown), ", "), ""
+		if strings.Contains(names, virtualMachine) {
+			what = "; virtual machines are for qm, and for vm-manager.sh of the scripts before phx"
+		}
+		return fmt.Errorf("%s: not in %s, and phx manages only the containers listed there%s", names, p.file.Path, what)
 	}
 	for len(needed) > 0 {
 		id := needed[len(needed)-1]
@@ -146,11 +149,13 @@ func (p *plan) make(named []int) error {
 	return nil
 }
 
+const virtualMachine = " (the virtual machine"
+
 // unknown names a guest that the file does not have.
 func (p *plan) unknown(id int) string {
 	for _, vm := range p.file.VMs {
 		if vm.VMID == id {
-			return strings.TrimSpace(fmt.Sprintf("%d (the virtual machine %s", id, vm.Name)) + ")"
+			return strings.TrimSpace(fmt.Sprintf("%d%s %s", id, virtualMachine, vm.Name)) + ")"
 		}
 	}
 	return strconv.Itoa(id)

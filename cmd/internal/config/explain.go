@@ -270,7 +270,8 @@ var differences = []difference{
 	{key: "enable_lifecycle_snapshots", before: "deleted and taken again in every run",
 		now: "each taken once, and none is ever deleted"},
 	{key: "template_snapshot_name", before: "the container was left running",
-		now: "it is stopped when it is complete, unless start_at_boot is true"},
+		now: "it is stopped when it is complete, unless start_at_boot is true; one that ran before goes on, " +
+			"and is named"},
 	{key: "dependencies", before: "one that existed counted as ready, broken or stopped",
 		now: "it is brought into its state first; one that fails holds back what needs it"},
 	{key: "traefik_service", before: "plain HTTP behind the proxy, and a route to nowhere with dhcp",

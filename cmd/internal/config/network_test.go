@@ -55,6 +55,12 @@ func TestNetworkMistakes(t *testing.T) {
 		{extra, `"secondary_network_config": ¦{"bridge": "vmbr0", "ip": "dhcp"}`,
 			ca + "secondary_network_config.name: missing"},
 
+		// Lists that become one argument.
+		{extra, `"searchdomain": [` + numbered(100, `"a%d.example"`) + `, ¦"b.example"]`,
+			ca + "searchdomain.100: at most 100 are allowed"},
+		{extra, `"nameservers": ¦"` + strings.Repeat("1.1.1.1 ", 101) + `"`,
+			ca + "nameservers: at most 100 are allowed"},
+
 		// What an interface is called.
 		{extra, `"secondary_network_config": {"name": ¦"eth0", "bridge": "vmbr1", "ip": "dhcp"}`,
 			ca + "secondary_network_config.name: eth0 is the name of network_config already"},

@@ -544,9 +544,21 @@ func (p *parser) warnUnder(at int, keys, format string, args ...any) {
 	p.warnings.add(at, func() note { return note{at, p.pathTo(keys), message(format, args), -1} })
 }
 
-// words calls each for the strings of a list, or for the words of a string, which
+// maxWords is how many words an option of pct may have: many more would not fit
+// into an argument.
+const maxWords = 100
+
+// words calls read for the strings of a list, or for the words of a string, which
 // blanks, commas and semicolons separate.
-func (p *parser) words(v gjson.Result, each func(v gjson.Result, word string)) {
+func (p *parser) words(v gjson.Result, read func(v gjson.Result, word string)) {
+	count := 0
+	each := func(v gjson.Result, word string) {
+		if count++; count <= maxWords {
+			read(v, word)
+		} else {
+			p.fail(v, "at most %d are allowed", maxWords)
+		}
+	}
 	if v.IsArray() {
 		p.list(v, func(v gjson.Result) {
 			if s, ok := p.str(v); ok {

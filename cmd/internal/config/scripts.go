@@ -132,3 +132,28 @@ func (p *parser) args(v gjson.Result) []string {
 	}
 	return args
 }
+
+// WritablePaths returns the directories and files of the host that containers of the
+// file have as mount points, and may write as far as their owners let them.
+func (t *Text) WritablePaths() ([]string, error) {
+	var file struct {
+		Containers map[string]struct {
+			MountPoints []struct {
+				HostPath string `json:"host_path"`
+				ReadOnly bool   `json:"read_only"`
+			} `json:"mount_points"`
+		} `json:"lxc_configs"`
+	}
+	if err := json.Unmarshal(t.Text, &file); err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, c := range file.Containers {
+		for _, m := range c.MountPoints {
+			if !m.ReadOnly {
+				paths = append(paths, m.HostPath)
+			}
+		}
+	}
+	return paths, nil
+}

@@ -534,6 +534,13 @@ func (c *Container) CheckDestroy(before ...int) error {
 		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d",
 			c.CTID)
 	}
+	if err != nil {
+		return err
+	}
+	job, err := c.host.replication(c.CTID)
+	if job != "" {
+		err = fmt.Errorf("the container is replicated: to delete it, end that first, with: pvesr delete %s", job)
+	}
 	return err
 }
 

@@ -52,6 +52,10 @@ const (
 	// otherwise: see [Container.Unknown].
 	KnownWord = "+known"
 
+	// LiftedWord is in the record of a clone until it has its mount points, for which
+	// the protection that it has of its source is lifted, and comes back.
+	LiftedWord = "+lifted"
+
 	// FormerRestartWord is what the [restartMark] says now.
 	FormerRestartWord = "+restart"
 )

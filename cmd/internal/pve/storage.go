@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -94,8 +95,8 @@ func (h *Host) CheckStorage(name string) error {
 		return fmt.Errorf("there is no storage %s: see those of this host with: pvesm status; and correct the "+
 			"configuration", name)
 	case s != nil && s.content != "" && !slices.Contains(strings.Split(s.content, ","), "rootdir"):
-		return fmt.Errorf("the storage %s takes no containers (its content is %s): let it, with: "+
-			"pvesm set %[1]s --content rootdir,%s; or choose another one", name, s.content, s.content)
+		return fmt.Errorf("the storage %s takes no containers (its content is %s): choose another one, or let it take "+
+			"them, with: pvesm set %[1]s --content rootdir,%[2]s", name, s.content)
 	}
 	return nil
 }
@@ -171,6 +172,24 @@ func (h *Host) Download(ctx context.Context, template string) error {
 		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, whyNot(said))
 	}
 	return nil
+}
+
+// replicationJob matches the first line of a job in replication.cfg: its guest and
+// its number.
+var replicationJob = regexp.MustCompile(`^\S+:\s*([0-9]+)-([0-9]+)\s*$`)
+
+// replication returns a job that replicates the container, "" for none.
+func (h *Host) replication(ctid int) (job string, err error) {
+	text, err := readIfThere(filepath.Join(h.PVERoot, "replication.cfg"))
+	if err != nil {
+		return "", fmt.Errorf("read the jobs of replication: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if m := replicationJob.FindStringSubmatch(line); m != nil && m[1] == strconv.Itoa(ctid) {
+			return m[1] + "-" + m[2], nil
+		}
+	}
+	return "", nil
 }
 
 // whyNot is what a command has said that did nothing, and exited 0 nevertheless.

@@ -180,7 +180,7 @@ func (r *reader) command(cmd syntax.Command, certain bool) {
 	case *syntax.DeclClause: // export, local, readonly, declare
 		r.assign(c.Args)
 	case *syntax.BinaryCmd:
-		r.command(c.X.Cmd, certain)
+		r.command(c.X.Cmd, certain && !(c.Op == syntax.OrStmt && succeeds(c.Y.Cmd)))
 		r.command(c.Y.Cmd, false)
 	case *syntax.Block:
 		r.statements(c.Stmts, certain)
@@ -205,6 +205,13 @@ func (r *reader) command(cmd syntax.Command, certain bool) {
 		}
 		r.command(c.Body.Cmd, false)
 	}
+}
+
+// succeeds reports whether a command does nothing, so that what comes before it
+// with "||" may fail.
+func succeeds(cmd syntax.Command) bool {
+	c, ok := cmd.(*syntax.CallExpr)
+	return ok && len(c.Args) > 0 && (c.Args[0].Lit() == "true" || c.Args[0].Lit() == ":")
 }
 
 func printed(node syntax.Node) string {

@@ -138,6 +138,7 @@ func TestWhatIsSourced(t *testing.T) {
 func TestWhatIsNotSourced(t *testing.T) {
 	for name, line := range map[string]string{
 		"if it is there":     `[ -f /none/a.sh ] && source /none/a.sh`,
+		"which may fail":     "source /none/a.sh 2>/dev/null || true\n. /none/b.sh || :",
 		"in if":              "if [ -f /none/a.sh ]; then\n\t. /none/a.sh\nfi",
 		"in a function":      "f() { source /none/a.sh; }",
 		"in another shell":   "pct exec 1 -- bash -c \"\nsource /none/a.sh\n\"",

@@ -558,6 +558,16 @@ func (c *call) destroyable(conf *config) (configured bool, err error) {
 	if configured && !c.p.bool("purge") {
 		return true, die(255, "unable to remove CT %d - used in HA resources and purge parameter not set.", c.vmid)
 	}
+	jobs, err := os.ReadFile(filepath.Join(c.dir, "pve", "replication.cfg"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return configured, err
+	}
+	for _, m := range compiled(`(?m)^\S+:\s*(\d+)-(\d+)\s*$`).FindAllStringSubmatch(string(jobs), -1) {
+		if m[1] == strconv.Itoa(c.vmid) && !c.p.bool("purge") {
+			return configured, die(255, "There is a replication job '%s-%s' for guest '%d' - Please remove that first.",
+				m[1], m[2], c.vmid)
+		}
+	}
 	return configured, nil
 }
 

@@ -10,6 +10,7 @@
 //	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
+//	pve/replication.cfg      jobs of replication: what they replicate is not destroyed
 //	storage/lab/images/ID/   volumes, plain directories
 //	storage/lab/snapshots/ID/SNAPSHOT/  their copies
 //	lxc/ID/                  LXC's own directory of the container

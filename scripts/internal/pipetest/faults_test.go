@@ -632,7 +632,7 @@ func (p *place) state() state {
 			return err
 		}
 		switch name {
-		case "host/log", "host/proc": // the calls, and when each container was started
+		case "host/log": // of the calls
 			return filepath.SkipDir
 		case "ran":
 			return nil

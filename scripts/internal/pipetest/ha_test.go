@@ -55,6 +55,24 @@ func TestContainerOfHA(t *testing.T) {
 	}
 }
 
+// Proxmox destroys no container that is replicated either: that is said before it
+// is down, and before others are destroyed that are recreated with it.
+func TestReplicatedContainer(t *testing.T) {
+	h := converged(t, nil)
+	h.write("host/pve/replication.cfg", "local: 5000-0\n\ttarget pve2\n\nlocal: 500-1\n\ttarget pve2\n")
+	for _, action := range []string{"delete", "recreate"} {
+		out, status := h.with("PHX_ACTION=" + action).bash("phx-plan 500 | phx-lxc >/dev/null")
+		if status != 1 || !strings.Contains(out, "pvesr delete 500-1") {
+			t.Errorf("%s: status %d\n%s", action, status, out)
+		}
+		h.wantState("running")
+	}
+	h.write("host/pve/replication.cfg", "local: 5000-0\n\ttarget pve2\n")
+	if out, status := h.with("PHX_ACTION=recreate").bash("phx-plan 500 | phx-lxc >/dev/null"); status != 0 {
+		t.Errorf("status %d\n%s", status, out)
+	}
+}
+
 // HA has not done what it was asked for: that is an error, with what its
 // configuration wants.
 func TestHAThatDoesNothing(t *testing.T) {

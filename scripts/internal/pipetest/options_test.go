@@ -36,8 +36,8 @@ func TestRefusedOptions(t *testing.T) {
 			wayOut: `sed -i 's/arm64/amd64/' phoenix_lxc_configs.json`},
 		{name: "a new mount point of a protected container", before: map[string]any{"protection": true},
 			keys: map[string]any{"protection": true, "memory_mb": 1024, "mount_points": mount},
-			says: "the container is protected, and Proxmox changes neither its disks nor its mount points then: " +
-				"to have them changed, run: pct set 500 --protection 0, and run phoenix again",
+			says: "the container is protected, and Proxmox changes neither its disks nor its mount points then; " +
+				"nothing was changed: for the next run to change them, run: pct set 500 --protection 0",
 			wayOut: `$PHX_PCT set 500 --protection 0`},
 		{name: "the root disk of a container that was protected by hand",
 			byHand: [2]string{"rootfs:", "protection: 1\nrootfs:"},
@@ -120,6 +120,24 @@ func TestCloneOfProtectedContainer(t *testing.T) {
 		t.Errorf("the dry run told\n%s\nand the run called\n%s", join(would), join(calls))
 	}
 	h.wantUnchanged()
+
+	// A run that ends between these calls is no other one in the end.
+	for _, call := range []string{"set 501 --protection 0", "set 501 --*mp0*"} {
+		h.bash("$PHX_PCT stop 501; $PHX_PCT set 501 --protection 0 && $PHX_PCT destroy 501; rm -f failed")
+		stubbed := h.stub("case \"$*\" in " + strings.ReplaceAll(call, " ", "\\ ") +
+			") [ -e $PHX_WORK/failed ] || { touch $PHX_WORK/failed; exit 255; } ;; esac")
+		if _, _, status, stderr := stubbed.run(); status != 1 ||
+			strings.Contains(h.read("host/pve/lxc/501.conf"), "mp0") {
+			t.Errorf("%s: status %d\n%s", call, status, stderr)
+		}
+		_, calls, status, stderr := h.run()
+		conf := h.read("host/pve/lxc/501.conf")
+		if status != 0 || !strings.Contains(conf, "\nprotection: 1\n") || !strings.Contains(conf, ",mp=/mnt/shared") ||
+			strings.Contains(conf, "+lifted") {
+			t.Errorf("%s: status %d\n%s\n%s\n%s", call, status, stderr, join(calls), conf)
+		}
+		h.wantUnchanged()
+	}
 }
 
 // Notes are brought back when somebody else has written them, and the record is

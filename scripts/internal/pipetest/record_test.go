@@ -465,6 +465,46 @@ func TestDryRunCountsWhatWouldChangeItsOwner(t *testing.T) {
 	}
 }
 
+// An owner is who he is in the container, also by maps of ids that somebody has
+// given it by hand.
+func TestOwnerByMapsMadeByHand(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may give files away")
+	}
+	h := converged(t, nil)
+	h.bash(`mkdir data
+		printf 'lxc.idmap: %s\n' 'u 0 100000 33' 'u 33 33 1' 'u 34 100034 65502' 'g 0 100000 65536' >>` + conf500)
+	mount := []any{map[string]any{
+		"host_path": "$WORK/data", "container_path": "/mnt/x", "owner_uid": 33, "owner_gid": 33}}
+	h.configure(map[string]any{"mount_points": mount})
+	for _, want := range []string{"33:100033\n", "33:100033\n"} {
+		if _, _, status, stderr := h.run(); status != 0 {
+			t.Errorf("status %d\n%s", status, stderr)
+		}
+		if out, _ := h.bash("stat -c %u:%g data"); out != want {
+			t.Errorf("owner %s, want %s", out, want)
+		}
+	}
+	// Those of the configuration take their place, and those that phx has written
+	// go with it.
+	h.bash(`printf 'root:34:1\n' >>subuid`)
+	h.configure(map[string]any{"mount_points": mount, "id_maps": []any{
+		map[string]any{"type": "uid", "host_id": 34, "container_id": 33}}})
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+	if out, _ := h.bash("stat -c %u:%g data"); out != "34:100033\n" {
+		t.Errorf("owner %s", out)
+	}
+	h.configure(map[string]any{"mount_points": mount})
+	if _, _, status, stderr := h.run(); status != 0 {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
+	if out, _ := h.bash("stat -c %u:%g data"); out != "100033:100033\n" {
+		t.Errorf("owner %s", out)
+	}
+}
+
 // A directory of the system is never given away: not by a file, and not by a
 // stream that phx-plan did not write. Where phx-lxc would do it, it would hit
 // a copy that only this test sees.
