@@ -619,6 +619,7 @@ var varying = []struct {
 	{regexp.MustCompile(` \+mac=[0-9a-f]{32}`), " +mac"},
 	{regexp.MustCompile(`(?m)^snaptime: \d+$`), "snaptime"},
 	{regexp.MustCompile(`^\{"key":"[0-9a-f]{64}"`), `{"key"`},
+	{regexp.MustCompile(`^(\d+ \(lxc-start\) S.*) \d+\n`), "$1"}, // when a container has been started
 }
 
 func (p *place) state() state {
