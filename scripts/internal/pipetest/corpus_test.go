@@ -15,13 +15,15 @@ import (
 )
 
 // The corpus is testdata/corpus: configurations of the kind that the scripts before
-// phx had, each in a directory of its own, and an installation of such scripts. A
-// configuration of the corpus is explained, shown by a dry run and brought about by
-// one run; a second run and a dry run after it find nothing to do.
+// phx had, each in a directory of its own, and an installation of such scripts.
+
+// A configuration of the corpus is explained, shown by a dry run and brought about by
+// one run; a second run and a dry run after it find nothing to do. Names for clients
+// can be made of one that has a gateway.
 func TestCorpus(t *testing.T) {
 	eachOfCorpus(t, func(t *testing.T, h *host) {
 		file := h.read("phoenix_hypervisor/etc/phoenix_lxc_configs.json")
-		if strings.Contains(file, "phoenix_hypervisor_lxc_101.sh") {
+		if strings.Contains(file, "phoenix_hypervisor_lxc_101.sh") { // a gateway, to which names can lead
 			h.steps(step{"phx-plan --format hosts", 0, false}, step{"phx-plan --format dnsmasq", 0, false})
 		}
 		h.steps(

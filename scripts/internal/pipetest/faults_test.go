@@ -164,7 +164,8 @@ esac
 // on which the scenario before has succeeded.
 type scenario struct {
 	name   string
-	long   bool   // disturbed with PHX_TEST_LONG=1
+	sample int    // with PHX_TEST_FULL=1, one in so many faults is tried; 0 for none
+	kills  bool   // programs are also killed at their system calls
 	after  string // the scenario before, "" for a new host
 	args   []string
 	env    []string
@@ -172,9 +173,10 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
-	{name: "first run"},
+	{name: "first run", sample: 3, kills: true},
 	{name: "converged", change: func(p *place) { p.configure(withMore) }},
-	{name: "changes", after: "converged", env: []string{"PHX_RESTART=1"}, change: func(p *place) {
+	{name: "changes", sample: 3, kills: true, after: "converged", env: []string{
+		"PHX_RESTART=1"}, change: func(p *place) {
 		p.configure(withChanges)
 		for _, name := range []string{"step_cli", "step_ca"} {
 			p.feature(name, "2")
@@ -182,14 +184,14 @@ var scenarios = []scenario{
 		p.write("scripts/phoenix_hypervisor_lxc_103.sh", "#!/bin/sh\n# changed\n", 0o644)
 		p.write("apparmor/lxc-phoenix", "profile lxc-phoenix { changed }\n", 0o644)
 	}},
-	{name: "templates", long: true, change: func(p *place) {
+	{name: "templates", sample: 12, change: func(p *place) {
 		p.configure(func(_ string, containers map[string]object) { containers["900"]["is_template"] = true })
 	}},
-	{name: "recreate", long: true, after: "first run", args: []string{"--action", "recreate", "102", "103"}},
-	{name: "restart", long: true, after: "first run", args: []string{"--action", "restart"}},
-	{name: "stop", long: true, after: "first run", args: []string{"--action", "stop"}},
-	{name: "start", long: true, after: "stop", args: []string{"--action", "start"}},
-	{name: "delete", long: true, after: "first run", args: []string{"--action", "delete", "101", "102", "103", "900"}},
+	{name: "recreate", sample: 12, after: "first run", args: []string{"--action", "recreate", "102", "103"}},
+	{name: "restart", after: "first run", args: []string{"--action", "restart"}},
+	{name: "stop", after: "first run", args: []string{"--action", "stop"}},
+	{name: "start", after: "stop", args: []string{"--action", "start"}},
+	{name: "delete", after: "first run", args: []string{"--action", "delete", "101", "102", "103", "900"}},
 }
 
 type object = map[string]any
@@ -847,13 +849,6 @@ func TestFaults(t *testing.T) {
 	}
 	all := os.Getenv("PHX_TEST_LONG") == "1" || only.String() != ""
 	quick := !all && !full()
-	stride := 1 // of the system calls that are tried
-	switch {
-	case quick:
-		stride = 150
-	case !all:
-		stride = 9
-	}
 	dir := t.TempDir()
 	if unix.Mount("tmpfs", dir, "tmpfs", 0, "") == nil { // where nothing waits for a disk
 		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
@@ -869,8 +864,15 @@ func TestFaults(t *testing.T) {
 	var brief, slow []fault
 	for i := range scenarios {
 		s := &scenarios[i]
-		if s.name == "converged" || s.long && !all || s.name != "first run" && quick {
+		if s.name == "converged" || s.sample == 0 && !all || s.name != "first run" && quick {
 			continue
+		}
+		sample, stride := s.sample, 9*s.sample // one in so many calls, and system calls, is tried
+		switch {
+		case quick:
+			sample, stride = 5, 150
+		case all:
+			sample, stride = 1, 1
 		}
 		end, err := first.undisturbed(s.name)
 		if err != nil {
@@ -880,11 +882,11 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%d calls of pct: %q", len(end.calls), end.calls)
 		}
 		t.Logf("%s: %d calls: %q", s.name, len(end.calls), end.calls)
-		for _, kind := range kinds {
+		for k, kind := range kinds {
 			for i, call := range end.calls {
 				f := fault{s, call, kind}
 				switch {
-				case kind.long && !all || (kind.hangs || i%5 != 0) && quick || !only.MatchString(f.String()):
+				case kind.long && !all || kind.hangs && quick || (i+k)%sample != 0 || !only.MatchString(f.String()):
 				case kind.hangs:
 					slow = append(slow, f)
 				default:
@@ -892,7 +894,7 @@ func TestFaults(t *testing.T) {
 				}
 			}
 		}
-		if s.long {
+		if !s.kills {
 			continue
 		}
 		for _, program := range []string{"phx-lxc", "phx-ca-export", "phx-nginx", "phx-traefik"} {

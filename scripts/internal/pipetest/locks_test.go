@@ -128,8 +128,8 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			if status != 1 || calls != "" || !strings.Contains(said, "container 500 is locked (backup): ") {
 				t.Fatalf("status %d, calls\n%s\n%s", status, calls, said)
 			}
-			out, status := h.bash("diff -r --no-dereference -I '^#phx%3A' before host/pve && " +
-				"ls host/lxc/500 | diff state -")
+			out, status := h.bash(
+				"diff -r --no-dereference -I '^#phx%3A' before host/pve && ls host/lxc/500 | diff state -")
 			if status != 0 {
 				t.Errorf("changed in spite of the lock:\n%s", out)
 			}
