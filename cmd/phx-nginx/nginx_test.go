@@ -55,12 +55,13 @@ func inNamespace(t *testing.T) bool {
 		dir := t.TempDir()
 		program, err := exec.LookPath("nginx")
 		if err != nil { // in no case is it installed here: Debian would start it
+			unpacked := t.TempDir() // not in dir, over which a file system is mounted
 			out, err := exec.Command("/bin/sh", "-euc", `cd "$1"; apt-get -q download nginx; dpkg -x nginx_*.deb .`,
-				"sh", dir).CombinedOutput()
+				"sh", unpacked).CombinedOutput()
 			if err != nil {
 				t.Skipf("no nginx is to be had: %v\n%s", err, out)
 			}
-			program = filepath.Join(dir, "usr/sbin/nginx")
+			program = filepath.Join(unpacked, "usr/sbin/nginx")
 		}
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), "PHX_TEST_NAMESPACE="+dir, "PHX_TEST_NGINX="+program)
