@@ -15,14 +15,14 @@ if [[ ! ${1-} =~ ^(create|start|stop|restart|delete)$ || ! ${2-} =~ ^[1-9][0-9]{
 	exit 1
 fi
 for word in "${@:3}"; do
-	case $1:$word in
-	*:--dry-run) export PHX_DRY_RUN=1 ;;
-	delete:*) # which may have meant to spare it
+	if [[ $word == --dry-run ]]; then
+		export PHX_DRY_RUN=1
+	elif [[ $1 == delete ]]; then # the word may have meant to spare it
 		say "delete: not understood, so nothing is deleted: $word"
 		exit 1
-		;;
-	*) say "ignored: $word" ;;
-	esac
+	else
+		say "ignored: $word"
+	fi
 done
 [[ ${DRY_RUN-} != true && ${PHOENIX_DRY_RUN-} != true ]] || export PHX_DRY_RUN=1
 exec "$(dirname "$(readlink -f "$0")")/phoenix" --action "$1" "$2"
