@@ -192,11 +192,12 @@ func (r *round) begin() (release func(), ok bool) {
 func (r *round) before(ctid int) []int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := []int{ctid}
+	all, seen := []int{ctid}, map[int]bool{ctid: true}
 	for i := 0; i < len(all); i++ {
 		if n := r.nodes[all[i]]; n != nil {
 			for _, id := range n.needs {
-				if !slices.Contains(all, id) {
+				if !seen[id] {
+					seen[id] = true
 					all = append(all, id)
 				}
 			}

@@ -34,7 +34,7 @@ func (p *plan) events(out *bufio.Writer) error {
 		order[i] = c.CTID
 	}
 	started, err := event.Append(nil, event.PlanStarted{
-		Round: round, Action: p.name, DryRun: p.dryRun, Count: len(order), Order: order, Plan: p.file.Plan(p.domain),
+		Round: round, Action: p.name, DryRun: p.dryRun, Count: len(order), Order: order, Plan: p.whole,
 	})
 	if err != nil {
 		return err

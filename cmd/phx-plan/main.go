@@ -181,7 +181,7 @@ func run(c *cli.Context) error {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	p := &plan{file: file, answer: answer, domain: domain, name: name, action: act, dryRun: c.Bool("dry-run")}
+	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run")}
 	switch {
 	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
 	case file == nil || p.make(nil) != nil:
@@ -189,8 +189,8 @@ func run(c *cli.Context) error {
 	default:
 		return refuse(wrong, nil, len(p.order))
 	}
-	whole := file.Plan(domain)
-	if err := whole.Check(); err != nil {
+	p.whole = file.Plan(domain)
+	if err := p.whole.Check(); err != nil {
 		return cmdline.Usagef("--domain %s: %v", domain, err)
 	}
 	if err := p.make(named); err != nil {

@@ -25,7 +25,7 @@ func (p *plan) dnsmasq(out *bufio.Writer) error {
 // proxy serves with those of the gateway or the proxy. One that has several
 // addresses has a line for each.
 func (p *plan) names(each func(name, address string)) error {
-	plan := p.file.Plan(p.domain)
+	plan := p.whole
 	leads, script := plan.Gateway, config.GatewayScript
 	if p.answer == "proxy" {
 		leads, script = plan.Proxy, config.ProxyScript

@@ -30,7 +30,7 @@ func namesPlan(t *testing.T) *plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plan{file: f, domain: "lab.example", name: "create", action: actions["create"], answer: "gateway"}
+	p := &plan{file: f, whole: f.Plan("lab.example"), name: "create", action: actions["create"], answer: "gateway"}
 	if err := p.make(nil); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ var actions = map[string]action{
 // A plan is an action on containers of a file, in order.
 type plan struct {
 	file   *config.File
-	domain string
+	whole  config.Plan // what it says of all containers of the file
 	name   string
 	action action
 	dryRun bool

@@ -245,6 +245,24 @@ func (f *File) all() iter.Seq[*Container] {
 	}
 }
 
+// first returns the container with the lowest id for which is reports true, nil
+// without one.
+func (f *File) first(is func(*Container) bool) *Container {
+	var first *Container
+	look := func(c *Container) {
+		if (first == nil || c.CTID < first.CTID) && is(c) {
+			first = c
+		}
+	}
+	for _, c := range f.Containers {
+		look(c)
+	}
+	for _, w := range f.Wrong {
+		look(w.Container)
+	}
+	return first
+}
+
 // Container returns a container, a wrong one as far as it could be read, or nil
 // when the file has none with this id.
 func (f *File) Container(id int) *Container {

@@ -288,7 +288,7 @@ func asks(v gjson.Result) bool {
 	return v.Type != gjson.False && !(v.IsObject() && v.Get("enabled").Type == gjson.False)
 }
 
-// unknownKey returns the warning for a container's key that nobody knows.
+// unknownKey returns the warning for an unknown key of a container.
 func unknownKey(key string) string {
 	if meant := meantKey(key); meant != "" {
 		return "unknown key, ignored: is " + meant + " meant?"

@@ -136,19 +136,16 @@ func (f *File) Plan(domain string) Plan {
 // Place returns where the container with an application script can be reached,
 // nil when there is none with a fixed address.
 func (f *File) Place(script string) *Place {
-	for _, id := range f.IDs() {
-		c := f.Container(id)
-		if c.ApplicationScript != script || !c.Address().IsValid() {
-			continue
-		}
-		reached := c.Reached()
-		place := &Place{CTID: id, IP: c.Address().String(), MAC: reached.MAC, Interface: reached.Name}
-		for _, also := range c.Addresses()[1:] {
-			place.Also = append(place.Also, also.String())
-		}
-		return place
+	c := f.first(func(c *Container) bool { return c.ApplicationScript == script && c.Address().IsValid() })
+	if c == nil {
+		return nil
 	}
-	return nil
+	reached := c.Reached()
+	place := &Place{CTID: c.CTID, IP: c.Address().String(), MAC: reached.MAC, Interface: reached.Name}
+	for _, also := range c.Addresses()[1:] {
+		place.Also = append(place.Also, also.String())
+	}
+	return place
 }
 
 // networks returns those of the container's fixed addresses, in their order.

@@ -136,13 +136,11 @@ func (f *File) Services(domain string) []Service {
 		services = append(services, service)
 	}
 	var proxy []netip.Prefix
-	for c := range f.all() {
-		if c.ApplicationScript == ProxyScript {
-			proxy = c.prefixes()
-		}
+	if c := f.first(func(c *Container) bool { return c.ApplicationScript == ProxyScript }); c != nil {
+		proxy = c.prefixes()
 	}
 	for c := range f.all() {
-		if c.IsTemplate { // which never runs
+		if c.IsTemplate || c.TraefikService == nil { // a template never runs
 			continue
 		}
 		at := Closest(c.Addresses(), proxy)

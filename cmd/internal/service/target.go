@@ -119,7 +119,7 @@ func (t *Target) AddressOf(p *config.Place) string {
 			switch {
 			case a.Prefix.IsValid():
 				own = append(own, a.Prefix)
-			case a.Method != "": // in which network, nobody knows
+			case a.Method != "": // in an unknown network
 				own = append(own, netip.PrefixFrom(a.none, a.none.BitLen()))
 			}
 		}
