@@ -37,6 +37,10 @@ const (
 	NameContainerPlanned = "ct.planned"
 	NamePlanDone         = "plan.done"
 
+	NameWarning    = "warning"
+	NameCheckPoint = "check.point"
+
+	NameContainerStage   = "ct.stage"
 	NameContainerReady   = "ct.ready"
 	NameContainerStarted = "ct.started"
 	NameContainerStopped = "ct.stopped"
@@ -48,13 +52,16 @@ const (
 
 	NameCAExported    = "ca.exported"
 	NameCAFailed      = "ca.failed"
+	NameCAStatus      = "ca.status"
 	NameCARotation    = "ca.rotation"
 	NameCAFingerprint = "ca.fingerprint"
 
 	NameNginxReady    = "nginx.ready"
 	NameNginxFailed   = "nginx.failed"
+	NameNginxStatus   = "nginx.status"
 	NameTraefikReady  = "traefik.ready"
 	NameTraefikFailed = "traefik.failed"
+	NameTraefikStatus = "traefik.status"
 )
 
 // A Body is what an event says beside its name and its time: one of the structs
@@ -67,7 +74,7 @@ type Body interface {
 // nothing of a plan may be done.
 type PlanStarted struct {
 	Round  string `json:"round"`             // random: the name of this run
-	Action string `json:"action"`            // create, start, stop, restart, delete, recreate or status
+	Action string `json:"action"`            // create, start, stop, restart, delete, recreate, status or check
 	DryRun bool   `json:"dry_run,omitempty"` // nothing may be changed
 	Count  int    `json:"count"`             // of containers
 	Order  []int  `json:"order"`             // their ids, as they are planned, without those left out for mistakes
@@ -100,6 +107,42 @@ func (e ContainerPlanned) ApplicationScript() string {
 type PlanDone struct {
 	Round string `json:"round"`
 	Count int    `json:"count"`
+}
+
+// Warning is written by any program beside its message to people: something
+// that they should know of and that is no failure.
+type Warning struct {
+	CTID    int    `json:"ctid,omitempty"` // the container that it is about; 0 for none
+	Program string `json:"program"`
+	Text    string `json:"text"`
+}
+
+// CheckPoint is written for the action check: what one look at the host, or at
+// a container, has found.
+type CheckPoint struct {
+	CTID    int    `json:"ctid,omitempty"` // the container that it is about; 0 for none
+	Program string `json:"program"`
+	Point   string `json:"point"`            // what was looked at, as in "storage local-zfs"
+	Result  string `json:"result"`           // one of [CheckOK] to [CheckLeftOut]
+	Text    string `json:"text"`             // what was found
+	Remedy  string `json:"remedy,omitempty"` // what to do about it, often a command
+}
+
+// Results of a [CheckPoint].
+const (
+	CheckOK      = "ok"
+	CheckWarning = "warning"  // a run would go on, but something would not be as wanted
+	CheckFailed  = "failed"   // a run would fail
+	CheckLeftOut = "left out" // it could not be looked at; the text says why
+)
+
+// ContainerStage is written when work on a container begins that takes time,
+// such as a clone or a script. A container that is as it should be has none but
+// those of its health checks.
+type ContainerStage struct {
+	CTID    int    `json:"ctid"`
+	Program string `json:"program"`
+	Stage   string `json:"stage"` // as in [ContainerFailed] and [ServiceFailed]
 }
 
 // ContainerReady is written by phx-lxc for a container that is as the
@@ -145,10 +188,15 @@ type ContainerStatus struct {
 	State           string            `json:"state"` // running, stopped or missing
 	Template        bool              `json:"template,omitempty"`
 	Lock            string            `json:"lock,omitempty"` // what Proxmox VE has locked it for, as in backup
+	HA              string            `json:"ha,omitempty"`   // the state that HA is to keep it in; "" without HA
 	IP              string            `json:"ip"`
 	IPs             []string          `json:"ips,omitempty"`
-	Applied         map[string]string `json:"applied"` // hashes of what phx has applied, by name
+	Snapshots       []string          `json:"snapshots,omitempty"` // their names, the oldest first
+	Applied         map[string]string `json:"applied"`             // hashes of what phx has applied, by name
+	Drift           []string          `json:"drift"`               // what a run would change, for people
 	RestartRequired []string          `json:"restart_required"`
+	NotInForce      bool              `json:"firewall_not_in_force,omitempty"`
+	TemplateDiffers []string          `json:"template_differs,omitempty"`
 }
 
 // ContainerPreview is written by phx-lxc in a dry run, in place of the event of
@@ -192,14 +240,19 @@ type ContainerSkipped struct {
 // CAExported is written by phx-ca-export when the file at Path holds the root
 // certificate.
 type CAExported struct {
-	CTID     int      `json:"ctid"` // of the CA
-	Path     string   `json:"path"`
-	SHA256   string   `json:"sha256"`         // fingerprint of the CA's root, as read out of its container
-	Also     string   `json:"also,omitempty"` // fingerprint of a second root, trusted while a rotation is under way
-	CAURL    string   `json:"ca_url"`         // https://HOST:PORT
-	Changed  bool     `json:"changed"`        // the file, or the CA
-	FromHost bool     `json:"from_host,omitempty"`
-	Known    *CAKnows `json:"known,omitempty"` // nil where nobody has looked into the container
+	CTID     int    `json:"ctid"` // of the CA
+	Path     string `json:"path"`
+	SHA256   string `json:"sha256"`         // fingerprint of the CA's root, as read out of its container
+	Also     string `json:"also,omitempty"` // fingerprint of a second root, trusted while a rotation is under way
+	CAURL    string `json:"ca_url"`         // https://HOST:PORT
+	Changed  bool   `json:"changed"`        // the file, or the CA
+	FromHost bool   `json:"from_host,omitempty"`
+
+	// Subject and NotAfter are the root's common name and its end.
+	Subject  string    `json:"subject,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+
+	Known *CAKnows `json:"known,omitempty"` // nil where nobody has looked into the container
 }
 
 // CAKnows is how the CA's container finds the proxy: hashes of what it has.
@@ -213,6 +266,20 @@ type CAKnows struct {
 type CAFailed struct {
 	CTID  int    `json:"ctid"`
 	Error string `json:"error"`
+}
+
+// CAStatus is written by phx-ca-export for the action status. Nothing is changed.
+type CAStatus struct {
+	CTID     int       `json:"ctid"`
+	Path     string    `json:"path"`             // of the file with the root certificate, on the host
+	SHA256   string    `json:"sha256,omitempty"` // fingerprint of the root in the file; "" without a file
+	Also     string    `json:"also,omitempty"`   // as in [CAExported]
+	Pinned   string    `json:"pinned,omitempty"` // fingerprint of the root that the host has pinned
+	Serves   string    `json:"serves,omitempty"` // fingerprint of the root in the CA's container
+	Subject  string    `json:"subject,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	CAURL    string    `json:"ca_url"`
+	Error    string    `json:"error,omitempty"` // what is wrong; "" when file, pin and container agree and the CA answers
 }
 
 // CARotation is written by phx-ca-export while a rotation of the root is under
@@ -241,6 +308,26 @@ type ServiceReady struct {
 	NotAfter time.Time `json:"not_after,omitzero"` // when the first of them expires
 	Changed  bool      `json:"changed"`
 	Changes  []string  `json:"changes"`
+
+	Certificates []Certificate `json:"certificates,omitempty"` // by name
+	ElapsedMS    int64         `json:"elapsed_ms"`             // how long the work on it took
+}
+
+// Certificate is what a service shows for a name.
+type Certificate struct {
+	Name     string    `json:"name"`
+	Issuer   string    `json:"issuer,omitempty"` // common name of the intermediate
+	SHA256   string    `json:"sha256,omitempty"` // its fingerprint
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Error    string    `json:"error,omitempty"` // why it is none that verifies; "" when it does
+}
+
+// ServiceStatus is the form of [NginxStatus] and [TraefikStatus].
+type ServiceStatus struct {
+	CTID         int           `json:"ctid"`
+	Address      string        `json:"address"`         // ADDRESS:PORT that was asked
+	Certificates []Certificate `json:"certificates"`    // one for each name that it is to serve
+	Error        string        `json:"error,omitempty"` // why it could not be asked
 }
 
 // ServiceFailed is the form of [NginxFailed] and [TraefikFailed].
@@ -255,16 +342,23 @@ type (
 	NginxReady ServiceReady
 	// NginxFailed is written by phx-nginx when the gateway could not be set up.
 	NginxFailed ServiceFailed
+	// NginxStatus is written by phx-nginx for the action status.
+	NginxStatus ServiceStatus
 	// TraefikReady is written by phx-traefik when the proxy serves every name
 	// with a certificate that verifies.
 	TraefikReady ServiceReady
 	// TraefikFailed is written by phx-traefik when the proxy could not be set up.
 	TraefikFailed ServiceFailed
+	// TraefikStatus is written by phx-traefik for the action status.
+	TraefikStatus ServiceStatus
 )
 
 func (PlanStarted) about() (string, int)        { return NamePlanStarted, 0 }
 func (e ContainerPlanned) about() (string, int) { return NameContainerPlanned, e.CTID }
 func (PlanDone) about() (string, int)           { return NamePlanDone, 0 }
+func (e Warning) about() (string, int)          { return NameWarning, e.CTID }
+func (e CheckPoint) about() (string, int)       { return NameCheckPoint, e.CTID }
+func (e ContainerStage) about() (string, int)   { return NameContainerStage, e.CTID }
 func (e ContainerReady) about() (string, int)   { return NameContainerReady, e.CTID }
 func (e ContainerStarted) about() (string, int) { return NameContainerStarted, e.CTID }
 func (e ContainerStopped) about() (string, int) { return NameContainerStopped, e.CTID }
@@ -275,18 +369,24 @@ func (e ContainerFailed) about() (string, int)  { return NameContainerFailed, e.
 func (e ContainerSkipped) about() (string, int) { return NameContainerSkipped, e.CTID }
 func (e CAExported) about() (string, int)       { return NameCAExported, e.CTID }
 func (e CAFailed) about() (string, int)         { return NameCAFailed, e.CTID }
+func (e CAStatus) about() (string, int)         { return NameCAStatus, e.CTID }
 func (e CARotation) about() (string, int)       { return NameCARotation, e.CTID }
 func (CAFingerprint) about() (string, int)      { return NameCAFingerprint, 0 }
 func (e NginxReady) about() (string, int)       { return NameNginxReady, e.CTID }
 func (e NginxFailed) about() (string, int)      { return NameNginxFailed, e.CTID }
+func (e NginxStatus) about() (string, int)      { return NameNginxStatus, e.CTID }
 func (e TraefikReady) about() (string, int)     { return NameTraefikReady, e.CTID }
 func (e TraefikFailed) about() (string, int)    { return NameTraefikFailed, e.CTID }
+func (e TraefikStatus) about() (string, int)    { return NameTraefikStatus, e.CTID }
 
 // decoders decode the events by name.
 var decoders = map[string]func(raw []byte) (Body, error){
 	NamePlanStarted:      decode[PlanStarted],
 	NameContainerPlanned: decode[ContainerPlanned],
 	NamePlanDone:         decode[PlanDone],
+	NameWarning:          decode[Warning],
+	NameCheckPoint:       decode[CheckPoint],
+	NameContainerStage:   decode[ContainerStage],
 	NameContainerReady:   decode[ContainerReady],
 	NameContainerStarted: decode[ContainerStarted],
 	NameContainerStopped: decode[ContainerStopped],
@@ -297,12 +397,15 @@ var decoders = map[string]func(raw []byte) (Body, error){
 	NameContainerSkipped: decode[ContainerSkipped],
 	NameCAExported:       decode[CAExported],
 	NameCAFailed:         decode[CAFailed],
+	NameCAStatus:         decode[CAStatus],
 	NameCARotation:       decode[CARotation],
 	NameCAFingerprint:    decode[CAFingerprint],
 	NameNginxReady:       decode[NginxReady],
 	NameNginxFailed:      decode[NginxFailed],
+	NameNginxStatus:      decode[NginxStatus],
 	NameTraefikReady:     decode[TraefikReady],
 	NameTraefikFailed:    decode[TraefikFailed],
+	NameTraefikStatus:    decode[TraefikStatus],
 }
 
 func decode[B Body](raw []byte) (Body, error) {

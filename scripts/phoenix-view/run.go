@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// An event is a line of the stream: the fields, of all events, that are shown.
+// docs/events.md says what each means.
+type event struct {
+	Event string    `json:"event"`
+	Time  time.Time `json:"time"`
+	CTID  int       `json:"ctid"`
+
+	Round        string          `json:"round"`
+	Action       string          `json:"action"`
+	DryRun       bool            `json:"dry_run"`
+	Order        []int           `json:"order"`
+	ConfigPath   string          `json:"-"` // "config" of plan.started; ct.planned has an object there
+	Config       json.RawMessage `json:"config"`
+	Domain       string          `json:"domain"`
+	Name         string          `json:"name"`
+	Needs        []int           `json:"needs"`
+	External     []int           `json:"external"`
+	Program      string          `json:"program"`
+	Stage        string          `json:"stage"`
+	Text         string          `json:"text"`
+	Point        string          `json:"point"`
+	Result       string          `json:"result"`
+	Remedy       string          `json:"remedy"`
+	Changed      bool            `json:"changed"`
+	Changes      []string        `json:"changes"`
+	Commands     [][]string      `json:"commands"`
+	Files        []fileChange    `json:"files"`
+	Restart      []string        `json:"restart_required"`
+	NotInForce   bool            `json:"firewall_not_in_force"`
+	Differs      []string        `json:"template_differs"`
+	Error        string          `json:"error"`
+	Reason       string          `json:"reason"`
+	Because      int             `json:"because"`
+	State        string          `json:"state"`
+	Template     bool            `json:"template"`
+	Lock         string          `json:"lock"`
+	HA           string          `json:"ha"`
+	IP           string          `json:"ip"`
+	Snapshots    []string        `json:"snapshots"`
+	Applied      map[string]any  `json:"applied"`
+	Drift        []string        `json:"drift"`
+	Path         string          `json:"path"`
+	SHA256       string          `json:"sha256"`
+	Also         string          `json:"also"`
+	Pinned       string          `json:"pinned"`
+	Serves       string          `json:"serves"`
+	Subject      string          `json:"subject"`
+	NotAfter     time.Time       `json:"not_after"`
+	CAURL        string          `json:"ca_url"`
+	FromHost     bool            `json:"from_host"`
+	Step         string          `json:"step"`
+	Address      string          `json:"address"`
+	Names        []string        `json:"names"`
+	Certificates []certificate   `json:"certificates"`
+}
+
+type fileChange struct {
+	Path string `json:"path"`
+	Diff string `json:"diff"`
+}
+
+type certificate struct {
+	Name     string    `json:"name"`
+	Issuer   string    `json:"issuer"`
+	SHA256   string    `json:"sha256"`
+	NotAfter time.Time `json:"not_after"`
+	Error    string    `json:"error"`
+}
+
+// parse reads a line of the stream.
+func parse(line []byte) (*event, error) {
+	e := &event{}
+	if err := json.Unmarshal(line, e); err != nil {
+		return nil, err
+	}
+	if e.Event == "" {
+		return nil, fmt.Errorf("no event: %.60q", line)
+	}
+	if bytes.HasPrefix(e.Config, []byte(`"`)) {
+		if err := json.Unmarshal(e.Config, &e.ConfigPath); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// A run is what the events from one plan.started to its plan.done say.
+type run struct {
+	begin      *event // plan.started; nil when the stream begins in the middle
+	start, end time.Time
+	done       bool // plan.done has come: no program has died
+
+	containers map[int]*container
+	order      []int // of containers, as planned, then those that were left out
+	warnings   []*event
+	points     []*event // of a check
+
+	exported, caStatus, rotation *event // the last ca.exported, ca.status and ca.rotation; nil without
+	caError                      string // of ca.failed
+}
+
+// A container is what the events of a run say about one container.
+type container struct {
+	ctid            int
+	name            string
+	needs, external []int
+	config          json.RawMessage
+	stages          []stage
+	results         []*event // how the programs have ended with it, in the order of the stream
+}
+
+// A stage is a piece of work on a container.
+type stage struct {
+	program, name string
+	start, end    time.Time // end is zero while it is under way
+}
+
+func newRun() *run { return &run{containers: map[int]*container{}} }
+
+// container returns the container with an id, which is made if it is not there.
+func (r *run) container(ctid int) *container {
+	c := r.containers[ctid]
+	if c == nil {
+		c = &container{ctid: ctid}
+		r.containers[ctid] = c
+		r.order = append(r.order, ctid)
+	}
+	return c
+}
+
+// observe notes what an event says. The events of a run come in the order of the
+// stream.
+func (r *run) observe(e *event) {
+	if r.start.IsZero() {
+		r.start = e.Time
+	}
+	if e.Time.After(r.end) {
+		r.end = e.Time
+	}
+	switch e.Event {
+	case "plan.started":
+		r.begin = e
+		for _, id := range e.Order {
+			r.container(id)
+		}
+	case "plan.done":
+		r.done = true
+	case "warning":
+		r.warnings = append(r.warnings, e)
+	case "check.point":
+		r.points = append(r.points, e)
+	case "ct.planned":
+		c := r.container(e.CTID)
+		c.name, c.needs, c.external, c.config = e.Name, e.Needs, e.External, e.Config
+	case "ct.stage":
+		c := r.container(e.CTID)
+		c.endStage(e.Program, e.Time)
+		c.stages = append(c.stages, stage{program: e.Program, name: e.Stage, start: e.Time})
+	case "ca.fingerprint": // says no more than ca.exported
+	default:
+		program := writers[e.Event]
+		if program == "" || e.CTID == 0 {
+			return
+		}
+		c := r.container(e.CTID)
+		if e.Name != "" {
+			c.name = e.Name
+		}
+		c.endStage(program, e.Time)
+		c.results = append(c.results, e)
+		switch e.Event {
+		case "ca.exported":
+			r.exported = e
+		case "ca.status":
+			r.caStatus = e
+		case "ca.rotation":
+			r.rotation = e
+		case "ca.failed":
+			r.caError = e.Error
+		}
+	}
+}
+
+// writers names who writes each event that is a result.
+var writers = map[string]string{
+	"ct.ready": "phx-lxc", "ct.started": "phx-lxc", "ct.stopped": "phx-lxc", "ct.removed": "phx-lxc",
+	"ct.status": "phx-lxc", "ct.preview": "phx-lxc", "ct.failed": "phx-lxc", "ct.skipped": "phx-lxc",
+	"ca.exported": "phx-ca-export", "ca.failed": "phx-ca-export", "ca.rotation": "phx-ca-export",
+	"ca.status":   "phx-ca-export",
+	"nginx.ready": "phx-nginx", "nginx.failed": "phx-nginx", "nginx.status": "phx-nginx",
+	"traefik.ready": "phx-traefik", "traefik.failed": "phx-traefik", "traefik.status": "phx-traefik",
+}
+
+// endStage ends the stage of a program that is under way, if there is one.
+func (c *container) endStage(program string, at time.Time) {
+	for i := range slices.Backward(c.stages) {
+		if s := &c.stages[i]; s.program == program {
+			if s.end.IsZero() {
+				s.end = at
+			}
+			return
+		}
+	}
+}
+
+// isFailure reports whether an event says that something has failed.
+func (e *event) isFailure() bool {
+	switch e.Event {
+	case "ct.failed", "ca.failed", "nginx.failed", "traefik.failed":
+		return true
+	}
+	return false
+}
