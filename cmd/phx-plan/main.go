@@ -31,6 +31,7 @@ const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
+    phx-plan --schema
 
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
@@ -58,6 +59,8 @@ Options:
                           package pve-container: what it does not know is a
                           mistake. Default: that of this host. (PHX_PCT_VERSION)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
+    --schema              Print the JSON Schema of the configuration, for editors and
+                          validators, and do nothing else.
     --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
                           Neither they nor what Proxmox VE keeps, its storages
                           included, may be given to a container's user.
@@ -126,6 +129,7 @@ func main() {
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.BoolFlag{Name: "schema"},
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
@@ -138,6 +142,12 @@ func main() {
 }
 
 func run(c *cli.Context) error {
+	if c.Bool("schema") {
+		if _, err := os.Stdout.Write(config.Schema()); err != nil {
+			return fmt.Errorf("write the schema: %w", err)
+		}
+		return nil
+	}
 	name := c.String("action")
 	act, ok := actions[name]
 	if !ok {
