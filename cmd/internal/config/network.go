@@ -118,7 +118,7 @@ var interfaceKeys = []key[interfaceObject]{
 // interfaceForm is the form of the object of an interface.
 func interfaceForm(closed bool) form {
 	return objectOf(interfaceKeys, closed, shape{
-		"anyOf":        []shape{{"required": []string{"ip"}}, {"required": []string{"ip6"}}},
+		"anyOf":        []shape{has("ip"), has("ip6")},
 		"dependencies": shape{"gw": []string{"ip"}, "gw6": []string{"ip6"}},
 	})
 }
@@ -514,9 +514,9 @@ var ruleKeys = []key[ruleObject]{
 
 // ruleForm is the form of the object of a rule: what action may be depends on type.
 var ruleForm = objectOf(ruleKeys, true, shape{
-	"if":           shape{"properties": shape{"type": shape{"const": "group"}}},
-	"then":         shape{"properties": shape{"action": ruleGroup.shape()}},
-	"else":         shape{"properties": shape{"action": verdict.shape()}},
+	"if":           shape{"type": "object", "properties": shape{"type": shape{"const": "group"}}},
+	"then":         shape{"type": "object", "properties": shape{"action": ruleGroup.shape()}},
+	"else":         shape{"type": "object", "properties": shape{"action": verdict.shape()}},
 	"dependencies": shape{"port": []string{"proto"}},
 })
 

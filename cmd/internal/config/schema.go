@@ -18,8 +18,8 @@ func Schema() []byte {
 		"description":  "a container: the key is its id",
 		"dependencies": shape{"secondary_network_config": []string{"network_config"}},
 		"allOf": []shape{
-			{"oneOf": []shape{{"required": []string{"template"}}, {"required": []string{"clone_from_ctid"}}}},
-			{"oneOf": []shape{{"required": []string{"network_config"}}, {"required": []string{"network_configs"}}}},
+			{"oneOf": []shape{has("template"), has("clone_from_ctid")}},
+			{"oneOf": []shape{has("network_config"), has("network_configs")}},
 		},
 	}).shape()
 	known, patterns := container["properties"].(shape), shape{}

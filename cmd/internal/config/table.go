@@ -126,6 +126,11 @@ func objectOf[T any](keys []key[T], closed bool, more shape) form {
 	}}
 }
 
+// has is the shape of an object that has a key.
+func has(key string) shape {
+	return shape{"type": "object", "required": []string{key}, "properties": shape{key: true}}
+}
+
 // either is the form of a value that has one of two forms.
 func either(words string, a, b form) form {
 	return form{words, func() shape { return shape{"anyOf": []shape{a.shape(), b.shape()}} }}
