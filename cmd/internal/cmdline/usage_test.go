@@ -17,10 +17,11 @@ var (
 	unknownEnv   = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\([^"].*`)
 	flagInText   = regexp.MustCompile(`(?m)^ +--([a-z-]+)\b`)
 	envVarInText = regexp.MustCompile(`\bPHX_[A-Z_]+\b`)
+	flagInPage   = regexp.MustCompile(`(?m)^#### \*\*--([a-z-]+)\*\*`)
 )
 
-// The usage text of each program names its flags, their variables and the others that the program reads, in whatever
-// package of the module, and nothing else.
+// The usage text of each program names its flags and their variables, and the manual page also the other variables that
+// the program reads, in whatever package of the module; and neither names anything else.
 func TestUsageNamesEveryFlag(t *testing.T) {
 	shared := sources(t, "../service")
 	programs, err := filepath.Glob("../../phx-*/main.go")
@@ -51,6 +52,8 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				variables[v[1]] = true
 			}
 		}
+		compare(t, program+": the usage text: variable", variables,
+			envVarInText.FindAllStringSubmatch(usage, -1))
 		for _, dir := range packages(t, filepath.Dir(path)) {
 			source := sources(t, dir)
 			for _, m := range getenv.FindAllStringSubmatch(source, -1) {
@@ -60,9 +63,25 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				t.Errorf("%s: %s: which variable this reads cannot be seen", dir, call)
 			}
 		}
-		compare(t, program+": flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
-		compare(t, program+": variable", variables, envVarInText.FindAllStringSubmatch(usage, -1))
+		page := manual(t, program)
+		compare(t, program+": the usage text: flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
+		compare(t, program+": the manual page: flag", flags, flagInPage.FindAllStringSubmatch(page, -1))
+		compare(t, program+": the manual page: variable", variables, envVarInText.FindAllStringSubmatch(page, -1))
 	}
+}
+
+// manual returns the manual page of a program, which the usage text names.
+func manual(t *testing.T, program string) string {
+	t.Helper()
+	pages, err := filepath.Glob("../../../docs/man/" + program + ".*.md")
+	if err != nil || len(pages) != 1 {
+		t.Fatalf("%s: manual pages: %q, %v", program, pages, err)
+	}
+	page, err := os.ReadFile(pages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
 }
 
 // packages returns the directories of the packages of this module that the program in a directory is built from.
@@ -108,12 +127,12 @@ func compare(t *testing.T, what string, have map[string]bool, matches [][]string
 	}
 	for name := range have {
 		if !named[name] {
-			t.Errorf("%s %s is not in the usage text", what, name)
+			t.Errorf("%s %s is missing", what, name)
 		}
 	}
 	for name := range named {
 		if !have[name] {
-			t.Errorf("%s %s is in the usage text, and does not exist", what, name)
+			t.Errorf("%s %s does not exist", what, name)
 		}
 	}
 }
