@@ -26,7 +26,6 @@ var beyondSchema = []*exemption{
 	// What values of a file have to do with each other.
 	beyondIs(`.* (is|has) .* already`, "only one may have it"),
 	beyondIs(`.* is the address of .*: give that a traefik_service`, "only one may have it"),
-	beyondIs(`something else is mounted at .* already`, "only one may have it"),
 	beyondIs(`.* has another place in `, "maps of ids"),
 	beyondIs(`.* (is named|is given) twice`, "in another form"),
 	beyondIs(`cycle: `, "dependencies"),
