@@ -29,8 +29,7 @@ its container. init makes the CA; roots prints the roots that are pinned.
 Options:
     --accept-new-root HEX  take the root with this SHA-256 for the pinned one; 1: any (PHX_ACCEPT_NEW_ROOT)
     --ctid CTID            export from this container now, and read no events
-    --output FILE          where to put the certificate (PHX_CA_FILE); default
-                           ` + cmdline.DefaultCAFile + `
+    --output FILE          where to put the certificate (PHX_CA_FILE)
     --pct PROGRAM          default pct (PHX_PCT)
     --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
     --rotate-root STEP     trust, certificates or drop, one after the other (PHX_ROTATE_ROOT)

@@ -33,7 +33,7 @@ differs is changed; a second run changes nothing.
 
 Options:
     --adopt CTIDS          take the scripts of these containers as done; 1: of all (PHX_ADOPT)
-    --apparmor DIR         AppArmor profiles; default ` + defaultAppArmor + ` (PHX_APPARMOR)
+    --apparmor DIR         AppArmor profiles that containers name (PHX_APPARMOR)
     --apparmor-d DIR       where the host loads profiles from; default /etc/apparmor.d (PHX_APPARMOR_D)
     --download             download a template that is missing, with pveam (PHX_DOWNLOAD)
     --dry-run              execute nothing but reads, and say what would be done (PHX_DRY_RUN)

@@ -39,8 +39,7 @@ order in which they depend on each other.
 Options:
     --action ACTION        create (the default), start, restart, stop, status, delete or recreate (PHX_ACTION)
     --answer gateway|proxy where hosts and dnsmasq lead the services' names; default gateway (PHX_ANSWER)
-    --config FILE          the configuration (PHX_CONFIG); default
-                           ` + cmdline.DefaultConfig + `
+    --config FILE          the configuration (PHX_CONFIG)
     --domain DOMAIN        of the services; default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
     --dry-run              have phx-lxc show what it would do, and do nothing (PHX_DRY_RUN)
     --explain              print what phx does with each key of the file

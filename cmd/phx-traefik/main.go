@@ -29,8 +29,7 @@ Options:
 
 Options of apply and render:
     --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
-    --config FILE          serve the services of this configuration (PHX_CONFIG); default
-                           ` + cmdline.DefaultConfig + `
+    --config FILE          serve the services of this configuration (PHX_CONFIG)
     --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
     --fingerprint HEX      SHA-256 of the root certificate (PHX_FINGERPRINT)
     --root FILE            the root certificate; default /etc/traefik/ssl/phoenix_ca.crt (PHX_ROOT)
