@@ -27,23 +27,23 @@ Keep the CA as the configuration has it, and copy its root certificate out of
 its container. init makes the CA; roots prints the roots that are pinned.
 
 Options:
-    --accept-new-root HEX  take the root with this SHA-256 for the pinned one; 1: any (PHX_ACCEPT_NEW_ROOT)
+    --accept-new-root HEX  1: any (PHX_ACCEPT_NEW_ROOT)
     --ctid CTID            export from this container now, and read no events
     --output FILE          where to put the certificate (PHX_CA_FILE)
     --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
-    --rotate-root STEP     trust, certificates or drop, one after the other (PHX_ROTATE_ROOT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --rotate-root STEP     trust, certificates, drop (PHX_ROTATE_ROOT)
     --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
 
 Options of init:
-    --domain DOMAIN        of the services; default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
     --ip ADDRESS           by which others reach the CA (PHX_IP)
-    --name NAME            its name below the domain; default ca (PHX_SERVICE_NAME)
-    --port PORT            where it listens; default 9000 (PHX_SERVICE_PORT)
+    --name NAME            below the domain; default ca (PHX_SERVICE_NAME)
+    --port PORT            default 9000 (PHX_SERVICE_PORT)
 
-phx-ca-export(8) has more: man phx-ca-export, or docs/man/phx-ca-export.8.md.
+phx-ca-export(8) has more: man phx-ca-export.
 `
 
 func main() {

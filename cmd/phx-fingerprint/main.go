@@ -20,11 +20,11 @@ Print the SHA-256 of a root certificate; - is stdin. As a filter, see that the
 exported file holds the roots that phx-ca-export has named.
 
 Options:
-    --verify HEX           print nothing; exit status 0 if the fingerprint is HEX, 1 if not
+    --verify HEX           exit status 0 if the fingerprint is HEX, 1 if not
     --help                 print this text
     --version              print the version
 
-phx-fingerprint(1) has more: man phx-fingerprint, or docs/man/phx-fingerprint.1.md.
+phx-fingerprint(1) has more: man phx-fingerprint.
 `
 
 func main() {

@@ -32,31 +32,31 @@ Do with every planned container what the plan's action asks for. Only what
 differs is changed; a second run changes nothing.
 
 Options:
-    --adopt CTIDS          take the scripts of these containers as done; 1: of all (PHX_ADOPT)
-    --apparmor DIR         AppArmor profiles that containers name (PHX_APPARMOR)
-    --apparmor-d DIR       where the host loads profiles from; default /etc/apparmor.d (PHX_APPARMOR_D)
-    --download             download a template that is missing, with pveam (PHX_DOWNLOAD)
-    --dry-run              execute nothing but reads, and say what would be done (PHX_DRY_RUN)
-    --enforce-firewall     put firewalls in force on containers that were there before (PHX_ENFORCE_FIREWALL)
-    --ignore-external      do not check that guests outside of the configuration run (PHX_IGNORE_EXTERNAL)
+    --adopt CTIDS          take their scripts as done; 1: all (PHX_ADOPT)
+    --apparmor DIR         AppArmor profiles of containers (PHX_APPARMOR)
+    --apparmor-d DIR       default /etc/apparmor.d (PHX_APPARMOR_D)
+    --download             fetch a missing template (PHX_DOWNLOAD)
+    --dry-run              only say what would be done (PHX_DRY_RUN)
+    --enforce-firewall     on older containers, too (PHX_ENFORCE_FIREWALL)
+    --ignore-external      let other guests be stopped (PHX_IGNORE_EXTERNAL)
     --jobs N               containers at once; default 4 (PHX_JOBS)
-    --lock-wait DURATION   how long to wait for a locked container; default 1m (PHX_LOCK_WAIT)
+    --lock-wait DURATION   for a locked one; default 1m (PHX_LOCK_WAIT)
     --pct PROGRAM          default pct (PHX_PCT)
-    --proc DIR             the host's processes; default /proc (PHX_PROC)
-    --pve-lock DIR         Proxmox VE's locks; default /run/lock/lxc (PHX_PVE_LOCK)
-    --pve-root DIR         Proxmox VE's configuration; default /etc/pve (PHX_PVE_ROOT)
+    --proc DIR             default /proc (PHX_PROC)
+    --pve-lock DIR         default /run/lock/lxc (PHX_PVE_LOCK)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
     --pveam PROGRAM        default pveam (PHX_PVEAM)
     --qm PROGRAM           default qm (PHX_QM)
-    --rerun CTIDS          run the scripts of these containers again; 1: of all (PHX_RERUN)
-    --restart              restart a running container where a change needs it (PHX_RESTART)
-    --scripts DIRS         directories of the scripts, separated by colons (PHX_SCRIPTS)
-    --subgid FILE          groups that root may map into containers; default /etc/subgid (PHX_SUBGID)
-    --subuid FILE          users; default /etc/subuid (PHX_SUBUID)
+    --rerun CTIDS          run their scripts again; 1: all (PHX_RERUN)
+    --restart              restart where a change needs it (PHX_RESTART)
+    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
+    --subgid FILE          default /etc/subgid (PHX_SUBGID)
+    --subuid FILE          default /etc/subuid (PHX_SUBUID)
     --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
 
-phx-lxc(8) has more: man phx-lxc, or docs/man/phx-lxc.8.md.
+phx-lxc(8) has more: man phx-lxc.
 `
 
 func main() {

@@ -20,7 +20,7 @@ certificate when that is due.
 
 Options:
     --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         Proxmox VE's configuration; default /etc/pve (PHX_PVE_ROOT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
     --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
     --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
     --help                 print this text
@@ -29,13 +29,13 @@ Options:
 Options of apply and render:
     --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
     --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --fingerprint HEX      SHA-256 of the root certificate (PHX_FINGERPRINT)
+    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
     --proxy ADDRESS        of the proxy behind the gateway (PHX_PROXY)
-    --root FILE            the root certificate; default /etc/nginx/ssl/phoenix_ca.crt (PHX_ROOT)
-    --status-port PORT     of a status page over plain HTTP; default 0, none (PHX_STATUS_PORT)
-    --token-file FILE      a one-time token of the CA; - for stdin (PHX_TOKEN_FILE)
+    --root FILE            the root certificate (PHX_ROOT)
+    --status-port PORT     of a status page; default 0: none (PHX_STATUS_PORT)
+    --token-file FILE      of the CA; - for stdin (PHX_TOKEN_FILE)
 
-phx-nginx(8) has more: man phx-nginx, or docs/man/phx-nginx.8.md.
+phx-nginx(8) has more: man phx-nginx.
 `
 
 func main() {

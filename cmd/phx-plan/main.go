@@ -37,23 +37,23 @@ Check the configuration, and print a plan: the named containers, or all, in the
 order in which they depend on each other.
 
 Options:
-    --action ACTION        create (the default), start, restart, stop, status, delete or recreate (PHX_ACTION)
-    --answer gateway|proxy where hosts and dnsmasq lead the services' names; default gateway (PHX_ANSWER)
+    --action ACTION        create, start, stop …; default create (PHX_ACTION)
+    --answer gateway|proxy where names of services lead (PHX_ANSWER)
     --config FILE          the configuration (PHX_CONFIG)
-    --domain DOMAIN        of the services; default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --dry-run              have phx-lxc show what it would do, and do nothing (PHX_DRY_RUN)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --dry-run              show what would be done, no more (PHX_DRY_RUN)
     --explain              print what phx does with each key of the file
-    --format FORMAT        jsonl (the default), table, mermaid, dot, hosts or dnsmasq (PHX_FORMAT)
-    --keep-going           leave out what has mistakes, and plan the rest (PHX_KEEP_GOING)
-    --pct-version VERSION  of pve-container, that the plan is for; default that of this host (PHX_PCT_VERSION)
-    --pve-root DIR         Proxmox VE's configuration; default /etc/pve (PHX_PVE_ROOT)
+    --format FORMAT        of the plan; default jsonl, events (PHX_FORMAT)
+    --keep-going           leave out what has mistakes (PHX_KEEP_GOING)
+    --pct-version VERSION  of pve-container; default this one (PHX_PCT_VERSION)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
     --schema               print the JSON Schema of the configuration
     --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
-    --vm-config FILE       the virtual machines; default beside the configuration (PHX_VM_CONFIG)
+    --vm-config FILE       the virtual machines (PHX_VM_CONFIG)
     --help                 print this text
     --version              print the version
 
-phx-plan(8) has more: man phx-plan, or docs/man/phx-plan.8.md.
+phx-plan(8) has more: man phx-plan.
 `
 
 func main() {

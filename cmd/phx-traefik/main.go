@@ -21,7 +21,7 @@ In the container, apply does it, and render prints its configuration.
 
 Options:
     --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         Proxmox VE's configuration; default /etc/pve (PHX_PVE_ROOT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
     --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
     --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
     --help                 print this text
@@ -29,13 +29,13 @@ Options:
 
 Options of apply and render:
     --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
-    --config FILE          serve the services of this configuration (PHX_CONFIG)
+    --config FILE          serve its services (PHX_CONFIG)
     --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --fingerprint HEX      SHA-256 of the root certificate (PHX_FINGERPRINT)
-    --root FILE            the root certificate; default /etc/traefik/ssl/phoenix_ca.crt (PHX_ROOT)
-    --vm-config FILE       and those of these virtual machines; default beside it (PHX_VM_CONFIG)
+    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
+    --root FILE            the root certificate (PHX_ROOT)
+    --vm-config FILE       and of these virtual machines (PHX_VM_CONFIG)
 
-phx-traefik(8) has more: man phx-traefik, or docs/man/phx-traefik.8.md.
+phx-traefik(8) has more: man phx-traefik.
 `
 
 func main() {

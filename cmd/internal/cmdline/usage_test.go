@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var (
@@ -61,6 +62,12 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 			}
 			if call := unknownEnv.FindString(source); call != "" {
 				t.Errorf("%s: %s: which variable this reads cannot be seen", dir, call)
+			}
+		}
+		for line := range strings.SplitSeq(usage, "\n") {
+			shown := strings.ReplaceAll(line, "` + cmdline.DefaultDomain + `", DefaultDomain)
+			if utf8.RuneCountInString(shown) > 80 {
+				t.Errorf("%s: wider than 80 columns: %s", program, shown)
 			}
 		}
 		page := manual(t, program)
