@@ -246,8 +246,8 @@ func (s *summary) listed(name, words string) []line {
 	if words == "" {
 		return []line{text("  ", name)}
 	}
-	rows := s.out.wrapped("    ", plainText, "  "+name+": "+words)
-	rows[0][0].text = ""
+	rows := s.out.wrapped("    ", plainText, name+": "+words)
+	rows[0][0].text = "  "
 	return rows
 }
 
