@@ -483,7 +483,7 @@ func TestUntoldFailure(t *testing.T) {
 	events := append(plan("create", "", 103), at(1, "ct.ready", `"ctid":103,"changed":false`), at(2, "plan.done", ""),
 		at(3, "run.ended", `"status":1`))
 	have := shown(t, false, events, []string{"phx-ca-export: 103 Step-CA: rotation of the root: refused"})
-	if !strings.Contains(have, "The programs said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n") {
+	if !strings.Contains(have, "The programs have said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n") {
 		t.Error(have)
 	}
 }
