@@ -63,7 +63,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("in the log is\n%s", have)
 	}
 	r, err := readLast(path)
-	if err != nil || r == nil || r.action() != "stop" {
+	if err != nil || r == nil || r.action() != "stop" || len(r.warnings) != 1 {
 		t.Errorf("the last run is %+v, %v", r, err)
 	}
 }
@@ -92,6 +92,9 @@ func TestLastRun(t *testing.T) {
 				text = fmt.Sprintf(begin, "first") + line(before)
 			}
 			want := int64(len(text))
+			if after%2 == 0 {
+				text += strings.Repeat(`{"event":"warning","text":"early"}`+"\n", 3)
+			}
 			text += fmt.Sprintf(begin, "last") + line(after)
 			text += `{"event":"warning","text":"` + strings.ReplaceAll(string(start), `"`, `\"`) + `"}` + "\n"
 			have, err := lastRun(strings.NewReader(text), int64(len(text)))

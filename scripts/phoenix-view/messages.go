@@ -29,7 +29,7 @@ type message struct {
 var (
 	ofProgram   = regexp.MustCompile(`^(phx-(?:plan|lxc|ca-export|fingerprint|nginx|traefik)): (.*)$`)
 	ofContainer = regexp.MustCompile(`^([1-9][0-9]{2,8})(?: [^:]*)?: (.*)$`)
-	ofCA        = regexp.MustCompile(`^wrote .*: SHA-256 |^.* is unchanged: SHA-256 `) // ca.exported says it
+	ofCA        = regexp.MustCompile(`^wrote .*: SHA-256 |^.* is unchanged: SHA-256 `)   // ca.exported says it
 	ofEnding    = regexp.MustCompile(`^stopped by |^the event stream ended too early: `) // the summary says it
 	ofPlace     = regexp.MustCompile(`^(.*:[0-9]+:[0-9]+: )?warning: `)
 )

@@ -47,7 +47,7 @@ func (v *view) event(raw []byte, e *event, err error) {
 		}
 		return
 	}
-	if e.Event == "plan.started" && v.run.begin != nil {
+	if v.run.isOver(e) {
 		v.end()
 	}
 	v.run.observe(e)
