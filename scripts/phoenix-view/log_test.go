@@ -116,7 +116,8 @@ func TestPass(t *testing.T) {
 	var runs []string
 	ended := make(chan error, 1)
 	go func() {
-		err := pass(inRead, outWrite, &runLog{path: path, bad: func(err error) { t.Error(err) }}, func(r *run) error {
+		log := &runLog{path: path, bad: func(err error) { t.Error(err) }}
+		err := pass(inRead, outWrite, log, func(r *run) error {
 			runs = append(runs, r.action())
 			return nil
 		})
