@@ -124,7 +124,8 @@ func TestPass(t *testing.T) {
 		outWrite.Close()
 		ended <- err
 	}()
-	lines := append(plan("create", "", 900), "no JSON", strings.Repeat("x", 3<<20), at(1, "plan.done", ""), `{"event":"cut`)
+	lines := append(plan("create", "", 900),
+		"no JSON", strings.Repeat("x", 3<<20), at(1, "plan.done", ""), `{"event":"cut`)
 	for i, l := range lines {
 		if i < len(lines)-1 {
 			l += "\n"

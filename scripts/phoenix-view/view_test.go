@@ -267,7 +267,8 @@ func TestManyContainers(t *testing.T) {
 	}
 	feed(v, at(0, "plan.done", ""))
 	v.close()
-	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\ncreate: failed")
+	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\n" +
+		"create: failed")
 	term.mu.Lock()
 	raw := term.raw.String()
 	term.mu.Unlock()
@@ -325,8 +326,8 @@ func TestHostile(t *testing.T) {
 			v.message("\x1b[2J\x9b31m evil \xff")
 			v.message("phx-lxc: 900 x\x1b[2J: evil\x1b[2J")
 			events := plan(action, dry, 900, 103, 102)
-			for name := range strings.FieldsSeq("ct.planned warning check.point ct.stage ct.ready ct.started ct.removed " +
-				"ct.status ct.preview ct.failed ct.skipped ca.exported ca.failed ca.status ca.rotation nginx.ready " +
+			for name := range strings.FieldsSeq("ct.planned warning check.point ct.stage ct.ready ct.started " +
+				"ct.removed ct.status ct.preview ct.failed ct.skipped ca.exported ca.failed ca.status ca.rotation nginx.ready " +
 				"nginx.failed nginx.status traefik.ready traefik.status") {
 				fields := `"ctid":900,"changed":true,"files":[{"path":"E","diff":"+E\n-E"}],"commands":[["E","a b"]],` +
 					`"certificates":[{"name":"E","issuer":"E","error":"E"},{"name":"E","issuer":"E","sha256":"E"}],` +
@@ -335,7 +336,8 @@ func TestHostile(t *testing.T) {
 					"lock ha ip path sha256 also pinned serves subject ca_url step address") {
 					fields += `,"` + text + `":"E"`
 				}
-				for list := range strings.FieldsSeq("changes restart_required template_differs snapshots drift names ips") {
+				for list := range strings.FieldsSeq("changes restart_required template_differs snapshots drift " +
+					"names ips") {
 					fields += `,"` + list + `":["E","E"]`
 				}
 				events = append(events, at(1, name, strings.ReplaceAll(fields, "E", evil)))
@@ -439,14 +441,15 @@ func TestQuiet(t *testing.T) {
 		events []string
 		want   string // in what is shown, "" for nothing
 	}{
-		"unchanged":  {append(started, warning, ready(false), done), ""},
-		"changed":    {append(started, ready(true), done), "Changed:\n  900 base: created\n"},
-		"failed":     {append(started, at(1, "ct.failed", `"ctid":900,"error":"x"`), done), "Failed:"},
-		"cut short":  {append(started, ready(false)), "it has ended early"},
-		"status 1":   {append(started, ready(false), done, ended("1")), "create: failed"},
-		"status 0":   {append(started, ready(false), done, ended("0")), ""},
-		"as it was":  {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900`), done), ""},
-		"drift":      {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900,"drift":["a"]`), done), "change: a"},
+		"unchanged": {append(started, warning, ready(false), done), ""},
+		"changed":   {append(started, ready(true), done), "Changed:\n  900 base: created\n"},
+		"failed":    {append(started, at(1, "ct.failed", `"ctid":900,"error":"x"`), done), "Failed:"},
+		"cut short": {append(started, ready(false)), "it has ended early"},
+		"status 1":  {append(started, ready(false), done, ended("1")), "create: failed"},
+		"status 0":  {append(started, ready(false), done, ended("0")), ""},
+		"as it was": {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900`), done), ""},
+		"drift": {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900,"drift":["a"]`), done),
+			"a run would change: a"},
 		"check ok":   {append(plan("check", "", 900), point("ok"), done), ""},
 		"check fail": {append(plan("check", "", 900), point("failed"), done), "failed    x: y"},
 	} {
@@ -498,7 +501,8 @@ func TestUntoldFailure(t *testing.T) {
 	events := append(plan("create", "", 103),
 		at(1, "ct.ready", `"ctid":103`), at(2, "plan.done", ""), at(3, "run.ended", `"status":1`))
 	have := shown(t, false, events, []string{"phx-ca-export: 103 Step-CA: rotation of the root: refused"})
-	if !strings.Contains(have, "The programs have said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n") {
+	const want = "The programs have said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n"
+	if !strings.Contains(have, want) {
 		t.Error(have)
 	}
 }
@@ -537,8 +541,10 @@ func TestTables(t *testing.T) {
 		at(1, "ct.status", `"ctid":103,"state":"running","lock":"backup","ip":"10.0.0.10","drift":["memory 2048"],`+
 			`"restart_required":["cores"],"applied":{"step_ca":"1","+mac":"2"}`),
 		at(2, "nginx.status", `"ctid":103,"address":"10.0.0.10:443","certificates":[`+
-			`{"name":"a.example","issuer":"CA","not_after":"2026-01-03T15:04:27Z"},{"name":"b.example","error":"expired"}]`),
-		at(3, "ca.status", `"ctid":103,"sha256":"ab","pinned":"cd","ca_url":"https://10.0.0.10:9000","error":"they differ"`),
+			`{"name":"a.example","issuer":"CA","not_after":"2026-01-03T15:04:27Z"},`+
+			`{"name":"b.example","error":"expired"}]`),
+		at(3, "ca.status", `"ctid":103,"sha256":"ab","pinned":"cd","ca_url":"https://10.0.0.10:9000",`+
+			`"error":"they differ"`),
 		at(3, "plan.done", ""), at(3, "run.ended", `"status":3`))
 	const want = `
 CTID  NAME    STATE     IP          SNAPSHOT
@@ -569,8 +575,10 @@ status: differs from the configuration: 1 not as configured, 1 as it should be
 	v.close()
 	term.shows("\nCTID  NAME    STATE     IP\n900   ct-900  template  10.0.0.200\n")
 
-	check := append(plan("check", "", 900), at(1, "check.point", `"point":"bridge vmbr0","result":"ok","text":"is there"`),
-		at(1, "check.point", `"ctid":900,"point":"template","result":"failed","text":"gone","remedy":"pveam download x"`),
+	check := append(plan("check", "", 900),
+		at(1, "check.point", `"point":"bridge vmbr0","result":"ok","text":"is there"`),
+		at(1, "check.point", `"ctid":900,"point":"template","result":"failed","text":"gone",`+
+			`"remedy":"pveam download x"`),
 		at(2, "plan.done", ""))
 	const found = `
 ok        bridge vmbr0  is there
