@@ -46,6 +46,7 @@ type event struct {
 	Lock         string          `json:"lock"`
 	HA           string          `json:"ha"`
 	IP           string          `json:"ip"`
+	IPs          []string        `json:"ips"`
 	Snapshots    []string        `json:"snapshots"`
 	Applied      map[string]any  `json:"applied"`
 	Drift        []string        `json:"drift"`
@@ -62,6 +63,15 @@ type event struct {
 	Address      string          `json:"address"`
 	Names        []string        `json:"names"`
 	Certificates []certificate   `json:"certificates"`
+	ElapsedMS    int64           `json:"elapsed_ms"`
+	CA           *place          `json:"ca"`
+	Proxy        *place          `json:"proxy"`
+	Gateway      *place          `json:"gateway"`
+}
+
+// A place is the container of a part, in plan.started.
+type place struct {
+	CTID int `json:"ctid"`
 }
 
 type fileChange struct {

@@ -1,0 +1,932 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/renameio/v2"
+)
+
+var (
+	//go:embed page.html.tmpl
+	pageText string
+	//go:embed page.css
+	pageStyle    string
+	pageTemplate = template.Must(template.New("page").Parse(pageText))
+)
+
+// Limits of what a page shows: the events may come from anywhere.
+const (
+	maxLine       = 1 << 20 // bytes of an event, as docs/events.md has it
+	maxContainers = 1000
+	maxList       = 1000 // entries
+	maxText       = 8192 // runes of an error or a diff
+	maxLabel      = 120  // runes of what stands on one line
+	shownAbout    = 12   // containers of a notice
+	shownChanges  = 8    // of a container; the others are folded
+)
+
+// readRun reads the events of the run with this round, or of the last run if
+// round is empty. It also returns how many lines of that run are no events.
+func readRun(events io.Reader, round string) (r *run, bad int, err error) {
+	in := bufio.NewReaderSize(events, maxLine)
+	var found *run
+	foundBad := 0
+	for err == nil {
+		var line []byte
+		line, err = in.ReadSlice('\n')
+		tooLong := false
+		for errors.Is(err, bufio.ErrBufferFull) {
+			tooLong = true
+			_, err = in.ReadSlice('\n')
+		}
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
+			continue
+		}
+		e, parseErr := parse(line)
+		if tooLong || parseErr != nil {
+			bad++
+			continue
+		}
+		if e.Event == "plan.started" && r != nil {
+			if found, foundBad = chosen(r, bad, round, found, foundBad); round != "" && found != nil {
+				return found, foundBad, nil
+			}
+			r, bad = nil, 0
+		}
+		if r == nil {
+			r = newRun()
+		}
+		r.observe(e)
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, 0, fmt.Errorf("read the events: %w", err)
+	}
+	if r != nil {
+		found, foundBad = chosen(r, bad, round, found, foundBad)
+	}
+	switch {
+	case found == nil && round != "":
+		return nil, 0, fmt.Errorf("there is no run %q among the events", round)
+	case found == nil:
+		return nil, 0, errors.New("there is no event of phx: give it a log of phoenix, or its output")
+	}
+	return found, foundBad, nil
+}
+
+func chosen(r *run, bad int, round string, found *run, foundBad int) (*run, int) {
+	if round == "" || r.begin != nil && r.begin.Round == round {
+		return r, bad
+	}
+	return found, foundBad
+}
+
+// writePage writes the page of a run to the file at path, whole or not at all.
+// It holds nothing that the log of events has not, so whoever may read
+// containers' names and errors may read it: the umask decides.
+func writePage(path string, r *run, bad int) error {
+	content, err := makePage(r, bad)
+	if err == nil {
+		err = renameio.WriteFile(path, content, 0o666)
+	}
+	if err != nil {
+		return fmt.Errorf("write the page %s: %w", path, err)
+	}
+	return nil
+}
+
+// makePage returns the page of a run: HTML that loads nothing and runs nothing.
+func makePage(r *run, bad int) ([]byte, error) {
+	sum := sha256.Sum256([]byte(pageStyle))
+	p := newPage(r, bad)
+	p.Style = template.CSS(pageStyle)
+	p.Policy = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" +
+		base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	var out bytes.Buffer
+	if err := pageTemplate.Execute(&out, p); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// Tones of what is shown; each also has words or a sign, so that nothing is said
+// by a colour alone.
+const (
+	good    = "good"    // as wanted, nothing to do
+	changed = "changed" // this run has done something, or would
+	warn    = "warn"    // people should look at it
+	failed  = "failed"
+	idle    = "idle" // nothing was done
+)
+
+// A page is what page.html.tmpl shows. All its strings are for people.
+type page struct {
+	Policy string
+	Style  template.CSS
+
+	Title, Verdict, Tone string
+	Facts                [][2]string
+	Counts               []count
+	Notices              []*notice
+	Line                 *timeline
+	Containers           []row
+	LeftOut              int // containers that are not shown
+	Kind                 string
+	Points               []point
+	Graph                *graph
+	GraphTooMuch         bool
+	Trust                *trust
+	Bad                  int
+}
+
+type count struct {
+	N          int
+	What, Tone string
+}
+
+// A notice is something that somebody should read before all else.
+type notice struct {
+	line
+	About []about // containers
+	More  int     // containers that are not in About
+}
+
+type about struct {
+	ID   int
+	Name string
+}
+
+// A row is a container.
+type row struct {
+	ID                 int
+	Name, Result, Tone string
+	Took               string
+	Needs              []int
+	External           []int
+	Addresses          string
+	Lines              []line // what was found, what failed, what waits
+	Changes, More      []string
+	Commands           []string
+	Diffs              []diff
+}
+
+type line struct{ Tone, What, Text string }
+
+type diff struct {
+	Path  string
+	Lines []diffLine
+}
+
+type diffLine struct{ Tone, Text string }
+
+type point struct {
+	Tone, Result, Program, Point, Text, Remedy string
+	ID                                         int
+}
+
+type timeline struct {
+	Ticks    []tick
+	Rows     []lane
+	Critical []step
+	Total    string
+	Stages   []stageRow
+	Programs []string // that have bars
+	Broken   bool     // something has failed
+	Open     bool     // something was not finished
+}
+
+type tick struct{ X, Label string }
+
+// A lane is the bars of a container.
+type lane struct {
+	ID       int
+	Name     string
+	Critical bool
+	Bars     []bar
+}
+
+// A bar is a stage, or the work of a program of which no stage is known.
+type bar struct {
+	X, W, End       string // in percent
+	Program         string
+	Label, Title    string
+	Critical        bool
+	Failed, Endless bool
+	Next            bool // it follows another one of the program
+}
+
+type step struct {
+	ID            int
+	Name, Program string
+	From, Took    string
+	Waited        string // before it, for something else; "" for nothing worth telling
+}
+
+type stageRow struct {
+	ID                   int
+	Name, Program, Stage string
+	From, Took, How      string
+	Critical             bool
+}
+
+type trust struct {
+	Root      string
+	SHA256    string
+	Also      string
+	Expires   string
+	Tone      string
+	URL, Path string
+	Lines     []line
+	Issuers   []string
+	Services  []trusted
+}
+
+type trusted struct {
+	What  string // gateway or proxy
+	ID    int
+	Lines []line
+	Names []shownCertificate
+}
+
+type shownCertificate struct{ Name, Issuer, SHA256, Expires, Tone, Error string }
+
+func newPage(r *run, bad int) *page {
+	p := &page{Bad: bad, Kind: r.kind()}
+	spans := r.spans()
+	critical := r.criticalPath(spans)
+	ids := r.order
+	if len(ids) > maxContainers {
+		p.LeftOut = len(ids) - maxContainers
+		ids = ids[:maxContainers]
+	}
+
+	tally := map[string]int{}
+	for _, id := range ids {
+		row := newRow(r.containers[id], r, spans[id])
+		tally[row.Result]++
+		p.Containers = append(p.Containers, row)
+	}
+	for _, result := range results {
+		if n := tally[result.what]; n > 0 {
+			p.Counts = append(p.Counts, count{n, result.what, result.tone})
+		}
+	}
+	p.Line = newTimeline(r, ids, spans, critical)
+	for _, e := range r.points[:min(len(r.points), maxList)] {
+		p.Points = append(p.Points, point{
+			Tone: pointTones[e.Result], Result: label(e.Result), Program: label(e.Program), Point: label(e.Point),
+			Text: text(e.Text), Remedy: text(e.Remedy), ID: e.CTID,
+		})
+	}
+	slices.SortStableFunc(p.Points, func(a, b point) int {
+		return cmp.Compare(severity(a.Tone), severity(b.Tone))
+	})
+
+	var links []link
+	for _, id := range ids {
+		for _, need := range r.containers[id].needs {
+			links = append(links, link{from: need, to: id})
+		}
+	}
+	if r.begin != nil && r.begin.CA != nil {
+		for _, place := range []*place{r.begin.Gateway, r.begin.Proxy} {
+			if place != nil {
+				links = append(links, link{from: r.begin.CA.CTID, to: place.CTID, trust: true})
+			}
+		}
+	}
+	if len(ids) > 1 {
+		p.Graph = newGraph(ids, links)
+		p.GraphTooMuch = p.Graph == nil
+	}
+	if p.Graph != nil {
+		rows := map[int]row{}
+		for _, row := range p.Containers {
+			rows[row.ID] = row
+		}
+		onPath := map[int]bool{}
+		for _, s := range critical {
+			onPath[s.ctid] = true
+		}
+		p.Graph.dress(rows, onPath)
+	}
+	p.Trust = newTrust(r)
+	p.Notices = notices(r, p)
+	p.headline(r)
+	return p
+}
+
+// kind returns what kind of run it is: dry run, status, check, or run.
+func (r *run) kind() string {
+	switch {
+	case r.begin == nil:
+		for _, c := range r.containers {
+			for _, e := range c.results {
+				switch e.Event {
+				case "ct.status":
+					return "status"
+				case "ct.preview":
+					return "dry-run"
+				}
+			}
+		}
+		if len(r.points) > 0 {
+			return "check"
+		}
+	case r.begin.Action == "status", r.begin.Action == "check":
+		return r.begin.Action
+	case r.begin.DryRun:
+		return "dry-run"
+	}
+	return "run"
+}
+
+// results are the words for how it ended with a container, in the order in which
+// they are counted.
+var results = []struct{ what, tone string }{
+	{"failed", failed}, {"not finished", failed}, {"skipped", idle}, {"missing", failed}, {"differs", warn},
+	{"would change", changed}, {"changed", changed}, {"unchanged", good}, {"as configured", good},
+	{"only looked at", idle}, {"stopped", idle}, {"running", good},
+}
+
+func toneOf(result string) string {
+	for _, r := range results {
+		if r.what == result {
+			return r.tone
+		}
+	}
+	return idle
+}
+
+var pointTones = map[string]string{"ok": good, "warning": warn, "failed": failed, "left out": idle}
+
+func severity(tone string) int {
+	return slices.Index([]string{failed, warn, "", idle, changed, good}, tone)
+}
+
+// changeOf says what an event has changed that does not say it itself.
+var changeOf = map[string]string{
+	"ct.started": "started", "ct.stopped": "stopped", "ct.removed": "destroyed",
+	"ca.exported": "root certificate exported, or the CA brought up to date",
+}
+
+// newRow tells how it went with a container.
+func newRow(c *container, r *run, spans []*span) row {
+	row := row{ID: c.ctid, Name: label(c.name), Needs: c.needs, External: c.external}
+	row.Needs = row.Needs[:min(len(row.Needs), maxList)]
+	row.External = row.External[:min(len(row.External), maxList)]
+	add := func(tone, what, text string) { row.Lines = append(row.Lines, line{tone, what, text}) }
+	list := func(tone, what string, texts []string) {
+		for i, t := range texts {
+			if i == maxList {
+				add(tone, what, fmt.Sprintf("and %d more", len(texts)-maxList))
+				return
+			}
+			add(tone, what, text(t))
+		}
+	}
+	result := "not finished"
+	better := func(with string) { // the worst that programs say counts
+		if result == "not finished" || severity(toneOf(with)) <= severity(toneOf(result)) {
+			result = with
+		}
+	}
+	for _, e := range c.results {
+		if e.IP != "" {
+			row.Addresses = label(e.IP)
+			if len(e.IPs) > 0 {
+				row.Addresses = label(strings.Join(e.IPs, ", "))
+			}
+		}
+		switch e.Event {
+		case "ct.ready", "ct.started", "ct.stopped", "ct.removed", "nginx.ready", "traefik.ready", "ca.exported":
+			if e.Changed {
+				better("changed")
+			} else {
+				better("unchanged")
+			}
+			if what := changeOf[e.Event]; what != "" && e.Changed {
+				row.Changes = append(row.Changes, what)
+			}
+			for _, change := range e.Changes[:min(len(e.Changes), maxList)] {
+				row.Changes = append(row.Changes, text(change))
+			}
+		case "ct.preview":
+			if e.Changed {
+				better("would change")
+			} else {
+				better("unchanged")
+			}
+			for _, command := range e.Commands[:min(len(e.Commands), maxList)] {
+				row.Commands = append(row.Commands, text(shellWords(command)))
+			}
+			for _, f := range e.Files[:min(len(e.Files), maxList)] {
+				row.Diffs = append(row.Diffs, newDiff(f))
+			}
+		case "ct.status":
+			switch {
+			case e.State == "missing":
+				better("missing")
+			case len(e.Drift) > 0:
+				better("differs")
+			default:
+				better("as configured")
+			}
+			state := e.State
+			if e.Template {
+				state = "template"
+			}
+			add("", "state", label(state))
+			if e.HA != "" {
+				add("", "HA keeps it", label(e.HA))
+			}
+			if e.Lock != "" {
+				add(warn, "locked for", label(e.Lock))
+			}
+			list(warn, "differs", e.Drift)
+			if len(e.Snapshots) > 0 {
+				add("", "snapshots", text(strings.Join(e.Snapshots, ", ")))
+			}
+		case "ct.failed", "nginx.failed", "traefik.failed", "ca.failed":
+			result = "failed"
+			stage := e.Stage
+			if stage == "" {
+				stage = "export"
+			}
+			add(failed, "failed", fmt.Sprintf("%s: %s: %s", writers[e.Event], label(stage), text(e.Error)))
+		case "ct.skipped":
+			result = "skipped"
+			because := ""
+			if e.Because != 0 && !strings.Contains(e.Reason, strconv.Itoa(e.Because)) {
+				because = fmt.Sprintf(" (because of %d)", e.Because)
+			}
+			add(idle, "skipped", text(e.Reason)+because)
+		case "ca.status", "nginx.status", "traefik.status":
+			if e.Error != "" {
+				result = "failed"
+				add(failed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], text(e.Error)))
+			}
+			for _, cert := range e.Certificates[:min(len(e.Certificates), maxList)] {
+				if cert.Error != "" {
+					result = "failed"
+					add(failed, "failed", fmt.Sprintf("certificate of %s: %s", label(cert.Name), text(cert.Error)))
+				}
+			}
+		case "ca.rotation":
+			add(warn, "rotation", "last step: "+label(e.Step))
+		}
+		if len(e.Restart) > 0 {
+			add(warn, "restart required", text(strings.Join(e.Restart, ", ")))
+		}
+		if e.NotInForce {
+			add(warn, "firewall", "configured, and not in force")
+		}
+		list(warn, "template differs", e.Differs)
+	}
+	for _, w := range r.warnings {
+		if w.CTID == c.ctid {
+			add(warn, "warning", label(w.Program)+": "+text(w.Text))
+		}
+	}
+	if result == "not finished" && r.done {
+		result = "only looked at" // of a check, for example
+	}
+	row.Result, row.Tone = result, toneOf(result)
+	if len(row.Changes) > shownChanges+1 {
+		row.Changes, row.More = row.Changes[:shownChanges], row.Changes[shownChanges:]
+	}
+	if len(spans) > 0 {
+		total := time.Duration(0)
+		for _, s := range spans {
+			total += s.end.Sub(s.start)
+		}
+		if total > 0 {
+			row.Took = took(total)
+		}
+	}
+	return row
+}
+
+func newDiff(f fileChange) diff {
+	d := diff{Path: label(f.Path)}
+	for l := range strings.Lines(text(f.Diff)) {
+		tone := ""
+		switch {
+		case strings.HasPrefix(l, "+++"), strings.HasPrefix(l, "---"):
+		case strings.HasPrefix(l, "+"):
+			tone = "plus"
+		case strings.HasPrefix(l, "-"):
+			tone = "minus"
+		case strings.HasPrefix(l, "@@"):
+			tone = "at"
+		}
+		d.Lines = append(d.Lines, diffLine{tone, l})
+	}
+	return d
+}
+
+// shellWords returns a command as one would type it.
+func shellWords(args []string) string {
+	var words []string
+	for _, arg := range args {
+		plain := arg != "" && strings.IndexFunc(arg, func(r rune) bool {
+			return !strings.ContainsRune("%+,-./:=@_", r) && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+		}) < 0
+		if !plain {
+			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
+}
+
+// newTimeline returns nil where no work took any time.
+func newTimeline(r *run, ids []int, all map[int][]*span, critical []*span) *timeline {
+	total := r.end.Sub(r.start)
+	percent := func(d time.Duration) string {
+		return strconv.FormatFloat(100*float64(d)/float64(total), 'f', 3, 64) + "%"
+	}
+	since := func(t time.Time) string { return took(t.Sub(r.start)) }
+	t := &timeline{Total: took(total)}
+	used := map[string]bool{}
+	some := false
+	for _, id := range ids {
+		c := r.containers[id]
+		l := lane{ID: id, Name: label(c.name)}
+		for _, s := range all[id] {
+			l.Critical = l.Critical || s.critical
+			used[s.program] = true
+			t.Open = t.Open || s.unfinished
+			t.Broken = t.Broken || s.failed
+			some = some || s.end.After(s.start)
+			parts := s.stages
+			if len(parts) == 0 || parts[0].start.After(s.start) {
+				first := stage{program: s.program, start: s.start, end: s.end}
+				if len(parts) > 0 {
+					first.end = parts[0].start
+				}
+				parts = append([]stage{first}, parts...)
+			}
+			parts = parts[:min(len(parts), maxList)]
+			for i, part := range parts {
+				last := i == len(parts)-1
+				what, how := label(part.name), "done"
+				switch {
+				case last && s.failed:
+					how = "failed"
+				case last && s.unfinished:
+					how = "not finished"
+				}
+				b := bar{
+					X: percent(part.start.Sub(r.start)), W: percent(part.end.Sub(part.start)),
+					End: percent(part.end.Sub(r.start)), Program: s.program,
+					Critical: s.critical, Failed: last && s.failed, Endless: last && s.unfinished, Next: i > 0,
+				}
+				if part.end.Sub(part.start) > total/16 {
+					b.Label = cmp.Or(what, strings.TrimPrefix(s.program, "phx-"))
+				}
+				b.Title = fmt.Sprintf("%d %s: %s, %s, from %s, took %s", id, l.Name,
+					strings.TrimSuffix(s.program+" "+what, " "), how, since(part.start), took(part.end.Sub(part.start)))
+				l.Bars = append(l.Bars, b)
+				t.Stages = append(t.Stages, stageRow{
+					ID: id, Name: l.Name, Program: s.program, Stage: cmp.Or(what, "all work"), From: since(part.start),
+					Took: took(part.end.Sub(part.start)), How: how, Critical: s.critical,
+				})
+			}
+		}
+		if len(l.Bars) > 0 {
+			t.Rows = append(t.Rows, l)
+		}
+	}
+	if !some || total <= 0 {
+		return nil
+	}
+	for _, mark := range ticks(total) {
+		words := took(mark)
+		switch {
+		case mark == 0:
+			words = "0"
+		case mark > total-total/25: // it would stand out on the right
+			words = ""
+		}
+		t.Ticks = append(t.Ticks, tick{percent(mark), words})
+	}
+	for _, program := range programs {
+		if used[program] {
+			t.Programs = append(t.Programs, program)
+		}
+	}
+	before := r.start
+	for _, s := range critical {
+		st := step{
+			ID: s.ctid, Name: label(r.containers[s.ctid].name), Program: s.program, From: since(s.start),
+			Took: took(s.end.Sub(s.start)),
+		}
+		if gap := s.start.Sub(before); gap > total/100 && gap > 50*time.Millisecond {
+			st.Waited = took(gap)
+		}
+		before = s.end
+		t.Critical = append(t.Critical, st)
+	}
+	return t
+}
+
+// newTrust returns the chain of trust as the events have it, nil where they say
+// nothing of it.
+func newTrust(r *run) *trust {
+	t := &trust{}
+	root := cmp.Or(r.caStatus, r.exported)
+	if root != nil {
+		t.Root, t.SHA256, t.Also = label(root.Subject), label(root.SHA256), label(root.Also)
+		t.URL, t.Path = label(root.CAURL), label(root.Path)
+		t.Expires, t.Tone = r.expiry(root.NotAfter, 90*24*time.Hour)
+		if root.FromHost {
+			t.Lines = append(t.Lines, line{warn, "from the host",
+				"the CA could not be asked: this is the root that the host has pinned"})
+		}
+		for _, other := range [][2]string{{"pinned on the host", root.Pinned}, {"in the CA's container", root.Serves}} {
+			switch {
+			case other[1] == "":
+			case other[1] == root.SHA256:
+				t.Lines = append(t.Lines, line{good, other[0], "the same"})
+			default:
+				t.Lines = append(t.Lines, line{failed, other[0], "another one: " + label(other[1])})
+			}
+		}
+		if root.Error != "" {
+			t.Lines = append(t.Lines, line{failed, "failed", text(root.Error)})
+		}
+	}
+	if r.caError != "" {
+		t.Lines = append(t.Lines, line{failed, "failed", text(r.caError)})
+	}
+	if r.rotation != nil {
+		t.Lines = append(t.Lines, line{warn, "rotation", fmt.Sprintf("last step: %s; the new root is %s, the old one %s",
+			label(r.rotation.Step), label(r.rotation.SHA256), label(r.rotation.Also))})
+	}
+	issuers := map[string]bool{}
+	for _, id := range r.order {
+		for _, e := range r.containers[id].results {
+			what := ""
+			switch writers[e.Event] {
+			case "phx-nginx":
+				what = "gateway"
+			case "phx-traefik":
+				what = "proxy"
+			default:
+				continue
+			}
+			s := trusted{What: what, ID: id}
+			if e.Error != "" {
+				s.Lines = append(s.Lines, line{failed, "failed", text(e.Error)})
+			}
+			certificates := e.Certificates
+			for _, name := range e.Names[:min(len(e.Names), maxList)] {
+				if len(e.Certificates) == 0 {
+					certificates = append(certificates, certificate{Name: name, NotAfter: e.NotAfter})
+				}
+			}
+			for i, c := range certificates {
+				if i == maxList {
+					s.Lines = append(s.Lines, line{idle, "not shown", fmt.Sprintf("%d more", len(certificates)-maxList)})
+					break
+				}
+				shown := shownCertificate{
+					Name: label(c.Name), Issuer: label(c.Issuer), SHA256: label(c.SHA256), Error: text(c.Error),
+				}
+				shown.Expires, shown.Tone = r.expiry(c.NotAfter, 0)
+				if c.Error != "" {
+					shown.Tone = failed
+				} else if c.Issuer != "" {
+					issuers[shown.Issuer] = true
+				}
+				s.Names = append(s.Names, shown)
+			}
+			t.Services = append(t.Services, s)
+		}
+	}
+	t.Issuers = slices.Sorted(maps.Keys(issuers))
+	if root == nil && len(t.Services) == 0 && len(t.Lines) == 0 {
+		return nil
+	}
+	return t
+}
+
+// expiry tells when something expires, and how long that is after the run. The
+// tone is a warning if that is less than soon.
+func (r *run) expiry(at time.Time, soon time.Duration) (words, tone string) {
+	switch left := at.Sub(r.end); {
+	case at.IsZero():
+		return "", ""
+	case left <= 0:
+		return stamp(at) + ", which was before the run ended", failed
+	case left < soon:
+		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), warn
+	default:
+		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), good
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// notices collects what somebody should read first: failures, then warnings, then
+// what was skipped. What is the same of several containers is one notice.
+func notices(r *run, p *page) []*notice {
+	var all []*notice
+	same := map[line]*notice{}
+	add := func(l line, id int, name string) {
+		n := same[l]
+		if n == nil {
+			n = &notice{line: l}
+			same[l] = n
+			all = append(all, n)
+		}
+		switch {
+		case id == 0:
+		case len(n.About) < shownAbout:
+			n.About = append(n.About, about{id, name})
+		default:
+			n.More++
+		}
+	}
+	for _, row := range p.Containers {
+		for _, l := range row.Lines {
+			if l.Tone == failed || l.Tone == warn && l.What != "differs" || l.What == "skipped" {
+				add(l, row.ID, row.Name)
+			}
+		}
+	}
+	for _, w := range r.warnings {
+		if r.containers[w.CTID] == nil {
+			add(line{warn, "warning", label(w.Program) + ": " + text(w.Text)}, w.CTID, "")
+		}
+	}
+	if p.Trust != nil {
+		if p.Trust.Tone == failed || p.Trust.Tone == warn {
+			add(line{p.Trust.Tone, "root", "expires " + p.Trust.Expires}, 0, "")
+		}
+		for _, s := range p.Trust.Services {
+			for _, c := range s.Names {
+				if c.Tone == failed && c.Error == "" {
+					add(line{failed, "certificate", c.Name + " expires " + c.Expires}, s.ID, s.What)
+				}
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *notice) int { return cmp.Compare(severity(a.Tone), severity(b.Tone)) })
+	if len(all) > maxList {
+		more := line{idle, "not shown", fmt.Sprintf("%d more", len(all)-maxList)}
+		all = append(all[:maxList], &notice{line: more})
+	}
+	return all
+}
+
+// headline says in one sentence how it went.
+func (p *page) headline(r *run) {
+	tally := map[string]int{}
+	for _, c := range p.Counts {
+		tally[c.What] = c.N
+	}
+	all := len(p.Containers) + p.LeftOut
+	of := func(n int) string { return fmt.Sprintf("%d of %s", n, plural(all, "container")) }
+	points := map[string]int{}
+	for _, pt := range p.Points {
+		points[pt.Tone]++
+	}
+	bad := tally["failed"] + tally["missing"]
+	switch {
+	case !r.done:
+		p.Tone, p.Verdict = failed, "It was cut short: a program ended before its work was done."
+	case bad > 0:
+		p.Tone, p.Verdict = failed, of(bad)+verb(bad, " has failed.", " have failed.")
+		if p.Kind == "status" {
+			p.Verdict = of(bad) + verb(bad, " is not as it should be.", " are not as they should be.")
+		}
+	case r.caError != "":
+		p.Tone, p.Verdict = failed, "The CA has failed."
+	case p.Kind == "check" && points[failed] > 0:
+		p.Tone = failed
+		p.Verdict = fmt.Sprintf("%d of %s would make a run fail.", points[failed], plural(len(p.Points), "point"))
+	case p.Kind == "check" && points[warn] > 0:
+		p.Tone = warn
+		p.Verdict = fmt.Sprintf("A run would work; %s to look at.", plural(points[warn], "warning"))
+	case p.Kind == "check":
+		p.Tone, p.Verdict = good, fmt.Sprintf("A run would work: %s well.", plural(len(p.Points), "point"))
+	case tally["skipped"] > 0:
+		p.Tone, p.Verdict = warn, of(tally["skipped"])+verb(tally["skipped"], " was skipped.", " were skipped.")
+	case tally["differs"] > 0:
+		p.Tone, p.Verdict = warn, of(tally["differs"])+verb(tally["differs"], " differs from", " differ from")+
+			" the configuration."
+	case tally["would change"] > 0:
+		p.Tone, p.Verdict = changed, of(tally["would change"])+" would be changed."
+	case tally["changed"] > 0:
+		p.Tone, p.Verdict = good, "All well: "+of(tally["changed"])+verb(tally["changed"], " was changed.", " were changed.")
+	case p.Kind == "status":
+		p.Tone, p.Verdict = good, "All is as configured."
+	case p.Kind == "dry-run":
+		p.Tone, p.Verdict = good, "All well: nothing would be changed."
+	default:
+		p.Tone, p.Verdict = good, "All well: nothing had to be changed."
+	}
+	action := "a part of a run"
+	if r.begin != nil {
+		action = label(r.begin.Action)
+		if r.begin.DryRun {
+			action += ", dry run"
+		}
+		p.Facts = append(p.Facts, [2]string{"Configuration", label(r.begin.ConfigPath)},
+			[2]string{"Domain", label(r.begin.Domain)})
+	}
+	p.Title = "phoenix " + action
+	p.Facts = append(p.Facts, [2]string{"Began", r.start.UTC().Format("2006-01-02 15:04:05 UTC")},
+		[2]string{"Took", took(r.end.Sub(r.start))})
+	if r.begin != nil {
+		p.Facts = append(p.Facts, [2]string{"Run", label(r.begin.Round)})
+	}
+	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+// text returns what an event says in a form that shows all of it, and no more
+// than its length allows: what could hide, reorder or overprint is escaped.
+func text(s string) string { return visible(s, maxText, true) }
+
+// label is text for one line.
+func label(s string) string { return visible(s, maxLabel, false) }
+
+func visible(s string, most int, lines bool) string {
+	var b strings.Builder
+	marks := 0 // that stand on one letter
+	for i, r := range s {
+		if most--; most < 0 {
+			fmt.Fprintf(&b, "… (%d bytes more)", len(s)-i)
+			break
+		}
+		if marks++; !unicode.Is(unicode.M, r) {
+			marks = 0
+		}
+		switch {
+		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, unicode.IsPrint(r) && marks < 4:
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+// dress says how the containers of a graph look.
+func (g *graph) dress(rows map[int]row, critical map[int]bool) {
+	for _, b := range g.Blocks {
+		for i := range b.Nodes {
+			n := &b.Nodes[i]
+			row := rows[n.ID]
+			n.Tone, n.Title = row.Tone, fmt.Sprintf("%d %s: %s", n.ID, row.Name, row.Result)
+			n.Critical = critical[n.ID]
+			n.Label = shorten(fmt.Sprintf("%d %s", n.ID, row.Name), labelRunes)
+		}
+	}
+}
+
+// shorten returns s in at most the width of most letters.
+func shorten(s string, most int) string {
+	width := 0
+	for i, r := range s {
+		if width++; r >= 0x1100 { // wide ones, roughly
+			width++
+		}
+		if width > most {
+			return strings.TrimRight(s[:i], " ") + "…"
+		}
+	}
+	return s
+}
