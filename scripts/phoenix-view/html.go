@@ -48,18 +48,18 @@ func readRun(events io.Reader, round string) (r *run, bad int, err error) {
 	var found *run
 	foundBad := 0
 	for err == nil {
-		var line []byte
-		line, err = in.ReadSlice('\n')
+		var raw []byte
+		raw, err = in.ReadSlice('\n')
 		tooLong := false
 		for errors.Is(err, bufio.ErrBufferFull) {
 			tooLong = true
 			_, err = in.ReadSlice('\n')
 		}
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
+		raw = bytes.TrimSpace(raw)
+		if len(raw) == 0 {
 			continue
 		}
-		e, parseErr := parse(line)
+		e, parseErr := parse(raw)
 		if tooLong || parseErr != nil {
 			bad++
 			continue
@@ -128,11 +128,11 @@ func makePage(r *run, bad int) ([]byte, error) {
 // Tones of what is shown; each also has words or a sign, so that nothing is said
 // by a colour alone.
 const (
-	good    = "good"    // as wanted, nothing to do
-	changed = "changed" // this run has done something, or would
-	warn    = "warn"    // people should look at it
-	failed  = "failed"
-	idle    = "idle" // nothing was done
+	toneGood    = "good"    // as wanted, nothing to do
+	toneChanged = "changed" // this run has done something, or would
+	toneWarn    = "warn"    // people should look at it
+	toneFailed  = "failed"
+	toneIdle    = "idle" // nothing was done
 )
 
 // A page is what page.html.tmpl shows. All its strings are for people.
@@ -162,7 +162,7 @@ type count struct {
 
 // A notice is something that somebody should read before all else.
 type notice struct {
-	line
+	remark
 	About []about // containers
 	More  int     // containers that are not in About
 }
@@ -180,13 +180,13 @@ type row struct {
 	Needs              []int
 	External           []int
 	Addresses          string
-	Lines              []line // what was found, what failed, what waits
+	Lines              []remark // what was found, what failed, what waits
 	Changes, More      []string
 	Commands           []string
 	Diffs              []diff
 }
 
-type line struct{ Tone, What, Text string }
+type remark struct{ Tone, What, Text string }
 
 type diff struct {
 	Path  string
@@ -252,7 +252,7 @@ type trust struct {
 	Expires   string
 	Tone      string
 	URL, Path string
-	Lines     []line
+	Lines     []remark
 	Issuers   []string
 	Services  []trusted
 }
@@ -260,7 +260,7 @@ type trust struct {
 type trusted struct {
 	What  string // gateway or proxy
 	ID    int
-	Lines []line
+	Lines []remark
 	Names []shownCertificate
 }
 
@@ -268,8 +268,8 @@ type shownCertificate struct{ Name, Issuer, SHA256, Expires, Tone, Error string 
 
 func newPage(r *run, bad int) *page {
 	p := &page{Bad: bad, Kind: r.kind()}
-	spans := r.spans()
-	critical := r.criticalPath(spans)
+	works := r.works()
+	critical := r.criticalPath(works)
 	ids := r.order
 	if len(ids) > maxContainers {
 		p.LeftOut = len(ids) - maxContainers
@@ -278,7 +278,7 @@ func newPage(r *run, bad int) *page {
 
 	tally := map[string]int{}
 	for _, id := range ids {
-		row := newRow(r.containers[id], r, spans[id])
+		row := newRow(r.containers[id], r, works[id])
 		tally[row.Result]++
 		p.Containers = append(p.Containers, row)
 	}
@@ -287,11 +287,11 @@ func newPage(r *run, bad int) *page {
 			p.Counts = append(p.Counts, count{n, result.what, result.tone})
 		}
 	}
-	p.Line = newTimeline(r, ids, spans, critical)
+	p.Line = newTimeline(r, ids, works, critical)
 	for _, e := range r.points[:min(len(r.points), maxList)] {
 		p.Points = append(p.Points, point{
-			Tone: pointTones[e.Result], Result: label(e.Result), Program: label(e.Program), Point: label(e.Point),
-			Text: text(e.Text), Remedy: text(e.Remedy), ID: e.CTID,
+			Tone: pointTones[e.Result], Result: shownLabel(e.Result), Program: shownLabel(e.Program), Point: shownLabel(e.Point),
+			Text: shownText(e.Text), Remedy: shownText(e.Remedy), ID: e.CTID,
 		})
 	}
 	slices.SortStableFunc(p.Points, func(a, b point) int {
@@ -360,9 +360,9 @@ func (r *run) kind() string {
 // results are the words for how it ended with a container, in the order in which
 // they are counted.
 var results = []struct{ what, tone string }{
-	{"failed", failed}, {"not finished", failed}, {"skipped", idle}, {"missing", failed}, {"differs", warn},
-	{"would change", changed}, {"changed", changed}, {"unchanged", good}, {"as configured", good},
-	{"only looked at", idle}, {"stopped", idle}, {"running", good},
+	{"failed", toneFailed}, {"not finished", toneFailed}, {"skipped", toneIdle}, {"missing", toneFailed}, {"differs", toneWarn},
+	{"would change", toneChanged}, {"changed", toneChanged}, {"unchanged", toneGood}, {"as configured", toneGood},
+	{"only looked at", toneIdle}, {"stopped", toneIdle}, {"running", toneGood},
 }
 
 func toneOf(result string) string {
@@ -371,13 +371,13 @@ func toneOf(result string) string {
 			return r.tone
 		}
 	}
-	return idle
+	return toneIdle
 }
 
-var pointTones = map[string]string{"ok": good, "warning": warn, "failed": failed, "left out": idle}
+var pointTones = map[string]string{"ok": toneGood, "warning": toneWarn, "failed": toneFailed, "left out": toneIdle}
 
 func severity(tone string) int {
-	return slices.Index([]string{failed, warn, "", idle, changed, good}, tone)
+	return slices.Index([]string{toneFailed, toneWarn, "", toneIdle, toneChanged, toneGood}, tone)
 }
 
 // changeOf says what an event has changed that does not say it itself.
@@ -387,18 +387,18 @@ var changeOf = map[string]string{
 }
 
 // newRow tells how it went with a container.
-func newRow(c *container, r *run, spans []*span) row {
-	row := row{ID: c.ctid, Name: label(c.name), Needs: c.needs, External: c.external}
+func newRow(c *container, r *run, works []*work) row {
+	row := row{ID: c.ctid, Name: shownLabel(c.name), Needs: c.needs, External: c.external}
 	row.Needs = row.Needs[:min(len(row.Needs), maxList)]
 	row.External = row.External[:min(len(row.External), maxList)]
-	add := func(tone, what, text string) { row.Lines = append(row.Lines, line{tone, what, text}) }
+	add := func(tone, what, words string) { row.Lines = append(row.Lines, remark{tone, what, words}) }
 	list := func(tone, what string, texts []string) {
 		for i, t := range texts {
 			if i == maxList {
-				add(tone, what, fmt.Sprintf("and %d more", len(texts)-maxList))
+				add(tone, what, fmt.Sprintf("%d more", len(texts)-maxList))
 				return
 			}
-			add(tone, what, text(t))
+			add(tone, what, shownText(t))
 		}
 	}
 	result := "not finished"
@@ -409,9 +409,9 @@ func newRow(c *container, r *run, spans []*span) row {
 	}
 	for _, e := range c.results {
 		if e.IP != "" {
-			row.Addresses = label(e.IP)
+			row.Addresses = shownLabel(e.IP)
 			if len(e.IPs) > 0 {
-				row.Addresses = label(strings.Join(e.IPs, ", "))
+				row.Addresses = shownLabel(strings.Join(e.IPs, ", "))
 			}
 		}
 		switch e.Event {
@@ -425,7 +425,7 @@ func newRow(c *container, r *run, spans []*span) row {
 				row.Changes = append(row.Changes, what)
 			}
 			for _, change := range e.Changes[:min(len(e.Changes), maxList)] {
-				row.Changes = append(row.Changes, text(change))
+				row.Changes = append(row.Changes, shownText(change))
 			}
 		case "ct.preview":
 			if e.Changed {
@@ -434,7 +434,7 @@ func newRow(c *container, r *run, spans []*span) row {
 				better("unchanged")
 			}
 			for _, command := range e.Commands[:min(len(e.Commands), maxList)] {
-				row.Commands = append(row.Commands, text(shellWords(command)))
+				row.Commands = append(row.Commands, shownText(shellWords(command)))
 			}
 			for _, f := range e.Files[:min(len(e.Files), maxList)] {
 				row.Diffs = append(row.Diffs, newDiff(f))
@@ -452,16 +452,16 @@ func newRow(c *container, r *run, spans []*span) row {
 			if e.Template {
 				state = "template"
 			}
-			add("", "state", label(state))
+			add("", "state", shownLabel(state))
 			if e.HA != "" {
-				add("", "HA keeps it", label(e.HA))
+				add("", "HA keeps it", shownLabel(e.HA))
 			}
 			if e.Lock != "" {
-				add(warn, "locked for", label(e.Lock))
+				add(toneWarn, "locked for", shownLabel(e.Lock))
 			}
-			list(warn, "differs", e.Drift)
+			list(toneWarn, "differs", e.Drift)
 			if len(e.Snapshots) > 0 {
-				add("", "snapshots", text(strings.Join(e.Snapshots, ", ")))
+				add("", "snapshots", shownText(strings.Join(e.Snapshots, ", ")))
 			}
 		case "ct.failed", "nginx.failed", "traefik.failed", "ca.failed":
 			result = "failed"
@@ -469,39 +469,39 @@ func newRow(c *container, r *run, spans []*span) row {
 			if stage == "" {
 				stage = "export"
 			}
-			add(failed, "failed", fmt.Sprintf("%s: %s: %s", writers[e.Event], label(stage), text(e.Error)))
+			add(toneFailed, "failed", fmt.Sprintf("%s: %s: %s", writers[e.Event], shownLabel(stage), shownText(e.Error)))
 		case "ct.skipped":
 			result = "skipped"
 			because := ""
 			if e.Because != 0 && !strings.Contains(e.Reason, strconv.Itoa(e.Because)) {
 				because = fmt.Sprintf(" (because of %d)", e.Because)
 			}
-			add(idle, "skipped", text(e.Reason)+because)
+			add(toneIdle, "skipped", shownText(e.Reason)+because)
 		case "ca.status", "nginx.status", "traefik.status":
 			if e.Error != "" {
 				result = "failed"
-				add(failed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], text(e.Error)))
+				add(toneFailed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], shownText(e.Error)))
 			}
 			for _, cert := range e.Certificates[:min(len(e.Certificates), maxList)] {
 				if cert.Error != "" {
 					result = "failed"
-					add(failed, "failed", fmt.Sprintf("certificate of %s: %s", label(cert.Name), text(cert.Error)))
+					add(toneFailed, "failed", fmt.Sprintf("certificate of %s: %s", shownLabel(cert.Name), shownText(cert.Error)))
 				}
 			}
 		case "ca.rotation":
-			add(warn, "rotation", "last step: "+label(e.Step))
+			add(toneWarn, "rotation", "last step: "+shownLabel(e.Step))
 		}
 		if len(e.Restart) > 0 {
-			add(warn, "restart required", text(strings.Join(e.Restart, ", ")))
+			add(toneWarn, "restart required", shownText(strings.Join(e.Restart, ", ")))
 		}
 		if e.NotInForce {
-			add(warn, "firewall", "configured, and not in force")
+			add(toneWarn, "firewall", "configured, and not in force")
 		}
-		list(warn, "template differs", e.Differs)
+		list(toneWarn, "template differs", e.Differs)
 	}
 	for _, w := range r.warnings {
 		if w.CTID == c.ctid {
-			add(warn, "warning", label(w.Program)+": "+text(w.Text))
+			add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
 		}
 	}
 	if result == "not finished" && r.done {
@@ -511,9 +511,9 @@ func newRow(c *container, r *run, spans []*span) row {
 	if len(row.Changes) > shownChanges+1 {
 		row.Changes, row.More = row.Changes[:shownChanges], row.Changes[shownChanges:]
 	}
-	if len(spans) > 0 {
+	if len(works) > 0 {
 		total := time.Duration(0)
-		for _, s := range spans {
+		for _, s := range works {
 			total += s.end.Sub(s.start)
 		}
 		if total > 0 {
@@ -524,8 +524,8 @@ func newRow(c *container, r *run, spans []*span) row {
 }
 
 func newDiff(f fileChange) diff {
-	d := diff{Path: label(f.Path)}
-	for l := range strings.Lines(text(f.Diff)) {
+	d := diff{Path: shownLabel(f.Path)}
+	for l := range strings.Lines(shownText(f.Diff)) {
 		tone := ""
 		switch {
 		case strings.HasPrefix(l, "+++"), strings.HasPrefix(l, "---"):
@@ -557,7 +557,7 @@ func shellWords(args []string) string {
 }
 
 // newTimeline returns nil where no work took any time.
-func newTimeline(r *run, ids []int, all map[int][]*span, critical []*span) *timeline {
+func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *timeline {
 	total := r.end.Sub(r.start)
 	percent := func(d time.Duration) string {
 		return strconv.FormatFloat(100*float64(d)/float64(total), 'f', 3, 64) + "%"
@@ -568,7 +568,7 @@ func newTimeline(r *run, ids []int, all map[int][]*span, critical []*span) *time
 	some := false
 	for _, id := range ids {
 		c := r.containers[id]
-		l := lane{ID: id, Name: label(c.name)}
+		l := lane{ID: id, Name: shownLabel(c.name)}
 		for _, s := range all[id] {
 			l.Critical = l.Critical || s.critical
 			used[s.program] = true
@@ -586,7 +586,7 @@ func newTimeline(r *run, ids []int, all map[int][]*span, critical []*span) *time
 			parts = parts[:min(len(parts), maxList)]
 			for i, part := range parts {
 				last := i == len(parts)-1
-				what, how := label(part.name), "done"
+				what, how := shownLabel(part.name), "done"
 				switch {
 				case last && s.failed:
 					how = "failed"
@@ -635,7 +635,7 @@ func newTimeline(r *run, ids []int, all map[int][]*span, critical []*span) *time
 	before := r.start
 	for _, s := range critical {
 		st := step{
-			ID: s.ctid, Name: label(r.containers[s.ctid].name), Program: s.program, From: since(s.start),
+			ID: s.ctid, Name: shownLabel(r.containers[s.ctid].name), Program: s.program, From: since(s.start),
 			Took: took(s.end.Sub(s.start)),
 		}
 		if gap := s.start.Sub(before); gap > total/100 && gap > 50*time.Millisecond {
@@ -653,32 +653,32 @@ func newTrust(r *run) *trust {
 	t := &trust{}
 	root := cmp.Or(r.caStatus, r.exported)
 	if root != nil {
-		t.Root, t.SHA256, t.Also = label(root.Subject), label(root.SHA256), label(root.Also)
-		t.URL, t.Path = label(root.CAURL), label(root.Path)
+		t.Root, t.SHA256, t.Also = shownLabel(root.Subject), shownLabel(root.SHA256), shownLabel(root.Also)
+		t.URL, t.Path = shownLabel(root.CAURL), shownLabel(root.Path)
 		t.Expires, t.Tone = r.expiry(root.NotAfter, 90*24*time.Hour)
 		if root.FromHost {
-			t.Lines = append(t.Lines, line{warn, "from the host",
+			t.Lines = append(t.Lines, remark{toneWarn, "from the host",
 				"the CA could not be asked: this is the root that the host has pinned"})
 		}
 		for _, other := range [][2]string{{"pinned on the host", root.Pinned}, {"in the CA's container", root.Serves}} {
 			switch {
 			case other[1] == "":
 			case other[1] == root.SHA256:
-				t.Lines = append(t.Lines, line{good, other[0], "the same"})
+				t.Lines = append(t.Lines, remark{toneGood, other[0], "the same"})
 			default:
-				t.Lines = append(t.Lines, line{failed, other[0], "another one: " + label(other[1])})
+				t.Lines = append(t.Lines, remark{toneFailed, other[0], "another one: " + shownLabel(other[1])})
 			}
 		}
 		if root.Error != "" {
-			t.Lines = append(t.Lines, line{failed, "failed", text(root.Error)})
+			t.Lines = append(t.Lines, remark{toneFailed, "failed", shownText(root.Error)})
 		}
 	}
 	if r.caError != "" {
-		t.Lines = append(t.Lines, line{failed, "failed", text(r.caError)})
+		t.Lines = append(t.Lines, remark{toneFailed, "failed", shownText(r.caError)})
 	}
 	if r.rotation != nil {
-		t.Lines = append(t.Lines, line{warn, "rotation", fmt.Sprintf("last step: %s; the new root is %s, the old one %s",
-			label(r.rotation.Step), label(r.rotation.SHA256), label(r.rotation.Also))})
+		t.Lines = append(t.Lines, remark{toneWarn, "rotation", fmt.Sprintf("last step: %s; the new root is %s, the old one %s",
+			shownLabel(r.rotation.Step), shownLabel(r.rotation.SHA256), shownLabel(r.rotation.Also))})
 	}
 	issuers := map[string]bool{}
 	for _, id := range r.order {
@@ -694,7 +694,7 @@ func newTrust(r *run) *trust {
 			}
 			s := trusted{What: what, ID: id}
 			if e.Error != "" {
-				s.Lines = append(s.Lines, line{failed, "failed", text(e.Error)})
+				s.Lines = append(s.Lines, remark{toneFailed, "failed", shownText(e.Error)})
 			}
 			certificates := e.Certificates
 			for _, name := range e.Names[:min(len(e.Names), maxList)] {
@@ -704,15 +704,15 @@ func newTrust(r *run) *trust {
 			}
 			for i, c := range certificates {
 				if i == maxList {
-					s.Lines = append(s.Lines, line{idle, "not shown", fmt.Sprintf("%d more", len(certificates)-maxList)})
+					s.Lines = append(s.Lines, remark{toneIdle, "not shown", fmt.Sprintf("%d more", len(certificates)-maxList)})
 					break
 				}
 				shown := shownCertificate{
-					Name: label(c.Name), Issuer: label(c.Issuer), SHA256: label(c.SHA256), Error: text(c.Error),
+					Name: shownLabel(c.Name), Issuer: shownLabel(c.Issuer), SHA256: shownLabel(c.SHA256), Error: shownText(c.Error),
 				}
 				shown.Expires, shown.Tone = r.expiry(c.NotAfter, 0)
 				if c.Error != "" {
-					shown.Tone = failed
+					shown.Tone = toneFailed
 				} else if c.Issuer != "" {
 					issuers[shown.Issuer] = true
 				}
@@ -735,11 +735,11 @@ func (r *run) expiry(at time.Time, soon time.Duration) (words, tone string) {
 	case at.IsZero():
 		return "", ""
 	case left <= 0:
-		return stamp(at) + ", which was before the run ended", failed
+		return stamp(at) + ", which was before the run ended", toneFailed
 	case left < soon:
-		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), warn
+		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), toneWarn
 	default:
-		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), good
+		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), toneGood
 	}
 }
 
@@ -749,11 +749,11 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 // what was skipped. What is the same of several containers is one notice.
 func notices(r *run, p *page) []*notice {
 	var all []*notice
-	same := map[line]*notice{}
-	add := func(l line, id int, name string) {
+	same := map[remark]*notice{}
+	add := func(l remark, id int, name string) {
 		n := same[l]
 		if n == nil {
-			n = &notice{line: l}
+			n = &notice{remark: l}
 			same[l] = n
 			all = append(all, n)
 		}
@@ -767,32 +767,32 @@ func notices(r *run, p *page) []*notice {
 	}
 	for _, row := range p.Containers {
 		for _, l := range row.Lines {
-			if l.Tone == failed || l.Tone == warn && l.What != "differs" || l.What == "skipped" {
+			if l.Tone == toneFailed || l.Tone == toneWarn && l.What != "differs" || l.What == "skipped" {
 				add(l, row.ID, row.Name)
 			}
 		}
 	}
 	for _, w := range r.warnings {
 		if r.containers[w.CTID] == nil {
-			add(line{warn, "warning", label(w.Program) + ": " + text(w.Text)}, w.CTID, "")
+			add(remark{toneWarn, "warning", shownLabel(w.Program) + ": " + shownText(w.Text)}, w.CTID, "")
 		}
 	}
 	if p.Trust != nil {
-		if p.Trust.Tone == failed || p.Trust.Tone == warn {
-			add(line{p.Trust.Tone, "root", "expires " + p.Trust.Expires}, 0, "")
+		if p.Trust.Tone == toneFailed || p.Trust.Tone == toneWarn {
+			add(remark{p.Trust.Tone, "root", "expires " + p.Trust.Expires}, 0, "")
 		}
 		for _, s := range p.Trust.Services {
 			for _, c := range s.Names {
-				if c.Tone == failed && c.Error == "" {
-					add(line{failed, "certificate", c.Name + " expires " + c.Expires}, s.ID, s.What)
+				if c.Tone == toneFailed && c.Error == "" {
+					add(remark{toneFailed, "certificate", c.Name + " expires " + c.Expires}, s.ID, s.What)
 				}
 			}
 		}
 	}
 	slices.SortStableFunc(all, func(a, b *notice) int { return cmp.Compare(severity(a.Tone), severity(b.Tone)) })
 	if len(all) > maxList {
-		more := line{idle, "not shown", fmt.Sprintf("%d more", len(all)-maxList)}
-		all = append(all[:maxList], &notice{line: more})
+		more := remark{toneIdle, "not shown", fmt.Sprintf("%d more", len(all)-maxList)}
+		all = append(all[:maxList], &notice{remark: more})
 	}
 	return all
 }
@@ -804,7 +804,7 @@ func (p *page) headline(r *run) {
 		tally[c.What] = c.N
 	}
 	all := len(p.Containers) + p.LeftOut
-	of := func(n int) string { return fmt.Sprintf("%d of %s", n, plural(all, "container")) }
+	of := func(n int) string { return fmt.Sprintf("%d of %s", n, many(all, "container")) }
 	points := map[string]int{}
 	for _, pt := range p.Points {
 		points[pt.Tone]++
@@ -812,57 +812,57 @@ func (p *page) headline(r *run) {
 	bad := tally["failed"] + tally["missing"]
 	switch {
 	case !r.done:
-		p.Tone, p.Verdict = failed, "It was cut short: a program ended before its work was done."
+		p.Tone, p.Verdict = toneFailed, "It was cut short: a program ended before its work was done."
 	case bad > 0:
-		p.Tone, p.Verdict = failed, of(bad)+verb(bad, " has failed.", " have failed.")
+		p.Tone, p.Verdict = toneFailed, of(bad)+verb(bad, " has failed.", " have failed.")
 		if p.Kind == "status" {
 			p.Verdict = of(bad) + verb(bad, " is not as it should be.", " are not as they should be.")
 		}
 	case r.caError != "":
-		p.Tone, p.Verdict = failed, "The CA has failed."
-	case p.Kind == "check" && points[failed] > 0:
-		p.Tone = failed
-		p.Verdict = fmt.Sprintf("%d of %s would make a run fail.", points[failed], plural(len(p.Points), "point"))
-	case p.Kind == "check" && points[warn] > 0:
-		p.Tone = warn
-		p.Verdict = fmt.Sprintf("A run would work; %s to look at.", plural(points[warn], "warning"))
+		p.Tone, p.Verdict = toneFailed, "The CA has failed."
+	case p.Kind == "check" && points[toneFailed] > 0:
+		p.Tone = toneFailed
+		p.Verdict = fmt.Sprintf("%d of %s would make a run fail.", points[toneFailed], many(len(p.Points), "point"))
+	case p.Kind == "check" && points[toneWarn] > 0:
+		p.Tone = toneWarn
+		p.Verdict = fmt.Sprintf("A run would work; %s to look at.", many(points[toneWarn], "warning"))
 	case p.Kind == "check":
-		p.Tone, p.Verdict = good, fmt.Sprintf("A run would work: %s well.", plural(len(p.Points), "point"))
+		p.Tone, p.Verdict = toneGood, fmt.Sprintf("A run would work: %s well.", many(len(p.Points), "point"))
 	case tally["skipped"] > 0:
-		p.Tone, p.Verdict = warn, of(tally["skipped"])+verb(tally["skipped"], " was skipped.", " were skipped.")
+		p.Tone, p.Verdict = toneWarn, of(tally["skipped"])+verb(tally["skipped"], " was skipped.", " were skipped.")
 	case tally["differs"] > 0:
-		p.Tone, p.Verdict = warn, of(tally["differs"])+verb(tally["differs"], " differs from", " differ from")+
+		p.Tone, p.Verdict = toneWarn, of(tally["differs"])+verb(tally["differs"], " differs from", " differ from")+
 			" the configuration."
 	case tally["would change"] > 0:
-		p.Tone, p.Verdict = changed, of(tally["would change"])+" would be changed."
+		p.Tone, p.Verdict = toneChanged, of(tally["would change"])+" would be changed."
 	case tally["changed"] > 0:
-		p.Tone, p.Verdict = good, "All well: "+of(tally["changed"])+verb(tally["changed"], " was changed.", " were changed.")
+		p.Tone, p.Verdict = toneGood, "All well: "+of(tally["changed"])+verb(tally["changed"], " was changed.", " were changed.")
 	case p.Kind == "status":
-		p.Tone, p.Verdict = good, "All is as configured."
+		p.Tone, p.Verdict = toneGood, "All is as configured."
 	case p.Kind == "dry-run":
-		p.Tone, p.Verdict = good, "All well: nothing would be changed."
+		p.Tone, p.Verdict = toneGood, "All well: nothing would be changed."
 	default:
-		p.Tone, p.Verdict = good, "All well: nothing had to be changed."
+		p.Tone, p.Verdict = toneGood, "All well: nothing had to be changed."
 	}
 	action := "a part of a run"
 	if r.begin != nil {
-		action = label(r.begin.Action)
+		action = shownLabel(r.begin.Action)
 		if r.begin.DryRun {
 			action += ", dry run"
 		}
-		p.Facts = append(p.Facts, [2]string{"Configuration", label(r.begin.ConfigPath)},
-			[2]string{"Domain", label(r.begin.Domain)})
+		p.Facts = append(p.Facts, [2]string{"Configuration", shownLabel(r.begin.ConfigPath)},
+			[2]string{"Domain", shownLabel(r.begin.Domain)})
 	}
 	p.Title = "phoenix " + action
 	p.Facts = append(p.Facts, [2]string{"Began", r.start.UTC().Format("2006-01-02 15:04:05 UTC")},
 		[2]string{"Took", took(r.end.Sub(r.start))})
 	if r.begin != nil {
-		p.Facts = append(p.Facts, [2]string{"Run", label(r.begin.Round)})
+		p.Facts = append(p.Facts, [2]string{"Run", shownLabel(r.begin.Round)})
 	}
 	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
 }
 
-func plural(n int, what string) string {
+func many(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
@@ -878,10 +878,10 @@ func verb(n int, one, many string) string {
 
 // text returns what an event says in a form that shows all of it, and no more
 // than its length allows: what could hide, reorder or overprint is escaped.
-func text(s string) string { return visible(s, maxText, true) }
+func shownText(s string) string { return visible(s, maxText, true) }
 
 // label is text for one line.
-func label(s string) string { return visible(s, maxLabel, false) }
+func shownLabel(s string) string { return visible(s, maxLabel, false) }
 
 func visible(s string, most int, lines bool) string {
 	var b strings.Builder

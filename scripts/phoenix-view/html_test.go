@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// keep is a directory for the pages and pictures of the tests, for people to
+// keepDir is a directory for the pages and pictures of the tests, for people to
 // look at.
-var keep = flag.String("keep", "", "a `directory` for the pages and pictures of the tests")
+var keepDir = flag.String("keep", "", "a `directory` for the pages and pictures of the tests")
 
 // A script writes a stream of events, as the programs would.
 type script struct {

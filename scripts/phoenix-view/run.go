@@ -64,6 +64,7 @@ type event struct {
 	Names        []string        `json:"names"`
 	Certificates []certificate   `json:"certificates"`
 	ElapsedMS    int64           `json:"elapsed_ms"`
+	Status       int             `json:"status"` // of run.ended
 	CA           *place          `json:"ca"`
 	Proxy        *place          `json:"proxy"`
 	Gateway      *place          `json:"gateway"`
@@ -109,6 +110,7 @@ type run struct {
 	begin      *event // plan.started; nil when the stream begins in the middle
 	start, end time.Time
 	done       bool // plan.done has come: no program has died
+	status     int  // the exit status of phoenix; -1 where it is not known
 
 	containers map[int]*container
 	order      []int // of containers, as planned, then those that were left out
@@ -135,7 +137,7 @@ type stage struct {
 	start, end    time.Time // end is zero while it is under way
 }
 
-func newRun() *run { return &run{containers: map[int]*container{}} }
+func newRun() *run { return &run{containers: map[int]*container{}, status: -1} }
 
 // container returns the container with an id, which is made if it is not there.
 func (r *run) container(ctid int) *container {
@@ -165,6 +167,8 @@ func (r *run) observe(e *event) {
 		}
 	case "plan.done":
 		r.done = true
+	case "run.ended":
+		r.status = e.Status
 	case "warning":
 		r.warnings = append(r.warnings, e)
 	case "check.point":

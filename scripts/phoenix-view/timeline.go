@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A span is the work of one program on one container.
-type span struct {
+// A work is that of one program on one container.
+type work struct {
 	ctid       int
 	program    string
 	start, end time.Time
@@ -20,10 +20,10 @@ type span struct {
 // programs are those that work on containers, in the order of the pipe.
 var programs = []string{"phx-lxc", "phx-ca-export", "phx-nginx", "phx-traefik"}
 
-// spans returns the work on each container, in the order of the pipe. All times
-// are within those of the run, whatever the events say, and no span or stage
+// works returns the work on each container, in the order of the pipe. All times
+// are within those of the run, whatever the events say, and no work or stage
 // ends before it begins.
-func (r *run) spans() map[int][]*span {
+func (r *run) works() map[int][]*work {
 	within := func(t time.Time) time.Time {
 		switch {
 		case t.Before(r.start):
@@ -33,11 +33,11 @@ func (r *run) spans() map[int][]*span {
 		}
 		return t
 	}
-	all := map[int][]*span{}
+	all := map[int][]*work{}
 	for _, id := range r.order {
 		c := r.containers[id]
 		for _, program := range programs {
-			s := &span{ctid: id, program: program}
+			s := &work{ctid: id, program: program}
 			for _, st := range c.stages {
 				if st.program == program {
 					s.stages = append(s.stages, st)
@@ -98,11 +98,11 @@ func (r *run) spans() map[int][]*span {
 	return all
 }
 
-// waits returns what the work of a span waits for: what the container needs is in
+// waits returns what a work waits for: what the container needs is in
 // its ct.planned; the CA is exported once its container is ready, and gateway and
 // proxy wait for their container and for the fingerprint of the root.
-func (r *run) waits(s *span, all map[int][]*span) []*span {
-	var before []*span
+func (r *run) waits(s *work, all map[int][]*work) []*work {
+	var before []*work
 	add := func(id int, program string) {
 		for _, other := range all[id] {
 			if other.program == program && other != s {
@@ -126,10 +126,10 @@ func (r *run) waits(s *span, all map[int][]*span) []*span {
 	return before
 }
 
-// latest returns the span that ends last, nil for none.
-func latest(spans []*span) *span {
-	var last *span
-	for _, s := range spans {
+// latest returns the work that ends last, nil for none.
+func latest(works []*work) *work {
+	var last *work
+	for _, s := range works {
 		if last == nil || s.end.After(last.end) {
 			last = s
 		}
@@ -137,15 +137,15 @@ func latest(spans []*span) *span {
 	return last
 }
 
-// criticalPath returns the spans that made the run last as long as it did, from
+// criticalPath returns the works that made the run last as long as it did, from
 // the first to the last: of the one that ended last, what it had waited for
 // longest, and so on. It marks them.
-func (r *run) criticalPath(all map[int][]*span) []*span {
-	var every []*span
+func (r *run) criticalPath(all map[int][]*work) []*work {
+	var every []*work
 	for _, id := range r.order {
 		every = append(every, all[id]...)
 	}
-	var way []*span
+	var way []*work
 	for s := latest(every); s != nil && !s.critical; s = latest(r.waits(s, all)) {
 		s.critical = true
 		way = append(way, s)
