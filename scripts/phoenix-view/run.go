@@ -62,6 +62,8 @@ type event struct {
 	Step         string          `json:"step"`
 	Address      string          `json:"address"`
 	Names        []string        `json:"names"`
+	ElapsedMS    int64           `json:"elapsed_ms"`
+	Status       int             `json:"status"` // of run.ended
 	Certificates []certificate   `json:"certificates"`
 	ElapsedMS    int64           `json:"elapsed_ms"`
 	Status       int             `json:"status"` // of run.ended
@@ -234,4 +236,186 @@ func (e *event) isFailure() bool {
 		return true
 	}
 	return false
+}
+
+// An outcome is what has become of a container.
+type outcome int
+
+const (
+	waiting outcome = iota // nothing has been said of it yet
+	working
+	unchanged
+	changed
+	skipped
+	failed
+)
+
+func (o outcome) String() string {
+	return [...]string{"waiting", "working", "unchanged", "changed", "skipped", "failed"}[o]
+}
+
+// outcome returns what has become of c so far: the worst of all results while
+// nobody works on it.
+func (c *container) outcome() outcome {
+	if c.working() != nil {
+		return working
+	}
+	worst := waiting
+	for _, e := range c.results {
+		worst = max(worst, e.outcome())
+	}
+	return worst
+}
+
+// outcome returns what a result means for its container.
+func (e *event) outcome() outcome {
+	switch {
+	case e.isFailure():
+		return failed
+	case e.Event == "ct.skipped":
+		return skipped
+	case e.Changed:
+		return changed
+	}
+	return unchanged
+}
+
+// working returns the stage that is under way, nil where there is none. Of several,
+// it is the last to have begun.
+func (c *container) working() *stage {
+	for i := range slices.Backward(c.stages) {
+		if c.stages[i].end.IsZero() {
+			return &c.stages[i]
+		}
+	}
+	return nil
+}
+
+// took returns how long the programs have worked on c until now, which counts where
+// one still does.
+func (c *container) took(now time.Time) time.Duration {
+	var sum time.Duration
+	for _, s := range c.stages {
+		if s.end.IsZero() {
+			s.end = now
+		}
+		sum += s.end.Sub(s.start)
+	}
+	var measured time.Duration // by the programs, which work also between the stages
+	for _, e := range c.results {
+		measured += time.Duration(e.ElapsedMS) * time.Millisecond
+	}
+	return max(sum, measured)
+}
+
+// changes returns what has been changed of c, for people.
+func (c *container) changes() []string {
+	var all []string
+	for _, e := range c.results {
+		if !e.Changed || e.Event == "ct.removed" && c.last("ct.ready") != nil { // which says it as well
+			continue
+		}
+		switch e.Event {
+		case "ct.started", "ct.stopped":
+			all = append(all, e.Event[len("ct."):])
+		case "ct.removed":
+			all = append(all, "destroyed")
+		case "ca.exported":
+			all = append(all, "wrote "+e.Path)
+		case "ca.rotation":
+			all = append(all, "rotation of the root: "+e.Step)
+		default:
+			all = append(all, e.Changes...)
+		}
+	}
+	return all
+}
+
+// last returns the last result of a name, nil where there is none.
+func (c *container) last(name string) *event {
+	for _, e := range slices.Backward(c.results) {
+		if e.Event == name {
+			return e
+		}
+	}
+	return nil
+}
+
+// label returns the container's number and name.
+func (c *container) label() string {
+	if c.name == "" {
+		return fmt.Sprint(c.ctid)
+	}
+	return fmt.Sprintf("%d %s", c.ctid, c.name)
+}
+
+// action returns the plan's action, "" where plan.started has not been seen.
+func (r *run) action() string {
+	if r.begin == nil {
+		return ""
+	}
+	return r.begin.Action
+}
+
+// dryRun reports whether the run was to change nothing.
+func (r *run) dryRun() bool { return r.begin != nil && r.begin.DryRun }
+
+// all returns the containers in the order of the plan.
+func (r *run) all() []*container {
+	all := make([]*container, len(r.order))
+	for i, id := range r.order {
+		all[i] = r.containers[id]
+	}
+	return all
+}
+
+// with returns the containers of an outcome, in the order of the plan.
+func (r *run) with(o outcome) []*container {
+	var all []*container
+	for _, id := range r.order {
+		if c := r.containers[id]; c.outcome() == o {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// An ending is how a run has ended.
+type ending int
+
+const (
+	well      ending = iota
+	different        // something is to be changed: a dry run, or the action status
+	broken
+	stopped // by a signal
+)
+
+// ending returns how the run has ended. An exit status says more than the events,
+// and is not always known.
+func (r *run) ending() ending {
+	if r.status > 128 {
+		return stopped
+	}
+	if r.status == 3 {
+		return different
+	}
+	if r.status > 0 || r.begin == nil || !r.done {
+		return broken
+	}
+	for _, c := range r.containers {
+		switch c.outcome() {
+		case failed, skipped:
+			return broken
+		case changed:
+			if r.dryRun() {
+				return different
+			}
+		}
+	}
+	for _, p := range r.points {
+		if p.Result == "failed" {
+			return broken
+		}
+	}
+	return well
 }
