@@ -353,7 +353,7 @@ func TestNoChanges(t *testing.T) {
 	f := newFixture(t)
 	lines := []string{started(), f.planned("create"), of(gateway, "ct.ready", ""),
 		f.exported(), f.fingerprint(), done()}
-	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[]}`) {
+	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[],"elapsed_ms":`) {
 		t.Errorf("%v\n%s", r.err, r.out)
 	}
 }
