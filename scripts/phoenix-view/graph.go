@@ -12,27 +12,27 @@ import (
 // to the right of all that it needs. Lengths are in pixels.
 //
 // Containers that need the same and that the same containers need stand
-// together in one block, because two hundred clones of one template are one
+// together in one box, because two hundred clones of one template are one
 // thing to look at, not two hundred arrows.
 type graph struct {
 	Width, Height float64
-	Blocks        []*block
+	Boxes         []*box
 	Edges         []edge
 
 	ViewWidth, ViewHeight float64 // with a margin for thick borders
 	HasTrust, HasBack     bool    // there are edges of that kind
 }
 
-// A block is a rectangle with containers in it.
-type block struct {
+// A box is a rectangle with containers in it.
+type box struct {
 	X, Y, W, H float64
 	Nodes      []node
 
 	ids    []int
 	layer  int
 	dummy  bool // a bend of an edge that passes a layer
-	before []*block
-	after  []*block
+	before []*box
+	after  []*box
 }
 
 // A node is a container in a graph.
@@ -56,9 +56,9 @@ type edge struct {
 const (
 	nodeWidth, nodeHeight = 168, 24
 	nodeGap               = 4
-	blockGap              = 18
+	boxGap                = 18
 	layerGap              = 72
-	blockPadding          = 6
+	boxPadding            = 6
 	labelRunes            = 22
 )
 
@@ -95,8 +95,8 @@ func newGraph(ids []int, links []link) *graph {
 	}
 
 	g := &graph{}
-	at := map[int]*block{}
-	alike := map[string]*block{}
+	at := map[int]*box{}
+	alike := map[string]*box{}
 	for _, id := range ids {
 		key := fmt.Sprint(layers[id], others(before[id], id), others(after[id], id))
 		if len(before[id])+len(after[id]) == 0 {
@@ -104,9 +104,9 @@ func newGraph(ids []int, links []link) *graph {
 		}
 		b := alike[key]
 		if b == nil {
-			b = &block{layer: layers[id]}
+			b = &box{layer: layers[id]}
 			alike[key] = b
-			g.Blocks = append(g.Blocks, b)
+			g.Boxes = append(g.Boxes, b)
 		}
 		b.ids = append(b.ids, id)
 		at[id] = b
@@ -115,7 +115,7 @@ func newGraph(ids []int, links []link) *graph {
 	// The ways of the edges, with a bend in each layer that they pass.
 	type way struct {
 		edge
-		stops []*block
+		stops []*box
 	}
 	var ways []way
 	drawn := map[string]bool{}
@@ -128,7 +128,7 @@ func newGraph(ids []int, links []link) *graph {
 				continue
 			}
 			drawn[key] = true
-			w := way{edge{Trust: l.trust, Back: back[l], Title: "needs"}, []*block{from}}
+			w := way{edge{Trust: l.trust, Back: back[l], Title: "needs"}, []*box{from}}
 			if l.trust {
 				w.Title = "waits for the fingerprint"
 			}
@@ -141,8 +141,8 @@ func newGraph(ids []int, links []link) *graph {
 					if bends++; bends > maxBends {
 						return nil
 					}
-					d := &block{layer: layer, dummy: true, H: 4}
-					g.Blocks = append(g.Blocks, d)
+					d := &box{layer: layer, dummy: true, H: 4}
+					g.Boxes = append(g.Boxes, d)
 					w.stops = append(w.stops, d)
 				}
 			}
@@ -163,7 +163,7 @@ func newGraph(ids []int, links []link) *graph {
 	}
 	g.ViewWidth, g.ViewHeight = g.Width+8, g.Height+8
 	g.Width, g.Height = g.ViewWidth, g.ViewHeight
-	g.Blocks = slices.DeleteFunc(g.Blocks, func(b *block) bool { return b.dummy })
+	g.Boxes = slices.DeleteFunc(g.Boxes, func(b *box) bool { return b.dummy })
 	return g
 }
 
@@ -207,10 +207,10 @@ func layersOf(ids []int, before map[int][]link) (layers map[int]int, back map[li
 	return layers, back
 }
 
-// place gives each block its place.
+// place gives each box its place.
 func (g *graph) place() {
-	var layers [][]*block
-	for _, b := range g.Blocks {
+	var layers [][]*box
+	for _, b := range g.Boxes {
 		for len(layers) <= b.layer {
 			layers = append(layers, nil)
 		}
@@ -223,7 +223,7 @@ func (g *graph) place() {
 			columns++
 		}
 		rows := (len(b.ids) + columns - 1) / columns
-		padding := float64(blockPadding)
+		padding := float64(boxPadding)
 		if len(b.ids) == 1 {
 			padding = 0
 		}
@@ -238,15 +238,15 @@ func (g *graph) place() {
 		b.H = 2*padding + float64(rows)*(nodeHeight+nodeGap) - nodeGap
 	}
 
-	// Each block as near as may be to the middle of what it is linked with, to the left and to the right in turn: that
+	// Each box as near as may be to the middle of what it is linked with, to the left and to the right in turn: that
 	// leaves few crossings, and long straight ways.
 	for sweep := range 10 {
 		for i := range layers {
-			layer, linked := layers[i], func(b *block) []*block { return b.before }
+			layer, linked := layers[i], func(b *box) []*box { return b.before }
 			if sweep%2 == 1 {
-				layer, linked = layers[len(layers)-1-i], func(b *block) []*block { return b.after }
+				layer, linked = layers[len(layers)-1-i], func(b *box) []*box { return b.after }
 			}
-			middle := map[*block]float64{}
+			middle := map[*box]float64{}
 			for at, b := range layer {
 				others := linked(b)
 				switch {
@@ -255,17 +255,17 @@ func (g *graph) place() {
 						middle[b] += (other.Y + other.H/2) / float64(len(others))
 					}
 				case sweep == 0:
-					middle[b] = float64(at * (nodeHeight + blockGap))
+					middle[b] = float64(at * (nodeHeight + boxGap))
 				default:
 					middle[b] = b.Y + b.H/2
 				}
 			}
-			slices.SortStableFunc(layer, func(a, b *block) int { return cmp.Compare(middle[a], middle[b]) })
+			slices.SortStableFunc(layer, func(a, b *box) int { return cmp.Compare(middle[a], middle[b]) })
 			pushed, free := 0.0, math.Inf(-1)
 			for _, b := range layer {
 				want := middle[b] - b.H/2
 				b.Y = max(want, free)
-				free = b.Y + b.H + blockGap
+				free = b.Y + b.H + boxGap
 				pushed += (b.Y - want) / float64(len(layer))
 			}
 			for _, b := range layer {
@@ -289,15 +289,15 @@ func (g *graph) place() {
 		}
 		x += wide + layerGap
 	}
-	for _, b := range g.Blocks {
+	for _, b := range g.Boxes {
 		b.Y -= top
 	}
 	g.Width, g.Height = x-layerGap, bottom-top
 }
 
-// path returns the SVG path through blocks, from the right side of the first to
+// path returns the SVG path through boxes, from the right side of the first to
 // the left side of the last.
-func path(stops []*block, back bool) string {
+func path(stops []*box, back bool) string {
 	var d strings.Builder
 	first, last := stops[0], stops[len(stops)-1]
 	fmt.Fprintf(&d, "M%.1f %.1f", first.X+first.W, first.Y+first.H/2)

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"html/template"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -32,7 +29,6 @@ var (
 
 // Limits of what a page shows: the events may come from anywhere.
 const (
-	maxLine       = 1 << 20 // bytes of an event, as docs/events.md has it
 	maxContainers = 1000
 	maxList       = 1000 // entries
 	maxText       = 8192 // runes of an error or a diff
@@ -41,67 +37,14 @@ const (
 	shownChanges  = 8    // of a container; the others are folded
 )
 
-// readRun reads the events of the run with this round, or of the last run if
-// round is empty. It also returns how many lines of that run are no events.
-func readRun(events io.Reader, round string) (r *run, bad int, err error) {
-	in := bufio.NewReaderSize(events, maxLine)
-	var found *run
-	foundBad := 0
-	for err == nil {
-		var raw []byte
-		raw, err = in.ReadSlice('\n')
-		tooLong := false
-		for errors.Is(err, bufio.ErrBufferFull) {
-			tooLong = true
-			_, err = in.ReadSlice('\n')
-		}
-		raw = bytes.TrimSpace(raw)
-		if len(raw) == 0 {
-			continue
-		}
-		e, parseErr := parse(raw)
-		if tooLong || parseErr != nil {
-			bad++
-			continue
-		}
-		if e.Event == "plan.started" && r != nil {
-			if found, foundBad = chosen(r, bad, round, found, foundBad); round != "" && found != nil {
-				return found, foundBad, nil
-			}
-			r, bad = nil, 0
-		}
-		if r == nil {
-			r = newRun()
-		}
-		r.observe(e)
-	}
-	if !errors.Is(err, io.EOF) {
-		return nil, 0, fmt.Errorf("read the events: %w", err)
-	}
-	if r != nil {
-		found, foundBad = chosen(r, bad, round, found, foundBad)
-	}
-	switch {
-	case found == nil && round != "":
-		return nil, 0, fmt.Errorf("there is no run %q among the events", round)
-	case found == nil:
-		return nil, 0, errors.New("there is no event of phx: give it a log of phoenix, or its output")
-	}
-	return found, foundBad, nil
-}
-
-func chosen(r *run, bad int, round string, found *run, foundBad int) (*run, int) {
-	if round == "" || r.begin != nil && r.begin.Round == round {
-		return r, bad
-	}
-	return found, foundBad
-}
-
 // writePage writes the page of a run to the file at path, whole or not at all.
 // It holds nothing that the log of events has not, so whoever may read
 // containers' names and errors may read it: the umask decides.
-func writePage(path string, r *run, bad int) error {
-	content, err := makePage(r, bad)
+func writePage(path string, r *run) error {
+	if r.begin == nil && len(r.order) == 0 && len(r.points) == 0 {
+		return fmt.Errorf("no page %s: nothing was planned", path)
+	}
+	content, err := makePage(r)
 	if err == nil {
 		err = renameio.WriteFile(path, content, 0o666)
 	}
@@ -112,9 +55,9 @@ func writePage(path string, r *run, bad int) error {
 }
 
 // makePage returns the page of a run: HTML that loads nothing and runs nothing.
-func makePage(r *run, bad int) ([]byte, error) {
+func makePage(r *run) ([]byte, error) {
 	sum := sha256.Sum256([]byte(pageStyle))
-	p := newPage(r, bad)
+	p := newPage(r)
 	p.Style = template.CSS(pageStyle)
 	p.Policy = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" +
 		base64.StdEncoding.EncodeToString(sum[:]) + "'"
@@ -152,7 +95,6 @@ type page struct {
 	Graph                *graph
 	GraphTooMuch         bool
 	Trust                *trust
-	Bad                  int
 }
 
 type count struct {
@@ -266,8 +208,8 @@ type trusted struct {
 
 type shownCertificate struct{ Name, Issuer, SHA256, Expires, Tone, Error string }
 
-func newPage(r *run, bad int) *page {
-	p := &page{Bad: bad, Kind: r.kind()}
+func newPage(r *run) *page {
+	p := &page{Kind: r.kind()}
 	works := r.works()
 	critical := r.criticalPath(works)
 	ids := r.order
@@ -380,12 +322,6 @@ func severity(tone string) int {
 	return slices.Index([]string{toneFailed, toneWarn, "", toneIdle, toneChanged, toneGood}, tone)
 }
 
-// changeOf says what an event has changed that does not say it itself.
-var changeOf = map[string]string{
-	"ct.started": "started", "ct.stopped": "stopped", "ct.removed": "destroyed",
-	"ca.exported": "root certificate exported, or the CA brought up to date",
-}
-
 // newRow tells how it went with a container.
 func newRow(c *container, r *run, works []*work) row {
 	row := row{ID: c.ctid, Name: shownLabel(c.name), Needs: c.needs, External: c.external}
@@ -420,12 +356,6 @@ func newRow(c *container, r *run, works []*work) row {
 				better("changed")
 			} else {
 				better("unchanged")
-			}
-			if what := changeOf[e.Event]; what != "" && e.Changed {
-				row.Changes = append(row.Changes, what)
-			}
-			for _, change := range e.Changes[:min(len(e.Changes), maxList)] {
-				row.Changes = append(row.Changes, shownText(change))
 			}
 		case "ct.preview":
 			if e.Changed {
@@ -504,10 +434,14 @@ func newRow(c *container, r *run, works []*work) row {
 			add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
 		}
 	}
-	if result == "not finished" && r.done {
+	if c.outcome() == waiting && r.done {
 		result = "only looked at" // of a check, for example
 	}
 	row.Result, row.Tone = result, toneOf(result)
+	changes := c.changes()
+	for _, change := range changes[:min(len(changes), maxList)] {
+		row.Changes = append(row.Changes, shownText(change))
+	}
 	if len(row.Changes) > shownChanges+1 {
 		row.Changes, row.More = row.Changes[:shownChanges], row.Changes[shownChanges:]
 	}
@@ -517,7 +451,7 @@ func newRow(c *container, r *run, works []*work) row {
 			total += s.end.Sub(s.start)
 		}
 		if total > 0 {
-			row.Took = took(total)
+			row.Took = lasted(total)
 		}
 	}
 	return row
@@ -562,8 +496,8 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 	percent := func(d time.Duration) string {
 		return strconv.FormatFloat(100*float64(d)/float64(total), 'f', 3, 64) + "%"
 	}
-	since := func(t time.Time) string { return took(t.Sub(r.start)) }
-	t := &timeline{Total: took(total)}
+	since := func(t time.Time) string { return lasted(t.Sub(r.start)) }
+	t := &timeline{Total: lasted(total)}
 	used := map[string]bool{}
 	some := false
 	for _, id := range ids {
@@ -602,11 +536,11 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 					b.Label = cmp.Or(what, strings.TrimPrefix(s.program, "phx-"))
 				}
 				b.Title = fmt.Sprintf("%d %s: %s, %s, from %s, took %s", id, l.Name,
-					strings.TrimSuffix(s.program+" "+what, " "), how, since(part.start), took(part.end.Sub(part.start)))
+					strings.TrimSuffix(s.program+" "+what, " "), how, since(part.start), lasted(part.end.Sub(part.start)))
 				l.Bars = append(l.Bars, b)
 				t.Stages = append(t.Stages, stageRow{
 					ID: id, Name: l.Name, Program: s.program, Stage: cmp.Or(what, "all work"), From: since(part.start),
-					Took: took(part.end.Sub(part.start)), How: how, Critical: s.critical,
+					Took: lasted(part.end.Sub(part.start)), How: how, Critical: s.critical,
 				})
 			}
 		}
@@ -618,10 +552,12 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 		return nil
 	}
 	for _, mark := range ticks(total) {
-		words := took(mark)
+		words := strings.TrimSuffix(strings.Replace(lasted(mark), ".0 s", " s", 1), " 0 s")
 		switch {
 		case mark == 0:
 			words = "0"
+		case mark < time.Second:
+			words = fmt.Sprintf("%d ms", mark.Milliseconds())
 		case mark > total-total/25: // it would stand out on the right
 			words = ""
 		}
@@ -636,10 +572,10 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 	for _, s := range critical {
 		st := step{
 			ID: s.ctid, Name: shownLabel(r.containers[s.ctid].name), Program: s.program, From: since(s.start),
-			Took: took(s.end.Sub(s.start)),
+			Took: lasted(s.end.Sub(s.start)),
 		}
 		if gap := s.start.Sub(before); gap > total/100 && gap > 50*time.Millisecond {
-			st.Waited = took(gap)
+			st.Waited = lasted(gap)
 		}
 		before = s.end
 		t.Critical = append(t.Critical, st)
@@ -737,9 +673,9 @@ func (r *run) expiry(at time.Time, soon time.Duration) (words, tone string) {
 	case left <= 0:
 		return stamp(at) + ", which was before the run ended", toneFailed
 	case left < soon:
-		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), toneWarn
+		return fmt.Sprintf("%s, %s after the run", stamp(at), roughly(left)), toneWarn
 	default:
-		return fmt.Sprintf("%s, %s after the run", stamp(at), took(left)), toneGood
+		return fmt.Sprintf("%s, %s after the run", stamp(at), roughly(left)), toneGood
 	}
 }
 
@@ -855,18 +791,11 @@ func (p *page) headline(r *run) {
 	}
 	p.Title = "phoenix " + action
 	p.Facts = append(p.Facts, [2]string{"Began", r.start.UTC().Format("2006-01-02 15:04:05 UTC")},
-		[2]string{"Took", took(r.end.Sub(r.start))})
+		[2]string{"Took", lasted(r.end.Sub(r.start))})
 	if r.begin != nil {
 		p.Facts = append(p.Facts, [2]string{"Run", shownLabel(r.begin.Round)})
 	}
 	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
-}
-
-func many(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func verb(n int, one, many string) string {
@@ -895,7 +824,7 @@ func visible(s string, most int, lines bool) string {
 			marks = 0
 		}
 		switch {
-		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, unicode.IsPrint(r) && marks < 4:
+		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, !hidden(r) && marks < 4:
 			b.WriteRune(r)
 		default:
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
@@ -906,7 +835,7 @@ func visible(s string, most int, lines bool) string {
 
 // dress says how the containers of a graph look.
 func (g *graph) dress(rows map[int]row, critical map[int]bool) {
-	for _, b := range g.Blocks {
+	for _, b := range g.Boxes {
 		for i := range b.Nodes {
 			n := &b.Nodes[i]
 			row := rows[n.ID]

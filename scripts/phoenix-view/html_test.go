@@ -38,8 +38,8 @@ func (s *script) say(at float64, name string, fields ...any) {
 
 func (s *script) run(t *testing.T) *run {
 	t.Helper()
-	r, _, err := readRun(bytes.NewReader(s.out.Bytes()), "")
-	if err != nil {
+	r := newRun()
+	if err := readRuns(bytes.NewReader(s.out.Bytes()), func(last *run) error { r = last; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return r

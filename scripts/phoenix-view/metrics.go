@@ -227,8 +227,10 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 			}
 		}
 	}
-	for _, result := range slices.Sorted(maps.Keys(tally)) {
-		m.add("phx_last_run_containers", float64(tally[result]), kind, result)
+	if kind != "check" { // which looks at the host
+		for _, result := range slices.Sorted(maps.Keys(tally)) {
+			m.add("phx_last_run_containers", float64(tally[result]), kind, result)
+		}
 	}
 	m.add("phx_last_run_changes", float64(changes), kind)
 	m.add("phx_last_run_warnings", float64(len(r.warnings)), kind)
@@ -317,47 +319,31 @@ func keep(old []sample, m metrics, gone map[string]bool, now time.Time) []sample
 }
 
 // became says what a run has made of a container: changed, unchanged, failed,
-// skipped or unfinished, the worst of what the programs say.
+// skipped or unfinished.
 func (c *container) became() string {
-	became := "unfinished"
-	for _, e := range c.results {
-		switch {
-		case e.isFailure(), strings.HasSuffix(e.Event, ".status") && e.hasError():
-			return "failed"
-		case e.Event == "ct.skipped":
-			became = "skipped"
-		case became == "skipped":
-		case e.Changed:
-			became = "changed"
-		case became == "unfinished":
-			became = "unchanged"
-		}
+	o := c.outcome()
+	switch {
+	case slices.ContainsFunc(c.results, (*event).isBad):
+		return "failed"
+	case o == waiting, o == working:
+		return "unfinished"
 	}
-	return became
+	return o.String()
 }
 
-// hasError reports whether an event of the action status tells of something that is
+// isBad reports whether an event of the action status tells of something that is
 // not as it must be.
-func (e *event) hasError() bool {
-	return e.Error != "" || slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" })
+func (e *event) isBad() bool {
+	return strings.HasSuffix(e.Event, ".status") && (e.Error != "" ||
+		slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" }))
 }
 
 // succeeded reports whether a run came to its end, and nothing failed or was
 // skipped. That something is to be changed is no failure of a run that only looks.
 func (r *run) succeeded() bool {
-	if r.status >= 0 {
-		return r.status == 0 || r.status == 3
-	}
-	if r.begin == nil || !r.done || r.caError != "" {
-		return false
-	}
-	for _, c := range r.containers {
-		switch c.became() {
-		case "failed", "skipped":
-			return false
-		}
-	}
-	return !slices.ContainsFunc(r.points, func(p *event) bool { return p.Result == "failed" })
+	ended := r.ending()
+	return (ended == well || ended == different) && (r.status >= 0 || r.caError == "" &&
+		!slices.ContainsFunc(r.all(), func(c *container) bool { return c.became() == "failed" }))
 }
 
 // formatMetrics returns the file with these samples: by family, each once.

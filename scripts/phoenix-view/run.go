@@ -65,8 +65,6 @@ type event struct {
 	ElapsedMS    int64           `json:"elapsed_ms"`
 	Status       int             `json:"status"` // of run.ended
 	Certificates []certificate   `json:"certificates"`
-	ElapsedMS    int64           `json:"elapsed_ms"`
-	Status       int             `json:"status"` // of run.ended
 	CA           *place          `json:"ca"`
 	Proxy        *place          `json:"proxy"`
 	Gateway      *place          `json:"gateway"`
