@@ -94,6 +94,7 @@ type page struct {
 	Points               []point
 	Graph                *graph
 	GraphTooMuch         bool
+	Open                 bool // what is folded is shown at first
 	Trust                *trust
 }
 
@@ -140,6 +141,7 @@ type diffLine struct{ Tone, Text string }
 type point struct {
 	Tone, Result, Program, Point, Text, Remedy string
 	ID                                         int
+	Name                                       string
 }
 
 type timeline struct {
@@ -200,10 +202,11 @@ type trust struct {
 }
 
 type trusted struct {
-	What  string // gateway or proxy
-	ID    int
-	Lines []remark
-	Names []shownCertificate
+	What      string // gateway or proxy
+	ID        int
+	Lines     []remark
+	Names     []shownCertificate
+	HasSHA256 bool
 }
 
 type shownCertificate struct{ Name, Issuer, SHA256, Expires, Tone, Error string }
@@ -229,11 +232,13 @@ func newPage(r *run) *page {
 			p.Counts = append(p.Counts, count{n, result.what, result.tone})
 		}
 	}
-	p.Line = newTimeline(r, ids, works, critical)
+	if p.Kind == "run" { // others only look
+		p.Line = newTimeline(r, ids, works, critical)
+	}
 	for _, e := range r.points[:min(len(r.points), maxList)] {
 		p.Points = append(p.Points, point{
 			Tone: pointTones[e.Result], Result: shownLabel(e.Result), Program: shownLabel(e.Program), Point: shownLabel(e.Point),
-			Text: shownText(e.Text), Remedy: shownText(e.Remedy), ID: e.CTID,
+			Text: shownText(e.Text), Remedy: shownText(e.Remedy), ID: e.CTID, Name: r.nameOf(e.CTID),
 		})
 	}
 	slices.SortStableFunc(p.Points, func(a, b point) int {
@@ -257,6 +262,9 @@ func newPage(r *run) *page {
 		p.Graph = newGraph(ids, links)
 		p.GraphTooMuch = p.Graph == nil
 	}
+	if p.Graph != nil && len(p.Graph.Edges) == 0 {
+		p.Graph = nil
+	}
 	if p.Graph != nil {
 		rows := map[int]row{}
 		for _, row := range p.Containers {
@@ -264,14 +272,38 @@ func newPage(r *run) *page {
 		}
 		onPath := map[int]bool{}
 		for _, s := range critical {
-			onPath[s.ctid] = true
+			onPath[s.ctid] = p.Line != nil
 		}
 		p.Graph.dress(rows, onPath)
 	}
+	if p.Kind == "check" { // of the host, and not of what containers are
+		p.Containers = slices.DeleteFunc(p.Containers, func(r row) bool { return len(r.Lines) == 0 && len(r.Changes) == 0 })
+		p.Counts, p.Graph, p.GraphTooMuch = nil, nil, false
+		for _, result := range []string{"failed", "warning", "left out", "ok"} {
+			n := 0
+			for _, e := range r.points {
+				if e.Result == result {
+					n++
+				}
+			}
+			if n > 0 {
+				p.Counts = append(p.Counts, count{n, result, pointTones[result]})
+			}
+		}
+	}
+	p.Open = len(ids) <= 10
 	p.Trust = newTrust(r)
 	p.Notices = notices(r, p)
 	p.headline(r)
 	return p
+}
+
+// nameOf returns the name of a container, empty where it is not known.
+func (r *run) nameOf(id int) string {
+	if c := r.containers[id]; c != nil {
+		return shownLabel(c.name)
+	}
+	return ""
 }
 
 // kind returns what kind of run it is: dry run, status, check, or run.
@@ -437,6 +469,10 @@ func newRow(c *container, r *run, works []*work) row {
 	if c.outcome() == waiting && r.done {
 		result = "only looked at" // of a check, for example
 	}
+	if s := c.working(); s != nil {
+		add(toneFailed, "not finished", fmt.Sprintf("%s: %s, since %s", shownLabel(s.program), shownLabel(s.name),
+			lasted(s.start.Sub(r.start))))
+	}
 	row.Result, row.Tone = result, toneOf(result)
 	changes := c.changes()
 	for _, change := range changes[:min(len(changes), maxList)] {
@@ -556,10 +592,10 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 		switch {
 		case mark == 0:
 			words = "0"
-		case mark < time.Second:
-			words = fmt.Sprintf("%d ms", mark.Milliseconds())
 		case mark > total-total/25: // it would stand out on the right
 			words = ""
+		case mark < time.Second:
+			words = fmt.Sprintf("%d ms", mark.Milliseconds())
 		}
 		t.Ticks = append(t.Ticks, tick{percent(mark), words})
 	}
@@ -652,6 +688,7 @@ func newTrust(r *run) *trust {
 				} else if c.Issuer != "" {
 					issuers[shown.Issuer] = true
 				}
+				s.HasSHA256 = s.HasSHA256 || shown.SHA256 != ""
 				s.Names = append(s.Names, shown)
 			}
 			t.Services = append(t.Services, s)
@@ -703,7 +740,7 @@ func notices(r *run, p *page) []*notice {
 	}
 	for _, row := range p.Containers {
 		for _, l := range row.Lines {
-			if l.Tone == toneFailed || l.Tone == toneWarn && l.What != "differs" || l.What == "skipped" {
+			if l.Tone == toneFailed || l.Tone == toneWarn || l.What == "skipped" {
 				add(l, row.ID, row.Name)
 			}
 		}
@@ -747,6 +784,8 @@ func (p *page) headline(r *run) {
 	}
 	bad := tally["failed"] + tally["missing"]
 	switch {
+	case r.ending() == stopped:
+		p.Tone, p.Verdict = toneWarn, fmt.Sprintf("It was stopped by signal %d.", r.status-128)
 	case !r.done:
 		p.Tone, p.Verdict = toneFailed, "It was cut short: a program ended before its work was done."
 	case bad > 0:
@@ -764,6 +803,8 @@ func (p *page) headline(r *run) {
 		p.Verdict = fmt.Sprintf("A run would work; %s to look at.", many(points[toneWarn], "warning"))
 	case p.Kind == "check":
 		p.Tone, p.Verdict = toneGood, fmt.Sprintf("A run would work: %s well.", many(len(p.Points), "point"))
+	case r.status > 0 && r.status != 3 && tally["skipped"] == 0:
+		p.Tone, p.Verdict = toneFailed, fmt.Sprintf("It failed with exit status %d: its messages say why.", r.status)
 	case tally["skipped"] > 0:
 		p.Tone, p.Verdict = toneWarn, of(tally["skipped"])+verb(tally["skipped"], " was skipped.", " were skipped.")
 	case tally["differs"] > 0:

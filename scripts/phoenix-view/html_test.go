@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -137,4 +138,116 @@ func manyContainers(n int) *script {
 	s.say(2, "warning", "ctid", 900, "program", "phx-lxc", "text", "no snapshot pre-configured: the storage local has none")
 	s.say(0, "plan.done", "round", "TZZGMY4CBOJ22AL2QVOONPS6KR", "count", n)
 	return s
+}
+
+// hostile is a stream of all that somebody who writes into it could think of.
+func hostile() *script {
+	s := newScript()
+	evil := []string{
+		`<script>document.title='CANARY-RAN'</script>`,
+		`"><img src=http://canary.example/x onerror="document.title='CANARY-RAN'">`,
+		`</title></style></svg><svg onload="document.title='CANARY-RAN'"><script>document.title='CANARY-RAN'</script>`,
+		`</style><style>@import url(http://canary.example/css); body{background:url(http://canary.example/bg)}</style>`,
+		`javascript:document.title='CANARY-RAN'`,
+		`<iframe src="http://canary.example/frame" srcdoc="<script>parent.document.title='CANARY-RAN'</script>"></iframe>`,
+		`<link rel=stylesheet href=http://canary.example/link><meta http-equiv=refresh content="0;url=http://canary.example/">`,
+		`{{.Policy}}{{template "lines"}} url(#tip) --><!-- ]]> &lt;script&gt;`,
+		"RTL \u202e\u2066gnp.exe\u2069\u200f \u05d0\u05d1 end",
+		"control \x00\x07\x1b[2J\u0085\ufeff\u2028 end",
+		"zalgo e" + strings.Repeat("\u0301", 500) + " end",
+		strings.Repeat("long", 40000),
+		strings.Repeat("line\n", 20000),
+	}
+	n := 0
+	next := func() string { n++; return evil[n%len(evil)] }
+	many := func() []string { return evil }
+	s.say(0, "plan.started", "round", next(), "action", evil[0], "count", 3, "order", []int{100, 101, 102, 103, 104, 103},
+		"config", evil[1], "domain", evil[2], "ca", place_(100), "proxy", place_(101), "gateway", place_(102))
+	for id := 100; id < 105; id++ { // each needs the next one, in a circle, itself, and what is not there
+		s.say(0, "ct.planned", "ctid", id, "name", next(), "needs", []int{100 + (id-99)%5, id, 999, -1}, "external", []int{7, -7})
+	}
+	for range evil {
+		name := next()
+		s.say(1, "warning", "ctid", 100, "program", name, "text", next())
+		s.say(1, "warning", "program", next(), "text", name)
+		s.say(-500, "ct.stage", "ctid", 100, "program", "phx-lxc", "stage", name)
+		s.say(9, "ct.stage", "ctid", 101, "program", name, "stage", name)
+		s.say(3, "ct.ready", "ctid", 101, "name", name, "ip", name, "ips", many(), "changed", true, "changes", many(),
+			"restart_required", many(), "template_differs", many(), "elapsed_ms", int64(1)<<62)
+		s.say(2, "ct.failed", "ctid", 100, "name", name, "stage", name, "error", next())
+		s.say(1, "ct.skipped", "ctid", 102, "name", name, "reason", name, "because", -5)
+		s.say(4, "ct.status", "ctid", 103, "name", name, "state", name, "ha", name, "lock", name, "snapshots", many(),
+			"drift", many(), "elapsed_ms", -(int64(1) << 62))
+		s.say(4, "ct.preview", "ctid", 104, "name", name, "changed", true, "commands", [][]string{many(), {}},
+			"files", []map[string]string{{"path": name, "diff": name + "\n+" + name + "\n-" + name + "\n@@"}})
+		s.say(5, "ca.exported", "ctid", 100, "path", name, "sha256", name, "also", name, "ca_url", name, "subject", name,
+			"not_after", "9999-12-31T23:59:59Z")
+		s.say(5, "ca.status", "ctid", 100, "path", name, "sha256", name, "pinned", next(), "serves", next(), "error", name)
+		s.say(5, "ca.rotation", "ctid", 100, "step", name, "sha256", name, "also", name)
+		s.say(5, "ca.failed", "ctid", 100, "error", name)
+		s.say(1e9, "nginx.ready", "ctid", 102, "names", many(), "not_after", "0001-01-01T00:00:00Z")
+		s.say(6, "traefik.status", "ctid", 101, "address", name, "error", next(), "certificates",
+			[]map[string]any{{"name": name, "issuer": next(), "sha256": name, "error": next()},
+				{"name": next(), "issuer": name, "not_after": "1970-01-01T00:00:00Z"}})
+		s.say(6, "traefik.failed", "ctid", 101, "stage", name, "error", next())
+		s.say(6, "check.point", "ctid", 101, "program", name, "point", name, "result", name, "text", next(), "remedy", name)
+		s.say(6, name, "ctid", 101)
+	}
+	for _, raw := range []string{
+		`{"event":"ct.ready","time":"NaN","ctid":100}`, `{"event":"ct.ready","time":1e400,"ctid":100}`,
+		`{"event":"ct.ready","ctid":1e30}`, `{"event":"ct.ready","ctid":"<b>"}`, `[]`, `null`, `{`, "\xff\xfe\x00",
+		`{"event":"ct.stage","ctid":-1,"program":"phx-lxc","stage":"x"}`, // no time
+		`{"event":"ct.ready","ctid":100,"time":"0001-01-01T00:00:00Z","elapsed_ms":9223372036854775807}`,
+		`{"event":"ct.ready","ctid":100,"time":"9999-12-31T23:59:59Z"}`,
+		`{"event":"` + strings.Repeat("x", 2<<20) + `"}`,
+	} {
+		s.out.WriteString(raw + "\n")
+	}
+	s.out.WriteString(`{"event":"ct.failed","ctid":103,"error":"no newline at the end"`)
+	return s
+}
+
+// pages are the runs of which the tests make pages, by name.
+func pages() map[string]*script {
+	status := newScript()
+	status.say(0, "plan.started", "round", "R", "action", "status", "order", []int{900, 101, 102, 103}, "config", "/c.json",
+		"domain", "internal.thinkheads.ai")
+	status.say(0.2, "ct.status", "ctid", 900, "name", "Copy-Base", "state", "stopped", "template", true, "snapshots",
+		[]string{"final-form"})
+	status.say(0.3, "ct.status", "ctid", 101, "name", "Nginx-Phoenix", "state", "running", "ip", "10.0.0.153",
+		"drift", []string{"memory 2048"}, "ha", "started", "restart_required", []string{"memory"})
+	status.say(0.3, "ct.status", "ctid", 102, "name", "Traefik-Internal", "state", "running", "lock", "backup",
+		"firewall_not_in_force", true)
+	status.say(0.3, "ct.status", "ctid", 103, "name", "Step-CA", "state", "missing", "drift", []string{"create"})
+	status.say(0.4, "ca.status", "ctid", 103, "path", "/ca.crt", "sha256", rootSHA, "pinned", rootSHA,
+		"subject", "Thinkheads.AI Root CA", "not_after", "2026-02-01T00:00:00Z", "error", "the CA does not answer")
+	status.say(0.5, "nginx.status", "ctid", 101, "address", "10.0.0.153:443",
+		"certificates", certificates("ca.internal.thinkheads.ai"))
+	status.say(0.5, "traefik.status", "ctid", 102, "address", "10.0.0.12:443", "certificates", []map[string]any{
+		{"name": "ca.internal.thinkheads.ai", "error": "x509: certificate has expired or is not yet valid"}})
+	status.say(0.1, "plan.done", "round", "R")
+
+	check := newScript()
+	check.say(0, "plan.started", "round", "R", "action", "check", "order", []int{101}, "config", "/c.json")
+	check.say(0, "ct.planned", "ctid", 101, "name", "Nginx-Phoenix", "needs", []int{})
+	check.say(0.2, "check.point", "program", "phx-lxc", "point", "storage local-zfs", "result", "ok", "text", "12 GiB free")
+	check.say(0.2, "check.point", "ctid", 101, "program", "phx-lxc", "point", "template debian-12", "result", "failed",
+		"text", "the archive is not there", "remedy", "pveam download local debian-12")
+	check.say(0.1, "plan.done", "round", "R")
+
+	preview := newScript()
+	preview.say(0, "plan.started", "round", "R", "action", "create", "dry_run", true, "order", []int{101, 102})
+	preview.say(0.3, "ct.preview", "ctid", 101, "name", "Nginx-Phoenix", "changed", true, "commands",
+		[][]string{{"pct", "set", "101", "--memory", "2048"}, {"pct", "exec", "101", "--", "sh", "-c", "echo 'a b'"}},
+		"files", []map[string]string{{"path": "/etc/pve/firewall/101.fw",
+			"diff": "--- a\n+++ b\n@@ -1,1 +1,1 @@\n-policy_in: ACCEPT\n+policy_in: DROP\n"}})
+	preview.say(0.3, "ct.preview", "ctid", 102, "name", "Traefik-Internal", "changed", false)
+	preview.say(0, "plan.done", "round", "R")
+
+	short := manyContainers(4)
+	at := bytes.Index(short.out.Bytes(), []byte(`"stage":"traefik"`)) // which is under way when all ends
+	short.out.Truncate(at + bytes.IndexByte(short.out.Bytes()[at:], '\n') + 1)
+
+	return map[string]*script{"4": manyContainers(4), "14": manyContainers(14), "200": manyContainers(200), "hostile": hostile(),
+		"status": status, "check": check, "dry-run": preview, "cut-short": short}
 }
