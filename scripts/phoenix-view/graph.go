@@ -130,7 +130,7 @@ func newGraph(ids []int, links []link) *graph {
 			drawn[key] = true
 			w := way{edge{Trust: l.trust, Back: back[l], Title: "needs"}, []*box{from}}
 			if l.trust {
-				w.Title = "waits for the fingerprint"
+				w.Title = "waits for the fingerprint of"
 			}
 			w.Title = fmt.Sprintf("%s %s %s", listOf(to.ids), w.Title, listOf(from.ids))
 			if l.trust {

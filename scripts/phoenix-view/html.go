@@ -783,6 +783,9 @@ func (p *page) headline(r *run) {
 		points[pt.Tone]++
 	}
 	bad := tally["failed"] + tally["missing"]
+	if p.Kind == "check" {
+		bad = 0 // they are points
+	}
 	switch {
 	case r.ending() == stopped:
 		p.Tone, p.Verdict = toneWarn, fmt.Sprintf("It was stopped by signal %d.", r.status-128)

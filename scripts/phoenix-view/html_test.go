@@ -2,9 +2,17 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"html"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -250,4 +258,241 @@ func pages() map[string]*script {
 
 	return map[string]*script{"4": manyContainers(4), "14": manyContainers(14), "200": manyContainers(200), "hostile": hostile(),
 		"status": status, "check": check, "dry-run": preview, "cut-short": short}
+}
+
+// TestPages: what each kind of run leads to is on its page, also where a run tells
+// little, or was cut short.
+func TestPages(t *testing.T) {
+	for name, want := range map[string][]string{
+		"4": {
+			"phoenix create: All well: 4 of 4 containers were changed.", "/etc/phx/phoenix_lxc_configs.json",
+			"2026-01-02 15:04:05 UTC", "no snapshot pre-configured", "step_ca", "Critical path", `href="#ct-103"`, rootSHA,
+			leafSHA, "Thinkheads.AI Root CA", "Thinkheads.AI Intermediate CA", "*.internal.thinkheads.ai",
+			"2035-12-31 15:04 UTC, 3649 days after the run", "101 waits for the fingerprint of 103's root",
+		},
+		"14": {
+			"1 of 14 containers has failed.", "1 failed", "1 skipped", "restart required", "container 206 is not ready",
+			"pct start 206: exit status 1\n| lxc-start: startup failed\n| cgroup: no space left",
+		},
+		"200":       {"170 changed", "28 unchanged", "and 16 more", "395 web-40"},
+		"cut-short": {"It was cut short", "1 not finished", "phx-lxc: traefik, since 25.1 s", "not finished</li>"},
+		"status": {
+			"2 of 4 containers are not as they should be.", "memory 2048", "HA keeps it", "locked for", "backup",
+			"x509: certificate has expired", "the CA does not answer", "the same", "snapshots", "expires 2026-02-01",
+			"configured, and not in force",
+		},
+		"check": {"1 of 2 points would make a run fail.", "storage local-zfs", "pveam download local debian-12", "1 ok"},
+		"dry-run": {
+			"1 of 2 containers would be changed.", "pct set 101 --memory 2048", `sh -c 'echo '\''a b'\'''`,
+			`class="plus">+policy_in: DROP`,
+		},
+	} {
+		page := html.UnescapeString(string(content(t, pages()[name])))
+		for _, w := range want {
+			if !strings.Contains(page, w) {
+				t.Errorf("%s: %q is not on the page", name, w)
+			}
+		}
+	}
+}
+
+// TestHostilePage: what events say is text on the page and nothing else, and a page
+// of endless events has an end.
+func TestHostilePage(t *testing.T) {
+	page := content(t, hostile())
+	if m := regexp.MustCompile(`(?i)<(script|img|iframe|link|object|form|input)|<svg on|href="[^#]`).Find(page); m != nil {
+		t.Errorf("an element of the events is in the page: %s", m)
+	}
+	if n := bytes.Count(page, []byte("<style>")); n != 1 {
+		t.Errorf("%d styles", n)
+	}
+	for _, r := range "\u202e\u2066\u200f\x00\x1b\u2028\ufeff" {
+		if bytes.ContainsRune(page, r) {
+			t.Errorf("the page has %q as it is", r)
+		}
+	}
+	if len(page) > 4<<20 {
+		t.Errorf("the page has %d bytes", len(page))
+	}
+	for _, m := range regexp.MustCompile(` (?:x|width)="([^"]*)"`).FindAllSubmatch(page, -1) {
+		if v, err := strconv.ParseFloat(strings.TrimSuffix(string(m[1]), "%"), 64); err != nil || v < -10 || v > 1e5 {
+			t.Errorf("a length of %s", m[1])
+		}
+	}
+}
+
+// TestPagePolicy: the policy has the hash of the style that is in the page, and
+// allows nothing else.
+func TestPagePolicy(t *testing.T) {
+	page := string(content(t, manyContainers(4)))
+	_, style, _ := strings.Cut(page, "<style>")
+	style, _, _ = strings.Cut(style, "</style>")
+	sum := sha256.Sum256([]byte(style))
+	want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" +
+		base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	_, policy, _ := strings.Cut(page, `"Content-Security-Policy" content="`)
+	policy, _, _ = strings.Cut(policy, `"`)
+	if policy = html.UnescapeString(policy); policy != want {
+		t.Errorf("the policy is %s, want %s", policy, want)
+	}
+	if strings.Contains(page, "style=") {
+		t.Error("there is a style in an attribute, which the policy forbids")
+	}
+}
+
+// TestPageIsWrittenWhole: a page that cannot be written leaves the old one, and
+// nothing that is half a page.
+func TestPageIsWrittenWhole(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "run.html")
+	r := manyContainers(4).run(t)
+	if err := writePage(path, r); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(path)
+	if err := writePage(path, newRun()); err == nil {
+		t.Error("a page of nothing")
+	}
+	err := writePage(filepath.Join(dir, "no", "run.html"), r)
+	if err == nil || !strings.Contains(err.Error(), "write the page") {
+		t.Errorf("in a directory that is not there: %v", err)
+	}
+	after, _ := os.ReadFile(path)
+	if files, _ := os.ReadDir(dir); len(files) != 1 || !bytes.Equal(before, after) ||
+		!bytes.HasSuffix(after, []byte("</html>\n")) {
+		t.Errorf("%v, %d bytes before, %d after", files, len(before), len(after))
+	}
+}
+
+// TestCriticalPath: it goes from what ended last to what that waited for longest:
+// what it needs, or the fingerprint.
+func TestCriticalPath(t *testing.T) {
+	way := func(s *script) string {
+		r := s.run(t)
+		var names []string
+		for _, w := range r.criticalPath(r.works()) {
+			names = append(names, fmt.Sprint(w.ctid, " ", w.program))
+		}
+		return strings.Join(names, ", ")
+	}
+	if got, want := way(manyContainers(4)), "900 phx-lxc, 103 phx-lxc, 102 phx-lxc, 102 phx-traefik"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+
+	// The gateway's container is ready long before the root is exported.
+	s := newScript()
+	s.say(0, "plan.started", "order", []int{101, 103})
+	s.say(1, "ct.ready", "ctid", 101, "elapsed_ms", 1000)
+	s.say(5, "ct.ready", "ctid", 103, "elapsed_ms", 5000)
+	s.say(6, "ca.exported", "ctid", 103, "sha256", rootSHA)
+	s.say(9, "nginx.ready", "ctid", 101, "elapsed_ms", 3000)
+	if got, want := way(s), "103 phx-lxc, 103 phx-ca-export, 101 phx-nginx"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := way(hostile()); !strings.Contains(got, " phx-") { // it ends, for one thing
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestTimesAreWithinTheRun: no bar begins before the run or ends after it, or before
+// it begins, whatever the events say.
+func TestTimesAreWithinTheRun(t *testing.T) {
+	for name, s := range pages() {
+		r := s.run(t)
+		for _, works := range r.works() {
+			for _, w := range works {
+				at := []time.Time{r.start, w.start, w.end, r.end}
+				if !slices.IsSortedFunc(at, time.Time.Compare) {
+					t.Errorf("%s: %d %s: %v", name, w.ctid, w.program, at)
+				}
+				for _, st := range w.stages {
+					at := []time.Time{r.start, st.start, st.end, r.end}
+					if !slices.IsSortedFunc(at, time.Time.Compare) {
+						t.Errorf("%s: %d %s: stage %.20s: %v", name, w.ctid, w.program, st.name, at)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestTicks(t *testing.T) {
+	for _, total := range []time.Duration{1, time.Millisecond, 90 * time.Millisecond, time.Second, 59 * time.Second,
+		82 * time.Second, 2 * time.Hour, 400 * time.Hour, 1<<63 - 1} {
+		marks := ticks(total)
+		if len(marks) == 0 || len(marks) > 10 || marks[0] != 0 || marks[len(marks)-1] > total {
+			t.Errorf("%v: %v", total, marks)
+		}
+	}
+}
+
+// TestGraph: each container is in the picture once and no two stand on one place,
+// arrows lead to the right, those that follow from others are left out, a circle is
+// marked, and what is too much is not drawn.
+func TestGraph(t *testing.T) {
+	g := newGraph([]int{1, 2, 3, 4, 5}, []link{
+		{from: 1, to: 2}, {from: 2, to: 3}, {from: 1, to: 3}, {from: 1, to: 4}, {from: 1, to: 5}, {from: 9, to: 1},
+		{from: 3, to: 3}, {from: 2, to: 4, trust: true},
+	})
+	at := map[int]float64{}
+	var edges []string
+	for _, b := range g.Boxes {
+		for _, n := range b.Nodes {
+			at[n.ID] = b.X
+		}
+	}
+	for _, e := range g.Edges {
+		edges = append(edges, e.Title)
+	}
+	slices.Sort(edges)
+	want := []string{"2 needs 1", "3 needs 2", "4 needs 1", "4 waits for the fingerprint of 2's root", "5 needs 1"}
+	if !slices.Equal(edges, want) {
+		t.Errorf("arrows %q, want %q", edges, want)
+	}
+	if !(at[1] < at[2] && at[2] < at[3] && at[2] < at[4] && at[5] == at[2]) {
+		t.Errorf("places %v", at)
+	}
+
+	circle := newGraph([]int{1, 2, 3}, []link{{from: 1, to: 2}, {from: 2, to: 3}, {from: 3, to: 1}})
+	if !circle.HasBack || len(circle.Edges) != 3 {
+		t.Errorf("a circle: %+v", circle.Edges)
+	}
+	var links []link
+	var ids []int
+	for i := range 100 {
+		ids = append(ids, i)
+		for j := range i {
+			links = append(links, link{from: j, to: i})
+		}
+	}
+	if newGraph(ids, links) != nil {
+		t.Error("too much, and drawn")
+	}
+
+	for name, s := range pages() {
+		p := newPage(s.run(t))
+		if p.Graph == nil {
+			continue
+		}
+		seen := map[int]bool{}
+		for i, a := range p.Graph.Boxes {
+			for _, n := range a.Nodes {
+				if seen[n.ID] || n.X+nodeWidth > a.W+1 || n.Y+nodeHeight > a.H+1 {
+					t.Errorf("%s: %d is there twice, or not in its box", name, n.ID)
+				}
+				seen[n.ID] = true
+			}
+			if a.X < 0 || a.Y < -.001 || a.X+a.W > p.Graph.Width || a.Y+a.H > p.Graph.Height {
+				t.Errorf("%s: a box is outside: %+v", name, a)
+			}
+			for _, b := range p.Graph.Boxes[:i] {
+				if a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H-.001 && b.Y < a.Y+a.H-.001 {
+					t.Errorf("%s: %v and %v stand on one place", name, a.ids, b.ids)
+				}
+			}
+		}
+		if len(seen) != len(p.Containers) {
+			t.Errorf("%s: %d of %d containers", name, len(seen), len(p.Containers))
+		}
+	}
 }
