@@ -67,7 +67,8 @@ func (b *browser) open(t *testing.T, page string, options ...string) string {
 	cmd := exec.CommandContext(ctx, b.path, append([]string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
 		"--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-		"--disable-features=NetworkTimeServiceQuerying", "--hide-scrollbars", "--user-data-dir=" + t.TempDir(), "--host-resolver-rules=MAP * " + b.server,
+		"--disable-features=NetworkTimeServiceQuerying", "--hide-scrollbars",
+		"--user-data-dir=" + t.TempDir(), "--host-resolver-rules=MAP * " + b.server,
 	}, append(options, "file://"+page)...)...)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	var stderr bytes.Buffer
@@ -120,12 +121,13 @@ func TestPageInBrowser(t *testing.T) {
 
 	// Without a policy the attack works here; else the test could not fail.
 	bare := b.file(t, "attack.html", []byte("<!doctype html><title>t</title>"+attack))
-	if dom, asked := b.open(t, bare, "--dump-dom"), b.asked(); !strings.Contains(dom, "<title>CANARY-RAN") || len(asked) < 4 {
+	dom, asked := b.open(t, bare, "--dump-dom"), b.asked()
+	if !strings.Contains(dom, "<title>CANARY-RAN") || len(asked) < 4 {
 		t.Fatalf("the attack does nothing to a page without defence: asked for %q\n%s", asked, dom)
 	}
 	page := content(t, manyContainers(4))
 	inside := b.file(t, "inside.html", bytes.Replace(page, []byte("<main>"), []byte("<main>"+attack), 1))
-	dom := b.open(t, inside, "--dump-dom")
+	dom = b.open(t, inside, "--dump-dom")
 	if asked := b.asked(); strings.Contains(dom, "<title>CANARY-RAN") || len(asked) > 0 {
 		t.Errorf("the policy does not hold: asked for %q", asked)
 	}
@@ -214,7 +216,8 @@ func TestPageIsReadable(t *testing.T) {
 			t.Fatalf("%v: %v: %.300s", test, err, title)
 		}
 		if got.Texts < 40 || got.Wide > 0 || len(got.Dim) > 0 {
-			t.Errorf("%v: %d texts, the page stands out by %d pixels, too faint: %v", test, got.Texts, got.Wide, got.Dim)
+			t.Errorf("%v: %d texts, the page stands out by %d pixels, too faint: %v",
+				test, got.Texts, got.Wide, got.Dim)
 		}
 	}
 }
@@ -240,7 +243,8 @@ func TestPagePictures(t *testing.T) {
 		{"200-light", light, large, color.NRGBA{0xff, 0xff, 0xff, 0xff}},
 	} {
 		picture := filepath.Join(b.dir, test.name+".png")
-		b.open(t, b.file(t, test.name+".html", test.page), "--screenshot="+picture, "--window-size=1200,1900", test.scheme)
+		path := b.file(t, test.name+".html", test.page)
+		b.open(t, path, "--screenshot="+picture, "--window-size=1200,1900", test.scheme)
 		img := decode(t, picture)
 		if got := color.NRGBAModel.Convert(img.At(2, 2)); got != test.ground {
 			t.Errorf("%s: the ground is %v, want %v", test.name, got, test.ground)

@@ -237,8 +237,9 @@ func newPage(r *run) *page {
 	}
 	for _, e := range r.points[:min(len(r.points), maxList)] {
 		p.Points = append(p.Points, point{
-			Tone: pointTones[e.Result], Result: shownLabel(e.Result), Program: shownLabel(e.Program), Point: shownLabel(e.Point),
-			Text: shownText(e.Text), Remedy: shownText(e.Remedy), ID: e.CTID, Name: r.nameOf(e.CTID),
+			Tone: pointTones[e.Result], Result: shownLabel(e.Result), Program: shownLabel(e.Program),
+			Point: shownLabel(e.Point), Text: shownText(e.Text), Remedy: shownText(e.Remedy), ID: e.CTID,
+			Name: r.nameOf(e.CTID),
 		})
 	}
 	slices.SortStableFunc(p.Points, func(a, b point) int {
@@ -277,7 +278,7 @@ func newPage(r *run) *page {
 		p.Graph.dress(rows, onPath)
 	}
 	if p.Kind == "check" { // of the host, and not of what containers are
-		p.Containers = slices.DeleteFunc(p.Containers, func(r row) bool { return len(r.Lines) == 0 && len(r.Changes) == 0 })
+		p.Containers = slices.DeleteFunc(p.Containers, func(r row) bool { return len(r.Lines)+len(r.Changes) == 0 })
 		p.Counts, p.Graph, p.GraphTooMuch = nil, nil, false
 		for _, result := range []string{"failed", "warning", "left out", "ok"} {
 			n := 0
@@ -334,9 +335,9 @@ func (r *run) kind() string {
 // results are the words for how it ended with a container, in the order in which
 // they are counted.
 var results = []struct{ what, tone string }{
-	{"failed", toneFailed}, {"not finished", toneFailed}, {"skipped", toneIdle}, {"missing", toneFailed}, {"differs", toneWarn},
-	{"would change", toneChanged}, {"changed", toneChanged}, {"unchanged", toneGood}, {"as configured", toneGood},
-	{"only looked at", toneIdle}, {"stopped", toneIdle}, {"running", toneGood},
+	{"failed", toneFailed}, {"not finished", toneFailed}, {"skipped", toneIdle}, {"missing", toneFailed},
+	{"differs", toneWarn}, {"would change", toneChanged}, {"changed", toneChanged}, {"unchanged", toneGood},
+	{"as configured", toneGood}, {"only looked at", toneIdle}, {"stopped", toneIdle}, {"running", toneGood},
 }
 
 func toneOf(result string) string {
@@ -431,7 +432,7 @@ func newRow(c *container, r *run, works []*work) row {
 			if stage == "" {
 				stage = "export"
 			}
-			add(toneFailed, "failed", fmt.Sprintf("%s: %s: %s", writers[e.Event], shownLabel(stage), shownText(e.Error)))
+			add(toneFailed, "failed", writers[e.Event]+": "+shownLabel(stage)+": "+shownText(e.Error))
 		case "ct.skipped":
 			result = "skipped"
 			because := ""
@@ -447,7 +448,7 @@ func newRow(c *container, r *run, works []*work) row {
 			for _, cert := range e.Certificates[:min(len(e.Certificates), maxList)] {
 				if cert.Error != "" {
 					result = "failed"
-					add(toneFailed, "failed", fmt.Sprintf("certificate of %s: %s", shownLabel(cert.Name), shownText(cert.Error)))
+					add(toneFailed, "failed", "certificate of "+shownLabel(cert.Name)+": "+shownText(cert.Error))
 				}
 			}
 		case "ca.rotation":
@@ -516,7 +517,7 @@ func shellWords(args []string) string {
 	var words []string
 	for _, arg := range args {
 		plain := arg != "" && strings.IndexFunc(arg, func(r rune) bool {
-			return !strings.ContainsRune("%+,-./:=@_", r) && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+			return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("%+,-./:=@_", r)
 		}) < 0
 		if !plain {
 			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
@@ -572,7 +573,8 @@ func newTimeline(r *run, ids []int, all map[int][]*work, critical []*work) *time
 					b.Label = cmp.Or(what, strings.TrimPrefix(s.program, "phx-"))
 				}
 				b.Title = fmt.Sprintf("%d %s: %s, %s, from %s, took %s", id, l.Name,
-					strings.TrimSuffix(s.program+" "+what, " "), how, since(part.start), lasted(part.end.Sub(part.start)))
+					strings.TrimSuffix(s.program+" "+what, " "), how, since(part.start),
+					lasted(part.end.Sub(part.start)))
 				l.Bars = append(l.Bars, b)
 				t.Stages = append(t.Stages, stageRow{
 					ID: id, Name: l.Name, Program: s.program, Stage: cmp.Or(what, "all work"), From: since(part.start),
@@ -649,7 +651,8 @@ func newTrust(r *run) *trust {
 		t.Lines = append(t.Lines, remark{toneFailed, "failed", shownText(r.caError)})
 	}
 	if r.rotation != nil {
-		t.Lines = append(t.Lines, remark{toneWarn, "rotation", fmt.Sprintf("last step: %s; the new root is %s, the old one %s",
+		t.Lines = append(t.Lines, remark{toneWarn, "rotation", fmt.Sprintf(
+			"last step: %s; the new root is %s, the old one %s",
 			shownLabel(r.rotation.Step), shownLabel(r.rotation.SHA256), shownLabel(r.rotation.Also))})
 	}
 	issuers := map[string]bool{}
@@ -676,12 +679,13 @@ func newTrust(r *run) *trust {
 			}
 			for i, c := range certificates {
 				if i == maxList {
-					s.Lines = append(s.Lines, remark{toneIdle, "not shown", fmt.Sprintf("%d more", len(certificates)-maxList)})
+					more := fmt.Sprintf("%d more", len(certificates)-maxList)
+					s.Lines = append(s.Lines, remark{toneIdle, "not shown", more})
 					break
 				}
 				shown := shownCertificate{
-					Name: shownLabel(c.Name), Issuer: shownLabel(c.Issuer), SHA256: shownLabel(c.SHA256), Error: shownText(c.Error),
-				}
+					Name: shownLabel(c.Name), Issuer: shownLabel(c.Issuer), SHA256: shownLabel(c.SHA256),
+					Error: shownText(c.Error)}
 				shown.Expires, shown.Tone = r.expiry(c.NotAfter, 0)
 				if c.Error != "" {
 					shown.Tone = toneFailed
@@ -816,7 +820,8 @@ func (p *page) headline(r *run) {
 	case tally["would change"] > 0:
 		p.Tone, p.Verdict = toneChanged, of(tally["would change"])+" would be changed."
 	case tally["changed"] > 0:
-		p.Tone, p.Verdict = toneGood, "All well: "+of(tally["changed"])+verb(tally["changed"], " was changed.", " were changed.")
+		p.Tone = toneGood
+		p.Verdict = "All well: " + of(tally["changed"]) + verb(tally["changed"], " was changed.", " were changed.")
 	case p.Kind == "status":
 		p.Tone, p.Verdict = toneGood, "All is as configured."
 	case p.Kind == "dry-run":

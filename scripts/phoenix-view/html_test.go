@@ -111,14 +111,14 @@ func manyContainers(n int) *script {
 	base := work(900, 0.05, "create", 4.2, "start", 1.1, "base_setup", 6.5, "step_cli", 1.2, "snapshot", 0.8)
 	ca := work(103, base+0.02, "clone", 2.1, "configure", 0.4, "start", 1.3, "step_ca", 3.8, "health check", 0.6)
 	s.say(ca+0.01, "ct.stage", "ctid", 103, "program", "phx-ca-export", "stage", "export")
-	s.say(ca+0.4, "ca.exported", "ctid", 103, "path", "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt",
-		"sha256", rootSHA, "ca_url", "https://10.0.0.10:9000", "changed", true, "subject", "Thinkheads.AI Root CA",
-		"not_after", "2035-12-31T15:04:12Z")
+	s.say(ca+0.4, "ca.exported", "ctid", 103,
+		"path", "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt", "sha256", rootSHA, "ca_url", "https://10.0.0.10:9000",
+		"changed", true, "subject", "Thinkheads.AI Root CA", "not_after", "2035-12-31T15:04:12Z")
 	gateway := work(101, base+0.02, "clone", 1.6, "configure", 0.3, "start", 1.2)
 	s.say(ca+0.5, "ct.stage", "ctid", 101, "program", "phx-nginx", "stage", "packages")
 	s.say(ca+3.5, "ct.stage", "ctid", 101, "program", "phx-nginx", "stage", "certificate")
-	s.say(max(gateway, ca)+4.9, "nginx.ready", "ctid", 101, "names", []string{"*.internal.thinkheads.ai"}, "changed", true,
-		"changes", []string{"installed nginx"}, "not_after", "2026-01-03T15:04:27Z",
+	s.say(max(gateway, ca)+4.9, "nginx.ready", "ctid", 101, "names", []string{"*.internal.thinkheads.ai"},
+		"changed", true, "changes", []string{"installed nginx"}, "not_after", "2026-01-03T15:04:27Z",
 		"certificates", certificates("internal.thinkheads.ai", "*.internal.thinkheads.ai"), "elapsed_ms", 4400)
 	proxy := work(102, ca+0.02, "clone", 1.4, "configure", 0.4, "start", 1.2, "traefik", 2.2)
 	s.say(proxy+0.01, "ct.stage", "ctid", 102, "program", "phx-traefik", "stage", "apply")
@@ -143,7 +143,8 @@ func manyContainers(n int) *script {
 			work(id, from, "clone", 1.1, "configure", 0.4, "start", 1.0)
 		}
 	}
-	s.say(2, "warning", "ctid", 900, "program", "phx-lxc", "text", "no snapshot pre-configured: the storage local has none")
+	s.say(2, "warning", "ctid", 900, "program", "phx-lxc",
+		"text", "no snapshot pre-configured: the storage local has none")
 	s.say(0, "plan.done", "round", "TZZGMY4CBOJ22AL2QVOONPS6KR", "count", n)
 	return s
 }
@@ -157,22 +158,25 @@ func hostile() *script {
 		`</title></style></svg><svg onload="document.title='CANARY-RAN'"><script>document.title='CANARY-RAN'</script>`,
 		`</style><style>@import url(http://canary.example/css); body{background:url(http://canary.example/bg)}</style>`,
 		`javascript:document.title='CANARY-RAN'`,
-		`<iframe src="http://canary.example/frame" srcdoc="<script>parent.document.title='CANARY-RAN'</script>"></iframe>`,
-		`<link rel=stylesheet href=http://canary.example/link><meta http-equiv=refresh content="0;url=http://canary.example/">`,
+		`<iframe src="http://canary.example/f" srcdoc="<script>parent.document.title='CANARY-RAN'</script>"></iframe>`,
+		`<link rel=stylesheet href=http://canary.example/link>`,
+		`<meta http-equiv=refresh content="0;url=http://canary.example/">`,
 		`{{.Policy}}{{template "lines"}} url(#tip) --><!-- ]]> &lt;script&gt;`,
 		"RTL \u202e\u2066gnp.exe\u2069\u200f \u05d0\u05d1 end",
 		"control \x00\x07\x1b[2J\u0085\ufeff\u2028 end",
 		"zalgo e" + strings.Repeat("\u0301", 500) + " end",
-		strings.Repeat("long", 40000),
-		strings.Repeat("line\n", 20000),
+		strings.Repeat("long", 4000),
+		strings.Repeat("line\n", 3000),
 	}
 	n := 0
 	next := func() string { n++; return evil[n%len(evil)] }
 	many := func() []string { return evil }
-	s.say(0, "plan.started", "round", next(), "action", evil[0], "count", 3, "order", []int{100, 101, 102, 103, 104, 103},
-		"config", evil[1], "domain", evil[2], "ca", place_(100), "proxy", place_(101), "gateway", place_(102))
+	s.say(0, "plan.started", "round", next(), "action", evil[0], "count", 3,
+		"order", []int{100, 101, 102, 103, 104, 103}, "config", evil[1], "domain", evil[2],
+		"ca", place_(100), "proxy", place_(101), "gateway", place_(102))
 	for id := 100; id < 105; id++ { // each needs the next one, in a circle, itself, and what is not there
-		s.say(0, "ct.planned", "ctid", id, "name", next(), "needs", []int{100 + (id-99)%5, id, 999, -1}, "external", []int{7, -7})
+		s.say(0, "ct.planned", "ctid", id, "name", next(), "needs", []int{100 + (id-99)%5, id, 999, -1},
+			"external", []int{7, -7})
 	}
 	for range evil {
 		name := next()
@@ -188,9 +192,10 @@ func hostile() *script {
 			"drift", many(), "elapsed_ms", -(int64(1) << 62))
 		s.say(4, "ct.preview", "ctid", 104, "name", name, "changed", true, "commands", [][]string{many(), {}},
 			"files", []map[string]string{{"path": name, "diff": name + "\n+" + name + "\n-" + name + "\n@@"}})
-		s.say(5, "ca.exported", "ctid", 100, "path", name, "sha256", name, "also", name, "ca_url", name, "subject", name,
-			"not_after", "9999-12-31T23:59:59Z")
-		s.say(5, "ca.status", "ctid", 100, "path", name, "sha256", name, "pinned", next(), "serves", next(), "error", name)
+		s.say(5, "ca.exported", "ctid", 100, "path", name, "sha256", name, "also", name, "ca_url", name,
+			"subject", name, "not_after", "9999-12-31T23:59:59Z")
+		s.say(5, "ca.status", "ctid", 100, "path", name, "sha256", name, "pinned", next(),
+			"serves", next(), "error", name)
 		s.say(5, "ca.rotation", "ctid", 100, "step", name, "sha256", name, "also", name)
 		s.say(5, "ca.failed", "ctid", 100, "error", name)
 		s.say(1e9, "nginx.ready", "ctid", 102, "names", many(), "not_after", "0001-01-01T00:00:00Z")
@@ -198,7 +203,8 @@ func hostile() *script {
 			[]map[string]any{{"name": name, "issuer": next(), "sha256": name, "error": next()},
 				{"name": next(), "issuer": name, "not_after": "1970-01-01T00:00:00Z"}})
 		s.say(6, "traefik.failed", "ctid", 101, "stage", name, "error", next())
-		s.say(6, "check.point", "ctid", 101, "program", name, "point", name, "result", name, "text", next(), "remedy", name)
+		s.say(6, "check.point", "ctid", 101, "program", name, "point", name, "result", name,
+			"text", next(), "remedy", name)
 		s.say(6, name, "ctid", 101)
 	}
 	for _, raw := range []string{
@@ -218,8 +224,8 @@ func hostile() *script {
 // pages are the runs of which the tests make pages, by name.
 func pages() map[string]*script {
 	status := newScript()
-	status.say(0, "plan.started", "round", "R", "action", "status", "order", []int{900, 101, 102, 103}, "config", "/c.json",
-		"domain", "internal.thinkheads.ai")
+	status.say(0, "plan.started", "round", "R", "action", "status", "order", []int{900, 101, 102, 103},
+		"config", "/c.json", "domain", "internal.thinkheads.ai")
 	status.say(0.2, "ct.status", "ctid", 900, "name", "Copy-Base", "state", "stopped", "template", true, "snapshots",
 		[]string{"final-form"})
 	status.say(0.3, "ct.status", "ctid", 101, "name", "Nginx-Phoenix", "state", "running", "ip", "10.0.0.153",
@@ -238,7 +244,8 @@ func pages() map[string]*script {
 	check := newScript()
 	check.say(0, "plan.started", "round", "R", "action", "check", "order", []int{101}, "config", "/c.json")
 	check.say(0, "ct.planned", "ctid", 101, "name", "Nginx-Phoenix", "needs", []int{})
-	check.say(0.2, "check.point", "program", "phx-lxc", "point", "storage local-zfs", "result", "ok", "text", "12 GiB free")
+	check.say(0.2, "check.point", "program", "phx-lxc", "point", "storage local-zfs", "result", "ok",
+		"text", "12 GiB free")
 	check.say(0.2, "check.point", "ctid", 101, "program", "phx-lxc", "point", "template debian-12", "result", "failed",
 		"text", "the archive is not there", "remedy", "pveam download local debian-12")
 	check.say(0.1, "plan.done", "round", "R")
@@ -256,8 +263,10 @@ func pages() map[string]*script {
 	at := bytes.Index(short.out.Bytes(), []byte(`"stage":"traefik"`)) // which is under way when all ends
 	short.out.Truncate(at + bytes.IndexByte(short.out.Bytes()[at:], '\n') + 1)
 
-	return map[string]*script{"4": manyContainers(4), "14": manyContainers(14), "200": manyContainers(200), "hostile": hostile(),
-		"status": status, "check": check, "dry-run": preview, "cut-short": short}
+	return map[string]*script{
+		"4": manyContainers(4), "14": manyContainers(14), "200": manyContainers(200), "hostile": hostile(),
+		"status": status, "check": check, "dry-run": preview, "cut-short": short,
+	}
 }
 
 // TestPages: what each kind of run leads to is on its page, also where a run tells
@@ -266,8 +275,8 @@ func TestPages(t *testing.T) {
 	for name, want := range map[string][]string{
 		"4": {
 			"phoenix create: All well: 4 of 4 containers were changed.", "/etc/phx/phoenix_lxc_configs.json",
-			"2026-01-02 15:04:05 UTC", "no snapshot pre-configured", "step_ca", "Critical path", `href="#ct-103"`, rootSHA,
-			leafSHA, "Thinkheads.AI Root CA", "Thinkheads.AI Intermediate CA", "*.internal.thinkheads.ai",
+			"2026-01-02 15:04:05 UTC", "no snapshot pre-configured", "step_ca", "Critical path", `href="#ct-103"`,
+			rootSHA, leafSHA, "Thinkheads.AI Root CA", "Thinkheads.AI Intermediate CA", "*.internal.thinkheads.ai",
 			"2035-12-31 15:04 UTC, 3649 days after the run", "101 waits for the fingerprint of 103's root",
 		},
 		"14": {
@@ -281,7 +290,8 @@ func TestPages(t *testing.T) {
 			"x509: certificate has expired", "the CA does not answer", "the same", "snapshots", "expires 2026-02-01",
 			"configured, and not in force",
 		},
-		"check": {"1 of 2 points would make a run fail.", "storage local-zfs", "pveam download local debian-12", "1 ok"},
+		"check": {"1 of 2 points would make a run fail.", "storage local-zfs", "pveam download local debian-12",
+			"1 ok"},
 		"dry-run": {
 			"1 of 2 containers would be changed.", "pct set 101 --memory 2048", `sh -c 'echo '\''a b'\'''`,
 			`class="plus">+policy_in: DROP`,
@@ -300,7 +310,8 @@ func TestPages(t *testing.T) {
 // of endless events has an end.
 func TestHostilePage(t *testing.T) {
 	page := content(t, hostile())
-	if m := regexp.MustCompile(`(?i)<(script|img|iframe|link|object|form|input)|<svg on|href="[^#]`).Find(page); m != nil {
+	elements := regexp.MustCompile(`(?i)<(script|img|iframe|link|object|form|input)|<svg on|href="[^#]`)
+	if m := elements.Find(page); m != nil {
 		t.Errorf("an element of the events is in the page: %s", m)
 	}
 	if n := bytes.Count(page, []byte("<style>")); n != 1 {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -42,7 +43,8 @@ var families = []family{
 	{"phx_last_run_changes", "Changes in the last run of the kind.", []string{"kind"}},
 	{"phx_last_run_warnings", "Warnings in the last run of the kind.", []string{"kind"}},
 	{"phx_last_run_check_points", "Points of the last run of the action check, by result.", []string{"kind", "result"}},
-	{"phx_container_observed_timestamp_seconds", "When a run last told how the container is.", []string{"ctid", "name"}},
+	{"phx_container_observed_timestamp_seconds", "When a run last told how the container is.",
+		[]string{"ctid", "name"}},
 	{"phx_container_drift", "1 if a run would change the container.", []string{"ctid", "name"}},
 	{"phx_container_restart_required", "Options of the container whose values wait for a restart.",
 		[]string{"ctid", "name"}},
@@ -120,7 +122,7 @@ func parseMetrics(text []byte) []sample {
 	var all []sample
 	for raw := range bytes.Lines(text) {
 		m := sampleForm.FindSubmatch(bytes.TrimSuffix(raw, []byte("\n")))
-		if m == nil {
+		if m == nil || !utf8.Valid(raw) {
 			continue
 		}
 		s := sample{string(m[1]), string(m[2]), string(m[3])}
@@ -193,11 +195,11 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 	if r.status >= 0 {
 		m.add("phx_last_run_exit_status", float64(r.status), kind)
 	}
-	m.add("phx_last_run_duration_seconds", r.end.Sub(r.start).Seconds(), kind)
+	m.add("phx_last_run_duration_seconds", float64(r.end.Sub(r.start).Milliseconds())/1000, kind)
 
 	tally := map[string]int{"changed": 0, "unchanged": 0, "failed": 0, "skipped": 0, "unfinished": 0}
 	changes := 0
-	gone := map[string]bool{} // containers by id, and gateway and proxy, of which nothing is kept
+	gone := map[string]bool{kind: true} // also containers by id, gateway and proxy: nothing is kept of them
 	for _, id := range r.order {
 		c := r.containers[id]
 		tally[c.became()]++
@@ -306,7 +308,7 @@ func keep(old []sample, m metrics, gone map[string]bool, now time.Time) []sample
 		container := strings.HasPrefix(s.family, "phx_container_")
 		switch {
 		case replaced[key{s.family, first}]:
-		case (container || strings.HasPrefix(s.family, "phx_certificate_")) && gone[first]:
+		case !strings.HasPrefix(s.family, "phx_last_success_") && gone[first]:
 		case container && long[first]:
 		case s.family == "phx_root_not_after_timestamp_seconds" && slices.ContainsFunc(m, func(n sample) bool {
 			return n.family == s.family
