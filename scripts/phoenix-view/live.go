@@ -173,8 +173,7 @@ func (l *live) draw() {
 
 // rows returns the lines that are redrawn, fewer than the terminal has.
 func (l *live) rows(r *run) []line {
-	switch r.action() {
-	case "status", "check":
+	if a := r.action(); a == "status" || a == "check" || r.dryRun() {
 		return []line{{{dim, l.counts(r)}}}
 	}
 	if l.fits(r) {

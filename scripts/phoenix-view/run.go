@@ -400,14 +400,18 @@ func (r *run) ending() ending {
 	if r.status > 0 || r.begin == nil || !r.done {
 		return broken
 	}
+	end := well
 	for _, c := range r.containers {
 		switch c.outcome() {
 		case failed, skipped:
 			return broken
 		case changed:
 			if r.dryRun() {
-				return different
+				end = different
 			}
+		}
+		if e := c.last("ct.status"); e != nil && e.condition() != asConfigured {
+			end = different
 		}
 	}
 	for _, p := range r.points {
@@ -415,5 +419,5 @@ func (r *run) ending() ending {
 			return broken
 		}
 	}
-	return well
+	return end
 }

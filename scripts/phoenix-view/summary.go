@@ -246,8 +246,8 @@ func (s *summary) listed(name, words string) []line {
 	if words == "" {
 		return []line{text("  ", name)}
 	}
-	rows := s.out.wrapped("    ", plainText, "  "+name+": "+words)
-	rows[0][0].text = ""
+	rows := s.out.wrapped("    ", plainText, name+": "+words)
+	rows[0][0].text = "  "
 	return rows
 }
 
@@ -310,10 +310,10 @@ func counts(r *run) string {
 	case "status":
 		for _, c := range r.containers {
 			if e := c.last("ct.status"); e != nil {
-				have[statusOf(e)]++
+				have[e.condition()]++
 			}
 		}
-		words = []string{"missing", "stopped", "differs", "as it should be"}
+		words = []string{"missing", "not as configured", asConfigured}
 	default:
 		for _, c := range r.containers {
 			have[c.outcome().String()]++

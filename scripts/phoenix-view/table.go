@@ -26,19 +26,18 @@ func pointLines(r *run, e *event) []line {
 	return all
 }
 
-// statusOf says in a word how a container is.
-func statusOf(e *event) string {
+// asConfigured is the condition of a container that no run would change.
+const asConfigured = "as it should be"
+
+// condition says in a word how a ct.status finds its container.
+func (e *event) condition() string {
 	switch {
 	case e.State == "missing":
-		return "missing"
-	case e.State == "stopped" && !e.Template && slices.ContainsFunc(e.Drift, func(d string) bool {
-		return strings.HasPrefix(d, "start")
-	}):
-		return "stopped"
+		return e.State
 	case len(e.Drift) > 0 || len(e.Restart) > 0 || e.NotInForce:
-		return "differs"
+		return "not as configured"
 	}
-	return "as it should be"
+	return asConfigured
 }
 
 // statusLines shows how all is.
