@@ -397,7 +397,7 @@ func newRow(c *container, r *run, works []*work) row {
 				better("unchanged")
 			}
 			for _, command := range e.Commands[:min(len(e.Commands), maxList)] {
-				row.Commands = append(row.Commands, shownText(shellWords(command)))
+				row.Commands = append(row.Commands, shownText(quote(command)))
 			}
 			for _, f := range e.Files[:min(len(e.Files), maxList)] {
 				row.Diffs = append(row.Diffs, newDiff(f))
@@ -510,21 +510,6 @@ func newDiff(f fileChange) diff {
 		d.Lines = append(d.Lines, diffLine{tone, l})
 	}
 	return d
-}
-
-// shellWords returns a command as one would type it.
-func shellWords(args []string) string {
-	var words []string
-	for _, arg := range args {
-		plain := arg != "" && strings.IndexFunc(arg, func(r rune) bool {
-			return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("%+,-./:=@_", r)
-		}) < 0
-		if !plain {
-			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-		}
-		words = append(words, arg)
-	}
-	return strings.Join(words, " ")
 }
 
 // newTimeline returns nil where no work took any time.
