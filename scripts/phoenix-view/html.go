@@ -487,7 +487,7 @@ func newRow(c *container, r *run, works []*work) row {
 		for _, s := range works {
 			total += s.end.Sub(s.start)
 		}
-		if total > 0 {
+		if total >= 50*time.Millisecond {
 			row.Took = lasted(total)
 		}
 	}

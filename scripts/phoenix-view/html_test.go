@@ -24,9 +24,8 @@ var keepDir = flag.String("keep", "", "a `directory` for the pages and pictures 
 
 // A script writes a stream of events, as the programs would.
 type script struct {
-	out   bytes.Buffer
-	now   time.Time
-	limit time.Time
+	out bytes.Buffer
+	now time.Time
 }
 
 func newScript() *script { return &script{now: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)} }

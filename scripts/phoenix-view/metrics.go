@@ -38,7 +38,7 @@ var families = []family{
 	{"phx_last_run_exit_status", "Exit status of phoenix in the last run of the kind, where it is known.",
 		[]string{"kind"}},
 	{"phx_last_run_duration_seconds", "How long the last run of the kind took.", []string{"kind"}},
-	{"phx_last_run_containers", "Containers in the last run of the kind, by what became of them.",
+	{"phx_last_run_containers", "Containers in the last run of the kind, by what became of them, or differs.",
 		[]string{"kind", "result"}},
 	{"phx_last_run_changes", "Changes in the last run of the kind.", []string{"kind"}},
 	{"phx_last_run_warnings", "Warnings in the last run of the kind.", []string{"kind"}},
@@ -197,7 +197,7 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 	}
 	m.add("phx_last_run_duration_seconds", float64(r.end.Sub(r.start).Milliseconds())/1000, kind)
 
-	tally := map[string]int{"changed": 0, "unchanged": 0, "failed": 0, "skipped": 0, "unfinished": 0}
+	tally := map[string]int{"changed": 0, "unchanged": 0, "differs": 0, "failed": 0, "skipped": 0, "unfinished": 0}
 	changes := 0
 	gone := map[string]bool{kind: true} // also containers by id, gateway and proxy: nothing is kept of them
 	for _, id := range r.order {
@@ -221,8 +221,7 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 		}
 		if told != nil {
 			m.add("phx_container_observed_timestamp_seconds", unixSeconds(end), ctid, c.name)
-			wants := len(told.Drift) > 0 || told.State == "missing" || told.Event == "ct.preview" && told.Changed
-			m.add("phx_container_drift", oneIf(wants), ctid, c.name)
+			m.add("phx_container_drift", oneIf(told.differs()), ctid, c.name)
 			if told.Event != "ct.preview" { // which tells neither
 				m.add("phx_container_restart_required", float64(len(told.Restart)), ctid, c.name)
 				m.add("phx_container_firewall_not_in_force", oneIf(told.NotInForce), ctid, c.name)
@@ -266,23 +265,23 @@ func (m *metrics) certificates(service string, e *event) {
 	*m = slices.DeleteFunc(*m, func(s sample) bool {
 		return strings.HasPrefix(s.family, "phx_certificate_") && s.first() == service
 	})
+	all := e.Certificates
+	for _, name := range e.Names {
+		if len(e.Certificates) == 0 { // then none has been asked for
+			all = append(all, certificate{Name: name, NotAfter: e.NotAfter})
+		}
+	}
 	named := map[string]bool{}
-	add := func(c certificate) {
+	for _, c := range all {
 		if c.Name == "" || named[shownLabel(c.Name)] {
-			return
+			continue
 		}
 		named[shownLabel(c.Name)] = true
-		m.add("phx_certificate_valid", oneIf(c.Error == ""), service, c.Name)
+		if len(e.Certificates) > 0 {
+			m.add("phx_certificate_valid", oneIf(c.Error == ""), service, c.Name)
+		}
 		if !c.NotAfter.IsZero() {
 			m.add("phx_certificate_not_after_timestamp_seconds", unixSeconds(c.NotAfter), service, c.Name)
-		}
-	}
-	for _, c := range e.Certificates {
-		add(c)
-	}
-	for _, name := range e.Names {
-		if len(e.Certificates) == 0 {
-			add(certificate{Name: name, NotAfter: e.NotAfter})
 		}
 	}
 }
@@ -320,8 +319,20 @@ func keep(old []sample, m metrics, gone map[string]bool, now time.Time) []sample
 	return kept
 }
 
+// differs reports whether an event of a run that only looks tells that another one
+// would change the container.
+func (e *event) differs() bool {
+	switch e.Event {
+	case "ct.status":
+		return len(e.Drift) > 0 || e.State == "missing"
+	case "ct.preview":
+		return e.Changed
+	}
+	return false
+}
+
 // became says what a run has made of a container: changed, unchanged, failed,
-// skipped or unfinished.
+// skipped or unfinished, and differs where it has only looked.
 func (c *container) became() string {
 	o := c.outcome()
 	switch {
@@ -329,6 +340,8 @@ func (c *container) became() string {
 		return "failed"
 	case o == waiting, o == working:
 		return "unfinished"
+	case o <= changed && slices.ContainsFunc(c.results, (*event).differs):
+		return "differs"
 	}
 	return o.String()
 }

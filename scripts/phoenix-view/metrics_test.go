@@ -134,6 +134,9 @@ func TestMetrics(t *testing.T) {
 	check(t, got, map[string]float64{
 		`phx_last_success_timestamp_seconds{kind="run"}`:                          seconds(40),
 		`phx_last_run_success{kind="status"}`:                                     0,
+		`phx_last_run_containers{kind="status",result="differs"}`:                 1,
+		`phx_last_run_containers{kind="status",result="failed"}`:                  2,
+		`phx_last_run_containers{kind="status",result="unchanged"}`:               1,
 		`phx_container_drift{ctid="101",name="Nginx-Phoenix"}`:                    1,
 		`phx_container_drift{ctid="103",name="Step-CA"}`:                          1,
 		`phx_container_drift{ctid="900",name="Copy-Base"}`:                        0,
