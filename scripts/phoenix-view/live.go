@@ -22,11 +22,11 @@ type live struct {
 	now      func() time.Time
 	mu       *sync.Mutex // guards what follows, and the run
 
-	run   *run
-	notes map[int]string // the last message about a container that is worked on
-	above []line         // that is still to be written
-	gone  int            // how many lines of above are left out
-	ended *run           // its last lines are to stay
+	run    *run
+	notes  map[int]string // the last message about a container that is worked on
+	above  []string       // what is still to be written, and stays
+	gone   int            // how many lines of above are left out
+	redraw bool           // what is on the terminal may look otherwise there
 
 	wake   chan struct{}
 	closed chan struct{} // by close
@@ -45,8 +45,13 @@ func newLive(out *screen, mu *sync.Mutex, messages bool, now func() time.Time) *
 	return l
 }
 
-func (l *live) say(lines ...line) {
-	l.above = append(l.above, lines...)
+func (l *live) say(lines ...line) { l.stay(0, lines) }
+
+// stay adds lines that stay, each cut to some columns unless these are 0.
+func (l *live) stay(columns int, lines []line) {
+	for _, row := range lines {
+		l.above = append(l.above, l.out.format(row, columns))
+	}
 	if over := len(l.above) - maxAbove; over > 0 {
 		l.above = l.above[over:]
 		l.gone += over
@@ -88,7 +93,7 @@ func (l *live) message(r *run, m message) {
 
 func (l *live) end(r *run) {
 	if l.run == r {
-		l.above = append(l.above, l.last(r)...)
+		l.stay(l.out.columns-1, l.last(r))
 	}
 	l.run, l.notes = nil, map[int]string{}
 	l.poke()
@@ -117,8 +122,7 @@ func (l *live) loop() {
 			l.draw()
 			return
 		case <-resized:
-			l.out.measure()
-			l.drawn = append(l.drawn[:0:0], make([]string, len(l.drawn))...) // all of them, again
+			l.resize()
 		case <-l.wake:
 		case <-tick.C:
 		}
@@ -130,11 +134,19 @@ func (l *live) loop() {
 	}
 }
 
+// resize looks how large the terminal is now. All is drawn again.
+func (l *live) resize() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out.measure()
+	l.redraw = true
+}
+
 // draw brings the terminal up to date.
 func (l *live) draw() {
 	l.mu.Lock()
-	above, gone := l.above, l.gone
-	l.above, l.gone = nil, 0
+	above, gone, redraw := l.above, l.gone, l.redraw
+	l.above, l.gone, l.redraw = nil, 0, false
 	var rows []string
 	if l.run != nil {
 		for _, row := range l.rows(l.run) {
@@ -145,7 +157,7 @@ func (l *live) draw() {
 
 	var b strings.Builder
 	first := 0 // of the rows that differ from what is drawn
-	if len(above) == 0 && gone == 0 {
+	if len(above) == 0 && gone == 0 && !redraw {
 		for first < min(len(rows), len(l.drawn)) && rows[first] == l.drawn[first] {
 			first++
 		}
@@ -162,7 +174,7 @@ func (l *live) draw() {
 		fmt.Fprintf(&b, "(%d lines left out)\n", gone)
 	}
 	for _, row := range above {
-		b.WriteString(l.out.format(row, 0) + "\n")
+		b.WriteString(row + "\n")
 	}
 	for _, row := range rows[first:] {
 		b.WriteString(row + "\n")

@@ -10,6 +10,9 @@ import (
 // maxNames is how many containers are named where there is nothing to say of each.
 const maxNames = 12
 
+// maxChanges is how many changes of a container are named: the log has all.
+const maxChanges = 20
+
 // maxTable is how many containers of a run that is over have a line each.
 const maxTable = 100
 
@@ -86,7 +89,11 @@ func (s *summary) runLines() []line {
 	var rows []line
 	for _, c := range r.with(changed) {
 		if !r.dryRun() {
-			rows = append(rows, s.listed(c.label(), strings.Join(distinct(c.changes()), ", "))...)
+			all := distinct(c.changes())
+			if more := len(all) - maxChanges; more > 0 {
+				all = append(all[:maxChanges], fmt.Sprintf("and %d more", more))
+			}
+			rows = append(rows, s.listed(c.label(), strings.Join(all, ", "))...)
 		}
 	}
 	if r.dryRun() {

@@ -104,7 +104,11 @@ func (v *view) end() {
 		}
 		v.display.say(s.lines()...)
 	case ended != well:
-		v.tell(s.lines())
+		var points []line
+		for _, e := range r.points {
+			points = append(points, happened(r, e, true)...)
+		}
+		v.tell(append(points, s.lines()...))
 	case r.action() == "status" || r.action() == "check":
 	case slices.ContainsFunc(r.order, func(id int) bool { return r.containers[id].outcome() == changed }):
 		v.out.print(s.lines()...)
