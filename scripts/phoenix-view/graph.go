@@ -219,7 +219,7 @@ func (g *graph) place() {
 			continue
 		}
 		columns := 1
-		for columns < 5 && len(b.ids) > 8*columns*columns {
+		for columns < 4 && len(b.ids) > 8*columns*columns {
 			columns++
 		}
 		rows := (len(b.ids) + columns - 1) / columns
