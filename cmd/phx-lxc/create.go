@@ -227,15 +227,16 @@ func (j *job) lockSource() {
 	}
 	j.begins(fmt.Sprintf("waiting for another clone of %d", j.c.CloneFrom))
 	j.source.copying.Lock()
+	j.begins("")
 }
 
 // clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
+	j.doing = "clone"
 	j.lockSource()
 	defer j.source.copying.Unlock()
 
 	start := time.Now()
-	j.doing = "clone"
 	id := j.c.CloneFrom
 	from, expected, err := j.chooseSource(ctx)
 	if err != nil {

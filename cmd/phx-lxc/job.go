@@ -33,13 +33,13 @@ type options struct {
 // job is the work on one container.
 type job struct {
 	c           *config.Container
-	external    []int                                                  // guests outside of the configuration that it depends on
-	plan        config.Plan                                            // that the container belongs to
-	options     options                                                // dryRun, too, where the plan asks for it
-	source      *cloneSource                                           // nil for a container that is not cloned
-	states      func() (map[int]string, error)                         // of all containers, by pct list
-	once        func(name string, waits func(), do func() error) error // see round.once
-	guest       func(id int) error                                     // why a guest outside of the configuration is not ready
+	external    []int                          // guests outside of the configuration that it depends on
+	plan        config.Plan                    // that the container belongs to
+	options     options                        // dryRun, too, where the plan asks for it
+	source      *cloneSource                   // nil for a container that is not cloned
+	states      func() (map[int]string, error) // of all containers, by pct list
+	once        func(name string, waits func(), do func() error) error
+	guest       func(id int) error // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
 	config      func() (*config.Text, error) // the file of the plan
 	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off

@@ -191,6 +191,9 @@ END
 	if answer.Stage != "bootstrap" || answer.Error != "no step_cli is to be had" || answer.NotAfter.IsZero() {
 		t.Errorf("answer %+v", answer)
 	}
+	if want := "service check bootstrap"; strings.Join(begun, " ") != want {
+		t.Errorf("begun %q, want %s", begun, want)
+	}
 	for _, file := range []string{staticFile, dynamicFile, rootFile, unitFile, proxyFile, takenFile,
 		"/run/active.traefik"} {
 		if _, err := os.Stat(file); err != nil {

@@ -137,8 +137,29 @@ func readLines(r io.Reader, each func(raw []byte, whole bool) error) error {
 	}
 }
 
-// start is how each run begins: programs of phx write the name of an event first.
-var start = []byte(`{"event":"plan.started"`)
+// Programs of phx write the name of an event first.
+var (
+	start = []byte(`{"event":"plan.started"`)
+	early = []byte(`{"event":"warning"`) // of phx-plan, before the plan
+)
+
+// withWarnings returns where the warnings begin that stand immediately before an
+// offset of a log, as far as they are not very many.
+func withWarnings(file io.ReaderAt, offset int64) (int64, error) {
+	buf := make([]byte, min(offset, 256<<10))
+	if _, err := file.ReadAt(buf, offset-int64(len(buf))); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	for len(buf) > 0 {
+		i := bytes.LastIndexByte(buf[:len(buf)-1], '\n') + 1
+		if !bytes.HasPrefix(buf[i:], early) {
+			break
+		}
+		offset -= int64(len(buf) - i)
+		buf = buf[:i]
+	}
+	return offset, nil
+}
 
 // lastRun returns where the last run of a log begins, 0 where none is found.
 func lastRun(file io.ReaderAt, size int64) (int64, error) {
@@ -156,7 +177,7 @@ func lastRun(file io.ReaderAt, size int64) (int64, error) {
 				break
 			}
 			if i > 0 && part[i-1] == '\n' || from+int64(i) == 0 {
-				return from + int64(i), nil
+				return withWarnings(file, from+int64(i))
 			}
 			part = part[:i]
 		}

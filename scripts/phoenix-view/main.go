@@ -260,7 +260,7 @@ func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) e
 			e = nil
 		}
 		log.add(raw, e)
-		if e != nil && e.Event == "plan.started" {
+		if e != nil && now.isOver(e) {
 			end()
 		}
 		if e != nil {
@@ -361,7 +361,7 @@ func readRuns(r io.Reader, each func(*run) error) error {
 		if !whole || err != nil {
 			return nil
 		}
-		if e.Event == "plan.started" && now.begin != nil {
+		if now.isOver(e) {
 			if err := end(); err != nil {
 				return err
 			}

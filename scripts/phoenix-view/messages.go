@@ -12,6 +12,9 @@ const maxMessage = 8 << 10
 // maxKept is how many bytes of messages are kept that are perhaps shown at the end.
 const maxKept = 1 << 20
 
+// maxUntold is how many messages are shown at the end that no event says.
+const maxUntold = 40
+
 // A message is a line that a program has written to its stderr.
 type message struct {
 	line string // as it is, without its newline
@@ -26,7 +29,8 @@ type message struct {
 var (
 	ofProgram   = regexp.MustCompile(`^(phx-(?:plan|lxc|ca-export|fingerprint|nginx|traefik)): (.*)$`)
 	ofContainer = regexp.MustCompile(`^([1-9][0-9]{2,8})(?: [^:]*)?: (.*)$`)
-	ofCA        = regexp.MustCompile(`^wrote .*: SHA-256 |^.* is unchanged: SHA-256 `) // ca.exported says it
+	ofCA        = regexp.MustCompile(`^wrote .*: SHA-256 |^.* is unchanged: SHA-256 `)   // ca.exported says it
+	ofEnding    = regexp.MustCompile(`^stopped by |^the event stream ended too early: `) // the summary says it
 	ofPlace     = regexp.MustCompile(`^(.*:[0-9]+:[0-9]+: )?warning: `)
 )
 
@@ -61,7 +65,7 @@ func (s *sorter) message(line string) message {
 		m.text = c[2]
 		m.said = true
 	} else {
-		m.said = ofCA.MatchString(p[2]) || s.isShown(p[2])
+		m.said = ofCA.MatchString(p[2]) || ofEnding.MatchString(p[2]) || s.isShown(p[2])
 	}
 	s.last[program] = m
 	return m
@@ -90,17 +94,35 @@ func note(set map[string]bool, text string) {
 	}
 }
 
-// kept are the last lines of something, up to maxKept bytes.
+// kept are the last messages, up to maxKept bytes.
 type kept struct {
-	lines []string
-	bytes int
-	gone  int // how many came before
+	messages []message
+	bytes    int
+	gone     int // how many came before
 }
 
-func (k *kept) add(line string) {
-	k.lines = append(k.lines, line)
-	for k.bytes += len(line); k.bytes > maxKept; k.gone++ {
-		k.bytes -= len(k.lines[0])
-		k.lines = k.lines[1:]
+func (k *kept) add(m message) {
+	k.messages = append(k.messages, m)
+	for k.bytes += len(m.line); k.bytes > maxKept; k.gone++ {
+		k.bytes -= len(k.messages[0].line)
+		k.messages = k.messages[1:]
 	}
+}
+
+// untold returns the messages that events should say, and that none has said: those
+// about containers of which the events tell no end, and all where the run has failed
+// and no event tells of a failure.
+func (k *kept) untold(r *run) []message {
+	if e := r.ending(); e != broken && e != stopped {
+		return nil
+	}
+	all := r.ending() == broken && !r.anyFailure()
+	var found []message
+	for _, m := range k.messages {
+		c := r.containers[m.ctid]
+		if all || m.ctid != 0 && (c == nil || c.outcome() <= working) {
+			found = append(found, m)
+		}
+	}
+	return found[max(0, len(found)-maxUntold):]
 }

@@ -53,7 +53,10 @@ func (c *container) state(r *run, note string, now time.Time) line {
 		}
 		return state
 	}
-	state := line{{looks[o], pad(o.String(), len("unchanged"))}, {plainText, "  " + lasted(c.took(r.end))}}
+	state := line{{looks[o], pad(o.String(), len("unchanged"))}}
+	if took := c.took(r.end); took > 0 {
+		state = append(state, span{plainText, "  " + lasted(took)})
+	}
 	if stages := c.stageTimes(); stages != "" {
 		state = append(state, span{dim, "  " + stages})
 	}
@@ -69,11 +72,11 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// stageTimes names the stages that are over, each with the time that it took.
+// stageTimes names the stages that are over and took some time, each with that.
 func (c *container) stageTimes() string {
 	var all []string
 	for _, s := range c.stages {
-		if !s.end.IsZero() {
+		if s.end.Sub(s.start) >= 100*time.Millisecond {
 			all = append(all, s.name+" "+lasted(s.end.Sub(s.start)))
 		}
 	}

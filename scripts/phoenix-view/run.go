@@ -236,6 +236,11 @@ func (e *event) isFailure() bool {
 	return false
 }
 
+// isOver reports whether e belongs to the next run: phx-plan warns before it plans.
+func (r *run) isOver(e *event) bool {
+	return r.done && e.Event != "run.ended" || r.begin != nil && e.Event == "plan.started"
+}
+
 // An outcome is what has become of a container.
 type outcome int
 

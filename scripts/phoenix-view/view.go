@@ -47,7 +47,7 @@ func (v *view) event(raw []byte, e *event, err error) {
 		}
 		return
 	}
-	if e.Event == "plan.started" && v.run.begin != nil {
+	if v.run.isOver(e) {
 		v.end()
 	}
 	v.run.observe(e)
@@ -62,12 +62,12 @@ func (v *view) message(text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.display == nil {
-		v.all.add(text)
+		v.all.add(message{line: text})
 		return
 	}
 	m := v.sorter.message(text)
 	if m.said {
-		v.hidden.add(text)
+		v.hidden.add(m)
 	}
 	v.display.message(v.run, m)
 }
@@ -95,11 +95,10 @@ func (v *view) end() {
 	ended := r.ending()
 	switch {
 	case !v.quiet:
-		// What has failed and is no event has been said by a message alone.
-		if ended == broken && !r.anyFailure() && len(v.hidden.lines) > 0 {
-			v.display.say(text("The programs said:"))
-			for _, m := range v.hidden.lines {
-				v.display.say(text("  ", m))
+		if untold := v.hidden.untold(r); untold != nil {
+			v.display.say(nil, line{{bold, "The programs have said:"}})
+			for _, m := range untold {
+				v.display.say(text("  ", m.line))
 			}
 		}
 		v.display.say(s.lines()...)
@@ -121,8 +120,8 @@ func (v *view) tell(lines []line) {
 	if v.all.gone > 0 {
 		fmt.Fprintf(os.Stderr, "phoenix-view: %d more lines of messages came before\n", v.all.gone)
 	}
-	for _, m := range v.all.lines {
-		fmt.Fprintln(os.Stderr, escape(m))
+	for _, m := range v.all.messages {
+		fmt.Fprintln(os.Stderr, escape(m.line))
 	}
 	v.all = kept{}
 	v.out.print(lines...)

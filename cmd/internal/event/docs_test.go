@@ -205,9 +205,9 @@ func named(usage, title string) []string {
 func programEvents(t *testing.T, dir string) (reads, writes []string) {
 	t.Helper()
 	source := goSource(t, dir)
-	serviceSource := ""
+	all := source
 	if strings.Contains(source, `/cmd/internal/service"`) {
-		serviceSource = goSource(t, "../service")
+		all += goSource(t, "../service")
 	}
 	names, types := map[string]string{}, map[string]string{}
 	declared := regexp.MustCompile(`(?m)^\t(Name\w+) += "([^"]+)"$`)
@@ -216,12 +216,12 @@ func programEvents(t *testing.T, dir string) (reads, writes []string) {
 		types[reflect.TypeOf(bodyOf(t, m[2])).Name()] = m[2]
 	}
 	// A pointer to an empty struct is there to be decoded into.
-	for _, m := range regexp.MustCompile(`(&?)\bevent\.(\w+)(\(|\{\}?)`).FindAllStringSubmatch(source+serviceSource, -1) {
+	for _, m := range regexp.MustCompile(`(&?)\bevent\.(\w+)(\(|\{\}?)`).FindAllStringSubmatch(all, -1) {
 		if name := types[m[2]]; name != "" && m[1]+m[3] != "&{}" {
 			writes = append(writes, name)
 		}
 	}
-	for _, call := range regexp.MustCompile(`(?s)\.Next\(ctx, event\.Name.*?\)`).FindAllString(source+serviceSource, -1) {
+	for _, call := range regexp.MustCompile(`(?s)\.Next\(ctx, event\.Name.*?\)`).FindAllString(all, -1) {
 		for _, m := range regexp.MustCompile(`event\.(Name\w+)`).FindAllStringSubmatch(call, -1) {
 			if !slices.Contains(writes, names[m[1]]) {
 				reads = append(reads, names[m[1]])

@@ -113,6 +113,7 @@ func (s *Setup) lock(ctx context.Context, path string) error {
 	if errors.Is(err, flock.ErrHeld) {
 		s.Begins("waiting for another run")
 		_, err = flock.Acquire(ctx, path, packageLimit+2*time.Minute)
+		s.Begins("")
 	}
 	if errors.Is(err, flock.ErrHeld) {
 		return fmt.Errorf("another run is at work in this container: %w", err)

@@ -77,6 +77,7 @@ func (c *Container) switchTo(ctx context.Context, running bool, args ...string) 
 			return err
 		}
 	}
+	c.host.begins("")
 	return nil
 }
 

@@ -51,8 +51,8 @@ type Host struct {
 	Warn func(text string)
 
 	// Begins, if set, is told that something begins that takes time: of a wait in
-	// words, "waiting for …", and by "" of a command that does more than read. In a
-	// preview there is neither.
+	// words, "waiting for …", and by "" of a command that does more than read, and of
+	// the end of a wait. In a preview there is none of that.
 	Begins func(wait string)
 }
 

@@ -35,6 +35,9 @@ func (h *Host) lockCluster(ctx context.Context, name string) (release func(), er
 	for said := false; ; {
 		err := os.Mkdir(path, 0o755)
 		if err == nil {
+			if said {
+				h.begins("")
+			}
 			return func() { os.Remove(path) }, nil
 		}
 		if !errors.Is(err, fs.ErrExist) {
@@ -105,6 +108,9 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration,
 		lock := conf.lock()
 		switch {
 		case lock == "":
+			if waited {
+				h.begins("")
+			}
 			return conf, waited, nil
 		case time.Now().After(deadline):
 			return nil, waited, fmt.Errorf("container %d is locked (%s): "+
@@ -143,6 +149,9 @@ func (h *Host) awaitCommands(ctx context.Context, ctid int, patience time.Durati
 				return true, err
 			}
 		}
+	}
+	if waited {
+		h.begins("")
 	}
 	return waited, nil
 }

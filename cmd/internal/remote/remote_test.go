@@ -176,3 +176,35 @@ func TestLeaf(t *testing.T) {
 		t.Errorf("it links:\n%s", got)
 	}
 }
+
+// What the half in the container tells meanwhile is passed on in order, as much as
+// the host takes.
+func TestTell(t *testing.T) {
+	var said bytes.Buffer
+	peer := NewPeer(nil, &said)
+	for i := range 2 * maxNotes {
+		if told := peer.Tell(Note{Stage: "waiting for another run"}); told != (i < maxNotes) {
+			t.Errorf("stage %d: %v", i, told)
+		}
+	}
+	if !peer.Tell(Note{Warning: strings.Repeat("é", maxWarning)}) {
+		t.Error("a warning is not told")
+	}
+	if err := peer.Answer(&Answer{}); err != nil {
+		t.Fatal(err)
+	}
+	var notes []Note
+	_, err := Serve(&said, io.Discard, nil, nil, nil, func(n Note) { notes = append(notes, n) })
+	if err != nil || len(notes) != maxNotes+1 || notes[0].Stage != "waiting for another run" ||
+		!strings.HasSuffix(notes[maxNotes].Warning, " bytes more)") || len(notes[maxNotes].Warning) > maxWarning {
+		t.Errorf("%d notes, %v: %q", len(notes), err, notes)
+	}
+	gone := NewPeer(nil, brokenPipe{})
+	if gone.Tell(Note{Stage: "check"}) {
+		t.Error("told to nobody")
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }

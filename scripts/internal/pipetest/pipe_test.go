@@ -344,7 +344,9 @@ func events(ts *testscript.TestScript, neg bool, args []string) {
 		if err := json.Unmarshal([]byte(line), &ev); err != nil || !strings.HasSuffix(line, "\n") {
 			ts.Fatalf("not an event: %q", line)
 		}
-		if ev.Event == "ct.planned" || ev.Event == "ct.stage" || ev.Event == "warning" || strings.HasPrefix(ev.Event, "plan.") {
+		switch {
+		case slices.Contains([]string{"ct.planned", "ct.stage", "warning"}, ev.Event),
+			strings.HasPrefix(ev.Event, "plan."):
 			continue
 		}
 		name := ev.Event
