@@ -29,7 +29,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 	if err != nil || len(programs) != 6 {
 		t.Fatalf("%q, %v", programs, err)
 	}
-	for _, path := range programs {
+	for _, path := range append(programs, "../../../scripts/phoenix-view/main.go") {
 		program := filepath.Base(filepath.Dir(path))
 		source, err := os.ReadFile(path)
 		if err != nil {
@@ -39,7 +39,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 		if m == nil {
 			t.Fatalf("%s: no usage text", program)
 		}
-		usage, code := string(m[1]), string(source)
+		usage, code := string(m[1]), sources(t, filepath.Dir(path))
 		if strings.Contains(code, "service.Flags()") {
 			code += shared
 		}
@@ -98,7 +98,7 @@ func packages(t *testing.T, dir string) []string {
 	list.Dir = dir
 	out, err := list.Output()
 	dirs := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if err != nil || len(dirs) < 2 {
+	if err != nil || len(dirs) < 1 {
 		t.Fatalf("%s: go list: %q, %v", dir, out, err)
 	}
 	return dirs
