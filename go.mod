@@ -3,6 +3,7 @@ module thinkheads.ai/phx
 go 1.26.0
 
 require (
+	github.com/fsnotify/fsnotify v1.10.1
 	github.com/google/renameio/v2 v2.0.2
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/smallstep/cli-utils v0.12.2
