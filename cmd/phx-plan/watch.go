@@ -338,7 +338,8 @@ func (w *watch) wait(ctx context.Context, before snapshot, during int) (event.Pl
 			since, settle, during = time.Time{}, time.Time{}, 0
 			status(idle)
 		case since.IsZero(),
-			len(now.changedSince(seen)) > 0 && at.Before(since.Add(unsettled)) && at.Before(next) && during <= 1:
+			w.poll && during <= 1 && len(now.changedSince(seen)) > 0 &&
+				at.Before(since.Add(unsettled)) && at.Before(next):
 			change(settled)
 		default:
 			return event.PlanDue{Reason: event.DueChange, Paths: paths[:min(len(paths), event.MaxDuePaths)]}, now, nil
