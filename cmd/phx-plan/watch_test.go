@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,7 @@ type watched struct {
 	hint  chan struct{}
 	says  chan string // to stdin
 	due   chan event.PlanDue
+	mu    sync.Mutex
 	told  []string // to the service manager
 	ended chan error
 	stop  context.CancelFunc
@@ -39,8 +41,12 @@ func newWatched(t *testing.T) *watched {
 	w.watch = &watch{
 		look:  func() (snapshot, bool) { return maps.Clone(w.files), w.polls },
 		hints: w.hint, lines: w.says, every: time.Hour, own: "/ca",
-		emit:   func(due event.PlanDue) error { w.due <- due; return nil },
-		notify: func(state string) { w.told = append(w.told, state) },
+		emit: func(due event.PlanDue) error { w.due <- due; return nil },
+		notify: func(state string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.told = append(w.told, state)
+		},
 	}
 	return w
 }
@@ -199,10 +205,12 @@ func TestWatchdogOfADriverThatHangs(t *testing.T) {
 		w := newWatched(t)
 		w.ping = 10 * time.Second
 		pings := func(d time.Duration) (n int) {
-			synctest.Wait()
+			w.mu.Lock()
 			w.told = nil
+			w.mu.Unlock()
 			time.Sleep(d)
-			synctest.Wait()
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			for _, state := range w.told {
 				if state == "WATCHDOG=1" {
 					n++
