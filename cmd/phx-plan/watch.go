@@ -233,7 +233,7 @@ func (w *watch) driven(ctx context.Context, due event.PlanDue) error {
 		if err != nil {
 			return err
 		}
-		w.last = fmt.Sprintf("the last run ended at %s with status %d", time.Now().Format(time.TimeOnly), status)
+		w.last = fmt.Sprintf("the last run ended at %s with status %d", time.Now().Format(time.DateTime), status)
 		if status != statusLocked {
 			return nil
 		}
@@ -292,7 +292,7 @@ func (w *watch) wait(ctx context.Context, before snapshot, during int) (event.Pl
 	begun := time.Now()
 	next := begun.Add(w.every)
 	status := func(text string) { w.notify("STATUS=" + text + "; " + w.last) }
-	idle := fmt.Sprintf("Waiting for changes, until %s", next.Format(time.TimeOnly))
+	idle := fmt.Sprintf("Waiting for changes, until %s", next.Format(time.DateTime))
 	status(idle)
 
 	var since, settle time.Time // of a change that may still go on; zero without one

@@ -15,7 +15,7 @@ _phx_words() {
 	{
 		"$1" --help
 		[[ $program != phoenix ]] || for other in phx-lxc phx-ca-export; do
-			echo ===
+			echo '==='
 			"$other" --help
 		done
 	} 2>/dev/null </dev/null | LC_ALL=C.UTF-8 awk -v "program=$program" -f "$_phx_dir/words.awk" 2>/dev/null
@@ -29,14 +29,13 @@ _phx_containers() {
 }
 
 _phx() {
-	local cur=$2 path words kind word value text i option='' first=1 config='' known=() matches=() names=()
+	local cur=$2 path dir words kind word value text i option='' first=1 config='' metavariable=-
+	local before='' known=() matches=() names=() # before: of the word, what stays
 	COMPREPLY=()
 	path=$(type -P -- "$1") || path=$(type -P -- "${1##*/}") || return 0
-	# What was installed side by side is run side by side.
-	local dir
 	dir=$(readlink -f -- "$path")
 	dir=${dir%/*}
-	local PATH=$dir:$dir/../bin:$PATH
+	local PATH=$dir:$dir/../bin:$PATH # what was installed side by side is run side by side
 
 	# The option whose value this is; bash splits words at = and :.
 	i=$((COMP_CWORD - 1))
@@ -46,7 +45,6 @@ _phx() {
 	[[ $i -lt 1 || ${COMP_WORDS[i]} != --* ]] || option=${COMP_WORDS[i]}
 
 	mapfile -t words < <(_phx_words "$path")
-	local metavariable=-
 	for text in "${words[@]}"; do
 		IFS=$'\t' read -r kind word value text <<<"$text"
 		[[ $kind != option || $word != "$option" ]] || metavariable=$value
@@ -67,7 +65,6 @@ _phx() {
 		done
 	done
 
-	local before='' # of the word, what stays
 	case $metavariable in
 	*'|'*) IFS='|' read -ra known <<<"$metavariable" ;;
 	FILE | PROGRAM)
@@ -104,13 +101,14 @@ _phx() {
 	done
 	[[ $metavariable == CTID ]] || return 0
 	while read -r word text; do
-		[[ $before$word != "$cur"* && ($before || ! $cur || $text != "$cur"*) ]] ||
-			{ matches+=("$before$word") && names+=("$text"); }
+		if [[ $before$word == "$cur"* || ! $before && $text == "$cur"* ]]; then # a name stands for its id
+			matches+=("$before$word") names+=("$text")
+		fi
 	done < <(_phx_containers "$config")
 	# Names are shown beside the ids where there are several; menus insert what is shown.
 	for i in "${!matches[@]}"; do
 		text=${matches[i]}
-		[[ ${#matches[@]} -eq 1 || ${#COMPREPLY[@]} -gt 0 && ! $cur || ${COMP_TYPE-9} -eq 37 ]] || text+="  (${names[i]})"
+		[[ ${#matches[@]} -eq 1 || ${COMP_TYPE-9} -eq 37 ]] || text+="  (${names[i]})"
 		COMPREPLY+=("$text")
 	done
 }
