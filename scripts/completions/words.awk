@@ -23,8 +23,8 @@ section == "Usage" && !others {
 	for (i = 1; i <= n; i++) {
 		if (word[i] ~ /^--[a-z]/) option(word[i], word[i + 1], "")
 		if (word[i] == program && word[i + 1] ~ /^[a-z]+$/) add("verb", word[i + 1], "-", "")
-		if (word[i] ~ /^CTID…?$/ && word[i - 1] !~ /^--/) place["CTID"]
-		if (word[i] ~ /^FILE…?$/ && word[i - 1] !~ /^--/) place["FILE"]
+		if (word[i] ~ /^CTID(…)?$/ && word[i - 1] !~ /^--/) place["CTID"]
+		if (word[i] ~ /^FILE(…)?$/ && word[i - 1] !~ /^--/) place["FILE"]
 	}
 	next
 }

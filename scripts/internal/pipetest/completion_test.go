@@ -199,6 +199,11 @@ func TestCompletion(t *testing.T) {
 		if !slices.Contains(all[1], "101  (Nginx-Phoenix)") {
 			t.Errorf("names are not shown: %q", all[1])
 		}
+		if shell == "bash" { // where a name stands for its id
+			if got := completed(t, shell, dir, "phoenix status Step")[0]; !slices.Equal(got, []string{"103"}) {
+				t.Errorf("by its name: %q", got)
+			}
+		}
 		for i, got := range all {
 			got = slices.DeleteFunc(got, func(word string) bool { return strings.Contains(word, "  (") })
 			if have := strings.ReplaceAll(strings.Join(got, " "), "101,", ""); have != tests[i].want {
