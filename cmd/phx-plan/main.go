@@ -118,13 +118,12 @@ two containers that share what only one may have, both are left out.
 A change is acted on when nothing has changed for 2 s, or after 30 s; one that
 comes during a run, after it, so that a run which writes phoenix_ca.crt is
 followed by one that finds nothing to do. What was only touched, or is as it was
-after 2 s, does not count. A run that fails is not repeated before
-something changes or the time is up; one that finds another one at work is
-repeated until it can begin. What may change without the
-kernel's telling of it, as on NFS or below /etc/pve, is looked at every 15 s. As
-a service of systemd with Type=notify and NotifyAccess=all, --watch says when it
-is ready and what it waits for, and keeps WatchdogSec= content unless the driver
-hangs.
+after 2 s, does not count. A run that fails is not repeated before something
+changes or the time is up; one that finds another one at work is repeated until
+it can begin. What may change without the kernel's telling of it, as on NFS or
+below /etc/pve, is looked at every 15 s. As a service of systemd with Type=notify
+and NotifyAccess=all, --watch says when it is ready and what it waits for, and
+keeps WatchdogSec= content unless the driver hangs.
 
 Environment:
     PHX_ASSETS            With --watch: its SHA256SUMS is watched; see phx-lxc.

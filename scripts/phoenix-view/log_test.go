@@ -116,14 +116,16 @@ func TestPass(t *testing.T) {
 	var runs []string
 	ended := make(chan error, 1)
 	go func() {
-		err := pass(inRead, outWrite, &runLog{path: path, bad: func(err error) { t.Error(err) }}, func(r *run) error {
+		log := &runLog{path: path, bad: func(err error) { t.Error(err) }}
+		err := pass(inRead, outWrite, log, func(r *run) error {
 			runs = append(runs, r.action())
 			return nil
 		})
 		outWrite.Close()
 		ended <- err
 	}()
-	lines := append(plan("create", "", 900), "no JSON", strings.Repeat("x", 3<<20), at(1, "plan.done", ""), `{"event":"cut`)
+	lines := append(plan("create", "", 900),
+		"no JSON", strings.Repeat("x", 3<<20), at(1, "plan.done", ""), `{"event":"cut`)
 	for i, l := range lines {
 		if i < len(lines)-1 {
 			l += "\n"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -42,7 +43,8 @@ func title(r *run) line {
 	if r.begin.DryRun {
 		what = "dry run of " + what
 	}
-	return line{{bold, what}, {plainText, fmt.Sprintf(": %s of %s", many(len(r.begin.Order), "container"), r.begin.ConfigPath)}}
+	of := fmt.Sprintf(": %s of %s", many(len(r.begin.Order), "container"), r.begin.ConfigPath)
+	return line{{bold, what}, {plainText, of}}
 }
 
 // happened returns what there is to say of an event, on a terminal and elsewhere:
@@ -127,17 +129,19 @@ func previewLines(r *run, e *event) []line {
 	return all
 }
 
+// typed are the words that a shell takes as they are.
+var typed = regexp.MustCompile(`^[%+,\-./:=@_0-9A-Za-z]+$`)
+
 // quote returns a command as one would type it. Of a shell program it has the first
 // line.
 func quote(argv []string) string {
 	words := make([]string, len(argv))
 	for i, word := range argv {
 		if first, rest, more := strings.Cut(word, "\n"); more {
-			word = fmt.Sprintf("%s … and %s", first, many(strings.Count(strings.TrimSuffix(rest, "\n"), "\n")+1, "line"))
+			lines := strings.Count(strings.TrimSuffix(rest, "\n"), "\n") + 1
+			word = first + " … and " + many(lines, "line")
 		}
-		if word == "" || strings.ContainsFunc(word, func(r rune) bool {
-			return !strings.ContainsRune("%+,-./:=@_", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
-		}) {
+		if !typed.MatchString(word) {
 			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 		}
 		words[i] = word

@@ -47,7 +47,8 @@ func (s *summary) whole() []line {
 	r := s.run
 	var all []line
 	if r.begin != nil {
-		all = append(all, append(title(r), span{dim, r.start.Local().Format(", 2006-01-02 15:04:05")}))
+		when := span{dim, r.start.Local().Format(", 2006-01-02 15:04:05")}
+		all = append(all, append(title(r), when))
 	}
 	for _, e := range r.warnings {
 		all = append(all, happened(r, e, false)...)
@@ -74,7 +75,8 @@ func (s *summary) listing() line {
 	if s.run.begin != nil {
 		round = s.run.begin.Round
 	}
-	return append(line{{plainText, round + "  " + s.run.start.Local().Format("2006-01-02 15:04:05") + "  "}}, s.verdict()...)
+	when := s.run.start.Local().Format("2006-01-02 15:04:05")
+	return append(line{{plainText, round + "  " + when + "  "}}, s.verdict()...)
 }
 
 // runLines says what was done.
@@ -287,7 +289,8 @@ func (s *summary) verdict() line {
 	}
 	switch r.ending() {
 	case stopped:
-		return line{{red, action + ": stopped"}, {plainText, fmt.Sprintf("%s by signal %d: %s", took, r.status-128, counted)}}
+		by := fmt.Sprintf(" by signal %d: ", r.status-128)
+		return line{{red, action + ": stopped"}, {plainText, took + by + counted}}
 	case broken:
 		l := line{{red, action + ": failed"}, {plainText, took + ": " + counted}}
 		if !r.done {

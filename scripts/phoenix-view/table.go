@@ -71,7 +71,9 @@ func (s *summary) statusLines() []line {
 			ip = e.IPs[0] + ", …"
 		}
 		id, _, _ := strings.Cut(c.label(), " ")
-		table = append(table, []span{{plainText, id}, {plainText, c.name}, {look, state}, {plainText, ip}, {plainText, snapshot}})
+		table = append(table, []span{
+			{plainText, id}, {plainText, c.name}, {look, state}, {plainText, ip}, {plainText, snapshot},
+		})
 		below = append(below, s.statusNotes(e))
 	}
 	var all []line
@@ -96,9 +98,9 @@ func (s *summary) statusLines() []line {
 		all = append(append(all, nil), s.trusted(e)...)
 	}
 	if l := s.last; l != nil {
+		when := ": " + l.start.Local().Format("2006-01-02 15:04") + ", " + roughly(s.now.Sub(l.start)) + " ago: "
 		before := summary{run: l, now: s.now, out: s.out}
-		all = append(all, nil, append(line{{bold, "Last run"}, {plainText, ": " +
-			l.start.Local().Format("2006-01-02 15:04") + ", " + roughly(s.now.Sub(l.start)) + " ago: "}}, before.verdict()...))
+		all = append(all, nil, append(line{{bold, "Last run"}, {plainText, when}}, before.verdict()...))
 	}
 	return all
 }
@@ -109,7 +111,8 @@ func (s *summary) statusNotes(e *event) []line {
 	add := func(what string, look style, words []string) {
 		if len(words) > 0 {
 			rows := s.out.wrapped("        ", plainText, what+": "+strings.Join(words, ", "))
-			rows[0] = line{{plainText, "      "}, {look, what}, {plainText, strings.TrimPrefix(rows[0][1].text, what)}}
+			first := strings.TrimPrefix(rows[0][1].text, what)
+			rows[0] = line{{plainText, "      "}, {look, what}, {plainText, first}}
 			all = append(all, rows...)
 		}
 	}
@@ -157,7 +160,8 @@ func (s *summary) served(what string, c *container, e *event) []line {
 			table = append(table, []span{{plainText, "  " + cert.Name}, {red, cert.Error}, {}})
 			continue
 		}
-		table = append(table, []span{{plainText, "  " + cert.Name}, s.left(cert.NotAfter, 2*time.Hour), {plainText, cert.Issuer}})
+		holds := s.left(cert.NotAfter, 2*time.Hour)
+		table = append(table, []span{{plainText, "  " + cert.Name}, holds, {plainText, cert.Issuer}})
 	}
 	return append(all, s.aligned(table)...)
 }
@@ -182,8 +186,8 @@ func (s *summary) trusted(e *event) []line {
 	return all
 }
 
-// aligned returns the rows of a table as lines. Its columns give way where the
-// screen is narrow: the last are left out, and names are cut.
+// aligned returns the rows of a table as lines. Where the screen is too narrow for
+// its columns, the last are left out.
 func (s *summary) aligned(table [][]span) []line {
 	var widths []int
 	for _, row := range table {
@@ -194,10 +198,18 @@ func (s *summary) aligned(table [][]span) []line {
 			widths[i] = max(widths[i], width(escape(cell.text)))
 		}
 	}
+	total := 0
+	for i, w := range widths {
+		if total += w; s.out.columns > 0 && total > s.out.columns && i > 1 {
+			widths = widths[:i]
+			break
+		}
+		total += 2
+	}
 	rows := make([]line, len(table))
 	for i, row := range table {
-		for j, cell := range row {
-			if j < len(row)-1 {
+		for j, cell := range row[:min(len(row), len(widths))] {
+			if j < len(widths)-1 {
 				cell.text = pad(cell.text, widths[j]+2)
 			}
 			rows[i] = append(rows[i], cell)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,14 +35,15 @@ func at(seconds float64, name, fields string) string {
 // plan returns the first events of a run.
 func plan(action, more string, ids ...int) []string {
 	order := strings.Trim(strings.ReplaceAll(fmt.Sprint(ids), " ", ","), "[]")
-	events := []string{at(0, "plan.started", fmt.Sprintf(`"round":"R%s","action":"%s","order":[%s],"config":"/etc/c.json"%s`,
-		action, action, order, more))}
+	fields := fmt.Sprintf(`"round":"R%s","action":"%s","order":[%s],"config":"/etc/c.json"`, action, action, order)
+	events := []string{at(0, "plan.started", fields+more)}
 	for i, id := range ids {
 		needs := ""
 		if i > 0 {
 			needs = fmt.Sprint(ids[0])
 		}
-		events = append(events, at(0, "ct.planned", fmt.Sprintf(`"ctid":%d,"name":"ct-%d","needs":[%s]`, id, id, needs)))
+		fields := fmt.Sprintf(`"ctid":%d,"name":"ct-%d","needs":[%s]`, id, id, needs)
+		events = append(events, at(0, "ct.planned", fields))
 	}
 	return events
 }
@@ -180,13 +182,13 @@ func TestLive(t *testing.T) {
 	v.message("bash: line 3: 77 Killed")
 	term.shows("of /etc/c.json\nwarning: 900 ct-900: no snapshot\nbash: line 3: 77 Killed\n  900 ct-900  start 7 s")
 	feed(v,
-		at(5, "ct.ready", `"ctid":900,"name":"ct-900","changed":true,"changes":["created","started"],"elapsed_ms":4100`),
+		at(5, "ct.ready", `"ctid":900,"changed":true,"changes":["created","started"],"elapsed_ms":4100`),
 		at(5, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"clone"`))
 	term.shows("  900 ct-900  changed    4.1 s  create 2.0 s, start 2.0 s\n  103 ct-103  clone 5 s")
 	feed(v,
-		at(8, "ct.ready", `"ctid":103,"name":"ct-103","changed":false,"changes":[],"restart_required":["memory"],"elapsed_ms":3000`),
-		at(9, "ca.exported", `"ctid":103,"path":"/ca.crt","sha256":"abcdef","changed":false,"subject":"Root","not_after":"2035-12-31T15:04:12Z"`),
-		at(9, "nginx.ready", `"ctid":103,"names":["a.example"],"not_after":"2026-01-03T15:04:27Z","changed":false,"changes":[]`),
+		at(8, "ct.ready", `"ctid":103,"changed":false,"restart_required":["memory"],"elapsed_ms":3000`),
+		at(9, "ca.exported", `"ctid":103,"sha256":"abcdef","subject":"Root","not_after":"2035-12-31T15:04:12Z"`),
+		at(9, "nginx.ready", `"ctid":103,"names":["a.example"],"not_after":"2026-01-03T15:04:27Z"`),
 		at(0, "plan.done", ""))
 	v.close()
 	want := `create: 2 containers of /etc/c.json
@@ -265,7 +267,8 @@ func TestManyContainers(t *testing.T) {
 	}
 	feed(v, at(0, "plan.done", ""))
 	v.close()
-	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\ncreate: failed")
+	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\n" +
+		"create: failed")
 	term.mu.Lock()
 	raw := term.raw.String()
 	term.mu.Unlock()
@@ -279,7 +282,8 @@ func TestManyContainers(t *testing.T) {
 
 // The environment says what a terminal can do.
 func TestTerminals(t *testing.T) {
-	events := append(plan("create", "", 900), at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"create"`),
+	events := append(plan("create", "", 900),
+		at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"create"`),
 		at(2, "ct.ready", `"ctid":900,"changed":true,"changes":["created"]`), at(3, "plan.done", ""))
 	for _, test := range []struct {
 		env              map[string]string
@@ -322,18 +326,18 @@ func TestHostile(t *testing.T) {
 			v.message("\x1b[2J\x9b31m evil \xff")
 			v.message("phx-lxc: 900 x\x1b[2J: evil\x1b[2J")
 			events := plan(action, dry, 900, 103, 102)
-			for _, name := range []string{"ct.planned", "warning", "check.point", "ct.stage", "ct.ready", "ct.started",
-				"ct.removed", "ct.status", "ct.preview", "ct.failed", "ct.skipped", "ca.exported", "ca.failed", "ca.status",
-				"ca.rotation", "nginx.ready", "nginx.failed", "nginx.status", "traefik.ready", "traefik.status"} {
+			for name := range strings.FieldsSeq("ct.planned warning check.point ct.stage ct.ready ct.started " +
+				"ct.removed ct.status ct.preview ct.failed ct.skipped ca.exported ca.failed ca.status ca.rotation nginx.ready " +
+				"nginx.failed nginx.status traefik.ready traefik.status") {
 				fields := `"ctid":900,"changed":true,"files":[{"path":"E","diff":"+E\n-E"}],"commands":[["E","a b"]],` +
 					`"certificates":[{"name":"E","issuer":"E","error":"E"},{"name":"E","issuer":"E","sha256":"E"}],` +
 					`"applied":{"E":"E"},"not_after":"2026-01-03T15:04:27Z","firewall_not_in_force":true`
-				for _, text := range []string{"name", "program", "stage", "text", "point", "result", "remedy", "error", "reason",
-					"state", "lock", "ha", "ip", "path", "sha256", "also", "pinned", "serves", "subject", "ca_url", "step",
-					"address"} {
+				for text := range strings.FieldsSeq("name program stage text point result remedy error reason state " +
+					"lock ha ip path sha256 also pinned serves subject ca_url step address") {
 					fields += `,"` + text + `":"E"`
 				}
-				for _, list := range []string{"changes", "restart_required", "template_differs", "snapshots", "drift", "names", "ips"} {
+				for list := range strings.FieldsSeq("changes restart_required template_differs snapshots drift " +
+					"names ips") {
 					fields += `,"` + list + `":["E","E"]`
 				}
 				events = append(events, at(1, name, strings.ReplaceAll(fields, "E", evil)))
@@ -349,7 +353,7 @@ func TestHostile(t *testing.T) {
 					t.Fatalf("%s%s: %q is written: %q", action, dry, r, raw)
 				}
 			}
-			if strings.Contains(strings.ReplaceAll(raw, "\r\n", ""), "\r") && strings.Count(raw, "\r\x1b[") != strings.Count(strings.ReplaceAll(raw, "\r\n", ""), "\r") {
+			if n := strings.Count(strings.ReplaceAll(raw, "\r\n", ""), "\r"); n != strings.Count(raw, "\r\x1b[") {
 				t.Errorf("%s%s: a carriage return is written: %q", action, dry, raw)
 			}
 		}
@@ -359,27 +363,31 @@ func TestHostile(t *testing.T) {
 // What is no event of a run, or no whole run, is shown as far as it goes.
 func TestOddStreams(t *testing.T) {
 	ready := at(2, "ct.ready", `"ctid":900,"name":"base","changed":true,"changes":["created"]`)
+	create, stop := plan("create", "", 900), plan("stop", "", 900)
+	done := at(3, "plan.done", "")
 	for name, test := range map[string]struct {
-		events []string
+		events [][]string
 		want   []string
 	}{
-		"nothing":         {nil, nil},
-		"no JSON":         {[]string{"x", `["event"]`, `{"event":""}`, `{"event":"ct.ready","ctid":"x"}`}, []string{"4 lines not shown"}},
-		"long":            {[]string{strings.Repeat("x", 5<<20), ready}, []string{"base: changed: created"}},
-		"no plan.started": {[]string{ready}, []string{"  900 base: created", "run: failed", "it has ended early"}},
-		"two runs": {append(append(plan("create", "", 900), ready, at(3, "plan.done", "")),
-			append(plan("stop", "", 900), at(4, "ct.stopped", `"ctid":900,"changed":true`), at(5, "plan.done", ""))...),
-			[]string{"create: all well after 3.0 s: 1 changed", "stop: all well after 5.0 s: 1 changed"}},
-		"warnings between two runs": {append(append(plan("stop", "", 900), at(1, "plan.done", ""), at(1, "run.ended", `"status":0`),
-			at(2, "warning", `"program":"phx-plan","text":"odd"`)), append(plan("create", "", 900), at(3, "plan.done", ""))...),
-			[]string{"stop: all well after 1.0 s: 1 not begun\nwarning: odd\ncreate: "}},
-		"unknown": {append(plan("create", "", 900), at(1, "something.new", `"ctid":900,"error":"x"`), ready, at(3, "plan.done", "")),
+		"nothing": {nil, nil},
+		"no JSON": {[][]string{{"x", `["event"]`, `{"event":""}`, `{"event":"ct.ready","ctid":"x"}`}},
+			[]string{"4 lines not shown"}},
+		"long": {[][]string{{strings.Repeat("x", 5<<20), ready}}, []string{"base: changed: created"}},
+		"no plan.started": {[][]string{{ready}},
+			[]string{"  900 base: created", "run: failed", "it has ended early"}},
+		"two runs": {[][]string{create, {ready, done}, stop, {at(4, "ct.stopped", `"ctid":900,"changed":true`), done}},
+			[]string{"create: all well after 3.0 s: 1 changed", "stop: all well after 4.0 s: 1 changed"}},
+		"warnings between two runs": {[][]string{stop, {done, at(3, "run.ended", `"status":0`),
+			at(4, "warning", `"program":"phx-plan","text":"odd"`)}, create, {done}},
+			[]string{"stop: all well after 3.0 s: 1 not begun\nwarning: odd\ncreate: "}},
+		"unknown": {[][]string{create, {at(1, "something.new", `"ctid":900,"error":"x"`), ready, done}},
 			[]string{"create: all well"}},
-		"killed": {append(plan("create", "", 900, 103), at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"clone"`),
-			at(2, "run.ended", `"status":137`)),
-			[]string{"Not finished:\n  900 ct-900: clone\nNothing done: 103 ct-103\n", "create: stopped after 2.0 s by signal 9: 1 not finished, 1 not begun"}},
+		"killed": {[][]string{plan("create", "", 900, 103), {
+			at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"clone"`), at(2, "run.ended", `"status":137`)}},
+			[]string{"Not finished:\n  900 ct-900: clone\nNothing done: 103 ct-103\n",
+				"create: stopped after 2.0 s by signal 9: 1 not finished, 1 not begun"}},
 	} {
-		have := shown(t, false, test.events, nil)
+		have := shown(t, false, slices.Concat(test.events...), nil)
 		for _, want := range test.want {
 			if !strings.Contains(have, want) {
 				t.Errorf("%s: %q is not in\n%s", name, want, have)
@@ -422,21 +430,28 @@ func TestQuiet(t *testing.T) {
 		return at(2, "ct.ready", fmt.Sprintf(`"ctid":900,"name":"base","changed":%t,"changes":["created"]`, changed))
 	}
 	done := at(3, "plan.done", "")
+	started := plan("create", "", 900)
+	started = started[:len(started):len(started)]
+	ended := func(status string) string { return at(4, "run.ended", `"status":`+status) }
+	point := func(result string) string {
+		return at(1, "check.point", `"point":"x","text":"y","result":"`+result+`"`)
+	}
 	warning := at(1, "warning", `"program":"phx-lxc","text":"something"`)
 	for name, test := range map[string]struct {
 		events []string
 		want   string // in what is shown, "" for nothing
 	}{
-		"unchanged":  {append(plan("create", "", 900), warning, ready(false), done), ""},
-		"changed":    {append(plan("create", "", 900), ready(true), done), "Changed:\n  900 base: created\n"},
-		"failed":     {append(plan("create", "", 900), at(1, "ct.failed", `"ctid":900,"error":"x"`), done), "Failed:"},
-		"cut short":  {append(plan("create", "", 900), ready(false)), "it has ended early"},
-		"status 1":   {append(plan("create", "", 900), ready(false), done, at(4, "run.ended", `"status":1`)), "create: failed"},
-		"status 0":   {append(plan("create", "", 900), ready(false), done, at(4, "run.ended", `"status":0`)), ""},
-		"as it was":  {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900,"state":"running"`), done), ""},
-		"drift":      {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900,"drift":["memory 1"]`), done), "a run would change: memory 1"},
-		"check ok":   {append(plan("check", "", 900), at(1, "check.point", `"point":"x","result":"ok"`), done), ""},
-		"check fail": {append(plan("check", "", 900), at(1, "check.point", `"point":"x","result":"failed","text":"gone"`), done), "failed    x: gone"},
+		"unchanged": {append(started, warning, ready(false), done), ""},
+		"changed":   {append(started, ready(true), done), "Changed:\n  900 base: created\n"},
+		"failed":    {append(started, at(1, "ct.failed", `"ctid":900,"error":"x"`), done), "Failed:"},
+		"cut short": {append(started, ready(false)), "it has ended early"},
+		"status 1":  {append(started, ready(false), done, ended("1")), "create: failed"},
+		"status 0":  {append(started, ready(false), done, ended("0")), ""},
+		"as it was": {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900`), done), ""},
+		"drift": {append(plan("status", "", 900), at(1, "ct.status", `"ctid":900,"drift":["a"]`), done),
+			"a run would change: a"},
+		"check ok":   {append(plan("check", "", 900), point("ok"), done), ""},
+		"check fail": {append(plan("check", "", 900), point("failed"), done), "failed    x: y"},
 	} {
 		have := shown(t, true, test.events, []string{"phx-lxc: 900 base: unchanged"})
 		if test.want == "" && have != "" || !strings.Contains(have, test.want) {
@@ -483,10 +498,11 @@ func TestSorter(t *testing.T) {
 
 // A failure that no event tells is told by what was hidden before.
 func TestUntoldFailure(t *testing.T) {
-	events := append(plan("create", "", 103), at(1, "ct.ready", `"ctid":103,"changed":false`), at(2, "plan.done", ""),
-		at(3, "run.ended", `"status":1`))
+	events := append(plan("create", "", 103),
+		at(1, "ct.ready", `"ctid":103`), at(2, "plan.done", ""), at(3, "run.ended", `"status":1`))
 	have := shown(t, false, events, []string{"phx-ca-export: 103 Step-CA: rotation of the root: refused"})
-	if !strings.Contains(have, "The programs have said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n") {
+	const want = "The programs have said:\n  phx-ca-export: 103 Step-CA: rotation of the root: refused\n"
+	if !strings.Contains(have, want) {
 		t.Error(have)
 	}
 }
@@ -515,5 +531,63 @@ create: something is to be changed: 1 would change, 1 unchanged
 	have := shown(t, false, events, []string{"phx-lxc: 103 ct-103: would run: pct set"})
 	if strings.Contains(have, "description") {
 		t.Error(have)
+	}
+}
+
+// The status and the check, on a narrow terminal as well.
+func TestTables(t *testing.T) {
+	status := append(plan("status", "", 900, 103),
+		at(1, "ct.status", `"ctid":900,"state":"stopped","template":true,"ip":"10.0.0.200","snapshots":["final-form"]`),
+		at(1, "ct.status", `"ctid":103,"state":"running","lock":"backup","ip":"10.0.0.10","drift":["memory 2048"],`+
+			`"restart_required":["cores"],"applied":{"step_ca":"1","+mac":"2"}`),
+		at(2, "nginx.status", `"ctid":103,"address":"10.0.0.10:443","certificates":[`+
+			`{"name":"a.example","issuer":"CA","not_after":"2026-01-03T15:04:27Z"},`+
+			`{"name":"b.example","error":"expired"}]`),
+		at(3, "ca.status", `"ctid":103,"sha256":"ab","pinned":"cd","ca_url":"https://10.0.0.10:9000",`+
+			`"error":"they differ"`),
+		at(3, "plan.done", ""), at(3, "run.ended", `"status":3`))
+	const want = `
+CTID  NAME    STATE     IP          SNAPSHOT
+900   ct-900  template  10.0.0.200  final-form
+103   ct-103  running   10.0.0.10
+      locked: backup
+      a run would change: memory 2048
+      restart required: cores
+      applied: step_ca
+
+Gateway 103 ct-103 at 10.0.0.10:443
+  a.example  24 h left  CA
+  b.example  expired
+
+CA 103 ct-103 at https://10.0.0.10:9000
+  ab the file
+  cd pinned
+  broken: they differ
+
+status: differs from the configuration: 1 not as configured, 1 as it should be
+`
+	if have := shown(t, false, status, nil); !strings.HasSuffix(have, want) {
+		t.Errorf("%s\nwant\n%s", have, want)
+	}
+	term := newTerminal(t, 40, 40, map[string]string{"TERM": "dumb"})
+	v := viewAt(false, false, term.screen)
+	feed(v, status...)
+	v.close()
+	term.shows("\nCTID  NAME    STATE     IP\n900   ct-900  template  10.0.0.200\n")
+
+	check := append(plan("check", "", 900),
+		at(1, "check.point", `"point":"bridge vmbr0","result":"ok","text":"is there"`),
+		at(1, "check.point", `"ctid":900,"point":"template","result":"failed","text":"gone",`+
+			`"remedy":"pveam download x"`),
+		at(2, "plan.done", ""))
+	const found = `
+ok        bridge vmbr0  is there
+failed    900 ct-900: template: gone
+          → pveam download x
+
+check: failed after 2.0 s: 1 failed, 1 ok
+`
+	if have := shown(t, false, check, nil); !strings.HasSuffix(have, found) {
+		t.Errorf("%s\nwant\n%s", have, found)
 	}
 }

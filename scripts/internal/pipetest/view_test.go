@@ -55,7 +55,9 @@ func TestInterruptAtATerminal(t *testing.T) {
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGINT {
 		t.Errorf("phoenix has ended with %v", cmd.ProcessState)
 	}
-	for _, want := range []string{"create: 4 containers of ", "create: stopped", " by signal 2: ", "phx-lxc: 900 Copy-Base: "} {
+	for _, want := range []string{
+		"create: 4 containers of ", "create: stopped", " by signal 2: ", "phx-lxc: 900 Copy-Base: ",
+	} {
 		if !strings.Contains(shown.String(), want) {
 			t.Errorf("%q is not on the terminal:\n%s", want, shown.String())
 		}
