@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/urfave/cli/v2"
@@ -32,6 +33,7 @@ const usage = `Usage:
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
     phx-plan --schema
+    phx-plan --watch [--every DURATION] [OPTIONS] [CTID…]
 
 Check the configuration, and print a plan: the named containers, or all, in the
 order in which they depend on each other.
@@ -39,9 +41,11 @@ order in which they depend on each other.
 Options:
     --action ACTION        create, start, stop …; default create (PHX_ACTION)
     --answer gateway|proxy where names of services lead (PHX_ANSWER)
+    --ca-file FILE         of --watch: the root certificate (PHX_CA_FILE)
     --config FILE          the configuration (PHX_CONFIG)
     --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
     --dry-run              show what would be done, no more (PHX_DRY_RUN)
+    --every DURATION       of --watch; default 1h (PHX_EVERY)
     --explain              print what phx does with each key of the file
     --format FORMAT        of the plan; default jsonl, events (PHX_FORMAT)
     --keep-going           leave out what has mistakes (PHX_KEEP_GOING)
@@ -50,6 +54,7 @@ Options:
     --schema               print the JSON Schema of the configuration
     --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
     --vm-config FILE       the virtual machines (PHX_VM_CONFIG)
+    --watch                print an event whenever a plan is due
     --help                 print this text
     --version              print the version
 
@@ -74,11 +79,45 @@ func main() {
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
+			&cli.BoolFlag{Name: "watch"},
+			&cli.DurationFlag{Name: "every", Value: time.Hour, EnvVars: []string{"PHX_EVERY"}},
+			&cli.StringFlag{Name: "ca-file", Value: cmdline.DefaultCAFile, EnvVars: []string{"PHX_CA_FILE"}},
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("watch") {
+				return watchPlans(c)
+			}
 			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
 		},
 	})
+}
+
+// A request is what the command line asks for.
+type request struct {
+	name   string // the action's
+	action action
+	domain string
+	named  []int // containers
+}
+
+// read reads the command line as far as it does not depend on any file.
+func read(c *cli.Context) (request, error) {
+	r := request{name: c.String("action"), domain: strings.ToLower(c.String("domain"))}
+	var ok bool
+	if r.action, ok = actions[r.name]; !ok {
+		return r, cmdline.Usagef("--action %s: there are %s", r.name, list(actions))
+	}
+	if !config.IsHostName(r.domain) {
+		return r, cmdline.Usagef("--domain %q: not a domain", r.domain)
+	}
+	var err error
+	if r.named, err = ctids(c.Args().Slice()); err != nil {
+		return r, err
+	}
+	if r.action.named && len(r.named) == 0 {
+		return r, cmdline.Usagef("%s needs explicit CTIDs", r.name)
+	}
+	return r, nil
 }
 
 func run(c *cli.Context) error {
@@ -88,27 +127,15 @@ func run(c *cli.Context) error {
 		}
 		return nil
 	}
-	name := c.String("action")
-	act, ok := actions[name]
-	if !ok {
-		return cmdline.Usagef("--action %s: there are %s", name, list(actions))
+	asked, err := read(c)
+	if err != nil {
+		return err
 	}
 	write, ok := formats[c.String("format")]
 	if !ok {
 		return cmdline.Usagef("--format %s: there are %s", c.String("format"), list(formats))
 	}
-	domain := strings.ToLower(c.String("domain"))
-	if !config.IsHostName(domain) {
-		return cmdline.Usagef("--domain %q: not a domain", domain)
-	}
-	named, err := ctids(c.Args().Slice())
-	if err != nil {
-		return err
-	}
-	if act.named && len(named) == 0 {
-		return cmdline.Usagef("%s needs explicit CTIDs", name)
-	}
-
+	domain, named := asked.domain, asked.named
 	path := c.String("config")
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
 	on, err := hostOf(c, vmPath)
@@ -132,7 +159,9 @@ func run(c *cli.Context) error {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run"), warned: *warned}
+	p := &plan{
+		file: file, answer: answer, name: asked.name, action: asked.action, dryRun: c.Bool("dry-run"), warned: *warned,
+	}
 	switch {
 	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
 	case file == nil || p.make(nil) != nil:
