@@ -32,112 +32,33 @@ const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
+    phx-plan --schema
     phx-plan --watch [--every DURATION] [OPTIONS] [CTID…]
 
-Validate the configuration and print a plan: the named containers, or all, in
-the order in which they depend on each other. Every mistake in the file is
-reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
-Where containers are named, a mistake that concerns neither them nor what they
-need is a warning. Of many mistakes the first 100 are shown. The file may have
-up to 64 MiB, and be a pipe.
+Check the configuration, and print a plan: the named containers, or all, in the
+order in which they depend on each other.
 
 Options:
-    --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
-    --config FILE         The configuration. Default
-                          ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
-    --domain DOMAIN       Domain of the services' names.
-                          Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
-    --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
-                          Its exit status is 3 when there is something to do.
-                          (PHX_DRY_RUN=1)
-    --explain             Print a page for people instead of a plan: what phx does
-                          with each key of the file, what it refuses, and how that
-                          differs from the scripts before phx.
-    --keep-going          Leave out the containers that have mistakes and those
-                          that need them, and plan the others. Exit status 1.
-                          (PHX_KEEP_GOING=1)
-    --pct-version VERSION The version of pct that the plan is for, that of the
-                          package pve-container: what it does not know is a
-                          mistake. Default: that of this host. (PHX_PCT_VERSION)
-    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
-                          Neither they nor what Proxmox VE keeps, its storages
-                          included, may be given to a container's user.
-    --vm-config FILE      The virtual machines, of which phx reads names and
-                          services. Default: phoenix_vm_configs.json beside the
-                          configuration, if it is there. (PHX_VM_CONFIG)
-    --format FORMAT       jsonl (events, the default); for people: table,
-                          mermaid, dot; for name servers: hosts, dnsmasq.
-                          (PHX_FORMAT)
-    --answer gateway|proxy
-                          Where hosts and dnsmasq lead the services' names.
-                          Default gateway. (PHX_ANSWER)
-    --watch               Print no plan, but plan.due whenever one is due: at once,
-                          when the configuration, the virtual machines, a script
-                          that the configuration names or phoenix_ca.crt has got
-                          other content, and every so often. After each, read two
-                          lines from stdin: "taken", and the exit status of the
-                          run when that has ended. Actions: create, status.
-    --every DURATION      With --watch: the longest time from the end of a run to
-                          the next. Default 1h. (PHX_EVERY)
-    --ca-file FILE        With --watch: the certificate that phx-ca-export puts on
-                          the host. Default
-                          ` + cmdline.DefaultCAFile + `. (PHX_CA_FILE)
-    --help                Print this text.
-    --version             Print the version.
+    --action ACTION        create, start, stop …; default create (PHX_ACTION)
+    --answer gateway|proxy where names of services lead (PHX_ANSWER)
+    --ca-file FILE         of --watch: the root certificate (PHX_CA_FILE)
+    --config FILE          the configuration (PHX_CONFIG)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --dry-run              show what would be done, no more (PHX_DRY_RUN)
+    --every DURATION       of --watch; default 1h (PHX_EVERY)
+    --explain              print what phx does with each key of the file
+    --format FORMAT        of the plan; default jsonl, events (PHX_FORMAT)
+    --keep-going           leave out what has mistakes (PHX_KEEP_GOING)
+    --pct-version VERSION  of pve-container; default this one (PHX_PCT_VERSION)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --schema               print the JSON Schema of the configuration
+    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
+    --vm-config FILE       the virtual machines (PHX_VM_CONFIG)
+    --watch                print an event whenever a plan is due
+    --help                 print this text
+    --version              print the version
 
-Actions:
-    create    the named containers, their clone sources and all dependencies,
-              and with the gateway or the proxy the CA, whose root both trust
-    start     the named containers and all dependencies
-    restart   the named containers; all that they depend on is planned before
-              them, with the action start
-    stop      the named containers only, dependents first
-    status    the named containers only
-    delete    the named containers only, clones and dependents first; needs
-              CTIDs, and refuses a container that another one in the file is
-              cloned from or depends on, unless that is named too
-    recreate  the named containers are destroyed and created, and nothing that
-              depends on them is touched; what they need is brought up to date
-              as by create, and with the CA the gateway and the proxy, which
-              trust it; needs CTIDs
-
-A container comes after its clone source and its dependencies, otherwise in
-the order of boot_order (those without one last), then of CTID. A dependency
-that is not in the file is external: it is carried along.
-
-The formats hosts and dnsmasq are lines for /etc/hosts and host-record options of
-dnsmasq: the planned containers by their names, with their own addresses, and
-every service by its host name, with those of the gateway.
-
-With --keep-going, the gateway, the proxy and the CA are left out as well where
-a mistake hides what they have to know of others: where one of them is, or a
-service. A container that is left out keeps its service if that can be read. Of
-two containers that share what only one may have, both are left out.
-
-A change is acted on when nothing has changed for 2 s, or after 30 s; one that
-comes during a run, after it, so that a run which writes phoenix_ca.crt is
-followed by one that finds nothing to do. What was only touched, or is as it was
-after 2 s, does not count. A run that fails is not repeated before something
-changes or the time is up; one that finds another one at work is repeated until
-it can begin. What may change without the kernel's telling of it, as on NFS or
-below /etc/pve, is looked at every 15 s. As a service of systemd with Type=notify
-and NotifyAccess=all, --watch says when it is ready and what it waits for, and
-keeps WatchdogSec= content unless the driver hangs.
-
-Environment:
-    PHX_ASSETS            With --watch: its SHA256SUMS is watched; see phx-lxc.
-
-Events written: plan.due, warning, plan.started, ct.planned, ct.skipped,
-plan.done.
-
-Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
-2 wrong usage, or mistakes in the configuration.
-
-Example:
-    phx-plan --config phoenix_lxc_configs.json --format table 102
-    phx-plan --dry-run | phx-lxc
-    phx-plan --explain | less
+phx-plan(8) has more: man phx-plan.
 `
 
 func main() {
@@ -153,6 +74,7 @@ func main() {
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.BoolFlag{Name: "schema"},
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
@@ -199,6 +121,12 @@ func read(c *cli.Context) (request, error) {
 }
 
 func run(c *cli.Context) error {
+	if c.Bool("schema") {
+		if _, err := os.Stdout.Write(config.Schema()); err != nil {
+			return fmt.Errorf("write the schema: %w", err)
+		}
+		return nil
+	}
 	asked, err := read(c)
 	if err != nil {
 		return err
