@@ -59,6 +59,9 @@ type job struct {
 	complete    bool       // it is a template, and nothing more is to be done
 	differs     []string   // of a template: what the configuration wants otherwise
 
+	status *event.ContainerStatus // what the action status has found
+	quiet  bool                   // nothing is said of what a run would do
+
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
@@ -91,6 +94,9 @@ type script struct {
 }
 
 func (j *job) logf(format string, args ...any) {
+	if j.quiet {
+		return
+	}
 	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
 }
 
