@@ -25,6 +25,8 @@ type Setup struct {
 	Stage    string    // what is being done, for the answer to a failure
 	Changes  []string  // what has been changed, for people
 	NotAfter time.Time // when the first of the service's certificates expires
+
+	Certificates []remote.Certificate // that have been seen served
 }
 
 // Apply does the work of a program's half in the container, and makes the
@@ -35,6 +37,7 @@ func Apply(names []string, work func(*Setup) error) *remote.Answer {
 	a := &remote.Answer{
 		Names: names, NotAfter: s.NotAfter,
 		Changed: len(s.Changes) > 0, Changes: append([]string{}, s.Changes...),
+		Certificates: s.Certificates,
 	}
 	if err != nil {
 		a.Stage, a.Error = s.Stage, err.Error()

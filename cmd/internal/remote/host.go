@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -78,7 +79,14 @@ func send(out io.Writer, need string, supply func(string) (any, error)) error {
 var (
 	needForm  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+)?$`)
+	sumForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
+
+// possibleEnd reports whether a certificate may end then, or it is not said when.
+func possibleEnd(t time.Time) bool {
+	until := time.Until(t)
+	return t.IsZero() || until <= maxAge && until >= -maxAge
+}
 
 // check makes of what the container's half has sent what the host may use: it
 // refuses what cannot be, and cuts what is too long.
@@ -86,9 +94,23 @@ func (a *Answer) check(names []string) error {
 	if a.Stage != "" && (len(a.Stage) > 32 || !stageForm.MatchString(a.Stage)) {
 		return fmt.Errorf("not a stage: %.100q", a.Stage)
 	}
-	if until := time.Until(a.NotAfter); !a.NotAfter.IsZero() && (until > maxAge || until < -maxAge) {
+	if !possibleEnd(a.NotAfter) {
 		return fmt.Errorf("not the end of a certificate: %s", a.NotAfter)
 	}
+	known := map[string]bool{} // names that the host knows, of which each counts once
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, c := range a.Certificates {
+		if !possibleEnd(c.NotAfter) || c.SHA256 != "" && !sumForm.MatchString(c.SHA256) {
+			return fmt.Errorf("not a certificate: %.200q", fmt.Sprint(c))
+		}
+	}
+	a.Certificates = slices.DeleteFunc(a.Certificates, func(c Certificate) bool {
+		unknown := !known[c.Name]
+		known[c.Name] = false
+		return unknown
+	})
 	a.Names = names
 	a.NotAfter = a.NotAfter.UTC().Truncate(time.Second)
 	a.shorten()
