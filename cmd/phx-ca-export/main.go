@@ -38,6 +38,10 @@ issues certificates, the challenges of ACME, and its intermediate certificate,
 which is limited to the domain. If the CA cannot be asked, the pinned root is
 exported from the host, and the exit status is 1.
 
+For the action status, compare the roots of the file, of the pin and of the CA's
+container, have the CA answer, and change nothing. Where it cannot be reached
+from this host, its container asks it.
+
 init makes the CA in its container, or takes over the one that is there. The
 key of the root is made on the host, where it stays, below PVE-ROOT/priv/phx/ca.
 A CA that exists is never replaced.
@@ -75,8 +79,8 @@ repeated, and is refused until gateway and proxy have taken the one before:
     certificates    the CA issues from the new root
     drop            only the new root is trusted
 
-Events read: plan.started, ct.ready, ct.failed, ct.skipped, plan.done.
-Events written: ca.exported, ca.failed, ca.rotation.
+Events read: plan.started, ct.ready, ct.status, ct.failed, ct.skipped, plan.done.
+Events written: ca.exported, ca.failed, ca.rotation, ca.status.
 
 Example:
     phx-ca-export --ctid 103 --output phoenix_ca.crt

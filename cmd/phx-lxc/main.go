@@ -32,8 +32,9 @@ Do with every planned container what the plan's action asks for. create brings
 it into the state of the configuration: created or cloned, configured, started,
 its features installed, its application script run, its health checked, its
 snapshots taken. Only what differs is changed; a second run changes nothing.
-start, stop, restart, delete and status do what they say. recreate destroys and
-creates, once all that are recreated have been looked at.
+start, stop, restart and delete do what they say. recreate destroys and creates,
+once all that are recreated have been looked at. status changes nothing, waits
+for nothing, and says how each container is and what a run would change in it.
 
 Options:
     --dry-run             Execute nothing but reads; say what would be run and
@@ -97,11 +98,12 @@ Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
 ct.preview, ct.failed, ct.skipped.
 
 A container waits for all that it needs; if one of these fails it is skipped,
-and the others go on. Nothing is destroyed to reach a state: what only a new
+and the others go on; not so for status, where a container with which a run
+would fail has ct.status and ct.failed. Nothing is destroyed to reach a state: what only a new
 container could have is refused, with the reason.
 
-Exit status: 0 all well, 1 something failed, 2 wrong usage, 3 with --dry-run
-something to do.
+Exit status: 0 all well, 1 something failed, 2 wrong usage, 3 something to do:
+with --dry-run, or for status, also a restart.
 
 Example:
     phx-plan 103 | phx-lxc

@@ -20,6 +20,10 @@ phoenix_hypervisor_lxc_101.sh) is ready and the CA's fingerprint is known, set
 nginx up in the container as the TLS gateway of *.DOMAIN. Its certificate is for
 DOMAIN, *.DOMAIN, and every service's name of several labels below DOMAIN.
 
+For the action status, find out by handshakes with port 443 of the gateway what
+it shows for DOMAIN and every service, and change nothing. Where it cannot be
+reached from this host, its container asks it, if this program is there.
+
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIRS        Directories of the feature scripts: see phx-lxc.
@@ -49,8 +53,8 @@ which it keeps in ` + gatewayFile + `:
 renew renews the gateway's certificate when it is due; a timer calls it.
 
 Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
-ct.skipped, ca.exported, ca.failed, ca.fingerprint, plan.done.
-Events written: nginx.ready, nginx.failed.
+ct.skipped, ct.status, ca.exported, ca.failed, ca.fingerprint, plan.done.
+Events written: nginx.ready, nginx.failed, nginx.status.
 
 Example:
     phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-nginx

@@ -80,7 +80,8 @@ Actions:
     restart   the named containers; all that they depend on is planned before
               them, with the action start
     stop      the named containers only, dependents first
-    status    the named containers only
+    status    the named containers only: how they are, and what a run would
+              change; nothing is changed
     delete    the named containers only, clones and dependents first; needs
               CTIDs, and refuses a container that another one in the file is
               cloned from or depends on, unless that is named too

@@ -28,6 +28,10 @@ When the gateway has been set up, a request has to come through it and the
 proxy. Each run names the services whose certificates the configuration says
 not to verify.
 
+For the action status, find out by handshakes with port 443 of the proxy what it
+shows for every service, and change nothing. Where it cannot be reached from
+this host, its container asks it, if this program is there.
+
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --scripts DIRS        Directories of the feature scripts: see phx-lxc.
@@ -54,9 +58,9 @@ not given is as in its last run here, which it keeps in
     --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
 
 Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
-ct.skipped, ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed,
-plan.done.
-Events written: traefik.ready, traefik.failed.
+ct.skipped, ct.status, ca.exported, ca.failed, ca.fingerprint, nginx.ready,
+nginx.failed, plan.done.
+Events written: traefik.ready, traefik.failed, traefik.status.
 
 Example:
     phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-traefik

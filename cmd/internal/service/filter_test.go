@@ -154,6 +154,8 @@ func (f *fixture) program(setUp func(context.Context, *Target) (*remote.Answer, 
 		Name: "nginx", Script: config.GatewayScript, SetUp: setUp,
 		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
 		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+		Status: func(s event.ServiceStatus) event.Body { return event.NginxStatus(s) },
+		Shows:  func(p *config.Plan) []string { return append([]string{p.Domain}, p.Hosts()...) },
 	}}
 }
 
@@ -353,7 +355,7 @@ func TestNoChanges(t *testing.T) {
 	f := newFixture(t)
 	lines := []string{started(), f.planned("create"), of(gateway, "ct.ready", ""),
 		f.exported(), f.fingerprint(), done()}
-	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[]}`) {
+	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[],`) {
 		t.Errorf("%v\n%s", r.err, r.out)
 	}
 }
