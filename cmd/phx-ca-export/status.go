@@ -130,7 +130,7 @@ func compareCA(ctx context.Context, host *pve.Host, s *event.CAStatus) (note str
 	case !isNotReached(notReached):
 		return "", notReached
 	case unwell != nil:
-		return "", fmt.Errorf("the CA does not answer: %w: run phoenix, which starts it again; nor in its container: %w",
+		return "", fmt.Errorf("the CA does not answer: %w: run phoenix, which starts it; nor in its container: %w",
 			notReached, unwell)
 	}
 	return fmt.Sprintf("the CA answers in its container, and not this host: %v", notReached), nil

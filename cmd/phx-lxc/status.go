@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ func (j *job) reportStatus(ctx context.Context) error {
 	status := &event.ContainerStatus{
 		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Template: j.ct.IsTemplate(), Lock: j.ct.Lock(),
 		IP: address(j.c), IPs: addresses(j.c), Snapshots: j.ct.SnapshotNames(),
-		Applied: j.ct.Record, Drift: []string{}, RestartRequired: []string{},
+		Applied: maps.Clone(j.ct.Record), Drift: []string{}, RestartRequired: []string{},
 	}
 	var err error
 	if status.HA, err = j.ct.HAState(); err != nil {

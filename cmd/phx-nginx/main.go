@@ -76,7 +76,7 @@ func main() {
 				}, gatewayFlags()...),
 			},
 			// For the host's half alone.
-			{Name: guest.ShownCommand, Hidden: true, Action: func(c *cli.Context) error { return guest.Shown(c.Context) }},
+			{Name: guest.ShownCommand, Hidden: true, Action: guest.Shown},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags()},
 			{Name: "renew", CustomHelpTemplate: usage, Action: renewCommand},
 		},

@@ -91,7 +91,7 @@ func main() {
 				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request", Hidden: true}}, proxyFlags()...),
 			},
 			// For the host's half alone.
-			{Name: guest.ShownCommand, Hidden: true, Action: func(c *cli.Context) error { return guest.Shown(c.Context) }},
+			{Name: guest.ShownCommand, Hidden: true, Action: guest.Shown},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags()},
 			// For the unit alone.
 			{Name: "start", Hidden: true, SkipFlagParsing: true, Action: startCommand},

@@ -14,11 +14,12 @@ func TestLook(t *testing.T) {
 	s := newSite(t)
 	none := func() string { return "" }
 	all := func() string {
-		return s.do(t, "sh", "-c", `find /home/step /root /run /etc/phx* -path /home/step/db -prune -o -printf '%m %U %s %p\n' |
-			sort; ls -A /run`)
+		return s.do(t, "sh", "-c", `find /home/step /root /run /etc/phx* -path /home/step/db -prune -o \
+			-printf '%m %U %s %p\n' | sort; ls -A /run`)
 	}
 	before := all()
-	if _, _, err := Look(t.Context(), s.host, 103, none); err == nil || !strings.Contains(err.Error(), "there is no CA") {
+	_, _, err := Look(t.Context(), s.host, 103, none)
+	if err == nil || !strings.Contains(err.Error(), "there is no CA") {
 		t.Errorf("without a CA: %v", err)
 	}
 	if after := all(); after != before {

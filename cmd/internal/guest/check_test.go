@@ -81,7 +81,9 @@ func TestCertificates(t *testing.T) {
 		shown[name] = &tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key, Leaf: c}
 	}
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return shown[hello.ServerName], nil },
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return shown[hello.ServerName], nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -111,10 +113,12 @@ func TestCertificates(t *testing.T) {
 	got := Certificates(context.Background(), listener.Addr().String(), names, root.cert)
 	for i, w := range want {
 		c := got[i]
-		if c.Name != w.name || c.Issuer != w.issuer || (c.Error == "") != (w.err == "") || !strings.Contains(c.Error, w.err) {
+		if c.Name != w.name || c.Issuer != w.issuer || (c.Error == "") != (w.err == "") ||
+			!strings.Contains(c.Error, w.err) {
 			t.Errorf("%+v, want %+v", c, w)
 		}
-		if has := shown[w.name]; has != nil && (c.SHA256 != cert.Fingerprint(has.Leaf) || !c.NotAfter.Equal(has.Leaf.NotAfter)) {
+		has := shown[w.name]
+		if has != nil && (c.SHA256 != cert.Fingerprint(has.Leaf) || !c.NotAfter.Equal(has.Leaf.NotAfter)) {
 			t.Errorf("%+v is not %s", c, cert.Fingerprint(has.Leaf))
 		}
 	}

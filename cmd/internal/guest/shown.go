@@ -1,8 +1,7 @@
 package guest
 
 import (
-	"context"
-
+	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
@@ -18,12 +17,12 @@ type Question struct {
 }
 
 // Shown answers the question, over stdin and stdout.
-func Shown(ctx context.Context) error {
+func Shown(c *cli.Context) error {
 	return ForHost(func(q Question, _ Ask) *remote.Answer {
 		roots, err := cert.ParseRoots([]byte(q.Roots))
 		if err != nil {
 			return &remote.Answer{Stage: "trust", Error: err.Error()}
 		}
-		return &remote.Answer{Certificates: Certificates(ctx, "127.0.0.1:443", q.Names, roots...)}
+		return &remote.Answer{Certificates: Certificates(c.Context, "127.0.0.1:443", q.Names, roots...)}
 	})
 }

@@ -19,7 +19,8 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 		long := &Answer{Error: strings.Repeat(char, 200_000)}
 		for i := range 3000 {
 			long.Certificates = append(long.Certificates, Certificate{
-				Name: fmt.Sprintf("n%d.example", i), Issuer: strings.Repeat(char, 200), Error: strings.Repeat(char, 2000),
+				Name:   fmt.Sprintf("n%d.example", i),
+				Issuer: strings.Repeat(char, 200), Error: strings.Repeat(char, 2000),
 			})
 		}
 		for range 300 {
@@ -29,7 +30,8 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 		if err := NewPeer(nil, &sent).Answer(long); err != nil || sent.Len() > maxLine {
 			t.Errorf("%q: %d bytes sent, %v", char, sent.Len(), err)
 		}
-		certificate := Certificate{Name: "a.example", Issuer: strings.Repeat(char, 200), Error: strings.Repeat(char, 2000)}
+		certificate := long.Certificates[0]
+		certificate.Name = "a.example"
 		hostile := &Answer{Error: strings.Repeat(char, 20_000), Changes: make([]string, 50_000),
 			Certificates: []Certificate{certificate, certificate}}
 		for i := range 200 {
@@ -55,7 +57,7 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 				!strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
 				t.Errorf("%q: it does not say that it was cut: %q", char, got.Changes[maxChanges-1])
 			}
-			if len(got.Certificates) > 1 || len(got.Certificates) == 1 && len(got.Certificates[0].Error) > maxCertError {
+			if n := len(got.Certificates); n > 1 || n == 1 && len(got.Certificates[0].Error) > maxCertError {
 				t.Errorf("%q: certificates %+v", char, got.Certificates)
 			}
 			if err := fitsIntoEvents(got); err != nil {
@@ -99,7 +101,9 @@ func TestFit(t *testing.T) {
 	now := time.Now()
 	var all []Certificate
 	for i := range 5000 {
-		all = append(all, Certificate{Name: fmt.Sprintf("n%d.example", i), NotAfter: now.Add(time.Duration(-i) * time.Hour)})
+		all = append(all, Certificate{
+			Name: fmt.Sprintf("n%d.example", i), NotAfter: now.Add(time.Duration(-i) * time.Hour),
+		})
 	}
 	all[7].Error = "expired"
 	fit := Fit(all)

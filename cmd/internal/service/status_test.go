@@ -37,7 +37,8 @@ func TestStatusOfWhatCannotBeAsked(t *testing.T) {
 			"its container: elsewhere"},
 		"skipped": {[]string{of(gateway, "ct.skipped", `,"reason":"the plan broke off"`)},
 			"its container was skipped: the plan broke off"},
-		"nothing is pinned": {[]string{of(gateway, "ct.status", `,"state":"running"`)}, "no root certificate is pinned"},
+		"nothing is pinned": {[]string{of(gateway, "ct.status", `,"state":"running"`)},
+			"no root certificate is pinned"},
 		"with what a run says": {[]string{of(gateway, "ct.status", `,"state":"stopped"`), f.exported(), f.fingerprint(),
 			of(gateway, "ct.ready", "")}, "its container is stopped"},
 	} {

@@ -22,7 +22,8 @@ type served struct {
 func (l lab) status(t *testing.T, want int) string {
 	t.Helper()
 	files := func() string {
-		return l.do(t, "sh", "-c", `cd "$PHX_LAB_DIR" && find pve persistent-storage -type f -exec sha256sum {} + | sort`)
+		return l.do(t, "sh", "-c", `cd "$PHX_LAB_DIR"
+			find pve persistent-storage -type f -exec sha256sum {} + | sort`)
 	}
 	before := files()
 	r := l.try(t, "scripts/lab", "run", "phoenix", "status")
@@ -102,6 +103,7 @@ func (l lab) testStatus(t *testing.T) {
 
 	names := []string{domain, "--san", domain, "--san", "*." + domain}
 	reload := func() { l.in(t, gateway, "systemctl", "reload", "nginx") }
+	undo := func() {}
 	for _, broken := range []struct {
 		what, event, want string
 		do                func()
@@ -109,7 +111,10 @@ func (l lab) testStatus(t *testing.T) {
 		{"nginx stopped", "nginx.status", "connection refused", func() {
 			l.in(t, gateway, "systemctl", "stop", "nginx.socket", "nginx")
 		}},
-		{"step-ca stopped", "ca.status", "the CA does not answer", func() { l.in(t, ca, "systemctl", "stop", "step-ca") }},
+		{"step-ca stopped", "ca.status", "the CA does not answer", func() {
+			l.in(t, ca, "systemctl", "stop", "step-ca")
+			undo = func() { l.in(t, ca, "systemctl", "start", "step-ca") } // sooner than a run, which waits for it first
+		}},
 		{"expired certificate", "nginx.status", "certificate has expired", func() {
 			crt, key := l.pairFor(t, append(names, "--not-before", "-25h", "--not-after", "-1h")...)
 			l.givePair(t, crt, key)
@@ -117,9 +122,9 @@ func (l lab) testStatus(t *testing.T) {
 		}},
 		{"another CA's certificate", "nginx.status", "unknown authority", func() {
 			file := l.nginxFile(t, "ssl_certificate")
-			l.in(t, gateway, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-				"-days", "1", "-subj", "/CN="+domain, "-addext", fmt.Sprintf("subjectAltName=DNS:%s,DNS:*.%[1]s", domain),
-				"-out", file, "-keyout", l.nginxFile(t, "ssl_certificate_key"))
+			l.in(t, gateway, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+				"-nodes", "-days", "1", "-subj", "/CN="+domain,
+				"-addext", fmt.Sprintf("subjectAltName=DNS:%s,DNS:*.%[1]s", domain), "-out", file, "-keyout", l.nginxFile(t, "ssl_certificate_key"))
 			reload()
 		}},
 		{"the gateway's container stopped", "nginx.status", "its container is stopped", func() {
@@ -133,6 +138,8 @@ func (l lab) testStatus(t *testing.T) {
 			if !strings.Contains(text, broken.want) {
 				t.Errorf("%s says %s, want %q", broken.event, text, broken.want)
 			}
+			undo()
+			undo = func() {}
 			l.heal(t)
 		})
 	}
