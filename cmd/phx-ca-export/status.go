@@ -44,7 +44,7 @@ func (e *exporter) reportStatus(ctx context.Context, p *config.Plan, ev event.Ev
 		name, trouble = body.Name, fmt.Errorf("its container was skipped: %s", body.Reason)
 	}
 	label := fmt.Sprintf("%d %s", s.CTID, name)
-	wrong := []error{e.compareFile(s)}
+	err := e.compareFile(s)
 	if trouble == nil {
 		var note string
 		note, trouble = compareCA(ctx, e.host, s)
@@ -52,9 +52,14 @@ func (e *exporter) reportStatus(ctx context.Context, p *config.Plan, ev event.Ev
 			cmdline.Logf("%s: %s", label, note)
 		}
 	}
-	err := errors.Join(append(wrong, trouble)...)
+	switch {
+	case err == nil:
+		err = trouble
+	case trouble != nil:
+		err = fmt.Errorf("%w; %w", err, trouble)
+	}
 	if err != nil {
-		s.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
+		s.Error = err.Error()
 		e.fail(fmt.Errorf("%s: %w", label, err))
 	} else {
 		cmdline.Logf("%s: %s is that of the CA, which answers: SHA-256 %s", label, e.path, s.SHA256)
