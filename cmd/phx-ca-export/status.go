@@ -18,10 +18,11 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
 
-// healthLimit is how long the CA may take to answer.
+// healthLimit is how long the CA may take to take a connection, and then to answer.
 const healthLimit = 5 * time.Second
 
 // reportStatus compares the root certificates of the file, of the pin and of the
@@ -151,6 +152,9 @@ func isNotReached(err error) bool {
 // answers returns an error unless the CA at url says that it is well, with a
 // certificate that verifies against one of the roots.
 func answers(ctx context.Context, url string, roots []*x509.Certificate) error {
+	if err := guest.Connects(ctx, strings.TrimPrefix(url, "https://"), healthLimit); err != nil {
+		return fmt.Errorf("%s/health: %w", url, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, healthLimit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/health", nil)

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"thinkheads.ai/phx/cmd/internal/cert"
@@ -74,6 +77,25 @@ func CertificateOf(name string, leaf *x509.Certificate, err error) remote.Certif
 		c.Error = err.Error()
 	}
 	return c
+}
+
+// Connects returns an error unless a TCP connection to address comes up within a
+// time. One that is refused is tried again: a service may just be starting.
+func Connects(ctx context.Context, address string, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		conn, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return conn.Close()
+		}
+		const pause = 250 * time.Millisecond
+		if !errors.Is(err, syscall.ECONNREFUSED) || time.Until(deadline) < pause {
+			return err
+		}
+		if err := wait(ctx, pause); err != nil {
+			return err
+		}
+	}
 }
 
 // Answers checks that url, of this container, answers with status 200.

@@ -159,3 +159,33 @@ func TestCertificatesOfASilentServer(t *testing.T) {
 		t.Errorf("%d connections at once", n)
 	}
 }
+
+// A service that is about to listen is waited for, and no other.
+func TestConnects(t *testing.T) {
+	t.Parallel()
+	first, err := net.Listen("tcp", "127.77.3.1:0") // where no other test takes the port meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := first.Addr().String()
+	if err := Connects(t.Context(), address, time.Minute); err != nil {
+		t.Error(err)
+	}
+	first.Close()
+	if err := Connects(t.Context(), address, time.Millisecond); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("nothing listens: %v", err)
+	}
+	listening := make(chan net.Listener, 1)
+	time.AfterFunc(300*time.Millisecond, func() {
+		second, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Error(err)
+			second = first
+		}
+		listening <- second
+	})
+	if err := Connects(t.Context(), address, time.Minute); err != nil {
+		t.Error(err)
+	}
+	(<-listening).Close()
+}

@@ -27,7 +27,7 @@ import (
 
 // Limits of a status.
 const (
-	dialLimit   = 5 * time.Second  // for a connection to come up
+	dialLimit   = 5 * time.Second  // for a connection to come up, also of a service that is just being started
 	statusLimit = 30 * time.Second // for all handshakes together
 )
 
@@ -126,10 +126,10 @@ func (s *serviceStatus) reach(ctx context.Context) error {
 	for _, a := range s.container.Addresses() {
 		address := net.JoinHostPort(a.String(), port)
 		s.Address = cmp.Or(s.Address, address)
-		conn, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "tcp", address)
+		err := guest.Connects(ctx, address, dialLimit)
 		if err == nil {
 			s.Address = address
-			return conn.Close()
+			return nil
 		}
 		all = append(all, err)
 	}
