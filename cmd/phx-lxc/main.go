@@ -94,13 +94,13 @@ Environment:
     PHOENIX_DEBUG  true for scripts of before that are to say more.
 
 Events read: plan.started, ct.planned, plan.done.
-Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
-ct.preview, ct.failed, ct.skipped.
+Events written: ct.stage, ct.ready, ct.started, ct.stopped, ct.removed,
+ct.status, ct.preview, ct.failed, ct.skipped, warning.
 
 A container waits for all that it needs; if one of these fails it is skipped,
 and the others go on; not so for status, where a container with which a run
-would fail has ct.status and ct.failed. Nothing is destroyed to reach a state: what only a new
-container could have is refused, with the reason.
+would fail has ct.status and ct.failed. Nothing is destroyed to reach a state:
+what only a new container could have is refused, with the reason.
 
 Exit status: 0 all well, 1 something failed, 2 wrong usage, 3 something to do:
 with --dry-run, or for status, also a restart.

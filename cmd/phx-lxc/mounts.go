@@ -117,6 +117,7 @@ func (j *job) giveTo(dir string, uid, gid int) error {
 		}
 		return nil
 	}
+	j.begins("")
 	if err := hostdir.ChownTree(dir, uid, gid); err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ not given is as in its last run here, which it keeps in
 Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
 ct.skipped, ct.status, ca.exported, ca.failed, ca.fingerprint, nginx.ready,
 nginx.failed, plan.done.
-Events written: traefik.ready, traefik.failed, traefik.status.
+Events written: ct.stage, traefik.ready, traefik.failed, traefik.status, warning.
 
 Example:
     phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-traefik

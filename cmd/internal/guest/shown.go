@@ -18,7 +18,7 @@ type Question struct {
 
 // Shown answers the question, over stdin and stdout.
 func Shown(c *cli.Context) error {
-	return ForHost(func(q Question, _ Ask) *remote.Answer {
+	return ForHost(func(q Question, _ Ask, _ Tell) *remote.Answer {
 		roots, err := cert.ParseRoots([]byte(q.Roots))
 		if err != nil {
 			return &remote.Answer{Stage: "trust", Error: err.Error()}

@@ -175,6 +175,7 @@ func (f *filter) target(p *planState) *Target {
 		GatewayReady: p.gatewayReady.wait,
 		rootFile:     p.fingerprint.Path,
 		scripts:      f.scripts,
+		emit:         f.emit,
 	}
 	if known := p.exported.Known; known != nil {
 		t.CAHosts, t.CANeighbours = known.Hosts, known.Neighbours
@@ -212,9 +213,10 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 	}
 	ready := event.ServiceReady{
 		CTID: t.CTID, Names: answer.Names, NotAfter: answer.NotAfter,
-		Changed:      answer.Changed || len(t.changes) > 0,
-		Changes:      append(append([]string{}, t.changes...), answer.Changes...),
-		Certificates: events(answer.Certificates),
+		Changed: answer.Changed || len(t.changes) > 0,
+		Changes: append(append([]string{}, t.changes...), answer.Changes...),
+
+		Certificates: events(answer.Certificates), ElapsedMS: time.Since(start).Milliseconds(),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))

@@ -66,6 +66,7 @@ func (f *filter) reportStatus(ctx context.Context, plan config.Plan, c *config.C
 		err := fmt.Errorf("%d %s: %s", c.CTID, c.Name, problem)
 		if s.OutOfReach {
 			cmdline.Logf("%v", err)
+			f.emit(event.Warning{CTID: c.CTID, Program: cmdline.Name(), Text: problem})
 		} else {
 			f.fail(err)
 		}
@@ -146,7 +147,8 @@ func (s *serviceStatus) inside(ctx context.Context, roots []*x509.Certificate) (
 	cmd.Label = fmt.Sprintf("pct exec %d (%s %s)", s.CTID, filepath.Base(program), guest.ShownCommand)
 	cmd.Timeout, cmd.MaxStdout = statusLimit, process.MaxCapture
 	question := guest.Question{Names: s.names, Roots: string(cert.Encode(roots...))}
-	answer, err := converse(ctx, s.filter.host, cmd, nil, s.names, func(string) (any, error) { return question, nil })
+	answer, err := converse(ctx, s.filter.host, cmd, nil, s.names,
+		func(string) (any, error) { return question, nil }, func(remote.Note) {})
 	switch {
 	case err != nil:
 		return nil, err
