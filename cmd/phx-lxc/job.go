@@ -62,6 +62,9 @@ type job struct {
 	complete    bool       // it is a template, and nothing more is to be done
 	differs     []string   // of a template: what the configuration wants otherwise
 
+	status *event.ContainerStatus // what the action status has found
+	quiet  bool                   // nothing is said of what a run would do
+
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
@@ -94,6 +97,9 @@ type script struct {
 }
 
 func (j *job) logf(format string, args ...any) {
+	if j.quiet {
+		return
+	}
 	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
 }
 
@@ -102,6 +108,9 @@ func (j *job) warnf(format string, args ...any) { j.warn(j.c.CTID, j.logf, forma
 
 // warn warns people of something, by a message and by an event that say the same.
 func (j *job) warn(ctid int, logf pve.Logf, format string, args ...any) {
+	if j.quiet {
+		return
+	}
 	text := fmt.Sprintf(format, args...)
 	logf("%s", text)
 	j.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})

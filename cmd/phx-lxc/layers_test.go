@@ -19,7 +19,8 @@ var layers = map[string]string{
 	"main.go":     "schedule.go job.go",
 	"schedule.go": "recreate.go actions.go stages.go job.go",
 	"recreate.go": "actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
-	"actions.go":  "stages.go job.go desired.go",
+	"actions.go":  "status.go stages.go job.go desired.go",
+	"status.go":   "stages.go job.go desired.go",
 	"stages.go": "create.go mounts.go scripts.go health.go template.go job.go desired.go volumes.go " +
 		"firewall.go networks.go",
 	"create.go":   "mounts.go template.go job.go desired.go volumes.go networks.go",

@@ -105,14 +105,16 @@ func (j *job) giveTo(dir string, uid, gid int) error {
 		return err
 	}
 	if j.options.dryRun {
-		if !missing {
+		if !missing && !j.quiet {
 			n, err := hostdir.CountOwners(dir, uid, gid)
 			if err != nil {
 				return err
 			}
 			j.logf("%d files and directories of %s would change their owner", n, dir)
 		}
-		j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir)
+		if j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir) {
+			j.changed(start, "owner of %s %s", dir, owner)
+		}
 		return nil
 	}
 	j.begins("")
@@ -135,7 +137,9 @@ func (j *job) makeHostPaths() error {
 		}
 		start := time.Now()
 		if j.options.dryRun {
-			j.host.Preview.AddOnce("mkdir", "-p", path)
+			if j.host.Preview.AddOnce("mkdir", "-p", path) {
+				j.changed(start, "made %s", path)
+			}
 			continue
 		}
 		if err := hostdir.Make(path); err != nil {

@@ -133,6 +133,9 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
 		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
 	}
+	if act.looks { // by a preview, and without waiting
+		j.options.dryRun, j.options.restart, j.options.lockWait = true, false, 0
+	}
 	if container.CloneFrom != 0 {
 		j.source = &r.node(container.CloneFrom).source
 	}
@@ -148,7 +151,12 @@ func (r *round) take(planned event.ContainerPlanned) error {
 			r.recreate(n, j, planned.Needs)
 			return
 		}
-		if reason, because := r.await(planned.Needs); reason != "" {
+		needs := planned.Needs
+		if act.looks { // what it needs tells nothing of how it is itself
+			needs = nil
+			r.awaitSource(container.CloneFrom, planned.Needs)
+		}
+		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
 			return
 		}
@@ -232,6 +240,14 @@ func (r *round) await(needs []int) (reason string, because int) {
 		}
 	}
 	return "", 0
+}
+
+// awaitSource waits, where the plan has the source of a clone, until it has been
+// looked at.
+func (r *round) awaitSource(source int, needs []int) {
+	if slices.Contains(needs, source) {
+		r.await([]int{source})
+	}
 }
 
 func (r *round) skip(c *config.Container, reason string, because int) {

@@ -265,7 +265,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 		for _, cut := range cutFlows(j.plan, j.c, text) {
 			j.warnf("the firewall: %s", cut)
 		}
-		if j.notInForce {
+		if j.notInForce && !j.quiet {
 			j.datacenter.Do(func() {
 				path, _ := j.host.DatacenterFirewall()
 				j.warn(0, cmdline.Logf, "the datacenter's firewall is off, and with it all rules and filters of "+
@@ -461,7 +461,7 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 
 // reportRecord reports a change of the record where nothing else has changed.
 func (j *job) reportRecord(context.Context) error {
-	if j.ct.Noted && len(j.changes) == 0 && !j.options.dryRun {
+	if j.ct.Noted && len(j.changes) == 0 {
 		j.changed(time.Now(), "record")
 	}
 	return nil

@@ -347,6 +347,10 @@ type ServiceStatus struct {
 	Address      string        `json:"address"`         // ADDRESS:PORT that was asked
 	Certificates []Certificate `json:"certificates"`    // one for each name that it is to serve
 	Error        string        `json:"error,omitempty"` // why it could not be asked
+
+	// OutOfReach reports that neither the host nor the container could tell what the
+	// service shows, which says nothing of the service.
+	OutOfReach bool `json:"out_of_reach,omitempty"`
 }
 
 // ServiceFailed is the form of [NginxFailed] and [TraefikFailed].

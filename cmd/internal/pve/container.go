@@ -148,6 +148,35 @@ func (c *Container) Lock() string {
 	return c.Conf.lock()
 }
 
+// HAState returns the state in which HA is to keep the container, "" when HA does
+// not manage it.
+func (c *Container) HAState() (string, error) {
+	state, _, err := c.host.haState(c.CTID)
+	return state, err
+}
+
+// SnapshotNames returns the names of the container's snapshots that are finished,
+// the oldest first.
+func (c *Container) SnapshotNames() []string {
+	if c.Conf == nil {
+		return nil
+	}
+	taken := func(s Snapshot) int64 {
+		seconds, _ := strconv.ParseInt(s.Values["snaptime"], 10, 64)
+		return seconds
+	}
+	sorted := slices.SortedStableFunc(slices.Values(c.Conf.Snapshots), func(a, b Snapshot) int {
+		return cmp.Compare(taken(a), taken(b))
+	})
+	var names []string
+	for _, s := range sorted {
+		if !s.unfinished() {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
 // askState asks pct whether the container runs.
 func (c *Container) askState(ctx context.Context) error {
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID()}, Reads: true})

@@ -217,6 +217,7 @@ func TestLab(t *testing.T) {
 	t.Run("Unprivileged", l.testUnprivileged)
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("PipeByHand", l.testPipeByHand)
+	t.Run("Status", l.testStatus)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
 	t.Run("Firewall", l.testFirewall)
 	t.Run("Neighbour", l.testNeighbour)

@@ -92,8 +92,9 @@ func needsFull(t *testing.T) {
 	}
 }
 
-// TestScripts runs testdata/*.txtar. In their conditions, full is [full], and
-// root reports whether root runs the tests.
+// TestScripts runs testdata/*.txtar. In their conditions, full is [full], root
+// reports whether root runs the tests, and netns whether they may have network
+// namespaces of their own.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
@@ -109,6 +110,8 @@ func TestScripts(t *testing.T) {
 				return full(), nil
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "netns":
+				return exec.Command("unshare", "-rn", "true").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
@@ -207,11 +210,12 @@ case "$*" in
 *" phx-ca-export")
 	while read -r command path rest; do
 		case $command:$path in
-		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
+		look:|peek:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
 		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
 		read:/etc/hosts) part_of_hosts '/END PHX/q' ;;
 		read:*/phx-neighbours.service) part_of_hosts '1,/END PHX/d' ;;
+		health:*) if [ -e "$PHX_WORK/sick" ]; then echo "error connection refused"; else echo ok; fi ;;
 		put:*/ca.json)
 			echo "$command $path" >>"$PHX_WORK/ca.changes"
 			echo "$rest" | base64 -d >"$PHX_WORK/ca/ca.json"; echo ok ;;
@@ -222,6 +226,13 @@ case "$*" in
 feature\ *) echo "$2: $ctid: installed" ;;
 *" phoenix_hypervisor_lxc_103.sh 103 "*) cat >/dev/null; echo "the CA is healthy" ;;
 *"BEGIN PHX"*) cat >"$PHX_WORK/hosts.$ctid" ;;
+*"/phx-nginx shown"|*"/phx-traefik shown")
+	[ ! -e "$PHX_WORK/silent" ] || exit 127
+	echo '{"need":"request"}'
+	IFS= read -r request
+	printf '%s\n' "$request" | jq -c --arg error "$(cat "$PHX_WORK/shown.$ctid" 2>/dev/null)" '{answer: {
+		certificates: [.value.names[] |
+			{name: ., not_after: "2030-01-02T03:04:05Z"} + if $error == "" then {} else {$error} end]}}' ;;
 *" phx-nginx "*|*" phx-traefik "*)
 	echo '{"need":"request"}'
 	IFS= read -r request
