@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Logf logs a line, in the form of [fmt.Printf].
@@ -94,12 +96,12 @@ func (h *Host) elsewhere(ctid int) error {
 			continue
 		}
 		if filepath.Base(place) == "qemu-server" {
-			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: "+
-				"give the container another CTID in the configuration", ctid, paths[0])
+			return remedy.Errorf("give the container another CTID in the configuration",
+				"%d is a virtual machine (%s), and phx manages containers", ctid, paths[0])
 		}
 		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
-		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: "+
-			"ssh %s pct migrate %d %s --restart 1", node, node, ctid, h.Node())
+		return remedy.Errorf(fmt.Sprintf("run phx there, or bring it here with: ssh %s pct migrate %d %s --restart 1",
+			node, ctid, h.Node()), "the container is on the node %s", node)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
 	PVEAM   string // the pveam program, which downloads archives; "" for pveam
+	PVESM   string // the pvesm program, which knows how storages are; "" for pvesm
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 	Proc    string // the host's processes; "" for /proc
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // CheckSubordinate returns an error unless root may map the host's ids of these
@@ -34,11 +36,11 @@ func CheckSubordinate(maps []string, users, groups string) error {
 		switch len(missing) {
 		case 0:
 		case 1:
-			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add this line to it: %s",
-				file.path, missing[0]))
+			all = append(all, remedy.Errorf("add this line to it: "+missing[0],
+				"%s does not let root map ids that id_maps asks for", file.path))
 		default:
-			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add these lines to "+
-				"it:\n%s", file.path, strings.Join(missing, "\n")))
+			all = append(all, remedy.Errorf("add these lines to it:\n"+strings.Join(missing, "\n"),
+				"%s does not let root map ids that id_maps asks for", file.path))
 		}
 	}
 	return errors.Join(all...)
