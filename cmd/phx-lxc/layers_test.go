@@ -41,7 +41,8 @@ var layers = map[string]string{
 var (
 	pure        = []string{"desired.go", "volumes.go", "devices.go", "firewall.go", "networks.go"}
 	pureImports = strings.Fields(`cmp errors fmt maps net/netip slices strconv strings
-		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
+		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve
+		thinkheads.ai/phx/cmd/internal/remedy`)
 	impure = []string{"Command", "Container", "Host", "Preview", "Records", "Sleep"}
 )
 

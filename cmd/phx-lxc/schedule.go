@@ -12,6 +12,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // provisioner is what the rounds of a stream share.
@@ -281,7 +282,7 @@ func (r *round) checkGuest(id int) error {
 			"(--ignore-external does without)", r.guestName(id), err)
 	}
 	if state != "running" {
-		return fmt.Errorf("it needs the guest %s, which is %s: start it, or use --ignore-external",
+		return remedy.Errorf("start it, or use --ignore-external", "it needs the guest %s, which is %s",
 			r.guestName(id), state)
 	}
 	return nil
