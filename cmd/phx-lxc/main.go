@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,8 @@ Do with every planned container what the plan's action asks for. create brings
 it into the state of the configuration: created or cloned, configured, started,
 its features installed, its application script run, its health checked, its
 snapshots taken. Only what differs is changed; a second run changes nothing.
-start, stop, restart, delete and status do what they say. recreate destroys and
+start, stop, restart, delete and status do what they say. check looks for all that
+could keep a run from succeeding, and changes nothing: each look is an event. recreate destroys and
 creates, once all that are recreated have been looked at.
 
 Options:
@@ -72,6 +74,7 @@ Options:
                           Default /etc/apparmor.d. (PHX_APPARMOR_D)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
     --pveam PROGRAM       The pveam to run. Default pveam. (PHX_PVEAM)
+    --pvesm PROGRAM       The pvesm to run. Default pvesm. (PHX_PVESM)
     --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
     --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
     --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
@@ -79,6 +82,10 @@ Options:
                           Default /etc/subuid. (PHX_SUBUID)
     --subgid FILE         The groups. Default /etc/subgid. (PHX_SUBGID)
     --proc DIR            The processes of the host. Default /proc. (PHX_PROC)
+    --sysroot DIR         Where the action check looks for the host's /sys, its cron
+                          jobs and /usr/local/bin/phoenix. Default /. (PHX_SYSROOT)
+    --pct-version VERSION The version of the package pve-container. Default: that of
+                          this host. (PHX_PCT_VERSION)
     --lock-wait DURATION  How long to wait for a container that has to be changed
                           or cloned and that Proxmox has locked, as for a backup.
                           Default 1m. (PHX_LOCK_WAIT)
@@ -90,11 +97,13 @@ Options:
 Environment:
     PHX_ASSETS     Directory of programs that feature scripts install; when its
                    SHA256SUMS changes, they run again.
+    PHX_CACHE      Directory where they keep what they download. Default
+                   /var/cache/phx.
     PHOENIX_DEBUG  true for scripts of before that are to say more.
 
 Events read: plan.started, ct.planned, plan.done.
 Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
-ct.preview, ct.failed, ct.skipped.
+ct.preview, ct.failed, ct.skipped, check.point.
 
 A container waits for all that it needs; if one of these fails it is skipped,
 and the others go on. Nothing is destroyed to reach a state: what only a new
@@ -125,12 +134,15 @@ func main() {
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},
+			&cli.StringFlag{Name: "pvesm", Value: "pvesm", EnvVars: []string{"PHX_PVESM"}},
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
 			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
 			&cli.StringFlag{Name: "proc", Value: "/proc", EnvVars: []string{"PHX_PROC"}},
+			&cli.StringFlag{Name: "sysroot", Value: "/", EnvVars: []string{"PHX_SYSROOT"}},
+			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
@@ -161,7 +173,7 @@ func provision(c *cli.Context) error {
 	p := &provisioner{
 		options: options{
 			host: pve.Host{
-				PCT: c.String("pct"), PVEAM: c.String("pveam"),
+				PCT: c.String("pct"), PVEAM: c.String("pveam"), PVESM: c.String("pvesm"),
 				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Proc: c.String("proc"),
 				Timeout: c.Duration("timeout"),
 			},
@@ -173,6 +185,8 @@ func provision(c *cli.Context) error {
 			profileDir:     c.String("apparmor-d"),
 			subUID:         c.String("subuid"),
 			subGID:         c.String("subgid"),
+			sysroot:        c.String("sysroot"),
+			pctVersion:     cmp.Or(c.String("pct-version"), pve.ContainerVersion()),
 			lockWait:       c.Duration("lock-wait"),
 			dryRun:         c.Bool("dry-run"),
 			restart:        c.Bool("restart"),
@@ -231,6 +245,7 @@ func (p *provisioner) filter(ctx context.Context) error {
 		default: // plan.done
 			close(r.planned)
 			p.work.Wait()
+			r.check()
 			if err := p.stream.Forward(ev); err != nil {
 				return err
 			}

@@ -81,6 +81,8 @@ Actions:
               them, with the action start
     stop      the named containers only, dependents first
     status    the named containers only
+    check     those of create: what could keep a run from bringing them into
+              the state of the configuration is looked for, and nothing changed
     delete    the named containers only, clones and dependents first; needs
               CTIDs, and refuses a container that another one in the file is
               cloned from or depends on, unless that is named too

@@ -141,6 +141,9 @@ func (c *Container) Lock() string {
 	return c.Conf.lock()
 }
 
+// ReleaseLock returns the command that releases the lock of a task that was killed.
+func (c *Container) ReleaseLock() string { return c.Conf.releaseLock(c.CTID) }
+
 // askState asks pct whether the container runs.
 func (c *Container) askState(ctx context.Context) error {
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID()}, Reads: true})
@@ -627,7 +630,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
 		return false, nil
 	}
-	if mount := c.Conf.bindMount(); mount != "" {
+	if mount := c.Conf.BindMount(); mount != "" {
 		return false, c.noSnapshots(ctx, "Proxmox makes no snapshot of a container with a bind mount (%s)", mount)
 	}
 	if err := c.AwaitUnlocked(ctx); err != nil {
@@ -715,7 +718,7 @@ func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot,
 	if err != nil || !record.takesNoSnapshots(&conf.Section) {
 		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
 	}
-	if mount := conf.bindMount(); mount != "" {
+	if mount := conf.BindMount(); mount != "" {
 		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
 			"take its mount_points out of the configuration, or create the container from a template", mount)
 	}

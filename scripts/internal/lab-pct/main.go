@@ -1,6 +1,8 @@
 // Pct is the lab's stand-in for the pct of Proxmox VE: the same sub-commands, options, messages,
 // exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
 //
+// Called as pvesm, it stands in for that, too, and is not in the log.
+//
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
@@ -213,6 +215,9 @@ func main() {
 			fmt.Fprintln(os.Stderr, msg)
 		}
 	}
+	if isPVESM() {
+		os.Exit(status)
+	}
 	if err := l.log(start, status, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
 	}
@@ -225,6 +230,9 @@ func main() {
 	os.Exit(status)
 }
 
+// isPVESM reports whether this program is called as pvesm.
+func isPVESM() bool { return filepath.Base(os.Args[0]) == "pvesm" }
+
 // run runs one command line.
 func (l *lab) run(args []string) error {
 	if s := os.Getenv("PHX_LAB_DELAY"); s != "" {
@@ -235,6 +243,9 @@ func (l *lab) run(args []string) error {
 		if err := l.sleep(time.Duration(seconds * float64(time.Second))); err != nil {
 			return err
 		}
+	}
+	if isPVESM() {
+		return l.pvesm(args)
 	}
 	if err := l.setBackend(); err != nil {
 		return err

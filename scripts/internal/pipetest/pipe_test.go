@@ -74,7 +74,7 @@ func build(dir string, flags ...string) (output []byte, err error) {
 			return output, err
 		}
 	}
-	return nil, nil
+	return nil, os.Symlink("pct", filepath.Join(dir, "pvesm"))
 }
 
 // full reports whether much is to be tried, as scripts/test does, and not just
@@ -132,6 +132,7 @@ func environment(w string) map[string]string {
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
 		"PHX_PROC":        w + "/host/proc",
+		"PHX_SYSROOT":     w + "/host/root",
 		"PHX_SUBUID":      w + "/subuid",
 		"PHX_SUBGID":      w + "/subgid",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
