@@ -38,6 +38,11 @@ issues certificates, the challenges of ACME, and its intermediate certificate,
 which is limited to the domain. If the CA cannot be asked, the pinned root is
 exported from the host, and the exit status is 1.
 
+For the action check, nothing is exported or changed: the exported file is
+compared with what the host has pinned, and where the containers run, their
+clock with that of the host, and whether CA, gateway and proxy reach each other
+and the services.
+
 init makes the CA in its container, or takes over the one that is there. The
 key of the root is made on the host, where it stays, below PVE-ROOT/priv/phx/ca.
 A CA that exists is never replaced.
@@ -76,7 +81,7 @@ repeated, and is refused until gateway and proxy have taken the one before:
     drop            only the new root is trusted
 
 Events read: plan.started, ct.ready, ct.failed, ct.skipped, plan.done.
-Events written: ca.exported, ca.failed, ca.rotation.
+Events written: ca.exported, ca.failed, ca.rotation, check.point.
 
 Example:
     phx-ca-export --ctid 103 --output phoenix_ca.crt

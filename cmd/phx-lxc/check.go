@@ -106,18 +106,14 @@ func (r *round) survey(ctx context.Context) *survey {
 
 // point reports a point.
 func (r *round) point(p point) {
-	text := fmt.Sprintf("%s: %s: %s", p.name, p.result, p.text)
 	body := event.CheckPoint{
 		Program: cmdline.Name(), Point: p.name, Result: p.result, Text: p.text, Remedy: p.remedy,
 	}
+	label := ""
 	if p.c != nil {
-		body.CTID = p.c.CTID
-		text = fmt.Sprintf("%d %s: %s", p.c.CTID, p.c.Name, text)
+		body.CTID, label = p.c.CTID, fmt.Sprintf("%d %s", p.c.CTID, p.c.Name)
 	}
-	if p.remedy != "" {
-		text += "\n" + p.remedy
-	}
-	cmdline.Logf("%s", text)
+	cmdline.Logf("%s", body.Message(label))
 	r.run.note(false, p.result == event.CheckFailed)
 	r.emit(body)
 }

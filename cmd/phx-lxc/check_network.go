@@ -95,7 +95,7 @@ func (s *survey) checkBridge(bridge string, ports []port) []point {
 		}
 	}
 	aware := s.read(dir, "bridge/vlan_filtering") == "1"
-	wayOut := fmt.Sprintf("give it \"bridge-vlan-aware yes\" in /etc/network/interfaces, and run: ifreload -a")
+	const wayOut = "give it \"bridge-vlan-aware yes\" in /etc/network/interfaces, and run: ifreload -a"
 	if len(trunked) > 0 && !aware {
 		points = append(points, fails(remedy.Errorf(wayOut, "it does not know VLANs, and trunks need that, of: %s",
 			idsOf(trunked))))
@@ -202,8 +202,13 @@ func (p port) hasNow(a netip.Addr) bool {
 
 // ask asks on a bridge who has these addresses.
 func (s *survey) ask(ctx context.Context, bridge string, asked map[netip.Addr]port, guests []pve.Guest) []point {
-	if len(asked) == 0 {
-		return nil
+	dir := s.path("sys/class/net", bridge)
+	ports, _ := filepath.Glob(filepath.Join(dir, "brif/*"))
+	if _, err := os.Stat(filepath.Join(dir, "bridge")); len(asked) == 0 || err == nil && len(ports) == 0 {
+		return nil // on a bridge without any port there is nobody else
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return []point{leftOut("whether somebody answers on %s is not known: see that bridge", bridge)}
 	}
 	var addresses []netip.Addr
 	for a := range asked {

@@ -98,6 +98,9 @@ func (s *survey) storages(ctx context.Context) []point {
 	return points
 }
 
+// roomOfSystem is what a small system with what phx installs takes, in GiB.
+const roomOfSystem = 1
+
 // checkNeed compares what is asked of a storage with what it is. status is that of
 // all storages, nil where that is not known.
 func (s *survey) checkNeed(n *need, status map[string]pve.StorageStatus) []point {
@@ -120,25 +123,30 @@ func (s *survey) checkNeed(n *need, status map[string]pve.StorageStatus) []point
 	}
 	const gigabyte = 1 << 30
 	free := fmt.Sprintf("%.1f GiB free", float64(now.Available)/gigabyte)
-	switch full := int64(n.gigabytes)*gigabyte > now.Available; {
+	full := int64(n.gigabytes)*gigabyte > now.Available
+	switch {
 	case now.State != "active":
 		points = append(points, fails(remedy.Errorf("see why with: pvesm status --storage "+n.name, "it is %s", now.State)))
 	case full && s.host.AllocatesAtOnce(n.name):
 		points = append(points, fails(remedy.Errorf("see what is on it with: pvesm list "+n.name+
 			"; make room, or choose smaller disks", "%s, and %s of %d GiB in all are still to be made on it",
 			free, count(n.disks, "disk"), n.gigabytes)))
-	case full:
+	case int64(n.disks)*roomOfSystem*gigabyte > now.Available:
 		points = append(points, warns("see what is on it with: pvesm list "+n.name+"; make room, or choose smaller disks",
-			"%s, and %s of %d GiB in all are still to be made on it: there is not room for all that may be written to them",
-			free, count(n.disks, "disk"), n.gigabytes))
+			"%s, and %s of %d GiB in all are still to be made on it: they take room only as they are filled, "+
+				"but a system alone takes about %d GiB", free, count(n.disks, "disk"), n.gigabytes, roomOfSystem))
 	}
 	if len(points) > 0 {
 		return points
 	}
-	if n.disks == 0 {
-		return []point{good("active, %s", free)}
+	text := "active, " + free
+	if n.disks > 0 {
+		text += fmt.Sprintf("; %s of %d GiB in all still to be made", count(n.disks, "disk"), n.gigabytes)
 	}
-	return []point{good("active, %s; %s of %d GiB in all still to be made", free, count(n.disks, "disk"), n.gigabytes)}
+	if full {
+		text += ", which take room only as they are filled"
+	}
+	return []point{good("%s", text)}
 }
 
 // archives looks for what missing containers are created from.
