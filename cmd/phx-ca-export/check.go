@@ -26,7 +26,8 @@ import (
 // point reports what a look has found.
 func (e *exporter) point(ctid int, name, result, remedy, format string, args ...any) {
 	p := event.CheckPoint{
-		CTID: ctid, Program: cmdline.Name(), Point: name, Result: result, Text: fmt.Sprintf(format, args...), Remedy: remedy,
+		CTID: ctid, Program: cmdline.Name(), Point: name, Result: result, Text: fmt.Sprintf(format, args...),
+		Remedy: remedy,
 	}
 	label := ""
 	if ctid != 0 {
@@ -60,8 +61,8 @@ func (e *exporter) checkRoot(ctid int, now time.Time) {
 	run := fmt.Sprintf("have it written again, with: phoenix %d", ctid)
 	roots, err := cahost.PinnedRoots(e.host)
 	if err != nil {
-		e.point(0, name, event.CheckFailed, "see what is wrong with that file, or remove pin.json beside it to pin the CA's "+
-			"root again", "%v", err)
+		e.point(0, name, event.CheckFailed, "see what is wrong with that file, or remove pin.json beside it to pin "+
+			"the CA's root again", "%v", err)
 		return
 	}
 	have, fileErr := cert.ReadFile(e.path)
@@ -304,8 +305,8 @@ func (e *exporter) checkFlows(at place, r *report) {
 		case "":
 			e.point(at.ctid, name, event.CheckLeftOut, "", "%s: the container has not told", target)
 		default:
-			remedy := fmt.Sprintf("see the way there: pct exec %d -- ip route get %s; and what the firewall rules of both sides "+
-				"let through", at.ctid, f.Dest)
+			remedy := fmt.Sprintf("see the way there: pct exec %d -- ip route get %s; and what the firewall rules of "+
+				"both sides let through", at.ctid, f.Dest)
 			verdict := event.CheckWarning
 			if ours {
 				verdict = event.CheckFailed

@@ -43,7 +43,7 @@ func (s *survey) containers(context.Context) []point {
 		there = append(there, j.c)
 		if lock := j.ct.Lock(); lock != "" {
 			points = append(points, warns("wait for the task that holds the lock, or, if there is none any more, run: "+
-				j.ct.ReleaseLock(), "locked (%s): a run waits %s for that, and then fails if there is something to change",
+				j.ct.ReleaseLock(), "locked (%s): a run waits %s for that, and fails then if there is something to do",
 				lock, j.options.lockWait).named("container").about(j.c))
 		}
 		var err error
@@ -51,8 +51,8 @@ func (s *survey) containers(context.Context) []point {
 		case !isTemplate:
 			err = j.refusals()
 		case !j.c.IsTemplate:
-			err = remedy.Errorf(fmt.Sprintf("let the configuration say so with is_template, or have another container made "+
-				"in its place, without its data, with: phoenix recreate %d", j.c.CTID), "it is a template")
+			err = remedy.Errorf(fmt.Sprintf("let the configuration say so with is_template, or have another container "+
+				"made in its place, without its data, with: phoenix recreate %d", j.c.CTID), "it is a template")
 		}
 		for _, err := range remedy.Each(err) {
 			points = append(points, fails(err).named("container").about(j.c))
@@ -112,23 +112,23 @@ func (s *survey) sources(context.Context) []point {
 func (s *survey) checkSource(source *job, clones []*job) []point {
 	conf, name := source.ct.Conf, source.c.TemplateSnapshot
 	if remove := conf.RemoveUnfinished(source.c.CTID, name); remove != "" {
-		return []point{fails(remedy.Errorf("remove it with: "+remove,
-			"the snapshot %s is unfinished, and of no use", name)).about(source.c)}
+		return []point{bad("remove it with: "+remove,
+			"the snapshot %s is unfinished, and of no use", name).about(source.c)}
 	}
 	section, from := &conf.Section, conf.Snapshot(name)
 	if from != nil {
 		section = &from.Section
 	} else if mount := conf.BindMount(); mount != "" && !conf.IsTemplate() {
-		return []point{fails(remedy.Errorf("take its mount_points out of the configuration, or create the container "+
-			"from a template", "it has a bind mount (%s), and Proxmox clones no container that has one", mount)).
+		return []point{bad("take its mount_points out of the configuration, or create the container "+
+			"from a template", "it has a bind mount (%s), and Proxmox clones no container that has one", mount).
 			about(source.c)}
 	}
 	var points []point
 	for _, j := range clones {
 		if have, differs := wrongPrivilege(j.c, section); differs {
-			points = append(points, fails(remedy.Errorf("clone from another container, or create this one from a template",
+			points = append(points, bad("clone from another container, or create this one from a template",
 				"it has unprivileged %s, which a clone keeps, and the configuration wants %s",
-				pve.FormatBool(have), pve.FormatBool(!have))).about(j.c))
+				pve.FormatBool(have), pve.FormatBool(!have)).about(j.c))
 			continue
 		}
 		would := pve.Snapshot{Section: *section}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,21 +20,22 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
-	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Looks of the action check at the host itself.
 
 func (s *survey) root(context.Context) []point {
 	if uid := os.Geteuid(); uid != 0 {
-		return []point{fails(remedy.Errorf("run as root: sudo phoenix check", "this is the user %d", uid))}
+		return []point{bad("run as root: sudo phoenix check", "this is the user %d", uid)}
 	}
 	return []point{good("this is root")}
 }
 
 func (s *survey) pct(context.Context) []point {
 	if s.listed != nil {
-		return []point{fails(s.listed)}
+		p := fails(s.listed)
+		p.remedy = cmp.Or(p.remedy, "see what it says, and how long it takes, with: pct list")
+		return []point{p}
 	}
 	return []point{good("pct list answers")}
 }
@@ -47,8 +49,8 @@ func (s *survey) version(context.Context) []point {
 	case version == "":
 		return []point{leftOut("the package is not installed: this is no Proxmox VE")}
 	case config.CompareVersions(version, oldestPCT) < 0:
-		return []point{fails(remedy.Errorf("update Proxmox VE: apt update && apt dist-upgrade",
-			"%s: phx needs %s", version, oldestPCT))}
+		return []point{bad("update Proxmox VE: apt update && apt dist-upgrade",
+			"%s: phx needs %s", version, oldestPCT)}
 	default:
 		return []point{good("%s", version)}
 	}
@@ -57,12 +59,12 @@ func (s *survey) version(context.Context) []point {
 func (s *survey) clusterFiles(context.Context) []point {
 	root := s.host.PVERoot
 	if info, err := os.Stat(filepath.Join(root, "lxc")); err != nil || !info.IsDir() {
-		return []point{fails(remedy.Errorf("run phx on the Proxmox VE host, and see why there: systemctl status pve-cluster",
-			"there is no directory %s", filepath.Join(root, "lxc")))}
+		return []point{bad("run phx on the Proxmox VE host, and see why there: systemctl status pve-cluster",
+			"there is no directory %s", filepath.Join(root, "lxc"))}
 	}
 	if !s.host.Quorate() {
-		return []point{fails(remedy.Errorf("bring up the other nodes, and see them with: pvecm status",
-			"the cluster has no quorum, and nothing can be written to %s", root))}
+		return []point{bad("bring up the other nodes, and see them with: pvecm status",
+			"the cluster has no quorum, and nothing can be written to %s", root)}
 	}
 	return []point{good("%s is there", root)}
 }
@@ -116,8 +118,8 @@ func (s *survey) oldScripts(context.Context) []point {
 			var wayOut string
 			switch {
 			case strings.Contains(line, "certificate-renewal-manager.sh"):
-				wayOut = "gateway and proxy renew theirs themselves: take them out of certificate-manifest.json, and if nothing " +
-					"is left in it, take this line away"
+				wayOut = "gateway and proxy renew theirs themselves: take them out of certificate-manifest.json, and " +
+					"if nothing is left in it, take this line away"
 			case strings.Contains(line, "/bin/phoenix-cli"), strings.Contains(line, "managers/lxc-manager.sh"):
 				wayOut = "have it run phx: /usr/local/phoenix_hypervisor/scripts/phoenix"
 			default:
@@ -243,8 +245,8 @@ func (s *survey) checkProgram(ctx context.Context, p program) point {
 		}
 	}
 	if err := reach(ctx, http.DefaultTransport, p.url); err != nil {
-		return fails(remedy.Errorf(fmt.Sprintf("let this host reach it, or put %s, or %s with a SHA256SUMS, into a directory "+
-			"and name that in PHX_ASSETS", p.archive, p.name), "%s cannot be downloaded: %w", p.url, err))
+		return bad(fmt.Sprintf("let this host reach it, or put %s, or %s with a SHA256SUMS, into a "+
+			"directory and name that in PHX_ASSETS", p.archive, p.name), "%s cannot be downloaded: %v", p.url, err)
 	}
 	return good("%s can be downloaded", p.url)
 }
@@ -258,13 +260,13 @@ func checkAsset(ctx context.Context, dir string, p program) point {
 	have, err := sumOf(ctx, file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fails(remedy.Errorf("put one there, or unset PHX_ASSETS to download",
-			"PHX_ASSETS=%s: has neither %s listed in its SHA256SUMS nor %s", dir, p.name, p.archive))
+		return bad("put one there, or unset PHX_ASSETS to download",
+			"PHX_ASSETS=%s: has neither %s listed in its SHA256SUMS nor %s", dir, p.name, p.archive)
 	case err != nil:
-		return fails(remedy.Errorf("put it there again", "%w", err))
+		return bad("put it there again", "%v", err)
 	case have != want:
-		return fails(remedy.Errorf("put it there again, or correct SHA256SUMS if the file is as it is to be",
-			"%s: wrong checksum: expected sha256 %s, found %s", file, want, have))
+		return bad("put it there again, or correct SHA256SUMS if the file is as it is to be",
+			"%s: wrong checksum: expected sha256 %s, found %s", file, want, have)
 	}
 	return good("%s has its checksum", file)
 }

@@ -14,7 +14,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/probe"
 	"thinkheads.ai/phx/cmd/internal/pve"
-	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Looks of the action check at networks.
@@ -73,17 +72,17 @@ func (s *survey) checkBridge(bridge string, ports []port) []point {
 	switch {
 	case !is():
 		node := s.host.Node()
-		return []point{fails(remedy.Errorf(fmt.Sprintf("correct bridge in the configuration, or make it, with: "+
+		return []point{bad(fmt.Sprintf("correct bridge in the configuration, or make it, with: "+
 			"pvesh create /nodes/%s/network --iface %s --type bridge --autostart 1 && pvesh set /nodes/%[1]s/network",
-			node, bridge), "there is no interface %s", bridge))}
+			node, bridge), "there is no interface %s", bridge)}
 	case !is("bridge") && ovs:
 		return []point{good("it is Open vSwitch's")}
 	case !is("bridge"):
-		return []point{fails(remedy.Errorf("correct bridge in the configuration", "%s is no bridge", bridge))}
+		return []point{bad("correct bridge in the configuration", "%s is no bridge", bridge)}
 	}
 	var points []point
 	if flags, err := strconv.ParseUint(s.read(dir, "flags"), 0, 32); err == nil && flags&1 == 0 {
-		points = append(points, fails(remedy.Errorf("bring it up with: ifup "+bridge, "it is down")))
+		points = append(points, bad("bring it up with: ifup "+bridge, "it is down"))
 	}
 	var tagged, trunked []*config.Container
 	for _, p := range ports {
@@ -97,12 +96,13 @@ func (s *survey) checkBridge(bridge string, ports []port) []point {
 	aware := s.read(dir, "bridge/vlan_filtering") == "1"
 	const wayOut = "give it \"bridge-vlan-aware yes\" in /etc/network/interfaces, and run: ifreload -a"
 	if len(trunked) > 0 && !aware {
-		points = append(points, fails(remedy.Errorf(wayOut, "it does not know VLANs, and trunks need that, of: %s",
-			idsOf(trunked))))
+		points = append(points, bad(wayOut, "it does not know VLANs, and trunks need that, of: %s",
+			idsOf(trunked)))
 	}
 	if len(tagged) > 0 && !aware && !s.hasWayOut(dir) {
-		points = append(points, fails(remedy.Errorf(wayOut,
-			"it neither knows VLANs nor has a port to the outside on which Proxmox could make one, for: %s", idsOf(tagged))))
+		points = append(points, bad(wayOut,
+			"it neither knows VLANs nor has a port to the outside on which Proxmox could make one, for: %s",
+			idsOf(tagged)))
 	}
 	if len(points) > 0 {
 		return points
@@ -168,11 +168,11 @@ func (s *survey) addresses(ctx context.Context) []point {
 				n++
 				switch {
 				case taken[a] != "":
-					points = append(points, fails(remedy.Errorf(wayOut, "%s", taken[a])).named("address %s", a).about(p.c))
+					points = append(points, bad(wayOut, "%s", taken[a]).named("address %s", a).about(p.c))
 				case p.hasNow(a):
 				case p.Tag > 0:
-					points = append(points, leftOut("whether somebody has it in VLAN %d of %s is not known: this host may not be in it",
-						p.Tag, bridge).named("address %s", a).about(p.c))
+					points = append(points, leftOut("whether somebody has it in VLAN %d of %s is not known: "+
+						"this host may not be in it", p.Tag, bridge).named("address %s", a).about(p.c))
 				default:
 					asked[a] = p
 				}
@@ -233,8 +233,8 @@ func (s *survey) ask(ctx context.Context, bridge string, asked map[netip.Addr]po
 		}
 		wayOut := "give one of the two another address; behind which port of the bridge it is: bridge fdb show br " +
 			fmt.Sprintf("%s | grep -i %s", bridge, mac)
-		points = append(points, fails(remedy.Errorf(wayOut, "somebody answers for it on %s, with the MAC address %s%s",
-			bridge, strings.ToUpper(mac.String()), who)).named("address %s", a).about(asked[a].c))
+		points = append(points, bad(wayOut, "somebody answers for it on %s, with the MAC address %s%s",
+			bridge, strings.ToUpper(mac.String()), who).named("address %s", a).about(asked[a].c))
 	}
 	return points
 }
@@ -256,7 +256,8 @@ func (s *survey) macs(context.Context) []point {
 	faces, _ := filepath.Glob(s.path("sys/class/net/*"))
 	for _, face := range faces {
 		// A port of a container has one of its own, and a bridge that of a port.
-		if mac := strings.ToUpper(s.read("sys/class/net", filepath.Base(face), "address")); mac != "" && taken[mac] == "" {
+		mac := strings.ToUpper(s.read("sys/class/net", filepath.Base(face), "address"))
+		if mac != "" && taken[mac] == "" {
 			taken[mac] = fmt.Sprintf("the interface %s of this host has it", filepath.Base(face))
 		}
 	}
@@ -269,8 +270,9 @@ func (s *survey) macs(context.Context) []point {
 			}
 			n++
 			if who := taken[face.MAC]; who != "" {
-				points = append(points, fails(remedy.Errorf("give one of the two another MAC address, or leave it out of the "+
-					"configuration: Proxmox VE chooses one then", "%s", who)).named("MAC address %s", face.MAC).about(j.c))
+				p := bad("give one of the two another MAC address, or leave it out of the configuration: Proxmox VE chooses "+
+					"one then", "%s", who)
+				points = append(points, p.named("MAC address %s", face.MAC).about(j.c))
 			}
 		}
 	}

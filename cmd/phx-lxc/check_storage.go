@@ -8,7 +8,6 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
-	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Looks of the action check at storages.
@@ -114,8 +113,8 @@ func (s *survey) checkNeed(n *need, status map[string]pve.StorageStatus) []point
 			"it takes no snapshots of containers, so that these get none: %s", idsOf(n.snapshots)))
 	}
 	if len(n.templates) > 0 && !s.host.TakesTemplates(n.name) {
-		points = append(points, fails(remedy.Errorf("choose another one, or take is_template out of the configuration",
-			"pct makes no template on a storage of its type, and these are to be templates: %s", idsOf(n.templates))))
+		points = append(points, bad("choose another one, or take is_template out of the configuration",
+			"pct makes no template on a storage of its type, and these are to be templates: %s", idsOf(n.templates)))
 	}
 	now, known := status[n.name]
 	if !known {
@@ -123,16 +122,16 @@ func (s *survey) checkNeed(n *need, status map[string]pve.StorageStatus) []point
 	}
 	const gigabyte = 1 << 30
 	free := fmt.Sprintf("%.1f GiB free", float64(now.Available)/gigabyte)
+	makeRoom := "see what is on it with: pvesm list " + n.name + "; make room, or choose smaller disks"
 	full := int64(n.gigabytes)*gigabyte > now.Available
 	switch {
 	case now.State != "active":
-		points = append(points, fails(remedy.Errorf("see why with: pvesm status --storage "+n.name, "it is %s", now.State)))
+		points = append(points, bad("see why with: pvesm status --storage "+n.name, "it is %s", now.State))
 	case full && s.host.AllocatesAtOnce(n.name):
-		points = append(points, fails(remedy.Errorf("see what is on it with: pvesm list "+n.name+
-			"; make room, or choose smaller disks", "%s, and %s of %d GiB in all are still to be made on it",
-			free, count(n.disks, "disk"), n.gigabytes)))
+		points = append(points, bad(makeRoom, "%s, and %s of %d GiB in all are still to be made on it",
+			free, count(n.disks, "disk"), n.gigabytes))
 	case int64(n.disks)*roomOfSystem*gigabyte > now.Available:
-		points = append(points, warns("see what is on it with: pvesm list "+n.name+"; make room, or choose smaller disks",
+		points = append(points, warns(makeRoom,
 			"%s, and %s of %d GiB in all are still to be made on it: they take room only as they are filled, "+
 				"but a system alone takes about %d GiB", free, count(n.disks, "disk"), n.gigabytes, roomOfSystem))
 	}

@@ -49,6 +49,12 @@ func fails(err error) point {
 	return p
 }
 
+func bad(remedy, format string, args ...any) point {
+	p := warns(remedy, format, args...)
+	p.result = event.CheckFailed
+	return p
+}
+
 func (p point) named(format string, args ...any) point {
 	p.name = fmt.Sprintf(format, args...)
 	return p

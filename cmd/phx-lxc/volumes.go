@@ -162,7 +162,8 @@ func disks(c *config.Container, conf *pve.Conf) []disk {
 
 // refuseMountPoints refuses mount points that are others than the configured
 // ones, or would hide or replace data.
-func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes, refuse func(wayOut, format string, args ...any)) {
+func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes,
+	refuse func(wayOut, format string, args ...any)) {
 	next := conf.Next()
 	byPath := map[string]string{}
 	for _, option := range pve.MountPoints(next) {

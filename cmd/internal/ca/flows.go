@@ -56,7 +56,8 @@ func Flows(p *config.Plan) []Flow {
 	if p.Gateway != nil {
 		for _, address := range addressesOf(p.Gateway) {
 			for _, port := range []int{80, 443} {
-				all = append(all, Flow{From: "clients", To: "gateway", ToCTID: p.Gateway.CTID, Dest: address, Port: port})
+				f := Flow{From: "clients", To: "gateway", ToCTID: p.Gateway.CTID, Dest: address, Port: port}
+				all = append(all, f)
 			}
 		}
 	}

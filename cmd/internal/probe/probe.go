@@ -36,7 +36,8 @@ func Probe(ctx context.Context, on string, addresses []netip.Addr) (map[netip.Ad
 	if len(i.HardwareAddr) != 6 {
 		return nil, fmt.Errorf("%s is no Ethernet", on)
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
+	const kind = unix.SOCK_RAW | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(unix.AF_PACKET, kind, int(htons(unix.ETH_P_ALL)))
 	if err != nil {
 		return nil, fmt.Errorf("a packet socket: %w", err)
 	}
@@ -162,13 +163,15 @@ func claim(frame []byte) (netip.Addr, net.HardwareAddr) {
 	}
 	body := frame[14:]
 	switch {
-	case frame[12] == 0x08 && frame[13] == 0x06 && len(body) >= 28 && bytes.Equal(body[:6], []byte{0, 1, 0x08, 0, 6, 4}):
+	case frame[12] == 0x08 && frame[13] == 0x06 && len(body) >= 28 && // ARP
+		bytes.Equal(body[:6], []byte{0, 1, 0x08, 0, 6, 4}):
 		address := netip.AddrFrom4([4]byte(body[14:18]))
 		if address.IsUnspecified() { // another one asks, too
 			address = netip.AddrFrom4([4]byte(body[24:28]))
 		}
 		return address, bytes.Clone(body[8:14])
-	case frame[12] == 0x86 && frame[13] == 0xdd && len(body) >= 64 && body[6] == 58 && body[7] == 255 && body[40] == 136:
+	case frame[12] == 0x86 && frame[13] == 0xdd && len(body) >= 64 && // a neighbour advertisement
+		body[6] == 58 && body[7] == 255 && body[40] == 136:
 		return netip.AddrFrom16([16]byte(body[48:64])), bytes.Clone(frame[6:12])
 	}
 	return netip.Addr{}, nil

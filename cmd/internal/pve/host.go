@@ -27,6 +27,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/process"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Host is a Proxmox VE host.
@@ -251,10 +252,11 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 		}
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: run this on the Proxmox VE host", err)
+		wayOut := "run this on the Proxmox VE host"
 		if c.Argv[0] == h.PCT {
-			err = fmt.Errorf("%w, or name pct's place in PHX_PCT", err)
+			wayOut += ", or name pct's place in PHX_PCT"
 		}
+		err = remedy.Errorf(wayOut, "%w", err)
 	}
 	label := c.Label
 	if label == "" {

@@ -44,7 +44,8 @@ func (h *Host) storages() map[string]*storage {
 			current.disabled = len(fields) == 1 || ParseBool(fields[1])
 		case len(fields) < 2 || line[0] == '#':
 		case line[0] != ' ' && line[0] != '\t': // a section: "TYPE: NAME"
-			current = &storage{kind: strings.TrimSuffix(fields[0], ":"), templates: "template/cache", snippets: "snippets"}
+			kind := strings.TrimSuffix(fields[0], ":")
+			current = &storage{kind: kind, templates: "template/cache", snippets: "snippets"}
 			switch current.kind {
 			case "nfs", "cifs", "cephfs", "glusterfs":
 				current.dir = "/mnt/pve/" + fields[1] // unless its path says otherwise

@@ -15,7 +15,7 @@ func TestSplit(t *testing.T) {
 	}{
 		{missing, "a.sh: not executable", "run: chmod +x a.sh"},
 		{fmt.Errorf("feature a: %w", missing), "feature a: a.sh: not executable", "run: chmod +x a.sh"},
-		{fmt.Errorf("%w; nothing was changed", missing), "a.sh: not executable: run: chmod +x a.sh; nothing was changed", ""},
+		{fmt.Errorf("%w; no more", missing), "a.sh: not executable: run: chmod +x a.sh; no more", ""},
 		{errors.New("a: b"), "a: b", ""},
 	} {
 		if what, remedy := Split(c.err); what != c.what || remedy != c.remedy {

@@ -10,6 +10,7 @@
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
 //	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
+//	pve/local                a link to nodes/NODE, where the node has another name than the host
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
 //	pve/replication.cfg      jobs of replication: what they replicate is not destroyed
@@ -183,6 +184,9 @@ func main() {
 	}
 	node, _ := os.Hostname()
 	node, _, _ = strings.Cut(node, ".")
+	if own, err := os.Readlink(filepath.Join(dir, "pve/local")); err == nil {
+		node = filepath.Base(own)
+	}
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)

@@ -157,7 +157,7 @@ func (l *lab) setStorage(id string, options map[string]string) error {
 	removed := splitList(options["delete"])
 	delete(options, "delete")
 	for _, content := range splitList(options["content"]) {
-		if !slices.Contains([]string{"rootdir", "images", "vztmpl", "iso", "backup", "snippets", "none", "import"}, content) {
+		if !slices.Contains(strings.Fields("rootdir images vztmpl iso backup snippets none import"), content) {
 			return die(255, "storage does not support content type '%s'", content)
 		}
 	}
@@ -173,7 +173,7 @@ func (l *lab) setStorage(id string, options map[string]string) error {
 		if len(fields) > 1 && line[0] != ' ' && line[0] != '\t' {
 			ours = fields[0] == s.kind+":" && fields[1] == id
 		}
-		_, set := map[string]string(options)[first(fields)]
+		_, set := options[first(fields)]
 		if ours && (set || slices.Contains(removed, first(fields))) {
 			continue
 		}

@@ -28,7 +28,8 @@ func (l *lab) storages() (map[string]*storage, error) {
 	f, err := os.Open(filepath.Join(l.dir, "pve", "storage.cfg"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]*storage{
-			"lab": {id: "lab", kind: "btrfs", path: filepath.Join(l.dir, "storage", "lab"), content: []string{"rootdir"}},
+			"lab": {id: "lab", kind: "btrfs", path: filepath.Join(l.dir, "storage", "lab"),
+				content: []string{"rootdir"}},
 			"local": {id: "local", kind: "dir", path: filepath.Join(l.dir, "storage", "local"),
 				content: []string{"vztmpl"}},
 		}, nil

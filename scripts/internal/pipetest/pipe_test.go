@@ -148,7 +148,7 @@ func environment(w string) map[string]string {
 // for the inside of the containers.
 func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
-		"host/storage/lab", "scripts", "ca", "ssl"} {
+		"host/storage/lab", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
