@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,19 +77,8 @@ func (e *exporter) checkRoot(ctid int, now time.Time) {
 			"none is pinned yet, and %s is there", e.path)
 		return
 	}
-	root := roots[0]
-	sum, end := cert.Fingerprint(root), root.NotAfter.Format("2006-01-02")
+	sum := cert.Fingerprint(roots[0])
 	switch {
-	case now.Before(root.NotBefore):
-		e.point(0, name, event.CheckFailed, "set the clock of this host: see it with: timedatectl",
-			"the pinned root %s is valid from %s on, and this host has %s", sum, root.NotBefore.Format(time.RFC3339),
-			now.UTC().Format(time.RFC3339))
-	case now.After(root.NotAfter):
-		e.point(0, name, event.CheckFailed, "rotate the root: PHX_ROTATE_ROOT=trust phoenix",
-			"the pinned root %s has expired on %s", sum, end)
-	case now.After(root.NotAfter.Add(-soon)):
-		e.point(0, name, event.CheckWarning, "rotate the root: PHX_ROTATE_ROOT=trust phoenix",
-			"the pinned root %s expires on %s", sum, end)
 	case missing:
 		e.point(0, name, event.CheckWarning, run, "%s is not there", e.path)
 	case fileErr != nil:
@@ -96,7 +86,26 @@ func (e *exporter) checkRoot(ctid int, now time.Time) {
 	case !bytes.Equal(have, cert.Encode(roots...)):
 		e.point(0, name, event.CheckWarning, run, "%s does not have what is pinned: SHA-256 %s", e.path, sum)
 	default:
-		e.point(0, name, event.CheckOK, "", "%s is as pinned, until %s: SHA-256 %s", e.path, end, sum)
+		e.point(0, name, event.CheckOK, "", "%s is as pinned: SHA-256 %s", e.path, sum)
+	}
+	e.checkLife(roots[0], now)
+}
+
+// checkLife compares the life of the root with the clock of the host.
+func (e *exporter) checkLife(root *x509.Certificate, now time.Time) {
+	const name, rotate = "life of the root", "rotate the root: PHX_ROTATE_ROOT=trust phoenix"
+	end := root.NotAfter.Format("2006-01-02")
+	switch {
+	case now.Before(root.NotBefore):
+		e.point(0, name, event.CheckFailed, "set the clock of this host: see it with: timedatectl",
+			"it begins on %s, and this host has %s", root.NotBefore.UTC().Format(time.RFC3339),
+			now.UTC().Format(time.RFC3339))
+	case now.After(root.NotAfter):
+		e.point(0, name, event.CheckFailed, rotate, "it has expired on %s", end)
+	case now.After(root.NotAfter.Add(-soon)):
+		e.point(0, name, event.CheckWarning, rotate, "it expires on %s", end)
+	default:
+		e.point(0, name, event.CheckOK, "", "until %s", end)
 	}
 }
 

@@ -94,7 +94,7 @@ func (s *survey) gpus(context.Context) []point {
 		}
 	}
 	if n > 0 && len(found.all) == 0 {
-		return []point{good("as %s need them", count(n, "container"))}
+		return []point{good("in order for %s", count(n, "container"))}
 	}
 	return found.points()
 }

@@ -299,8 +299,11 @@ func (s *survey) firewall(context.Context) []point {
 		}
 		would := pveFirewall(j.c.Firewall).Rewrite(have, j.ct.Before.Hashes(pve.FirewallWord))
 		for _, cut := range cutFlows(s.plan, j.c, would) {
-			what, rule, _ := strings.Cut(cut, "; ")
-			points = append(points, warns("add to its firewall.rules: "+rule, "%s", what).about(j.c))
+			what, wayOut, _ := strings.Cut(cut, "; ")
+			if _, rule, isRule := strings.Cut(wayOut, ": {"); isRule {
+				wayOut = "add at the beginning of its firewall.rules: {" + rule
+			}
+			points = append(points, warns(wayOut, "%s", what).about(j.c))
 		}
 	}
 	if path, on := s.host.DatacenterFirewall(); !on && len(enabled) > 0 {

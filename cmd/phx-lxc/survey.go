@@ -100,7 +100,7 @@ func each(name string, concerns func(*job) bool, check func(*job, context.Contex
 		case n == 0:
 			return nil
 		case len(found.all) == 0:
-			return []point{good("as %s need them", count(n, "container"))}
+			return []point{good("in order for %s", count(n, "container"))}
 		}
 		return found.points()
 	}}
