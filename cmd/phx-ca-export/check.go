@@ -316,6 +316,10 @@ func (e *exporter) checkFlows(at place, r *report) {
 		default:
 			remedy := fmt.Sprintf("see the way there: pct exec %d -- ip route get %s; and what the firewall rules of "+
 				"both sides let through", at.ctid, f.Dest)
+			if f.ToCTID != 0 {
+				remedy = fmt.Sprintf("see what a run would change, rules of the firewalls among it: phoenix --dry-run "+
+					"%d %d; and the way there: pct exec %[1]d -- ip route get %[3]s", at.ctid, f.ToCTID, f.Dest)
+			}
 			verdict := event.CheckWarning
 			if ours {
 				verdict = event.CheckFailed
