@@ -57,16 +57,10 @@ func (s *survey) version(context.Context) []point {
 }
 
 func (s *survey) clusterFiles(context.Context) []point {
-	root := s.host.PVERoot
-	if info, err := os.Stat(filepath.Join(root, "lxc")); err != nil || !info.IsDir() {
-		return []point{bad("run phx on the Proxmox VE host, and see why there: systemctl status pve-cluster",
-			"there is no directory %s", filepath.Join(root, "lxc"))}
+	if err := s.host.CheckClusterFiles(); err != nil {
+		return []point{fails(err)}
 	}
-	if !s.host.Quorate() {
-		return []point{bad("bring up the other nodes, and see them with: pvecm status",
-			"the cluster has no quorum, and nothing can be written to %s", root)}
-	}
-	return []point{good("%s is there", root)}
+	return []point{good("%s is there", s.host.PVERoot)}
 }
 
 // gpus looks for the devices of GPUs. A container starts without them.

@@ -106,12 +106,3 @@ func (g *Guest) read(values map[string]string) {
 		}
 	}
 }
-
-// Quorate reports whether the node may write to /etc/pve: alone, or as one of a
-// cluster that has a quorum. It is taken to be so where Proxmox VE does not say.
-func (h *Host) Quorate() bool {
-	text, err := readIfThere(filepath.Join(h.PVERoot, ".members"))
-	return err != nil || !notQuorate.Match(text)
-}
-
-var notQuorate = regexp.MustCompile(`"quorate":\s*0\b`)
