@@ -60,7 +60,7 @@ func (s *survey) clusterFiles(context.Context) []point {
 	if err := s.host.CheckClusterFiles(); err != nil {
 		return []point{fails(err)}
 	}
-	return []point{good("%s is there", s.host.PVERoot)}
+	return []point{good("it is there, and can be written to")}
 }
 
 // gpus looks for the devices of GPUs. A container starts without them.
