@@ -59,22 +59,30 @@ func (r *round) check() {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.ctx, lookTimeout, fmt.Errorf("not known after %s", lookTimeout))
 	defer cancel()
-	s := r.survey(ctx)
+	surveyed := make(chan *survey, 1)
+	go func() { surveyed <- r.survey(ctx) }()
+	var s *survey
+	select {
+	case s = <-surveyed:
+	case <-ctx.Done():
+		r.point(bad("see what does not answer: pct list; ls "+r.options.host.PVERoot, "%v", context.Cause(ctx)).
+			named("containers"))
+		return
+	}
 	found := make([]chan []point, len(looks))
 	for i, l := range looks {
 		found[i] = make(chan []point, 1)
 		go func() { found[i] <- l.run(s, ctx) }()
 	}
+	// A look may wait for a file system that does not answer, and not know of ctx.
+	late := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, func() { close(late) }) })()
 	for i, l := range looks {
 		var points []point
 		select {
 		case points = <-found[i]:
-		case <-ctx.Done(): // a look may wait for a file system that does not answer, and not know of ctx
-			select {
-			case points = <-found[i]:
-			case <-time.After(time.Second):
-				points = []point{leftOut("%v", context.Cause(ctx))}
-			}
+		case <-late:
+			points = []point{leftOut("%v", context.Cause(ctx))}
 		}
 		for _, p := range points {
 			if p.name == "" {

@@ -159,6 +159,7 @@ func (s *survey) addresses(ctx context.Context) []point {
 	}
 	const wayOut = "give one of the two another address"
 	var points []point
+	var unknown findings
 	n := 0
 	bridges, at := s.ports()
 	for _, bridge := range bridges {
@@ -171,8 +172,8 @@ func (s *survey) addresses(ctx context.Context) []point {
 					points = append(points, bad(wayOut, "%s", taken[a]).named("address %s", a).about(p.c))
 				case p.hasNow(a):
 				case p.Tag > 0:
-					points = append(points, leftOut("whether somebody has it in VLAN %d of %s is not known: "+
-						"this host may not be in it", p.Tag, bridge).named("address %s", a).about(p.c))
+					unknown.add(p.c, leftOut("whether somebody else has one is not known: this host may not be in it").
+						named("addresses in VLAN %d of %s", p.Tag, bridge))
 				default:
 					asked[a] = p
 				}
@@ -180,6 +181,7 @@ func (s *survey) addresses(ctx context.Context) []point {
 		}
 		points = append(points, s.ask(ctx, bridge, asked, guests)...)
 	}
+	points = append(points, unknown.points()...)
 	if len(points) > 0 || n == 0 {
 		return points
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -120,7 +121,9 @@ func (f *findings) add(c *config.Container, p point) {
 	if f.about[key] == nil {
 		f.all = append(f.all, p)
 	}
-	f.about[key] = append(f.about[key], c)
+	if !slices.Contains(f.about[key], c) {
+		f.about[key] = append(f.about[key], c)
+	}
 }
 
 func (f *findings) points() []point {
