@@ -82,7 +82,11 @@ func (r *round) check() {
 		select {
 		case points = <-found[i]:
 		case <-late:
-			points = []point{leftOut("%v", context.Cause(ctx))}
+			select { // chooses freely among what is ready
+			case points = <-found[i]:
+			default:
+				points = []point{leftOut("%v", context.Cause(ctx))}
+			}
 		}
 		for _, p := range points {
 			if p.name == "" {
