@@ -20,11 +20,12 @@ func hasMountPoints(j *job) bool { return len(j.c.MountPoints) > 0 }
 
 // checkMappable checks that root may map the container's ids.
 func (j *job) checkMappable(context.Context) error {
-	maps := j.c.IDMaps
+	maps, why := j.c.IDMaps, "id_maps asks for"
 	if len(maps) == 0 {
+		why = "unprivileged containers have"
 		maps = []string{"u 0 100000 65536", "g 0 100000 65536"} // those that Proxmox VE gives a container
 	}
-	return pve.CheckSubordinate(maps, j.options.subUID, j.options.subGID)
+	return pve.CheckSubordinate(maps, why, j.options.subUID, j.options.subGID)
 }
 
 // containers looks for what keeps containers from being worked on at all, and from

@@ -345,7 +345,7 @@ func (j *job) checkIDMaps(context.Context) error {
 	if len(j.c.MappedIDs) == 0 {
 		return nil
 	}
-	return pve.CheckSubordinate(j.c.IDMaps, j.options.subUID, j.options.subGID)
+	return pve.CheckSubordinate(j.c.IDMaps, "id_maps asks for", j.options.subUID, j.options.subGID)
 }
 
 // reportInterfaces says which interfaces stay although the configuration does not

@@ -13,8 +13,8 @@ import (
 // CheckSubordinate returns an error unless root may map the host's ids of these
 // maps, in the form of [IDMapKey], into a container: by the files /etc/subuid and
 // /etc/subgid, of which users and groups are the paths. The error has the lines
-// that are missing.
-func CheckSubordinate(maps []string, users, groups string) error {
+// that are missing, and why the ids are needed, as in "id_maps asks for".
+func CheckSubordinate(maps []string, why, users, groups string) error {
 	var all []error
 	for _, file := range []struct{ kind, path string }{{"u", users}, {"g", groups}} {
 		text, err := readIfThere(file.path)
@@ -37,10 +37,10 @@ func CheckSubordinate(maps []string, users, groups string) error {
 		case 0:
 		case 1:
 			all = append(all, remedy.Errorf("add this line to it: "+missing[0],
-				"%s does not let root map ids that id_maps asks for", file.path))
+				"%s does not let root map ids that %s", file.path, why))
 		default:
 			all = append(all, remedy.Errorf("add these lines to it:\n"+strings.Join(missing, "\n"),
-				"%s does not let root map ids that id_maps asks for", file.path))
+				"%s does not let root map ids that %s", file.path, why))
 		}
 	}
 	return errors.Join(all...)

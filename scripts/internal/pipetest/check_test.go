@@ -210,7 +210,7 @@ var checkCases = []checkCase{
 	},
 	{
 		name: "no id maps", bash: "echo root:100000:100 >subuid", unseen: true,
-		point: "id maps", result: "failed", text: "subuid does not let root map ids",
+		point: "id maps", result: "failed", text: "subuid does not let root map ids that unprivileged containers have$",
 		remedy: "^add this line to it: root:100000:65536$",
 		mend:   "echo root:100000:65536 >>subuid",
 	},
