@@ -65,8 +65,8 @@ func (r *round) check() {
 	select {
 	case s = <-surveyed:
 	case <-ctx.Done():
-		r.point(bad("see what does not answer: pct list; ls "+r.options.host.PVERoot, "%v", context.Cause(ctx)).
-			named("containers"))
+		r.point(bad("see what does not answer: pct list; and the files of Proxmox VE: systemctl status pve-cluster",
+			"%v", context.Cause(ctx)).named("containers"))
 		return
 	}
 	found := make([]chan []point, len(looks))
