@@ -272,8 +272,8 @@ func (s *survey) macs(context.Context) []point {
 			}
 			n++
 			if who := taken[face.MAC]; who != "" {
-				p := bad("give one of the two another MAC address, or leave it out of the configuration: Proxmox VE chooses "+
-					"one then", "%s", who)
+				p := bad("give one of the two another MAC address, or leave it out of the configuration: Proxmox VE "+
+					"chooses one then", "%s", who)
 				points = append(points, p.named("MAC address %s", face.MAC).about(j.c))
 			}
 		}

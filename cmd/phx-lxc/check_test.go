@@ -80,7 +80,8 @@ func TestRoom(t *testing.T) {
 		available int64
 		want      string
 	}{
-		{need{gigabytes: 40, disks: 4}, "active", 100 * gib, "ok: active, 100.0 GiB free; 4 disks of 40 GiB in all still to be made"},
+		{need{gigabytes: 40, disks: 4}, "active", 100 * gib, "ok: active, 100.0 GiB free; 4 disks of 40 GiB in all still " +
+			"to be made"},
 		{need{gigabytes: 40, disks: 4}, "active", 10 * gib, "ok: active, 10.0 GiB free; 4 disks of 40 GiB in all still " +
 			"to be made, which take room only as they are filled"},
 		{need{gigabytes: 40, disks: 4}, "active", 3 * gib, "warning: 3.0 GiB free, and 4 disks of 40 GiB in all"},

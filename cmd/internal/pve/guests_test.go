@@ -11,7 +11,8 @@ import (
 func TestGuests(t *testing.T) {
 	h := &Host{PVERoot: t.TempDir()}
 	for name, text := range map[string]string{
-		"nodes/a/lxc/101.conf": "hostname: web\nnet0: name=eth0,bridge=vmbr0,hwaddr=bc:24:11:00:00:01,ip=10.0.0.1/24,ip6=auto\n" +
+		"nodes/a/lxc/101.conf": "hostname: web\n" +
+			"net0: name=eth0,bridge=vmbr0,hwaddr=bc:24:11:00:00:01,ip=10.0.0.1/24,ip6=auto\n" +
 			"[pve:pending]\nnet0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:02,ip=dhcp,ip6=fd00::1/64\n" +
 			"[snap]\nnet0: name=eth0,hwaddr=BC:24:11:00:00:09,ip=10.0.0.9/24\n",
 		"nodes/b/qemu-server/900.conf": "name: db\nnet0: virtio=BC:24:11:00:00:03,bridge=vmbr0,firewall=1\n" +
