@@ -80,10 +80,10 @@ func TestRoom(t *testing.T) {
 		available int64
 		want      string
 	}{
-		{need{gigabytes: 40, disks: 4}, "active", 100 * gib, "ok: active, 100.0 GiB free; 4 disks of 40 GiB in all still " +
-			"to be made"},
-		{need{gigabytes: 40, disks: 4}, "active", 10 * gib, "ok: active, 10.0 GiB free; 4 disks of 40 GiB in all still " +
-			"to be made, which take room only as they are filled"},
+		{need{gigabytes: 40, disks: 4}, "active", 100 * gib,
+			"ok: active, 100.0 GiB free; 4 disks of 40 GiB in all still to be made"},
+		{need{gigabytes: 40, disks: 4}, "active", 10 * gib,
+			"ok: active, 10.0 GiB free; 4 disks of 40 GiB in all still to be made, which take room only as they are filled"},
 		{need{gigabytes: 40, disks: 4}, "active", 3 * gib, "warning: 3.0 GiB free, and 4 disks of 40 GiB in all"},
 		{need{}, "active", 0, "ok: active, 0.0 GiB free"},
 		{need{}, "inactive", 0, "failed: it is inactive"},
@@ -107,8 +107,9 @@ func TestReach(t *testing.T) {
 			if r.Method != http.MethodHead || r.URL.String() != url {
 				t.Errorf("%s %s", r.Method, r.URL)
 			}
-			header := http.Header{"Location": {"http://other.test/"}}
-			return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Header: header, Body: http.NoBody}, nil
+			answer := &http.Response{StatusCode: status, Status: fmt.Sprint(status), Body: http.NoBody}
+			answer.Header = http.Header{"Location": {"http://other.test/"}}
+			return answer, nil
 		}), url)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%d: %v, want %q", status, err, want)

@@ -51,7 +51,8 @@ func TestGuests(t *testing.T) {
 }
 
 func TestStorageStatus(t *testing.T) {
-	have, err := parseStorageStatus(`Name           Type     Status     Total (KiB)      Used (KiB) Available (KiB)        %
+	have, err := parseStorageStatus(`
+Name           Type     Status     Total (KiB)      Used (KiB) Available (KiB)        %
 local           dir     active        98497780        13509768        79938464   13.72%
 nas             nfs   inactive               0               0               0    0.00%
 old             dir   disabled               0               0               0      N/A

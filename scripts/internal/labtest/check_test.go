@@ -91,7 +91,8 @@ func (l lab) testCheck(t *testing.T) {
 		l.inside(t, "pct", "stop", gateway)
 		l.inside(t, "pct", "start", base)
 		// Where the address is taken before systemd-networkd sets up the interface, it goes again.
-		l.in(t, base, "sh", "-c", "systemctl is-system-running --wait >/dev/null; ip addr add "+gatewayIP+"/24 dev eth0")
+		l.in(t, base, "sh", "-c",
+			"systemctl is-system-running --wait >/dev/null; ip addr add "+gatewayIP+"/24 dev eth0")
 		points, status := l.check(t, "A=B", gateway)
 		l.wantPoint(t, points, status, 1, "address "+gatewayIP, "failed", "somebody answers", "container "+base)
 		l.inside(t, "pct", "stop", base)
