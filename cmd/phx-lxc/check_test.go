@@ -83,7 +83,7 @@ func TestRoom(t *testing.T) {
 		{need{gigabytes: 40, disks: 4}, "active", 100 * gib,
 			"ok: active, 100.0 GiB free; 4 disks of 40 GiB in all still to be made"},
 		{need{gigabytes: 40, disks: 4}, "active", 10 * gib,
-			"ok: active, 10.0 GiB free; 4 disks of 40 GiB in all still to be made, which take room only as they are filled"},
+			"ok: active, 10.0 GiB free; 4 disks of 40 GiB in all still to be made, which take room only as they are"},
 		{need{gigabytes: 40, disks: 4}, "active", 3 * gib, "warning: 3.0 GiB free, and 4 disks of 40 GiB in all"},
 		{need{}, "active", 0, "ok: active, 0.0 GiB free"},
 		{need{}, "inactive", 0, "failed: it is inactive"},
