@@ -40,7 +40,7 @@ func (e *exporter) fail(err error) {
 // filter has the CA of each plan exported, once its container has come to an end.
 func (e *exporter) filter(ctx context.Context) error {
 	var p *config.Plan
-	begun, asks := false, false // asks: for the CA's status
+	begun, asks, checks := false, false, false // asks: for the CA's status
 	for {
 		ev, err := e.stream.Next(ctx, event.NamePlanStarted,
 			event.NameContainerReady, event.NameContainerStatus, event.NameContainerFailed,
@@ -56,13 +56,16 @@ func (e *exporter) filter(ctx context.Context) error {
 		case ev.Name == event.NamePlanStarted:
 			begun = false
 			started := ev.Body.(event.PlanStarted)
-			asks = started.Action == "status"
+			asks, checks = started.Action == "status", started.Action == "check"
 			if p, err = &started.Plan, started.Check(); err != nil {
 				p = nil
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
 		case ev.Name == event.NamePlanDone:
 			e.work.Wait()
+			if checks && p != nil {
+				e.check(ctx, p)
+			}
 			if err := e.stream.Forward(ev); err != nil {
 				return err
 			}

@@ -24,6 +24,8 @@ type options struct {
 	adopt, rerun                    containers // whose scripts are recorded, or run again
 	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	subUID, subGID                  string     // files with the ids of the host that root may map
+	sysroot                         string     // see --sysroot
+	pctVersion                      string     // of pve-container; "" where that is not known
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	download                        bool // archives of templates that are missing

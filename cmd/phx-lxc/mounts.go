@@ -13,6 +13,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // The host's side of mount points: the directories are there, and belong to
@@ -29,8 +30,8 @@ func (j *job) checkHostPaths(context.Context) error {
 		case !errors.Is(err, fs.ErrNotExist):
 			all = append(all, err)
 		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
-			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; "+
-				"a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+			all = append(all, remedy.Errorf(fmt.Sprintf("make it if it is a file; a directory is made if host_path is "+
+				"written with a slash at its end: %s/", m.HostPath), "%s is not there", m.HostPath))
 		}
 	}
 	return errors.Join(all...)

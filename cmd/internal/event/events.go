@@ -147,6 +147,19 @@ type CheckPoint struct {
 	Remedy  string `json:"remedy,omitempty"` // what to do about it, often a command
 }
 
+// Message is the point for people. label names its container; it is "" for a point
+// that is about none.
+func (e CheckPoint) Message(label string) string {
+	text := fmt.Sprintf("%s: %s: %s", e.Point, e.Result, e.Text)
+	if label != "" {
+		text = label + ": " + text
+	}
+	if e.Remedy != "" {
+		text += "\n" + e.Remedy
+	}
+	return text
+}
+
 // Results of a [CheckPoint].
 const (
 	CheckOK      = "ok"

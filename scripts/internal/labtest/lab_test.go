@@ -216,6 +216,7 @@ func TestLab(t *testing.T) {
 	t.Run("Certificates", l.testCertificates)
 	t.Run("Unprivileged", l.testUnprivileged)
 	t.Run("SecondUp", l.testSecondUp)
+	t.Run("Check", l.testCheck)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Status", l.testStatus)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })

@@ -76,7 +76,7 @@ func build(dir string, flags ...string) (output []byte, err error) {
 			return output, err
 		}
 	}
-	return nil, nil
+	return nil, os.Symlink("pct", filepath.Join(dir, "pvesm"))
 }
 
 // full reports whether much is to be tried, as scripts/test does, and not just
@@ -138,6 +138,7 @@ func environment(w string) map[string]string {
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
 		"PHX_PROC":        w + "/host/proc",
+		"PHX_SYSROOT":     w + "/host/root",
 		"PHX_SUBUID":      w + "/subuid",
 		"PHX_SUBGID":      w + "/subgid",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
@@ -153,7 +154,7 @@ func environment(w string) map[string]string {
 // for the inside of the containers.
 func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
-		"host/storage/lab", "scripts", "ca", "ssl"} {
+		"host/storage/lab", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
