@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
 )
@@ -323,11 +324,11 @@ func reach(ctx context.Context, by http.RoundTripper, url string) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return err
+		return errors.New(cmdline.OneLine(err.Error()))
 	}
 	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("the answer is %s", answer.Status)
+	if code := answer.StatusCode; code != http.StatusOK {
+		return fmt.Errorf("the answer is %d %s", code, http.StatusText(code))
 	}
 	return nil
 }
