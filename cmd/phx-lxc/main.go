@@ -23,8 +23,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
-const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
-
 const usage = `Usage:
     phx-plan … | phx-lxc [OPTIONS] | …
 
@@ -57,8 +55,8 @@ Options:
                           checks in its health_checks/ and in it. The first one
                           that has a script counts; but a script of before never
                           takes the place of one that phx ships. (PHX_SCRIPTS)
-                          Default
-                          /usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin.
+                          Default /usr/share/phx and, below
+                          /usr/local/phoenix_hypervisor, scripts and bin.
     --adopt CTIDS         Record the scripts of these containers without running
                           them, as on containers that phx has never worked on; 1
                           stands for all. Not those of containers that this run
@@ -66,8 +64,9 @@ Options:
     --rerun CTIDS         Run the scripts of these containers (103,950), also those
                           that have run; 1 stands for all that are planned.
                           (PHX_RERUN)
-    --apparmor DIR        Directory of AppArmor profiles. Default
-                          ` + defaultAppArmor + `. (PHX_APPARMOR)
+    --apparmor DIR        Directory of AppArmor profiles. (PHX_APPARMOR) Default
+                          ` + cmdline.LocalAppArmor + `,
+                          or without it ` + cmdline.PackagedAppArmor + `.
     --apparmor-d DIR      Where the host loads profiles from.
                           Default /etc/apparmor.d. (PHX_APPARMOR_D)
     --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
@@ -121,7 +120,7 @@ func main() {
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "adopt", EnvVars: []string{"PHX_ADOPT"}},
 			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
-			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
+			&cli.StringFlag{Name: "apparmor", Value: cmdline.DefaultAppArmor(), EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},

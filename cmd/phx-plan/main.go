@@ -41,8 +41,9 @@ up to 64 MiB, and be a pipe.
 
 Options:
     --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
-    --config FILE         The configuration. Default
-                          ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
+    --config FILE         The configuration. (PHX_CONFIG) Default
+                          ` + cmdline.LocalConfig + `,
+                          or without it ` + cmdline.PackagedConfig + `.
     --domain DOMAIN       Domain of the services' names.
                           Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
     --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
@@ -119,7 +120,7 @@ func main() {
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "action", Value: "create", EnvVars: []string{"PHX_ACTION"}},
-			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig(), EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.BoolFlag{Name: "explain"},

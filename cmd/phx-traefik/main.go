@@ -42,8 +42,9 @@ file, and touches nothing. Both take the PROXY by these options; what apply is
 not given is as in its last run here, which it keeps in
 ` + proxyFile + `:
 
-    --config FILE         Serve the services of this configuration.
-                          Default ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
+    --config FILE         Serve the services of this configuration. (PHX_CONFIG) Default
+                          ` + cmdline.LocalConfig + `,
+                          or without it ` + cmdline.PackagedConfig + `.
     --vm-config FILE      And those of these virtual machines. Default: beside the
                           configuration, if it is there. (PHX_VM_CONFIG)
     --domain DOMAIN       Domain of the services. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
@@ -94,7 +95,7 @@ func main() {
 
 func proxyFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig(), EnvVars: []string{"PHX_CONFIG"}},
 		&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},
