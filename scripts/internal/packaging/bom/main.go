@@ -229,7 +229,7 @@ func readLicenses(dir string) ([]license, error) {
 			}
 		}
 		if len(found) == before {
-			return nil, fmt.Errorf("%s: a licence that scripts/internal/packaging/bom does not know: read it, and add it there",
+			return nil, fmt.Errorf("%s: a licence that is not known: read it, and add it to the known ones of bom",
 				filepath.Join(dir, e.Name()))
 		}
 		found[before].text = text
@@ -276,16 +276,19 @@ What is linked into the programs
 		fmt.Fprintf(&b, "%s %s: %s\n", m.path, m.version, strings.Join(ids, " and "))
 	}
 	for _, text := range texts {
-		// The text itself is on every Debian system; what is not a part of it, such as a notice, is not.
-		if before, after, ok := strings.Cut(text, "END OF TERMS AND CONDITIONS"); ok && strings.Contains(before, "Apache License") {
-			_, rest, appendix := strings.Cut(after, "limitations under the License.")
-			if !appendix {
-				rest = after
-			}
-			text = "Apache-2.0, see /usr/share/common-licenses/Apache-2.0\n\n" + strings.TrimSpace(rest)
-		}
-		fmt.Fprintf(&b, "\n--------------------------------\n%s:\n\n%s\n",
-			strings.Join(users[texts[slices.Index(texts, text)]], ", "), strings.TrimSpace(text))
+		fmt.Fprintf(&b, "\n--------------------------------\n%s:\n\n%s\n", strings.Join(users[text], ", "), shorten(text))
 	}
 	return b.String()
+}
+
+// shorten leaves out the Apache License, whose text is on every Debian system, but not what stands behind it.
+func shorten(text string) string {
+	terms, rest, ok := strings.Cut(text, "END OF TERMS AND CONDITIONS")
+	if !ok || !strings.Contains(terms, "Apache License") {
+		return text
+	}
+	if _, after, ok := strings.Cut(rest, "limitations under the License."); ok {
+		rest = after
+	}
+	return strings.TrimSpace("License: Apache-2.0, see /usr/share/common-licenses/Apache-2.0\n\n" + strings.TrimSpace(rest))
 }
