@@ -20,7 +20,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,11 +108,8 @@ func write(version, arch, sbom, copyright string, programs []string) error {
 		for _, m := range linked {
 			if _, known := modules[m.purl()]; !known {
 				dir, ok := directories[m.path+"@"+m.version]
-				if m.path == "std" {
-					dir, ok = runtime.GOROOT(), strings.TrimPrefix(runtime.Version(), "go") == m.version
-				}
 				if !ok {
-					return fmt.Errorf("%s: %s %s is not what this checkout has: build it again", path, m.path, m.version)
+					return fmt.Errorf("%s: %s %s is not what is here: build it again", path, m.path, m.version)
 				}
 				if m.licenses, err = readLicenses(dir); err != nil {
 					return fmt.Errorf("%s %s: %w", m.path, m.version, err)
@@ -163,15 +159,17 @@ func licenses(of []license) *cdx.Licenses {
 	return &all
 }
 
-// moduleDirectories returns where the modules that go.mod pins lie, by PATH@VERSION.
+// moduleDirectories returns where Go's own packages and the modules that go.mod pins lie, by PATH@VERSION.
 func moduleDirectories() (map[string]string, error) {
-	cmd := exec.Command("go", "list", "-m", "-json", "all")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
+	out, err := goCommand("env", "GOVERSION", "GOROOT")
 	if err != nil {
-		return nil, fmt.Errorf("go list -m all: %w", err)
+		return nil, err
 	}
-	directories := map[string]string{}
+	version, root, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	directories := map[string]string{"std@" + strings.TrimPrefix(version, "go"): root}
+	if out, err = goCommand("list", "-m", "-json", "all"); err != nil {
+		return nil, err
+	}
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var m struct{ Path, Version, Dir string }
 		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
@@ -181,6 +179,16 @@ func moduleDirectories() (map[string]string, error) {
 		}
 		directories[m.Path+"@"+m.Version] = m.Dir
 	}
+}
+
+func goCommand(args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+	}
+	return out, err
 }
 
 var (
@@ -195,7 +203,7 @@ var (
 		{"Apache-2.0", regexp.MustCompile(`Apache License\s+Version 2\.0, January 2004`)},
 		{"BSD-3-Clause", regexp.MustCompile(`(?s)Redistributions in binary form must.*Neither the name`)},
 		{"BSD-2-Clause", regexp.MustCompile(`Redistributions in binary form must`)},
-		{"MIT", regexp.MustCompile(`(?s)Permission is hereby granted, free of charge.*\bpublish, distribute, sublicense`)},
+		{"MIT", regexp.MustCompile(`(?s)Permission is hereby granted, free of charge.*distribute, sublicense`)},
 	}
 )
 
@@ -276,7 +284,7 @@ What is linked into the programs
 		fmt.Fprintf(&b, "%s %s: %s\n", m.path, m.version, strings.Join(ids, " and "))
 	}
 	for _, text := range texts {
-		fmt.Fprintf(&b, "\n--------------------------------\n%s:\n\n%s\n", strings.Join(users[text], ", "), shorten(text))
+		fmt.Fprintf(&b, "\n%s\n%s:\n\n%s\n", strings.Repeat("-", 32), strings.Join(users[text], ", "), shorten(text))
 	}
 	return b.String()
 }
@@ -290,5 +298,5 @@ func shorten(text string) string {
 	if _, after, ok := strings.Cut(rest, "limitations under the License."); ok {
 		rest = after
 	}
-	return strings.TrimSpace("License: Apache-2.0, see /usr/share/common-licenses/Apache-2.0\n\n" + strings.TrimSpace(rest))
+	return strings.TrimSpace("License: Apache-2.0, as above\n\n" + strings.TrimSpace(rest))
 }
