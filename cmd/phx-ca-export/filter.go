@@ -106,11 +106,20 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
 	name, err := canAsk(ev)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, name))
+	logf := func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) }
 	o := cahost.Options{
 		Settings: &settings,
 		Rotate:   e.rotate,
 		Taken:    func(pins []string) error { return e.taken(p, pins) },
-		Log:      func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) },
+		Log:      logf,
+		Warn: func(format string, args ...any) {
+			text := fmt.Sprintf(format, args...)
+			logf("%s", text)
+			e.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})
+		},
+		Begins: func(stage string) {
+			e.emit(event.ContainerStage{CTID: ctid, Program: cmdline.Name(), Stage: stage})
+		},
 	}
 	var x *exported
 	if err == nil {
@@ -134,6 +143,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	done := event.CAExported{
 		CTID: ctid, Path: e.path, SHA256: x.Pin.Primary, Also: x.Pin.Also, CAURL: settings.URL(),
 		Changed: x.changed || len(x.Changes) > 0, FromHost: x.fromHost,
+		Subject: x.Roots[0].Subject.CommonName, NotAfter: x.Roots[0].NotAfter.UTC(),
 	}
 	if !x.fromHost {
 		done.Known = &event.CAKnows{Hosts: pve.Hash(x.Hosts), Neighbours: pve.Hash(x.Neighbours)}

@@ -76,7 +76,7 @@ repeated, and is refused until gateway and proxy have taken the one before:
     drop            only the new root is trusted
 
 Events read: plan.started, ct.ready, ct.failed, ct.skipped, plan.done.
-Events written: ca.exported, ca.failed, ca.rotation.
+Events written: ct.stage, ca.exported, ca.failed, ca.rotation, warning.
 
 Example:
     phx-ca-export --ctid 103 --output phoenix_ca.crt

@@ -96,17 +96,18 @@ func (j *job) succeed(act action, start time.Time) (toDo bool) {
 	return false
 }
 
-// ownHost is the host as the job sees it: it logs each warning once and, in a
-// dry run, only previews.
+// ownHost is the host as the job sees it: it tells each warning once, and what
+// begins, and in a dry run it only previews.
 func (j *job) ownHost() *pve.Host {
 	host := j.options.host
 	var warnings []string
-	host.Warn = func(line string) {
-		if !slices.Contains(warnings, line) {
-			warnings = append(warnings, line)
-			j.logf("%s", line)
+	host.Warn = func(text string) {
+		if !slices.Contains(warnings, text) {
+			warnings = append(warnings, text)
+			j.warnf("%s", text)
 		}
 	}
+	host.Begins = j.begins
 	if j.options.dryRun {
 		host.Preview = &pve.Preview{Commands: [][]string{}}
 	}

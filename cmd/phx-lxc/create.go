@@ -45,6 +45,7 @@ func (j *job) create(ctx context.Context) error {
 		return err
 	}
 	start := time.Now()
+	j.doing = "create"
 	if err := j.makeHostPaths(); err != nil {
 		return err
 	}
@@ -134,7 +135,10 @@ func (j *job) download(ctx context.Context) error {
 	if !j.options.download || !j.host.LacksArchive(j.c.Template) {
 		return nil
 	}
-	return j.once("download "+j.c.Template, func() error {
+	j.doing = "download"
+	defer func() { j.doing = "" }()
+	waits := func() { j.begins("waiting for the download of " + j.c.Template) }
+	return j.once("download "+j.c.Template, waits, func() error {
 		start := time.Now()
 		err := j.host.Download(ctx, j.c.Template)
 		if err == nil {
@@ -216,9 +220,20 @@ func (j *job) chooseSource(ctx context.Context) (from *pve.Snapshot, expected *p
 	return from, expected, nil
 }
 
+// lockSource waits until no other clone of the source is being made.
+func (j *job) lockSource() {
+	if j.source.copying.TryLock() {
+		return
+	}
+	j.begins(fmt.Sprintf("waiting for another clone of %d", j.c.CloneFrom))
+	j.source.copying.Lock()
+	j.begins("")
+}
+
 // clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
-	j.source.copying.Lock()
+	j.doing = "clone"
+	j.lockSource()
 	defer j.source.copying.Unlock()
 
 	start := time.Now()
@@ -237,11 +252,11 @@ func (j *job) clone(ctx context.Context) error {
 	switch {
 	case linked, from.IsTemplate() && why == "":
 	case from.IsTemplate():
-		j.logf("a full clone of the template %d: %s", id, why)
+		j.warnf("a full clone of the template %d: %s", id, why)
 	case from.Name != "":
 		origin += "@" + from.Name
 	default:
-		j.logf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
+		j.warnf("container %d has no snapshot %s, because its storage takes none: the container itself is cloned",
 			id, j.source.container.TemplateSnapshot)
 	}
 	if !linked {
@@ -255,7 +270,7 @@ func (j *job) clone(ctx context.Context) error {
 	}
 	// The source's record comes along, signed for the source.
 	if err := j.ct.Inherit(records, id, from); err != nil {
-		j.logf("%s: %v", origin, err)
+		j.warnf("%s: %v", origin, err)
 	}
 	// So do all its interfaces, and with them the addresses of the source.
 	j.ct.Before.Unite(pve.NetsWord, strings.Join(unmentioned(j.c, from.Values), ","))

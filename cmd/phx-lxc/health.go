@@ -36,11 +36,13 @@ func (j *job) checkHealth(ctx context.Context) error {
 		return fmt.Errorf("%w\n%s was not run, because the container was there before: to run it, use --rerun %d",
 			err, s.name, j.c.CTID)
 	}
-	j.logf("%v\nso %s runs again", err, s.name)
+	j.warnf("%v\nso %s runs again", err, s.name)
 	start := time.Now()
+	j.doing = s.name
 	if err := j.runScript(ctx, s); err != nil {
 		return err
 	}
+	j.doing = ""
 	j.changed(start, "%s again", s.name)
 	return j.probe(ctx)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,13 +33,13 @@ type options struct {
 // job is the work on one container.
 type job struct {
 	c           *config.Container
-	external    []int                                    // guests outside of the configuration that it depends on
-	plan        config.Plan                              // that the container belongs to
-	options     options                                  // dryRun, too, where the plan asks for it
-	source      *cloneSource                             // nil for a container that is not cloned
-	states      func() (map[int]string, error)           // of all containers, by pct list
-	once        func(name string, do func() error) error // do, by whoever is first, for all of the round
-	guest       func(id int) error                       // why a guest outside of the configuration is not ready
+	external    []int                          // guests outside of the configuration that it depends on
+	plan        config.Plan                    // that the container belongs to
+	options     options                        // dryRun, too, where the plan asks for it
+	source      *cloneSource                   // nil for a container that is not cloned
+	states      func() (map[int]string, error) // of all containers, by pct list
+	once        func(name string, waits func(), do func() error) error
+	guest       func(id int) error // why a guest outside of the configuration is not ready
 	records     func() (*pve.Records, error)
 	config      func() (*config.Text, error) // the file of the plan
 	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
@@ -46,6 +47,8 @@ type job struct {
 	host        *pve.Host // in a dry run: one with a preview
 	ct          *pve.Container
 	stage       string     // what is being done, for errors
+	doing       string     // what of the stage, where ct.stage is to tell more than that; see begins
+	begun       string     // what ct.stage has told last
 	created     bool       // by this run
 	started     bool       // or restarted, by this run
 	changes     []string   // that this run has made
@@ -92,6 +95,28 @@ type script struct {
 
 func (j *job) logf(format string, args ...any) {
 	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
+}
+
+// warnf warns people of something about the container.
+func (j *job) warnf(format string, args ...any) { j.warn(j.c.CTID, j.logf, format, args...) }
+
+// warn warns people of something, by a message and by an event that say the same.
+func (j *job) warn(ctid int, logf pve.Logf, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	logf("%s", text)
+	j.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})
+}
+
+// begins tells whoever follows the work that something begins that takes time: a
+// wait, or with "" the stage. It is told once, however many programs a stage runs,
+// and again after a wait.
+func (j *job) begins(wait string) {
+	stage := cmp.Or(wait, j.doing, j.stage)
+	if j.options.dryRun || stage == j.begun {
+		return
+	}
+	j.begun = stage
+	j.emit(event.ContainerStage{CTID: j.c.CTID, Program: cmdline.Name(), Stage: stage})
 }
 
 // changed reports something that this run has changed.

@@ -92,8 +92,8 @@ Environment:
     PHOENIX_DEBUG  true for scripts of before that are to say more.
 
 Events read: plan.started, ct.planned, plan.done.
-Events written: ct.ready, ct.started, ct.stopped, ct.removed, ct.status,
-ct.preview, ct.failed, ct.skipped.
+Events written: ct.stage, ct.ready, ct.started, ct.stopped, ct.removed,
+ct.status, ct.preview, ct.failed, ct.skipped, warning.
 
 A container waits for all that it needs; if one of these fails it is skipped,
 and the others go on. Nothing is destroyed to reach a state: what only a new

@@ -115,6 +115,7 @@ func (j *job) giveTo(dir string, uid, gid int) error {
 		j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir)
 		return nil
 	}
+	j.begins("")
 	if err := hostdir.ChownTree(dir, uid, gid); err != nil {
 		return err
 	}

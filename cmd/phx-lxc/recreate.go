@@ -43,7 +43,7 @@ func (j *job) prepareToRecreate(ctx context.Context, together []int) error {
 	case slices.Contains(together, j.c.CloneFrom):
 		all = append(all, j.checkNewSource())
 	default:
-		j.source.copying.Lock() // for which Proxmox locks the source
+		j.lockSource() // which Proxmox locks, too, while it is cloned
 		_, _, err := j.chooseSource(ctx)
 		j.source.copying.Unlock()
 		all = append(all, err)

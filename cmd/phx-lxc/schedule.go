@@ -258,15 +258,20 @@ func (r *round) guest(id int) error {
 	return check()
 }
 
-// once does what several containers need, by whoever is first; the others wait for
-// that, and get its error.
-func (r *round) once(name string, do func() error) error {
+// once does what several containers need, by whoever is first; the others call
+// waits, wait for that, and get its error.
+func (r *round) once(name string, waits func(), do func() error) error {
 	r.mu.Lock()
-	if r.shared[name] == nil {
-		r.shared[name] = sync.OnceValue(do)
-	}
 	shared := r.shared[name]
+	first := shared == nil
+	if first {
+		shared = sync.OnceValue(do)
+		r.shared[name] = shared
+	}
 	r.mu.Unlock()
+	if !first {
+		waits()
+	}
 	return shared()
 }
 

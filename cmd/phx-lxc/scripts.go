@@ -128,12 +128,12 @@ func (j *job) findDueScripts(context.Context) (err error) {
 			j.due = append(j.due, s)
 		}
 		if s.Passed != "" {
-			j.logf("%s: %s is phx's own, and %s, which is of before, is not used", s.name, s.Path, s.Passed)
+			j.warnf("%s: %s is phx's own, and %s, which is of before, is not used", s.name, s.Path, s.Passed)
 		}
 	}
 	if len(j.adopted) > 0 {
 		what := strings.Join(j.adopted, ", ")
-		j.logf("not run, because the container was there before: %s: what is there is taken for their work; "+
+		j.warnf("not run, because the container was there before: %s: what is there is taken for their work; "+
 			"to run them, use --rerun %d", what, j.c.CTID)
 		j.changes = append(j.changes, "adopted: "+what)
 	}
@@ -226,7 +226,7 @@ func (j *job) warnOfOtherConfig(s script) {
 			return
 		}
 	}
-	j.logf("%s: it reads %s, not %s", s.name, strings.Join(need.Configs, " or "), j.configPath())
+	j.warnf("%s: it reads %s, not %s", s.name, strings.Join(need.Configs, " or "), j.configPath())
 }
 
 // application returns an application script with what it finds beside it: the
@@ -260,7 +260,7 @@ func (j *job) application(s script, env []string) (*pve.Application, error) {
 		path := filepath.Join(filepath.Dir(j.configPath()), name)
 		text, err := atomicfile.Read(path, config.MaxFile)
 		if err != nil {
-			j.logf("%s: it reads %s, and goes without: %v", s.name, name, err)
+			j.warnf("%s: it reads %s, and goes without: %v", s.name, name, err)
 			continue
 		}
 		a.Files = append(a.Files, pve.File{Name: name, Text: text})

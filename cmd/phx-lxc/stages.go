@@ -58,7 +58,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"template", j.convert},
 		{"record", j.reportRecord},
 	} {
-		j.stage = stage.name
+		j.stage, j.doing = stage.name, ""
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -193,7 +193,7 @@ func (j *job) decideFirewall(context.Context) error {
 		for i, n := range j.c.Interfaces {
 			if enabled && n.Filtered(fw) && !j.c.HasPort(i) {
 				j.notInForce = true
-				j.logf("%s is no port of a bridge, because of its raw lines: the firewall is not in force there",
+				j.warnf("%s is no port of a bridge, because of its raw lines: the firewall is not in force there",
 					netOption(i))
 			}
 		}
@@ -201,7 +201,7 @@ func (j *job) decideFirewall(context.Context) error {
 	}
 	j.firewallWaits, j.notInForce = true, enabled
 	if enabled {
-		j.logf("%s", enforcing(would, cutFlows(j.plan, j.c, would)))
+		j.warnf("%s", enforcing(would, cutFlows(j.plan, j.c, would)))
 	}
 	return nil
 }
@@ -229,7 +229,7 @@ func (j *job) writeUnsettable(ctx context.Context) error {
 		j.changed(start, "raw lxc lines")
 	}
 	if now := pve.IDMaps(j.ct.Conf.Raw); !slices.Equal(mapped, now) && len(j.c.MappedIDs) > 0 {
-		j.logf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody "+
+		j.warnf("with its new maps of ids, files of the container that belong to the mapped ones belong to nobody "+
 			"in it: once it has started with them, find these with: pct exec %d -- find / -xdev -nouser -o -nogroup",
 			j.c.CTID)
 	}
@@ -263,13 +263,13 @@ func (j *job) writeFirewall(ctx context.Context) error {
 	}
 	if fw.Enabled && (changed || !hasFirewallFlags(j.c, j.ct.Conf)) {
 		for _, cut := range cutFlows(j.plan, j.c, text) {
-			j.logf("the firewall: %s", cut)
+			j.warnf("the firewall: %s", cut)
 		}
 		if j.notInForce {
 			j.datacenter.Do(func() {
 				path, _ := j.host.DatacenterFirewall()
-				cmdline.Logf("the datacenter's firewall is off, and with it all rules and filters of containers: "+
-					"%s has no \"enable: 1\": switch it on in Datacenter, Firewall, Options "+
+				j.warn(0, cmdline.Logf, "the datacenter's firewall is off, and with it all rules and filters of "+
+					"containers: %s has no \"enable: 1\": switch it on in Datacenter, Firewall, Options "+
 					"once the rules of the hosts are right", path)
 			})
 		}
@@ -355,7 +355,7 @@ func (j *job) reportInterfaces() {
 	next := j.ct.Conf.Next()
 	for _, option := range unmentioned(j.c, next) {
 		if !written[option] {
-			j.logf("%s (%s) is not in the configuration, and stays, because phx has not made it: to remove it, "+
+			j.warnf("%s (%s) is not in the configuration, and stays, because phx has not made it: to remove it, "+
 				"run: pct set %d --delete %s", option, describe(next[option]), j.c.CTID, option)
 		}
 	}
@@ -401,7 +401,7 @@ func (j *job) restartIfAllowed(ctx context.Context) error {
 	if j.options.restart || j.c.IsTemplate {
 		return j.restart(ctx)
 	}
-	j.logf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
+	j.warnf("a restart is needed for: %s (use --restart)", strings.Join(waiting, " "))
 	return nil
 }
 
@@ -415,7 +415,7 @@ func (j *job) stopOnlyCloned(ctx context.Context) error {
 	case j.started || len(j.due) > 0 || j.c.IsTemplate:
 		return j.shutdown(ctx)
 	case j.ct.Running:
-		j.logf("it is only cloned from, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
+		j.warnf("it is only cloned from, and runs: unless that is needed, run: pct shutdown %d", j.c.CTID)
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func (j *job) leaveTemplate(ctx context.Context) error {
 		lines = append(lines, fmt.Sprintf("a new template has to be made for %s%s: %s",
 			strings.Join(onlyNew, "; "), why, pve.Quote(words)))
 	}
-	j.logf("%s", strings.Join(lines, "\n"))
+	j.warnf("%s", strings.Join(lines, "\n"))
 	return nil
 }
 

@@ -25,7 +25,9 @@ import (
 // the options do.
 func applyCommand(c *cli.Context) error {
 	if c.String("request") == "-" {
-		return guest.ForHost(func(g gateway, ask guest.Ask) *remote.Answer { return apply(c.Context, g, ask) })
+		return guest.ForHost(func(g gateway, ask guest.Ask, tell guest.Tell) *remote.Answer {
+			return apply(c.Context, g, ask, tell)
+		})
 	}
 	last, err := guest.LastRequest[gateway](gatewayFile)
 	if err != nil {
@@ -41,7 +43,7 @@ func applyCommand(c *cli.Context) error {
 	if err := g.check(); err != nil {
 		return cmdline.Usagef("%v", err)
 	}
-	return guest.Print(apply(c.Context, g, func(need string, value any) error {
+	ask := func(need string, value any) error {
 		switch file := c.String("token-file"); {
 		case need != "token":
 			return guest.Alone(need, value)
@@ -50,7 +52,8 @@ func applyCommand(c *cli.Context) error {
 		default:
 			return readToken(file, value.(*string))
 		}
-	}))
+	}
+	return guest.Print(apply(c.Context, g, ask, nil))
 }
 
 // readToken reads a one-time token from a file, - being stdin.
@@ -64,9 +67,10 @@ func readToken(file string, token *string) error {
 }
 
 // apply is the container's half: it sets the gateway up where it runs. ask gets
-// what only others can supply: "token" and "step_cli".
-func apply(ctx context.Context, g gateway, ask guest.Ask) *remote.Answer {
-	return guest.Apply(g.names(), func(s *guest.Setup) error {
+// what only others can supply: "token" and "step_cli". tell, which may be nil, is
+// told of what goes on.
+func apply(ctx context.Context, g gateway, ask guest.Ask, tell guest.Tell) *remote.Answer {
+	return guest.Apply(g.names(), tell, func(s *guest.Setup) error {
 		if err := g.check(); err != nil {
 			return err
 		}
@@ -134,9 +138,12 @@ func setUpServing(ctx context.Context, s *guest.Setup, g gateway,
 func ensureServing(ctx context.Context, s *guest.Setup, g gateway,
 	roots []*x509.Certificate, leaf *x509.Certificate,
 ) error {
+	if len(s.Changes) > 0 { // nginx needs a moment to take it
+		s.Begins("")
+	}
 	err := checkServing(ctx, g, roots, leaf)
 	if err != nil {
-		if _, err := guest.Run(ctx, "systemctl", "restart", nginxUnit); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "restart", nginxUnit); err != nil {
 			return err
 		}
 		if err = checkServing(ctx, g, roots, leaf); err == nil {

@@ -155,6 +155,7 @@ func ensureCertificate(ctx context.Context, s *guest.Setup, g gateway,
 	case errors.Is(why, errFormer) && ask == nil:
 		return present, nil // phx on the host gets one of the new root
 	case err == nil:
+		s.Begins("")
 		var leaf *x509.Certificate
 		if leaf, err = obtain(ctx, g, roots, why, ask); err == nil {
 			s.Changed("got a certificate until %s (%v)", leaf.NotAfter.UTC().Format(time.RFC3339), why)

@@ -18,7 +18,6 @@ import (
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
-	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -94,7 +93,7 @@ func configure(ctx context.Context, s *guest.Setup, g gateway) error {
 				return atomicfile.Write(siteFile, before, 0o644)
 			})
 		}
-		return checkConfiguration(ctx, g)
+		return checkConfiguration(ctx, s, g)
 	}()
 	if err == nil || len(undo) == 0 {
 		return err
@@ -140,7 +139,7 @@ func moveAway(path string, content []byte) (kept string, back func() error, err 
 
 // checkConfiguration returns an error when nginx refuses its configuration,
 // does not read our site, or reads another one that would be asked in its place.
-func checkConfiguration(ctx context.Context, g gateway) error {
+func checkConfiguration(ctx context.Context, s *guest.Setup, g gateway) error {
 	dump, err := guest.Run(ctx, "nginx", "-T", "-q")
 	if err != nil {
 		if strings.Contains(err.Error(), "duplicate default server") {
@@ -157,7 +156,7 @@ func checkConfiguration(ctx context.Context, g gateway) error {
 	}
 	var all []error
 	for _, other := range others {
-		all = append(all, other.conflict(g))
+		all = append(all, other.conflict(g, s.Warnf))
 	}
 	return errors.Join(all...)
 }
@@ -172,7 +171,7 @@ type site struct {
 
 // conflict returns an error when a site of somebody else keeps ours from being
 // asked. What it takes from ours, or loses to it, is said.
-func (s site) conflict(g gateway) error {
+func (s site) conflict(g gateway, warnf func(format string, args ...any)) error {
 	const wayOut = "or disable it (nginx reads all of /etc/nginx/sites-enabled, conf.d, and what else its nginx.conf " +
 		"includes)"
 	ours := false
@@ -200,9 +199,9 @@ func (s site) conflict(g gateway) error {
 			return fmt.Errorf("%s serves %s as well, at the same port: give that site other names or another port, %s",
 				s.file, name, wayOut)
 		case strings.HasSuffix(name, "."+g.Domain):
-			cmdline.Logf("%s serves %s itself: its requests do not go to the proxy", s.file, name)
+			warnf("%s serves %s itself: its requests do not go to the proxy", s.file, name)
 		case losesTo(name, g):
-			cmdline.Logf("%s serves %s: of the names below %s it gets none, they go to the proxy",
+			warnf("%s serves %s: of the names below %s it gets none, they go to the proxy",
 				s.file, name, g.Domain)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
-	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/guest"
 )
 
@@ -196,7 +195,7 @@ func units(isolated, six bool) [][]byte {
 func writeUnits(ctx context.Context, s *guest.Setup) error {
 	isolated := guest.CanIsolate(ctx, strings.Fields(isolation)...)
 	if !isolated {
-		cmdline.Logf("this container may mount nothing, so nginx runs without a part of its sandbox: " +
+		s.Warnf("this container may mount nothing, so nginx runs without a part of its sandbox: " +
 			"give the container the option nesting=1")
 	}
 	for i, text := range units(isolated, guest.HasIPv6()) {
@@ -221,7 +220,7 @@ func holdPorts(ctx context.Context, s *guest.Setup) error {
 		return err
 	}
 	if string(opened) != present || !guest.Active(ctx, socketUnit) {
-		if _, err := guest.Run(ctx, "systemctl", "stop", nginxUnit, socketUnit); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "stop", nginxUnit, socketUnit); err != nil {
 			return err
 		}
 		// systemd opens no socket for a service that is masked.

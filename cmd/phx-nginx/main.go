@@ -49,7 +49,7 @@ renew renews the gateway's certificate when it is due; a timer calls it.
 
 Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
 ct.skipped, ca.exported, ca.failed, ca.fingerprint, plan.done.
-Events written: nginx.ready, nginx.failed.
+Events written: ct.stage, nginx.ready, nginx.failed, warning.
 
 Example:
     phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-nginx

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
@@ -47,8 +48,14 @@ func (p *plan) events(out *bufio.Writer) error {
 			}
 		}
 	}
-	out.Write(started)
 	var line []byte
+	for _, text := range p.warned {
+		if line, err = event.Append(line[:0], event.Warning{Program: cmdline.Name(), Text: text}); err != nil {
+			return err
+		}
+		out.Write(line)
+	}
+	out.Write(started)
 	for _, c := range p.left {
 		skipped := event.ContainerSkipped{CTID: c.CTID, Name: c.Name, Reason: c.why(false), Because: c.because}
 		if line, err = event.Append(line[:0], skipped); err != nil {

@@ -138,7 +138,7 @@ func (p *plan) sayLeftOut(wrong []*config.Error, keepGoing bool) {
 			cmdline.Say(w.Error())
 			continue
 		}
-		warn(w.File, w.Mistakes, w.More)
+		p.warned.add(w.File, w.Mistakes, w.More)
 		cmdline.Logf("%s: %s, not in what was asked for", w.File, mistakes(w))
 	}
 	if len(wrong) == 0 || !keepGoing {

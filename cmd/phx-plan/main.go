@@ -103,7 +103,7 @@ a mistake hides what they have to know of others: where one of them is, or a
 service. A container that is left out keeps its service if that can be read. Of
 two containers that share what only one may have, both are left out.
 
-Events written: plan.started, ct.planned, ct.skipped, plan.done.
+Events written: warning, plan.started, ct.planned, ct.skipped, plan.done.
 
 Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
 2 wrong usage, or mistakes in the configuration.
@@ -166,9 +166,10 @@ func run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	warned := &warnings{}
 	if before, at := config.FormerDomain(path); !c.IsSet("domain") && before != "" && before != domain {
-		cmdline.Say(fmt.Sprintf("%s: warning: domain_name: is %s, and phx uses %s: --domain or PHX_DOMAIN "+
-			"says otherwise", at, before, domain))
+		warned.say(at, fmt.Sprintf("domain_name: is %s, and phx uses %s: --domain or PHX_DOMAIN says otherwise",
+			before, domain))
 	}
 	if c.Bool("explain") {
 		return explain(path, vmPath, domain, on, named)
@@ -177,12 +178,12 @@ func run(c *cli.Context) error {
 	if answer != "gateway" && answer != "proxy" {
 		return cmdline.Usagef("--answer %s: there are gateway, proxy", answer)
 	}
-	file, wrong, err := load(path, vmPath, vmNamed, domain, on)
+	file, wrong, err := warned.load(path, vmPath, vmNamed, domain, on)
 	if err != nil {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run")}
+	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run"), warned: *warned}
 	switch {
 	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
 	case file == nil || p.make(nil) != nil:
@@ -259,7 +260,7 @@ func isWord(s string) bool { return s != "" && unicode.IsLetter(rune(s[0])) }
 // or named, and writes the warnings about both. wrong are those with mistakes; file
 // is what is right nevertheless, nil where that cannot be told. The error is for a
 // file that cannot be read.
-func load(path, vmPath string, vmNamed bool, domain string, host *config.Host) (
+func (w *warnings) load(path, vmPath string, vmNamed bool, domain string, host *config.Host) (
 	file *config.File, wrong []*config.Error, err error,
 ) {
 	// The program ends within a second or two, so memory is cheaper than collecting
@@ -272,31 +273,40 @@ func load(path, vmPath string, vmNamed bool, domain string, host *config.Host) (
 	file, err = config.LoadOn(path, host)
 	if mistakes, ok := errors.AsType[*config.Error](err); ok {
 		file, wrong = mistakes.Rest, append(wrong, mistakes)
-		warn(path, mistakes.Warnings, mistakes.MoreWarnings)
+		w.add(path, mistakes.Warnings, mistakes.MoreWarnings)
 	} else if err != nil {
 		return nil, nil, cmdline.Usagef("%v", err)
 	} else {
-		warn(path, file.Warnings, file.More)
+		w.add(path, file.Warnings, file.More)
 	}
 	vms, err := config.LoadVMs(file, vmPath, domain)
 	if mistakes, ok := errors.AsType[*config.Error](err); ok {
 		wrong = append(wrong, mistakes)
-		warn(vmPath, mistakes.Warnings, mistakes.MoreWarnings)
+		w.add(vmPath, mistakes.Warnings, mistakes.MoreWarnings)
 	} else if err == nil {
-		warn(vmPath, vms.Warnings, vms.More)
+		w.add(vmPath, vms.Warnings, vms.More)
 	} else if vmNamed || !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, cmdline.Usagef("%v", err)
 	}
 	return file, wrong, nil
 }
 
-// warn writes the warnings about a file, and how many more there are.
-func warn(path string, warnings []config.Mistake, more int) {
-	for _, w := range warnings {
-		cmdline.Say(fmt.Sprintf("%s:%d:%d: warning: %s: %s", path, w.Line, w.Col, w.Path, w.Msg))
+// warnings are what people have been warned of, for the events to say it, too.
+type warnings []string
+
+// say warns people of something at a place in a file.
+func (w *warnings) say(at, text string) {
+	cmdline.Say(at + ": warning: " + text)
+	*w = append(*w, at+": "+text)
+}
+
+// add warns people of what is in a file, and of how many more there are.
+func (w *warnings) add(path string, all []config.Mistake, more int) {
+	for _, m := range all {
+		w.say(fmt.Sprintf("%s:%d:%d", path, m.Line, m.Col), fmt.Sprintf("%s: %s", m.Path, m.Msg))
 	}
 	if more > 0 {
-		cmdline.Say(fmt.Sprintf("%s: warning: and %d more", path, more))
+		w.say(path, fmt.Sprintf("and %d more", more))
 	}
 }
 

@@ -43,6 +43,7 @@ type plan struct {
 	dryRun bool
 	answer string // where the services' names lead: gateway or proxy
 	named  []int  // the containers that are asked for
+	warned warnings
 
 	order []*planned
 	byID  map[int]*planned // those of order

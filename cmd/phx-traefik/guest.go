@@ -33,7 +33,9 @@ const (
 // options do.
 func applyCommand(c *cli.Context) error {
 	if c.String("request") == "-" {
-		return guest.ForHost(func(p proxy, ask guest.Ask) *remote.Answer { return apply(c.Context, p, ask) })
+		return guest.ForHost(func(p proxy, ask guest.Ask, tell guest.Tell) *remote.Answer {
+			return apply(c.Context, p, ask, tell)
+		})
 	}
 	last, err := guest.LastRequest[proxy](proxyFile)
 	if err != nil {
@@ -48,21 +50,23 @@ func applyCommand(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return guest.Print(apply(c.Context, p, func(need string, value any) error {
+	ask := func(need string, value any) error {
 		if need == "gateway" {
 			return nil // the gateway is not known here
 		}
 		return guest.Alone(need, value)
-	}))
+	}
+	return guest.Print(apply(c.Context, p, ask, nil))
 }
 
 // apply is the container's half: it sets Traefik up where it runs. ask gets
 // what only others can supply: "traefik", "step_cli", and "gateway", which
-// reports whether the gateway has been set up.
+// reports whether the gateway has been set up. tell, which may be nil, is told of
+// what goes on.
 //
 // Without the CA everything is done that does not need it.
-func apply(ctx context.Context, p proxy, ask guest.Ask) *remote.Answer {
-	return guest.Apply(p.hosts(), func(s *guest.Setup) error {
+func apply(ctx context.Context, p proxy, ask guest.Ask, tell guest.Tell) *remote.Answer {
+	return guest.Apply(p.hosts(), tell, func(s *guest.Setup) error {
 		if err := p.check(); err != nil {
 			return err
 		}
@@ -90,7 +94,7 @@ func apply(ctx context.Context, p proxy, ask guest.Ask) *remote.Answer {
 		}
 		// Nothing that Traefik does needs the program step.
 		s.Stage = "gateway"
-		err = checkGateway(ctx, p, roots, ask)
+		err = checkGateway(ctx, s, p, roots, ask)
 		if err == nil {
 			s.Stage = "bootstrap"
 		}

@@ -45,6 +45,7 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 	}
 	patience := 2 * time.Second
 	if learned {
+		s.Begins("")
 		patience = 20*time.Second + time.Duration(len(p.Services))*time.Second
 	}
 	var err, notServed, down error
@@ -114,7 +115,7 @@ func get(ctx context.Context, address, url string, roots []*x509.Certificate) (i
 // checkGateway goes the way of the clients: to the gateway, at each of its addresses
 // on a network of the proxy's, and through it.
 // Firewalls are between the containers; from inside of each all looks well.
-func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask guest.Ask) error {
+func checkGateway(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Certificate, ask guest.Ask) error {
 	// The gateway answers for itself.
 	behind := slices.DeleteFunc(slices.Clone(p.Services), func(r route) bool {
 		return slices.Contains(p.gateways(), r.address())
@@ -122,9 +123,16 @@ func checkGateway(ctx context.Context, p proxy, roots []*x509.Certificate, ask g
 	if p.Gateway == "" || len(behind) == 0 {
 		return nil
 	}
+	changed := len(s.Changes) > 0
+	if changed { // else all that is to be seen of the proxy is that it is looked at
+		s.Begins("waiting for the gateway")
+	}
 	var ready bool
 	if err := ask("gateway", &ready); err != nil || !ready {
 		return err
+	}
+	if changed {
+		s.Begins("")
 	}
 	for _, gateway := range inReach(p.gateways(), localNetworks()) {
 		if err := checkGatewayAt(ctx, gateway, behind, roots); err != nil {

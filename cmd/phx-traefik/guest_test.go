@@ -74,7 +74,7 @@ func TestGatewayIsAskedFor(t *testing.T) {
 		p := testProxy
 		p.Gateway = tt.gateway
 		asked := false
-		err := checkGateway(context.Background(), p, nil, func(need string, value any) error {
+		err := checkGateway(context.Background(), &guest.Setup{}, p, nil, func(need string, value any) error {
 			asked = need == "gateway"
 			*value.(*bool) = tt.ready
 			return tt.fails
@@ -175,16 +175,24 @@ END
 		t.Cleanup(func() { server.Close() })
 	}
 
+	var begun []string
 	apply := func() *remote.Answer {
+		begun = nil
 		os.Remove("/run/phx-traefik.lock") // which an apply holds until its process ends
 		return apply(t.Context(), p, func(need string,
 			_ any) error {
 			return errors.New("no " + need + " is to be had")
+		}, func(n remote.Note) bool {
+			begun = append(begun, n.Stage)
+			return true
 		})
 	}
 	answer := apply()
 	if answer.Stage != "bootstrap" || answer.Error != "no step_cli is to be had" || answer.NotAfter.IsZero() {
 		t.Errorf("answer %+v", answer)
+	}
+	if want := "service check bootstrap"; strings.Join(begun, " ") != want {
+		t.Errorf("begun %q, want %s", begun, want)
 	}
 	for _, file := range []string{staticFile, dynamicFile, rootFile, unitFile, proxyFile, takenFile,
 		"/run/active.traefik"} {

@@ -95,14 +95,14 @@ func holdSockets(ctx context.Context, s *guest.Setup) error {
 		held = held && !changed && guest.Active(ctx, u.unit)
 	}
 	if !held {
-		if _, err := guest.Run(ctx, "systemctl", "daemon-reload"); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return err
 		}
 		stop := []string{"systemctl", "stop", "traefik.service"}
 		for _, u := range socketUnits {
 			stop = append(stop, u.unit)
 		}
-		if _, err := guest.Run(ctx, stop...); err != nil {
+		if _, err := s.Run(ctx, stop...); err != nil {
 			return err
 		}
 	}

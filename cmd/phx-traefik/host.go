@@ -41,7 +41,7 @@ func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
 		return nil, err
 	}
 	if unverified := p.unverified(); unverified != "" {
-		t.Logf("as the configuration says (insecure), the certificates of these are not verified: %s", unverified)
+		t.Warnf("as the configuration says (insecure), the certificates of these are not verified: %s", unverified)
 	}
 	// All else is done also when the CA's container cannot be reached.
 	hostsErr := updateHosts(ctx, t, p)
@@ -163,6 +163,7 @@ func writeHosts(ctx context.Context, t *service.Target, p proxy) (changed bool, 
 	cmd := t.Host.Exec(t.CA.CTID, "/bin/sh", "-c", hostsScript, "sh", ca.HostsBegin, ca.HostsEnd, name, string(last))
 	cmd.Label = fmt.Sprintf("pct exec %d (write /etc/hosts)", t.CA.CTID)
 	cmd.Stdin = bytes.NewReader(slices.Concat(block, unit))
+	t.Begins("hosts")
 	if _, err := t.Host.Run(ctx, cmd); err != nil {
 		return false, err
 	}

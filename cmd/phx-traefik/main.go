@@ -56,7 +56,7 @@ not given is as in its last run here, which it keeps in
 Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
 ct.skipped, ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed,
 plan.done.
-Events written: traefik.ready, traefik.failed.
+Events written: ct.stage, traefik.ready, traefik.failed, warning.
 
 Example:
     phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-traefik

@@ -29,7 +29,8 @@ const containerNames = "default=" + ca.Home + " provisioner=" + ca.Provisioner +
 // whoever uses it.
 type container struct {
 	*pve.Conversation
-	ctid int
+	ctid   int
+	begins func(stage string) // see Options; may be nil
 }
 
 // maxAnswer is how long an answer may be: a file of 64 KiB in base64.
@@ -47,7 +48,7 @@ func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
 	cmd.Timeout = timeout
 	talk, err := host.Converse(ctx, cmd, maxAnswer)
-	return &container{talk, ctid}, err
+	return &container{Conversation: talk, ctid: ctid}, err
 }
 
 // end ends the conversation. err is why, nil when all is done.
@@ -67,6 +68,10 @@ func (c *container) end(err error) {
 
 var word = regexp.MustCompile(`^[A-Za-z0-9+/=.,:_\[\]-]+$`)
 
+// stages are what begins in the container with the commands of a run that changes a
+// CA. The others are fast, or belong to the command before.
+var stages = map[string]string{"csr": "certificate", "changing": "configuration", "reload": "service"}
+
 // call has the container carry out a command, and returns the words of its
 // answer.
 func (c *container) call(command string, args ...string) ([]string, error) {
@@ -74,6 +79,9 @@ func (c *container) call(command string, args ...string) ([]string, error) {
 		if !word.MatchString(arg) {
 			return nil, fmt.Errorf("container %d: %q: not a name that phx-ca-export works with", c.ctid, short(arg))
 		}
+	}
+	if stage := stages[command]; stage != "" && c.begins != nil {
+		c.begins(stage)
 	}
 	if _, err := io.WriteString(c.To, strings.Join(append([]string{command}, args...), " ")+"\n"); err != nil {
 		return nil, c.broken(err)

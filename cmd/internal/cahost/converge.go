@@ -43,8 +43,12 @@ type Options struct {
 	Rotate string
 	Taken  func(pins []string) error
 
-	// Log gets messages for people: what is changed, and what should be done.
-	Log func(format string, args ...any)
+	// Log gets messages for people: what is changed, and what should be done. Warn,
+	// if set, gets in its place what people should know of and what is no failure.
+	Log, Warn func(format string, args ...any)
+
+	// Begins, if set, is told of what begins in the container that takes time.
+	Begins func(stage string)
 }
 
 // Result is what the CA is when [Converge] is done.
@@ -88,6 +92,7 @@ func Converge(ctx context.Context, host *pve.Host, ctid int, store *Store, o Opt
 		return nil, err
 	}
 	defer func() { c.end(err) }()
+	c.begins = o.Begins
 	w := &work{Options: o, store: store, c: c, pin: pin, now: time.Now()}
 	return w.run()
 }
@@ -166,6 +171,14 @@ func (w *work) changed(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.changes = append(w.changes, text)
 	w.Log("%s", text)
+}
+
+func (w *work) warn(format string, args ...any) {
+	if w.Warn == nil {
+		w.Log(format, args...)
+		return
+	}
+	w.Warn(format, args...)
 }
 
 // ensureCA makes sure that there is a CA.
@@ -292,13 +305,13 @@ func (w *work) update() error {
 	}
 	if !hasKey {
 		if w.Create && w.state.rootKey {
-			w.Log("the key of this CA's root is in its container; a rotation of the root moves it out: " +
+			w.warn("the key of this CA's root is in its container; a rotation of the root moves it out: " +
 				"PHX_ROTATE_ROOT=trust, then certificates, then drop")
 		}
 		return nil
 	}
 	if life := root.NotAfter.Sub(w.now); life < renewBefore {
-		w.Log("the root expires on %s: rotate it: PHX_ROTATE_ROOT=trust", root.NotAfter.Format(time.DateOnly))
+		w.warn("the root expires on %s: rotate it: PHX_ROTATE_ROOT=trust", root.NotAfter.Format(time.DateOnly))
 	}
 	if w.pin.Step == "" {
 		return w.removeLeftovers()

@@ -201,10 +201,14 @@ func named(usage, title string) []string {
 
 // programEvents returns the sorted names of the events that the program in dir
 // asks its stream for, and of those that it writes. A program that imports
-// package service reads what that reads, but for events of its own.
+// package service reads and writes what that does; of its own events it reads none.
 func programEvents(t *testing.T, dir string) (reads, writes []string) {
 	t.Helper()
 	source := goSource(t, dir)
+	all := source
+	if strings.Contains(source, `/cmd/internal/service"`) {
+		all += goSource(t, "../service")
+	}
 	names, types := map[string]string{}, map[string]string{}
 	declared := regexp.MustCompile(`(?m)^\t(Name\w+) += "([^"]+)"$`)
 	for _, m := range declared.FindAllStringSubmatch(read(t, "events.go"), -1) {
@@ -212,15 +216,12 @@ func programEvents(t *testing.T, dir string) (reads, writes []string) {
 		types[reflect.TypeOf(bodyOf(t, m[2])).Name()] = m[2]
 	}
 	// A pointer to an empty struct is there to be decoded into.
-	for _, m := range regexp.MustCompile(`(&?)\bevent\.(\w+)(\(|\{\}?)`).FindAllStringSubmatch(source, -1) {
+	for _, m := range regexp.MustCompile(`(&?)\bevent\.(\w+)(\(|\{\}?)`).FindAllStringSubmatch(all, -1) {
 		if name := types[m[2]]; name != "" && m[1]+m[3] != "&{}" {
 			writes = append(writes, name)
 		}
 	}
-	if strings.Contains(source, `/cmd/internal/service"`) {
-		source += goSource(t, "../service")
-	}
-	for _, call := range regexp.MustCompile(`(?s)\.Next\(ctx, event\.Name.*?\)`).FindAllString(source, -1) {
+	for _, call := range regexp.MustCompile(`(?s)\.Next\(ctx, event\.Name.*?\)`).FindAllString(all, -1) {
 		for _, m := range regexp.MustCompile(`event\.(Name\w+)`).FindAllStringSubmatch(call, -1) {
 			if !slices.Contains(writes, names[m[1]]) {
 				reads = append(reads, names[m[1]])

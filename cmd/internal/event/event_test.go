@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 )
@@ -433,5 +434,22 @@ func TestCompact(t *testing.T) {
 	const text = "{ \"a b\" :\t[ 1, \"\\\" {\", \"\\\\\" ] ,\r\n \"\": { } }"
 	if got, want := string(appendCompact(nil, []byte(text))), `{"a b":[1,"\" {","\\"],"":{}}`; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// A warning and a stage never stop a run, however long what they tell of is.
+func TestLongTextIsCut(t *testing.T) {
+	for _, char := range []string{"x", "é", "\u009b", "\x00"} {
+		long := strings.Repeat(char, MaxLine)
+		for _, body := range []Body{Warning{Program: "p", Text: long}, ContainerStage{CTID: 100, Stage: long}} {
+			line, err := Append(nil, body)
+			if err != nil || len(line) > 64<<10 || !utf8.Valid(line) || !strings.Contains(string(line), " bytes more)") {
+				t.Errorf("%q: %T: %d bytes, %v", char, body, len(line), err)
+			}
+		}
+	}
+	line, err := Append(nil, Warning{Program: "p", Text: strings.Repeat("x", maxText)})
+	if err != nil || strings.Contains(string(line), "cut") {
+		t.Errorf("%d bytes, %v", len(line), err)
 	}
 }

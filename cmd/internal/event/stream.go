@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode"
@@ -309,15 +310,23 @@ func (e Event) CTID() int {
 
 // Append appends the line of an event, its newline included, to buf. It fails
 // for one longer than [MaxLine]. What could act on a terminal is escaped, so
-// that a line may be shown there as it is.
+// that a line may be shown there as it is. Of the long text of a warning or a stage
+// the rest is left out, and that is said.
 func Append(buf []byte, body Body) ([]byte, error) {
 	name, ctid := body.about()
 	// A plan may have a hundred thousand containers, and json.Marshal would read
 	// all of their configurations three times.
 	var object json.RawMessage
-	if planned, ok := body.(ContainerPlanned); ok {
-		object, planned.Config = planned.Config, nil
-		body = planned
+	switch b := body.(type) {
+	case ContainerPlanned:
+		object, b.Config = b.Config, nil
+		body = b
+	case Warning:
+		b.Text = shorten(b.Text, maxText)
+		body = b
+	case ContainerStage:
+		b.Stage = shorten(b.Stage, maxStage)
+		body = b
 	}
 	var fields bytes.Buffer
 	enc := json.NewEncoder(&fields)
@@ -344,6 +353,22 @@ func Append(buf []byte, body Body) ([]byte, error) {
 		return nil, fmt.Errorf("event %s of container %d: longer than %d bytes", name, ctid, MaxLine)
 	}
 	return line, nil
+}
+
+// How long the text of a warning, and a stage, may be in bytes.
+const (
+	maxText  = 8 << 10
+	maxStage = 200
+)
+
+// shorten returns the beginning of text, and how much is left out.
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const room = 32 // for what is said about it
+	kept := strings.ToValidUTF8(text[:limit-room], "")
+	return fmt.Sprintf("%s… (cut, %d bytes more)", kept, len(text)-len(kept))
 }
 
 // appendCompact appends valid JSON to line, without the blanks between its

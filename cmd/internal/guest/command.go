@@ -17,6 +17,9 @@ import (
 // pointer. need is "token", "gateway" or the name of a feature.
 type Ask func(need string, value any) error
 
+// Tell tells the host what goes on, and reports whether it takes that.
+type Tell func(remote.Note) bool
+
 // Alone is the [Ask] of a half that was started by hand: no host is listening. It
 // says what to run there for a feature.
 func Alone(need string, _ any) error {
@@ -26,13 +29,13 @@ func Alone(need string, _ any) error {
 
 // ForHost does what the host's half of the program asks for, over stdin and
 // stdout: apply is given its request, and makes the answer.
-func ForHost[T any](apply func(request T, ask Ask) *remote.Answer) error {
+func ForHost[T any](apply func(request T, ask Ask, tell Tell) *remote.Answer) error {
 	peer := remote.NewPeer(os.Stdin, os.Stdout)
 	var request T
 	if err := peer.Ask("request", &request); err != nil {
 		return err
 	}
-	return peer.Answer(apply(request, peer.Ask))
+	return peer.Answer(apply(request, peer.Ask, peer.Tell))
 }
 
 // Print prints the answer to whoever has run a program's half in the container

@@ -5,11 +5,13 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/remote"
 )
 
@@ -25,12 +27,16 @@ type Setup struct {
 	Stage    string    // what is being done, for the answer to a failure
 	Changes  []string  // what has been changed, for people
 	NotAfter time.Time // when the first of the service's certificates expires
+
+	tell  Tell
+	begun string // what has been told last that begins
 }
 
 // Apply does the work of a program's half in the container, and makes the
-// answer of it. names are those of the service's certificates.
-func Apply(names []string, work func(*Setup) error) *remote.Answer {
-	s := &Setup{}
+// answer of it. names are those of the service's certificates; tell, which may be
+// nil, is told of what goes on.
+func Apply(names []string, tell Tell, work func(*Setup) error) *remote.Answer {
+	s := &Setup{tell: tell}
 	err := work(s)
 	a := &remote.Answer{
 		Names: names, NotAfter: s.NotAfter,
@@ -56,6 +62,31 @@ func (s *Setup) Prepare(ctx context.Context, program string, trust Trust,
 	}
 	s.Stage = "neighbours"
 	return roots, s.PinNeighbours(ctx, device, neighbours)
+}
+
+// Begins tells whoever follows the work that something begins that takes time: a
+// wait, "waiting for …" in small letters, or with "" the stage, once.
+func (s *Setup) Begins(wait string) {
+	stage := cmp.Or(wait, s.Stage)
+	if s.tell == nil || stage == s.begun {
+		return
+	}
+	s.begun = stage
+	s.tell(remote.Note{Stage: stage})
+}
+
+// Run is [Run] for a program that does more than read, as which the stage begins.
+func (s *Setup) Run(ctx context.Context, argv ...string) (string, error) {
+	s.Begins("")
+	return Run(ctx, argv...)
+}
+
+// Warnf warns people of something that is no failure.
+func (s *Setup) Warnf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if s.tell == nil || !s.tell(remote.Note{Warning: text}) {
+		cmdline.Logf("%s", text)
+	}
 }
 
 // Changed notes something that has been changed.

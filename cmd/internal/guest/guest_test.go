@@ -112,7 +112,7 @@ func TestLockLasts(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := lock(context.Background(), path); err != nil {
+	if err := new(Setup).lock(context.Background(), path); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {

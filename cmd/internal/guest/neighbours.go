@@ -121,11 +121,11 @@ func (s *Setup) PinNeighbours(ctx context.Context, device string, neighbours []N
 			continue
 		}
 		// Not an error: it may be gone, as after a reboot.
-		Run(ctx, "ip", "neighbour", "del", f.IP, "dev", f.Device)
+		s.Run(ctx, "ip", "neighbour", "del", f.IP, "dev", f.Device)
 		s.Changed("freed the address of neighbour %s", f.IP)
 	}
 	if len(neighbours) == 0 {
-		if _, err := Run(ctx, "systemctl", "disable", "--now", "--quiet", NeighbourUnit); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "disable", "--now", "--quiet", NeighbourUnit); err != nil {
 			return err
 		}
 		if err := os.Remove(NeighbourFile); err != nil {

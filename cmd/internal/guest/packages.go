@@ -13,6 +13,7 @@ func (s *Setup) RequireFeature(program, feature string, ask Ask) error {
 	if exists(program) {
 		return nil
 	}
+	s.Begins("")
 	if err := ask(feature, new(bool)); err != nil {
 		return err
 	}
@@ -34,19 +35,24 @@ func (s *Setup) Install(ctx context.Context, pkg string) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, packageLimit, fmt.Errorf("not done after %s", packageLimit))
 	defer cancel()
+	s.Begins("")
 	for {
-		err := install(ctx, pkg)
+		err := s.install(ctx, pkg)
 		if err == nil {
 			s.Changed("installed %s", pkg)
 			return nil
 		}
-		if !packagesLocked.MatchString(err.Error()) || wait(ctx, time.Second) != nil {
+		locked := packagesLocked.MatchString(err.Error())
+		if locked {
+			s.Begins("waiting for other installations")
+		}
+		if !locked || wait(ctx, time.Second) != nil {
 			return fmt.Errorf("install %s: %w", pkg, err)
 		}
 	}
 }
 
-func install(ctx context.Context, pkg string) error {
+func (s *Setup) install(ctx context.Context, pkg string) error {
 	for _, argv := range [][]string{
 		// Without these, dpkg asks about a file that was edited.
 		{"dpkg", "--force-confdef", "--force-confold", "--configure", "-a"},
@@ -56,6 +62,7 @@ func install(ctx context.Context, pkg string) error {
 		if _, err := Run(ctx, argv...); err != nil {
 			return err
 		}
+		s.Begins("") // again, after a wait
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (s *Setup) Begin(ctx context.Context, program string, trust Trust) ([]*x509
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(ctx, filepath.Join("/run", program+".lock")); err != nil {
+	if err := s.lock(ctx, filepath.Join("/run", program+".lock")); err != nil {
 		return nil, err
 	}
 	if trust.Carried != "" {
@@ -108,8 +108,13 @@ func (s *Setup) DropCarried(trust Trust) error {
 // lock waits for other runs of the same program in this container to end: one
 // whose host was cut off goes on, and may have to install packages. The lock is
 // held until the process ends.
-func lock(ctx context.Context, path string) error {
-	_, err := flock.Acquire(ctx, path, packageLimit+2*time.Minute)
+func (s *Setup) lock(ctx context.Context, path string) error {
+	_, err := flock.Acquire(ctx, path, 0)
+	if errors.Is(err, flock.ErrHeld) {
+		s.Begins("waiting for another run")
+		_, err = flock.Acquire(ctx, path, packageLimit+2*time.Minute)
+		s.Begins("")
+	}
 	if errors.Is(err, flock.ErrHeld) {
 		return fmt.Errorf("another run is at work in this container: %w", err)
 	}
@@ -128,7 +133,7 @@ func (s *Setup) Bootstrap(ctx context.Context, url, fingerprint string) error {
 	if err := os.MkdirAll(stepPath, 0o700); err != nil {
 		return err
 	}
-	_, err := Run(ctx, StepProgram, "ca", "bootstrap", "--ca-url", url, "--fingerprint", fingerprint, "--force")
+	_, err := s.Run(ctx, StepProgram, "ca", "bootstrap", "--ca-url", url, "--fingerprint", fingerprint, "--force")
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ func (s *Setup) WaitForBoot(ctx context.Context) error {
 		case "running", "degraded":
 			return nil
 		}
+		s.Begins("")
 		if wait(ctx, 200*time.Millisecond) != nil {
 			return fmt.Errorf("the container has not finished its boot after a minute: "+
 				"systemctl is-system-running says %q (%v)", state, err)
@@ -110,7 +111,7 @@ func (s *Setup) again(ctx context.Context, unit, verb string) error {
 	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
-	if _, err := Run(ctx, "systemctl", verb, unit); err != nil {
+	if _, err := s.Run(ctx, "systemctl", verb, unit); err != nil {
 		return errors.Join(err, Journal(ctx, unit))
 	}
 	s.Changed("%s of %s", verb, unit)
@@ -124,7 +125,7 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 		return err
 	}
 	if _, err := Run(ctx, "systemctl", "is-enabled", "--quiet", unit); err != nil {
-		if _, err := Run(ctx, "systemctl", "enable", "--quiet", unit); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "enable", "--quiet", unit); err != nil {
 			return err
 		}
 		s.Changed("enabled %s", unit)
@@ -132,7 +133,7 @@ func (s *Setup) Start(ctx context.Context, unit string) error {
 	if Active(ctx, unit) {
 		return nil
 	}
-	if _, err := Run(ctx, "systemctl", "start", unit); err != nil {
+	if _, err := s.Run(ctx, "systemctl", "start", unit); err != nil {
 		return errors.Join(err, Journal(ctx, unit))
 	}
 	// start succeeds when a condition of the unit is not met.
@@ -152,7 +153,7 @@ func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 		return err
 	}
 	if strings.TrimSpace(need) == "yes" {
-		if _, err := Run(ctx, "systemctl", "daemon-reload"); err != nil {
+		if _, err := s.Run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return err
 		}
 	}
@@ -161,7 +162,7 @@ func (s *Setup) KnowUnit(ctx context.Context, unit string) error {
 		if state == "masked-runtime" {
 			argv = []string{"systemctl", "unmask", "--quiet", "--runtime", unit}
 		}
-		if _, err := Run(ctx, argv...); err != nil {
+		if _, err := s.Run(ctx, argv...); err != nil {
 			return err
 		}
 		former := state

@@ -52,6 +52,15 @@ func (h *Host) Container(ctid int, records func() (*Records, error), patience ti
 	}
 }
 
+// warnf warns people of something, as [Host.Warn] does, or else by a log line.
+func (c *Container) warnf(format string, args ...any) {
+	if c.host.Warn == nil {
+		c.logf(format, args...)
+		return
+	}
+	c.host.Warn(fmt.Sprintf(format, args...))
+}
+
 // Look finds out whether the container exists, and whether it runs, by the
 // states of [Host.List]. One that is on another node of the cluster is an
 // error, as it can only be worked on there, and so is a virtual machine.
@@ -76,7 +85,7 @@ func (c *Container) take(conf *Conf) error {
 		return err
 	}
 	if c.Record, err = records.readConf(c.CTID, conf); err != nil {
-		c.logf("%v", err)
+		c.warnf("%v", err)
 	}
 	c.Before = maps.Clone(c.Record)
 	return nil
@@ -470,7 +479,7 @@ func (c *Container) Restart(ctx context.Context) (done string, err error) {
 		if ctx.Err() != nil || !c.hasState(ctx, false) {
 			return "", err
 		}
-		c.logf("%v\nand it is down now: it is started again", err)
+		c.warnf("%v\nand it is down now: it is started again", err)
 		down = "it was shut down for the restart and is down now: "
 	}
 	started, err := c.Start(ctx)
@@ -668,7 +677,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 
 // noSnapshots logs and records why Proxmox makes no snapshots of the container.
 func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
-	c.logf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
+	c.warnf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
 	after := maps.Clone(c.Record)
 	after[snapshotsWord] = HashList([]string{c.Conf.sources()})
 	return c.WriteRecord(ctx, after)

@@ -53,7 +53,7 @@ func (c *Container) switchTo(ctx context.Context, running bool, args ...string) 
 	switch {
 	case err != nil && c.hasState(ctx, running): // others have brought it there
 		if stillRuns := (*process.StillRuns)(nil); errors.As(err, &stillRuns) {
-			c.logf("%v", err) // no run can work on the container before its end
+			c.warnf("%v", err) // no run can work on the container before its end
 		}
 		return nil
 	case err != nil:
@@ -67,6 +67,7 @@ func (c *Container) switchTo(ctx context.Context, running bool, args ...string) 
 		wanted = "started"
 	}
 	c.logf("HA manages the container and was asked for it: waiting until it is %s", wanted)
+	c.host.begins("waiting for HA, until it is " + wanted)
 	patience := min(haPatience, c.host.limit())
 	for deadline := time.Now().Add(patience); !c.hasState(ctx, running); {
 		if time.Now().After(deadline) {
@@ -76,6 +77,7 @@ func (c *Container) switchTo(ctx context.Context, running bool, args ...string) 
 			return err
 		}
 	}
+	c.host.begins("")
 	return nil
 }
 

@@ -45,9 +45,15 @@ type Host struct {
 	// [DefaultTimeout].
 	Timeout time.Duration
 
-	// Warn, if set, is told of each line in which a command of Proxmox's own that
-	// changes something warns of something, although it ended with status 0.
-	Warn func(line string)
+	// Warn, if set, is told of what people should know and what is no failure: of
+	// each line in which a command of Proxmox's own that changes something warns of
+	// something, although it ended with status 0, and of what phx finds.
+	Warn func(text string)
+
+	// Begins, if set, is told that something begins that takes time: of a wait in
+	// words, "waiting for …", and by "" of a command that does more than read, and of
+	// the end of a wait. In a preview there is none of that.
+	Begins func(wait string)
 }
 
 // DefaultTimeout is how long a command may take: a clone of a large disk, over
@@ -217,6 +223,9 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 	if h.Preview != nil && !c.Reads {
 		h.Preview.Commands = append(h.Preview.Commands, c.Argv)
 		return nil, nil, nil
+	}
+	if !c.Reads {
+		h.begins("")
 	}
 	limit := c.MaxStdout
 	if limit == 0 && c.Stdout == nil && !c.Guest {

@@ -494,3 +494,26 @@ func TestPreviewRunsOnlyWhatReads(t *testing.T) {
 		t.Errorf("read %q, %v, told %q", out, err, preview.Commands)
 	}
 }
+
+// What takes time is told when it begins: not what only reads, and nothing of a
+// preview.
+func TestBegins(t *testing.T) {
+	var begun []string
+	h := &Host{PVERoot: t.TempDir(), Begins: func(wait string) { begun = append(begun, wait) }}
+	read := shell("true")
+	read.Reads = true
+	preview := *h
+	preview.Preview = &Preview{}
+	for _, run := range []func() ([]byte, error){
+		func() ([]byte, error) { return h.Run(t.Context(), read) },
+		func() ([]byte, error) { return preview.Run(t.Context(), shell("true")) },
+	} {
+		if _, err := run(); err != nil || len(begun) > 0 {
+			t.Errorf("begun %q, %v", begun, err)
+		}
+	}
+	preview.waits(func(string, ...any) {}, "waiting", "")
+	if _, err := h.Run(t.Context(), shell("true")); err != nil || !slices.Equal(begun, []string{""}) {
+		t.Errorf("begun %q, %v", begun, err)
+	}
+}

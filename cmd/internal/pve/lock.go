@@ -35,6 +35,9 @@ func (h *Host) lockCluster(ctx context.Context, name string) (release func(), er
 	for said := false; ; {
 		err := os.Mkdir(path, 0o755)
 		if err == nil {
+			if said {
+				h.begins("")
+			}
 			return func() { os.Remove(path) }, nil
 		}
 		if !errors.Is(err, fs.ErrExist) {
@@ -54,13 +57,27 @@ func (h *Host) lockCluster(ctx context.Context, name string) (release func(), er
 			return nil, fmt.Errorf("lock %s: held by others for %v, one after the other: wait until they have finished",
 				path, staleAfter+lockTimeout)
 		case !said && time.Since(start) > 2*time.Second:
-			cmdline.Logf("waiting for %s: the web interface or another phx holds it; "+
-				"the lock of one that was killed is free after two minutes", path)
+			h.waits(cmdline.Logf, "waiting for "+path, ": the web interface or another phx holds it; "+
+				"the lock of one that was killed is free after two minutes")
 			said = true
 		}
 		if err := Sleep(ctx, 100*time.Millisecond); err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
+	}
+}
+
+// waits tells people, and whoever follows the work, what is waited for. more is for
+// people alone.
+func (h *Host) waits(logf Logf, wait, more string) {
+	logf("%s%s", wait, more)
+	h.begins(wait)
+}
+
+// begins tells whoever follows the work what begins: see [Host.Begins].
+func (h *Host) begins(wait string) {
+	if h.Begins != nil && h.Preview == nil {
+		h.Begins(wait)
 	}
 }
 
@@ -91,13 +108,16 @@ func (h *Host) AwaitLock(ctx context.Context, ctid int, patience time.Duration,
 		lock := conf.lock()
 		switch {
 		case lock == "":
+			if waited {
+				h.begins("")
+			}
 			return conf, waited, nil
 		case time.Now().After(deadline):
 			return nil, waited, fmt.Errorf("container %d is locked (%s): "+
 				"wait for the task that holds the lock, or, if there is none any more, run: %s",
 				ctid, lock, conf.releaseLock(ctid))
 		case !waited:
-			logf("waiting for container %d, which is locked (%s)", ctid, lock)
+			h.waits(logf, fmt.Sprintf("waiting for container %d, which is locked (%s)", ctid, lock), "")
 		}
 		if err := Sleep(ctx, lockInterval); err != nil {
 			return nil, waited, err
@@ -122,13 +142,16 @@ func (h *Host) awaitCommands(ctx context.Context, ctid int, patience time.Durati
 				return true, fmt.Errorf("%s still runs (process %d): wait for its end, or end it, "+
 					"by kill -KILL where it ignores SIGTERM, with: kill %d", c.text, c.pid, c.pid)
 			case !said:
-				logf("waiting for the end of: %s (process %d)", c.text, c.pid)
+				h.waits(logf, "waiting for the end of: "+c.text, fmt.Sprintf(" (process %d)", c.pid))
 			}
 			waited = true
 			if err := Sleep(ctx, lockInterval); err != nil {
 				return true, err
 			}
 		}
+	}
+	if waited {
+		h.begins("")
 	}
 	return waited, nil
 }

@@ -14,13 +14,15 @@ import (
 // Error may be set. program is the program itself. names are those of the
 // service's certificates: the host knows them, and they replace what the answer
 // says. supply returns the JSON value of each other need; its error is told to
-// the container's half, whose answer then follows. The error is [ErrEnded] when
-// there is no other half any more, and else says what it did wrong.
+// the container's half, whose answer then follows. tell gets what that half says
+// while it works. The error is [ErrEnded] when there is no other half any more, and
+// else says what it did wrong.
 func Serve(in io.Reader, out io.Writer, program []byte, names []string,
-	supply func(need string) (any, error),
+	supply func(need string) (any, error), tell func(Note),
 ) (*Answer, error) {
 	lines := bufio.NewReader(in)
 	asked := map[string]bool{}
+	var said notes
 	for {
 		line, err := readLine(lines)
 		if err != nil {
@@ -36,6 +38,15 @@ func Serve(in io.Reader, out io.Writer, program []byte, names []string,
 				return nil, err
 			}
 			return m.Answer, nil
+		case m.Note != Note{}:
+			if err := m.Note.check(); err != nil {
+				return nil, err
+			}
+			if !said.add(m.Note) {
+				return nil, fmt.Errorf("says more than %d things of a kind", maxNotes)
+			}
+			tell(m.Note)
+			continue
 		case !needForm.MatchString(m.Need):
 			return nil, fmt.Errorf("not a need: %.100q", line)
 		case asked[m.Need]:
@@ -77,14 +88,27 @@ func send(out io.Writer, need string, supply func(string) (any, error)) error {
 
 var (
 	needForm  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
-	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+)?$`)
+	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+){0,4}$`)
 )
+
+func checkStage(stage string) error {
+	if stage != "" && (len(stage) > 32 || !stageForm.MatchString(stage)) {
+		return fmt.Errorf("not a stage: %.100q", stage)
+	}
+	return nil
+}
+
+// check is [Answer.check] for a note.
+func (n *Note) check() error {
+	n.Warning = cut(n.Warning, maxWarning)
+	return checkStage(n.Stage)
+}
 
 // check makes of what the container's half has sent what the host may use: it
 // refuses what cannot be, and cuts what is too long.
 func (a *Answer) check(names []string) error {
-	if a.Stage != "" && (len(a.Stage) > 32 || !stageForm.MatchString(a.Stage)) {
-		return fmt.Errorf("not a stage: %.100q", a.Stage)
+	if err := checkStage(a.Stage); err != nil {
+		return err
 	}
 	if until := time.Until(a.NotAfter); !a.NotAfter.IsZero() && (until > maxAge || until < -maxAge) {
 		return fmt.Errorf("not the end of a certificate: %s", a.NotAfter)

@@ -10,14 +10,15 @@ import (
 
 // Peer is the host's half, as seen from the container's.
 type Peer struct {
-	in  *bufio.Reader
-	out *json.Encoder
+	in    *bufio.Reader
+	out   *json.Encoder
+	notes notes
 }
 
 // NewPeer returns the peer that is read from in and written to out: stdin and
 // stdout of the container's half.
 func NewPeer(in io.Reader, out io.Writer) *Peer {
-	return &Peer{bufio.NewReader(in), json.NewEncoder(out)}
+	return &Peer{in: bufio.NewReader(in), out: json.NewEncoder(out)}
 }
 
 // Ask asks the host for a need, once in a conversation, and stores the JSON value
@@ -39,6 +40,13 @@ func (p *Peer) Ask(need string, value any) error {
 		return errors.New(r.Error)
 	}
 	return json.Unmarshal(r.Value, value)
+}
+
+// Tell tells the host something, and reports whether it has: there is a limit to
+// what it would take, and it may be gone.
+func (p *Peer) Tell(note Note) bool {
+	note.Warning = cut(note.Warning, maxWarning)
+	return p.notes.add(note) && p.out.Encode(message{Note: note}) == nil
 }
 
 // Answer ends the conversation. What is too long of a is cut.

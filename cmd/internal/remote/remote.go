@@ -6,10 +6,12 @@
 // {"need":"request"}. The host supplies one JSON line on its stdin. The last
 // line of the container's half is {"answer":{…}}. Messages for people go
 // through stderr. The program itself is the first thing that may be asked
-// for; it is sent as it is.
+// for; it is sent as it is. While it works it may say what begins that takes time,
+// {"stage":"packages"}, and what people should know, {"warning":"…"}; nothing is
+// replied to that.
 //
 // The half in the container may be anybody: it asks for each thing once, its
-// lines have a limit, and its answer is checked.
+// lines have a limit, as has what it says, and its answer is checked.
 package remote
 
 import (
@@ -29,6 +31,8 @@ const (
 	maxError   = 16 << 10 // bytes of Answer.Error
 	maxChanges = 100      // of Answer.Changes
 	maxChange  = 1 << 10  // bytes of one of them
+	maxNotes   = 32       // stages that it may say, and warnings
+	maxWarning = 1 << 10  // bytes of one of these
 	maxAge     = 20 * 365 * 24 * time.Hour
 )
 
@@ -65,8 +69,28 @@ func cut(text string, limit int) string {
 	return fmt.Sprintf("%s… (cut, %d bytes more)", kept, len(text)-len(kept))
 }
 
-// message is a line of the container's half: one of the two.
+// Note is what the container's half says while it works: one of the two.
+type Note struct {
+	Stage   string `json:"stage,omitempty"`   // what begins that takes time, in a few words
+	Warning string `json:"warning,omitempty"` // what people should know of, and what is no failure
+}
+
+// notes are those of a conversation so far.
+type notes struct{ stages, warnings int }
+
+// add counts a note, and reports whether there may be as many of its kind.
+func (n *notes) add(note Note) bool {
+	count := &n.stages
+	if note.Warning != "" {
+		count = &n.warnings
+	}
+	*count++
+	return *count <= maxNotes
+}
+
+// message is a line of the container's half: a note, a need, or the answer.
 type message struct {
+	Note
 	Need   string  `json:"need,omitempty"`
 	Answer *Answer `json:"answer,omitempty"`
 }

@@ -34,7 +34,7 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 			line, _ = json.Marshal(message{Answer: long})
 		}
 		for _, line := range [][]byte{line, bytes.TrimSpace(sent.Bytes())} {
-			got, err := Serve(bytes.NewReader(append(line, '\n')), io.Discard, nil, []string{"a.example"}, nil)
+			got, err := Serve(bytes.NewReader(append(line, '\n')), io.Discard, nil, []string{"a.example"}, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -98,13 +98,15 @@ func FuzzTalk(f *testing.F) {
 			`{"answer":{"changes":["x"],"changed":true}}` + "\n",
 		`{"need":"token"}` + "\n" + `{"need":"token"}` +
 			"\n", `{"answer":{"stage":"check","error":"\u001b[2J","not_after":"2030-01-02T03:04:05Z"}}` + "\n",
+		`{"stage":"packages"}` + "\n" + `{"warning":"\u001b[2J"}` + "\n" + `{"stage":"x y z","need":"request"}` +
+			"\n" + `{"answer":{}}` + "\n", strings.Repeat(`{"warning":"x"}`+"\n", 100),
 		`{"answer":{"stage":7}}` + "\n", `{"answer":{"not_after":"9999-12-31T23:59:59-23:59"}}` +
 			"\n", `{"Need":"request","need":"x"}` + "\n", "[[[[\n", "\xff\xfe\n",
 	} {
 		f.Add([]byte(said))
 	}
 	f.Fuzz(func(t *testing.T, said []byte) {
-		asked := map[string]bool{}
+		asked, told := map[string]bool{}, 0
 		names := []string{"a.example"}
 		var sent bytes.Buffer
 		answer, err := Serve(bytes.NewReader(said), &sent, []byte("program"), names, func(need string) (any, error) {
@@ -113,7 +115,15 @@ func FuzzTalk(f *testing.F) {
 			}
 			asked[need] = true
 			return need, nil
+		}, func(n Note) {
+			told++
+			if n.Stage != "" && checkStage(n.Stage) != nil || len(n.Warning) > maxWarning {
+				t.Fatalf("told %+v", n)
+			}
 		})
+		if told > 2*maxNotes {
+			t.Fatalf("told %d things", told)
+		}
 		if (answer == nil) == (err == nil) || len(asked) > maxNeeds || sent.Len() > maxNeeds*100 {
 			t.Fatalf("answer %+v, error %v, %d needs, %d bytes sent", answer, err, len(asked), sent.Len())
 		}
@@ -166,3 +176,35 @@ func TestLeaf(t *testing.T) {
 		t.Errorf("it links:\n%s", got)
 	}
 }
+
+// What the half in the container tells meanwhile is passed on in order, as much as
+// the host takes.
+func TestTell(t *testing.T) {
+	var said bytes.Buffer
+	peer := NewPeer(nil, &said)
+	for i := range 2 * maxNotes {
+		if told := peer.Tell(Note{Stage: "waiting for another run"}); told != (i < maxNotes) {
+			t.Errorf("stage %d: %v", i, told)
+		}
+	}
+	if !peer.Tell(Note{Warning: strings.Repeat("é", maxWarning)}) {
+		t.Error("a warning is not told")
+	}
+	if err := peer.Answer(&Answer{}); err != nil {
+		t.Fatal(err)
+	}
+	var notes []Note
+	_, err := Serve(&said, io.Discard, nil, nil, nil, func(n Note) { notes = append(notes, n) })
+	if err != nil || len(notes) != maxNotes+1 || notes[0].Stage != "waiting for another run" ||
+		!strings.HasSuffix(notes[maxNotes].Warning, " bytes more)") || len(notes[maxNotes].Warning) > maxWarning {
+		t.Errorf("%d notes, %v: %q", len(notes), err, notes)
+	}
+	gone := NewPeer(nil, brokenPipe{})
+	if gone.Tell(Note{Stage: "check"}) {
+		t.Error("told to nobody")
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }

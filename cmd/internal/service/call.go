@@ -28,6 +28,7 @@ func (t *Target) Call(ctx context.Context, request any, names []string,
 		t.Logf("%s", cmdline.Quoted(strings.TrimPrefix(line, cmdline.Name()+": ")))
 	}}
 	defer log.Close()
+	t.Begins("apply")
 	return call(ctx, t.Host, t.CTID, names, func(need string) (any, error) {
 		switch need {
 		case "request":
@@ -40,6 +41,12 @@ func (t *Target) Call(ctx context.Context, request any, names []string,
 			return true, t.Host.RunFeature(ctx, log, nil, s.Path, strconv.Itoa(t.CTID))
 		}
 		return supply(need)
+	}, func(n remote.Note) {
+		if n.Stage != "" {
+			t.Begins(n.Stage)
+		} else {
+			t.Warnf("%s", cmdline.Quoted(n.Warning))
+		}
 	}, log)
 }
 
@@ -77,10 +84,10 @@ const callTimeout = pve.GuestTimeout
 
 // call runs the container's half of this program in a container and returns
 // its answer, of which Error may be set. supply returns the JSON value of each
-// thing that the other half asks for; see [remote.Serve]. log gets the other
-// half's messages.
+// thing that the other half asks for, and tell gets what it says meanwhile; see
+// [remote.Serve]. log gets the other half's messages.
 func call(ctx context.Context, host *pve.Host, ctid int, names []string,
-	supply func(need string) (any, error), log io.Writer,
+	supply func(need string) (any, error), tell func(remote.Note), log io.Writer,
 ) (*remote.Answer, error) {
 	path, err := os.Executable()
 	if err != nil {
@@ -102,7 +109,7 @@ func call(ctx context.Context, host *pve.Host, ctid int, names []string,
 		return nil, err
 	}
 	defer c.Close()
-	answer, serveErr := remote.Serve(c.From, c.To, program, names, supply)
+	answer, serveErr := remote.Serve(c.From, c.To, program, names, supply, tell)
 	if answer == nil && !errors.Is(serveErr, remote.ErrEnded) {
 		c.Stop(serveErr)
 	}

@@ -82,7 +82,7 @@ func talk(host *pve.Host, request string, token error) (*remote.Answer, []string
 			return "secret", token
 		}
 		return request, nil
-	}, io.Discard)
+	}, func(remote.Note) {}, io.Discard)
 	return answer, needs, err
 }
 
@@ -286,6 +286,13 @@ func TestHostileContainer(t *testing.T) {
 			"asks for the token a second time", "token"},
 		"the program, and never reads": {`echo '{"need":"program"}'; sleep 0.5; echo '{"need":"token"}'; exit 3`,
 			"exit status 3", ""},
+		"stages without end": {`while :; do echo '{"stage":"check"}'; done`,
+			"says more than 32 things of a kind", ""},
+		"warnings without end": {`while :; do echo '{"warning":"x"}'; done`,
+			"says more than 32 things of a kind", ""},
+		"what begins is no stage": {`printf '{"stage":"check\\nphx-nginx: all well"}\n'; ` + answer,
+			"not a stage: ", ""},
+		"a warning of 100 KB":    {`echo '{"warning":"'$(head -c 100000 /dev/zero | tr '\0' x)'"}'; ` + answer, "", ""},
 		"a need that is no word": {`printf '{"need":"token\\n\\u001b[2J"}\n'`, "not a need: ", ""},
 		"an empty object":        {`echo '{}'`, "not a need: ", ""},
 		"null":                   {`echo null`, "not a need: ", ""},
@@ -314,11 +321,12 @@ func TestHostileContainer(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			var needs []string
+			var told []remote.Note
 			answer, err := call(ctx, hostileHost(t, tt.script), 101, []string{"a.example"},
 				func(need string) (any, error) {
 					needs = append(needs, need)
 					return "x", nil
-				}, io.Discard)
+				}, func(n remote.Note) { told = append(told, n) }, io.Discard)
 			switch {
 			case ctx.Err() != nil:
 				t.Error("it hangs")
@@ -326,6 +334,9 @@ func TestHostileContainer(t *testing.T) {
 				t.Errorf("answer %+v, error %v", answer, err)
 			case tt.want != "" && (answer != nil || err == nil || !strings.Contains(err.Error(), tt.want)):
 				t.Errorf("answer %+v, error %.300v", answer, err)
+			}
+			if len(told) > 64 {
+				t.Errorf("told %d things", len(told))
 			}
 			if got := strings.Join(needs, " "); got != tt.needs && tt.want != "exit status 3" {
 				t.Errorf("asked for %q", got)
@@ -351,7 +362,7 @@ func TestSilentContainer(t *testing.T) {
 			cause := errors.New("stopped")
 			ctx, cancel := context.WithCancelCause(context.Background())
 			time.AfterFunc(100*time.Millisecond, func() { cancel(cause) })
-			_, err := call(ctx, hostileHost(t, script), 101, nil, nil, io.Discard)
+			_, err := call(ctx, hostileHost(t, script), 101, nil, nil, nil, io.Discard)
 			if !errors.Is(err, cause) {
 				t.Errorf("error %v", err)
 			}
@@ -405,7 +416,7 @@ func TestContainerThatDoesNotEnd(t *testing.T) {
 					want, host.Timeout = "not done after 2s", 2*time.Second
 				}
 				defer time.AfterFunc(time.Minute, func() { panic("it hangs") }).Stop()
-				answer, err := call(ctx, host, 101, nil, func(string) (any, error) { return "x", nil }, io.Discard)
+				answer, err := call(ctx, host, 101, nil, func(string) (any, error) { return "x", nil }, nil, io.Discard)
 				if answer != nil || err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s, %s: answer %+v, error %v", name, way, answer, err)
 				}

@@ -163,6 +163,7 @@ func (f *filter) target(p *planState) *Target {
 		GatewayReady: p.gatewayReady.wait,
 		rootFile:     p.fingerprint.Path,
 		scripts:      f.scripts,
+		emit:         f.emit,
 	}
 	if known := p.exported.Known; known != nil {
 		t.CAHosts, t.CANeighbours = known.Hosts, known.Neighbours
@@ -202,6 +203,8 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		CTID: t.CTID, Names: answer.Names, NotAfter: answer.NotAfter,
 		Changed: answer.Changed || len(t.changes) > 0,
 		Changes: append(append([]string{}, t.changes...), answer.Changes...),
+
+		ElapsedMS: time.Since(start).Milliseconds(),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))

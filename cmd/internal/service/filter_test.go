@@ -353,7 +353,8 @@ func TestNoChanges(t *testing.T) {
 	f := newFixture(t)
 	lines := []string{started(), f.planned("create"), of(gateway, "ct.ready", ""),
 		f.exported(), f.fingerprint(), done()}
-	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, `"changed":false,"changes":[]}`) {
+	const want = `"changed":false,"changes":[],"elapsed_ms":`
+	if r := f.filter(t, lines...); r.err != nil || !strings.Contains(r.out, want) {
 		t.Errorf("%v\n%s", r.err, r.out)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cert"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
+	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/scripts"
@@ -47,6 +48,8 @@ type Target struct {
 	rootFile string       // the CA's root certificates on the host
 	scripts  scripts.Dirs // where the feature scripts are
 	changes  []string     // that the host's half has made
+	begun    string       // what ct.stage has told last
+	emit     func(event.Body)
 }
 
 // Changed notes what the host's half has changed.
@@ -141,6 +144,22 @@ func (t *Target) Logf(format string, args ...any) {
 	cmdline.Logf("%d %s: %s", t.CTID, t.Container.Name, fmt.Sprintf(format, args...))
 }
 
+// Warnf warns people of something about the container, by a message and by an event
+// that say the same.
+func (t *Target) Warnf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	t.Logf("%s", text)
+	t.emit(event.Warning{CTID: t.CTID, Program: cmdline.Name(), Text: text})
+}
+
+// Begins tells whoever follows the work that a stage begins that takes time, once.
+func (t *Target) Begins(stage string) {
+	if stage != t.begun {
+		t.begun = stage
+		t.emit(event.ContainerStage{CTID: t.CTID, Program: cmdline.Name(), Stage: stage})
+	}
+}
+
 // checkTrust checks what the events say of the CA against the plan, against what
 // the host has pinned and against the file of root certificates, and notes where
 // the container sees that file. Where it does not, the certificates go with the
@@ -158,7 +177,7 @@ func (t *Target) checkTrust() error {
 	}
 	at, writable := mounted(t.Container, t.rootFile)
 	if writable {
-		t.Logf("the mount point %s shows %s to the container for writing: set its read_only to true; "+
+		t.Warnf("the mount point %s shows %s to the container for writing: set its read_only to true; "+
 			"until then the root certificate comes with the request", at, t.rootFile)
 	}
 	t.Trust.Root = at

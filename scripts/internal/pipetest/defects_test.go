@@ -332,7 +332,7 @@ func TestOwnDefects(t *testing.T) {
 		h.configure(map[string]any{"lxc_options": []string{"lxc.environment=A=1"}})
 		for range 2 {
 			events, _, _, _ := h.run()
-			if got := fmt.Sprint(events[2]["restart_required"]); got != "[lxc]" {
+			if got := fmt.Sprint(events[len(events)-2]["restart_required"]); got != "[lxc]" {
 				t.Errorf("restart_required %s", got)
 			}
 		}
@@ -340,7 +340,7 @@ func TestOwnDefects(t *testing.T) {
 			t.Errorf("calls\n%s", join(calls))
 		}
 		events, calls, _, _ := h.run("--restart")
-		if got := fmt.Sprint(events[2]["restart_required"]); got != "[]" || len(calls) > 0 {
+		if got := fmt.Sprint(events[len(events)-2]["restart_required"]); got != "[]" || len(calls) > 0 {
 			t.Errorf("restart_required %s, calls\n%s", got, join(calls))
 		}
 	})

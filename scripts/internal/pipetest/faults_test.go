@@ -371,7 +371,7 @@ func (p *place) undisturbed(name string) (*end, error) {
 type result struct {
 	status int
 	stderr string
-	events []string // their names and containers, sorted
+	events []string // their names and containers, sorted, without those of the work meanwhile
 	calls  []string
 	left   processes
 	took   time.Duration
@@ -542,6 +542,9 @@ func (p *place) events() (events []string) {
 		}
 		if json.Unmarshal(line, &ev) != nil {
 			ev.Event = "not an event: " + string(line)
+		}
+		if ev.Event == "ct.stage" || ev.Event == "warning" { // of what is still to be done
+			continue
 		}
 		events = append(events, fmt.Sprintf("%s %d", ev.Event, ev.CTID))
 	}

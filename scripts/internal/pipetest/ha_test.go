@@ -38,6 +38,9 @@ func TestContainerOfHA(t *testing.T) {
 			"500 Box: HA manages the container and was asked for it: waiting until it is ") {
 			t.Errorf("%s: status %d\n%s", action, status, said)
 		}
+		if told := h.read("events"); !strings.Contains(told, `"stage":"waiting for HA, until it is `) {
+			t.Errorf("%s: %s", action, told)
+		}
 		h.wantState(state)
 	}
 	h.wantUnchanged()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -150,6 +151,12 @@ func TestChangesWaitForTheLock(t *testing.T) {
 			said, _, status := h.phxAwaiting("$PHX_PCT unlock 500", action, tt.args)
 			if status != 0 || strings.Count(said, "waiting for container 500, which is locked (backup)") != 1 {
 				t.Errorf("status %d\n%s", status, said)
+			}
+			// Whoever follows the events sees the wait, and that it is over.
+			told := regexp.MustCompile(`(?m)"ct.stage".*"stage":"(.*)"}$`).FindAllStringSubmatch(h.read("events"), -1)
+			waits := func(m []string) bool { return m[1] == "waiting for container 500, which is locked (backup)" }
+			if i := slices.IndexFunc(told, waits); i < 0 || i == len(told)-1 || slices.ContainsFunc(told[i+1:], waits) {
+				t.Errorf("told %q", told)
 			}
 		})
 	}

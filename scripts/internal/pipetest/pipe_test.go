@@ -26,6 +26,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,6 +99,7 @@ func TestScripts(t *testing.T) {
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"events": events,
+			"stages": stages,
 			"calls":  calls,
 		},
 		Condition: func(name string) (bool, error) {
@@ -296,10 +298,38 @@ func certificates(dir string) error {
 	return nil
 }
 
+// stages FILE CTID [PROGRAM:STAGE…] checks what a stream tells of the work on a
+// container, in this order: each ct.stage, and "warning" in the place of a stage.
+func stages(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: stages FILE CTID [PROGRAM:STAGE…]")
+	}
+	var have []string
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var ev struct {
+			Event, Program, Stage string
+			CTID                  int
+		}
+		if err := json.Unmarshal([]byte(line), &ev); err != nil {
+			ts.Fatalf("not an event: %q", line)
+		}
+		switch {
+		case strconv.Itoa(ev.CTID) != args[1]:
+		case ev.Event == "ct.stage":
+			have = append(have, ev.Program+":"+ev.Stage)
+		case ev.Event == "warning":
+			have = append(have, ev.Program+":warning")
+		}
+	}
+	if !slices.Equal(have, args[2:]) {
+		ts.Fatalf("container %s has %q, want %q", args[1], have, args[2:])
+	}
+}
+
 // events FILE [EVENT[:CTID]…] checks which events about phx's work a stream
 // has, in their order: "events stdout ct.ready:900 ct.failed:103". With ! it
-// checks that none of them is there. ct.planned and the plan's frame are left
-// out.
+// checks that none of them is there. ct.planned, the plan's frame, and what tells
+// of the work before its result (see stages) are left out.
 func events(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 {
 		ts.Fatalf("usage: events FILE [EVENT[:CTID]…]")
@@ -313,7 +343,9 @@ func events(ts *testscript.TestScript, neg bool, args []string) {
 		if err := json.Unmarshal([]byte(line), &ev); err != nil || !strings.HasSuffix(line, "\n") {
 			ts.Fatalf("not an event: %q", line)
 		}
-		if ev.Event == "ct.planned" || strings.HasPrefix(ev.Event, "plan.") {
+		switch {
+		case slices.Contains([]string{"ct.planned", "ct.stage", "warning"}, ev.Event),
+			strings.HasPrefix(ev.Event, "plan."):
 			continue
 		}
 		name := ev.Event
