@@ -23,7 +23,8 @@ func TestLicenses(t *testing.T) {
 	}{
 		{name: "no licence", files: map[string]string{"README.md": "MIT"}, refused: "no file with a licence"},
 		{name: "unknown", files: map[string]string{"LICENSE": "All rights reserved."}, refused: "not known"},
-		{name: "one of two unknown", files: map[string]string{"LICENSE": bsd, "COPYING": "Other"}, refused: "not known"},
+		{name: "one of two unknown", files: map[string]string{"LICENSE": bsd, "COPYING": "Other"},
+			refused: "not known"},
 		{name: "Apache with a notice", files: map[string]string{"LICENSE": string(apache), "NOTICE": "Made by A."},
 			ids: "Apache-2.0", passed: []string{"/usr/share/common-licenses/Apache-2.0", "Made by A."}},
 		{name: "two clauses", files: map[string]string{"LICENSE.md": bsd}, ids: "BSD-2-Clause", passed: []string{bsd}},
