@@ -2,4 +2,355 @@
 // the stream: it knows of phx what docs/events.md says, and changes nothing.
 package main
 
-func main() {}
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+const usage = `Usage:
+    phoenix | phoenix-view [OPTIONS]
+    phoenix-view [OPTIONS] FILE
+
+Show the events of phx to people: what happens while it happens, and at the end
+what has become of it. At a terminal there is a line for each container, which
+changes as the work goes on; elsewhere, and where TERM is dumb or unset, plain
+lines. With NO_COLOR there are no colours. The driver, phoenix, runs it by itself
+where its own stdout is a terminal.
+
+FILE is a log of events, of one run or many: its last run is shown. Without FILE
+the events come from stdin.
+
+Options:
+    --list            List the runs of FILE.
+    --run ROUND       Show that run of FILE, not the last.
+    --log FILE        Append the events to FILE, each line as it is. Runs that can
+                      change nothing do not go there: those of the actions status
+                      and check, and dry runs. What cannot be written is said once.
+    --messages FILE   Show what comes out of FILE as well, such as /dev/fd/3: the
+                      programs' messages, but not those that events say, too.
+    --pass            Write what is read to stdout, byte for byte and at once, and
+                      show nothing.
+    --quiet           Show nothing where nothing was changed and nothing has failed;
+                      what was changed where nothing has failed; else everything.
+    --help            Print this text.
+    --version         Print the version.
+
+It ignores the signals that end a run, HUP, INT, TERM and USR1: it ends when the
+events do.
+
+Exit status: 0 all was shown, whatever it was; 1 something could not be read or
+written; 2 wrong usage.
+
+Example:
+    phoenix-view /var/log/phoenix/events.jsonl
+`
+
+// outputs are what is made of each run when it has ended, beside what people see.
+// Each looks at its own option, and does nothing without.
+var outputs []func(c *cli.Context, r *run) error
+
+func main() { os.Exit(execute(os.Args)) }
+
+// usageError is an error for wrong usage.
+type usageError struct{ error }
+
+func wrong(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// complain writes a message of phoenix-view's own to stderr.
+func complain(err error) {
+	fmt.Fprintln(os.Stderr, "phoenix-view: "+escape(err.Error()))
+}
+
+func execute(args []string) int {
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGUSR1} {
+		signal.Ignore(sig)
+	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE, syscall.SIGXFSZ) // they are errors of a write
+	app := &cli.App{
+		Name:                  "phoenix-view",
+		CustomAppHelpTemplate: usage,
+		HideHelpCommand:       true,
+		Version:               version(),
+		ExitErrHandler:        func(*cli.Context, error) {},
+		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "list"},
+			&cli.StringFlag{Name: "run"},
+			&cli.StringFlag{Name: "log"},
+			&cli.StringFlag{Name: "messages"},
+			&cli.BoolFlag{Name: "pass"},
+			&cli.BoolFlag{Name: "quiet"},
+		},
+		Action: action,
+	}
+	cli.VersionFlag = &cli.BoolFlag{Name: "version"}
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, c.App.Name, c.App.Version) }
+	err := app.Run(args)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		complain(fmt.Errorf("%w (see phoenix-view --help)", err))
+		return 2
+	}
+	complain(err)
+	return 1
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	return info.Main.Version + " " + info.GoVersion
+}
+
+func action(c *cli.Context) error {
+	file := c.Args().First()
+	switch {
+	case c.NArg() > 1:
+		return wrong("one FILE, not %d: %s", c.NArg(), strings.Join(c.Args().Slice(), " "))
+	case file == "" && (c.Bool("list") || c.String("run") != ""):
+		return wrong("--list and --run: of which FILE?")
+	case c.Bool("pass") && (c.Bool("quiet") || c.String("messages") != "" || file != ""):
+		return wrong("--pass shows nothing: leave out --quiet, --messages and FILE")
+	case file == "" && isTerminal(os.Stdin):
+		return wrong("stdin is a terminal: expected events, as in phoenix | phoenix-view, or a FILE")
+	}
+	log := &runLog{path: c.String("log"), bad: complain}
+	if log.path == "" {
+		log = nil
+	}
+	finished := func(r *run) error {
+		var errs []error
+		for _, output := range outputs {
+			errs = append(errs, output(c, r))
+		}
+		return errors.Join(errs...)
+	}
+	if c.Bool("pass") {
+		return pass(os.Stdin, os.Stdout, log, finished)
+	}
+	out := newScreen(os.Stdout, os.Getenv)
+	if file != "" {
+		r, err := showFile(c, file, out)
+		if r == nil || err != nil {
+			return err
+		}
+		return finished(r)
+	}
+	v := newView(c.Bool("quiet"), c.String("messages") != "", out)
+	v.finished = finished
+	if log != nil {
+		v.last, _ = readLast(log.path) // the first run has none
+	}
+	if path := c.String("messages"); path != "" {
+		done, err := v.readMessages(path)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			// All that the programs have written is in the pipe when the events have ended.
+			// Whoever else still holds its other end is not waited for.
+			select {
+			case <-done:
+			case <-time.After(2 * time.Second):
+			}
+			v.close()
+		}()
+	} else {
+		defer v.close()
+	}
+	defer log.close()
+	return readEvents(os.Stdin, log, v.event)
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func newView(quiet, messages bool, out *screen) *view {
+	v := &view{quiet: quiet, messages: messages, now: time.Now, out: out, run: newRun(), sorter: newSorter()}
+	switch {
+	case quiet:
+	case out.rows > 0:
+		v.display = newLive(out, &v.mu, messages, v.now)
+	default:
+		v.display = &plain{out: out, messages: messages}
+	}
+	return v
+}
+
+// readEvents calls each for every event of the stream that in has, and for every
+// line that is none, and appends the lines to the log.
+func readEvents(in io.Reader, log *runLog, each func(raw []byte, e *event, err error)) error {
+	return readLines(in, func(raw []byte, whole bool) error {
+		var e *event
+		err := errors.New("cut short, or longer than 1 MiB")
+		if whole {
+			if e, err = parse(raw); err != nil {
+				e = nil
+			}
+			log.add(raw, e)
+		}
+		each(raw, e, err)
+		return nil
+	})
+}
+
+// pass writes what in has to out, byte for byte and at once, but for the driver's own
+// last line, and the events to the log.
+func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) error {
+	defer log.close()
+	now := newRun()
+	end := func() {
+		if now.begin == nil {
+			return
+		}
+		if err := finished(now); err != nil {
+			complain(err)
+		}
+		now = newRun()
+	}
+	err := readLines(in, func(raw []byte, whole bool) error {
+		if !bytes.HasPrefix(raw, []byte(`{"event":"run.ended"`)) {
+			if _, err := out.Write(raw); err != nil {
+				return err
+			}
+		}
+		if !whole {
+			return nil
+		}
+		e, err := parse(raw)
+		if err != nil {
+			e = nil
+		}
+		log.add(raw, e)
+		if e != nil && now.isOver(e) {
+			end()
+		}
+		if e != nil {
+			now.observe(e)
+		}
+		return nil
+	})
+	end()
+	return err
+}
+
+// readMessages reads the programs' messages out of path until it ends.
+func (v *view) readMessages(path string) (done <-chan struct{}, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("the messages: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer file.Close()
+		readMessages(file, v.message)
+	}()
+	return ended, nil
+}
+
+// readMessages calls each for every line that r has, of a long one with its
+// beginning.
+func readMessages(r io.Reader, each func(string)) {
+	begun := false // the line that is read has been shown
+	readLines(r, func(raw []byte, whole bool) error {
+		ends := bytes.HasSuffix(raw, []byte("\n"))
+		if !begun {
+			text := strings.TrimRight(string(raw[:min(len(raw), maxMessage)]), "\r\n")
+			if len(raw) > maxMessage+1 {
+				text += "…"
+			}
+			each(text)
+		}
+		begun = !ends
+		return nil
+	})
+}
+
+// showFile shows the last run of the file at path, one of a round, or all in a
+// list. It returns the run that it has shown, nil with a list.
+func showFile(c *cli.Context, path string, out *screen) (*run, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	round, list := c.String("run"), c.Bool("list")
+	if info, err := file.Stat(); err == nil && info.Mode().IsRegular() && round == "" && !list {
+		offset, err := lastRun(file, info.Size())
+		if err != nil {
+			return nil, err
+		}
+		if _, err := file.Seek(offset, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	var chosen *run
+	s := summary{now: time.Now(), out: out}
+	err = readRuns(file, func(r *run) error {
+		s.run = r
+		switch {
+		case list:
+			return out.print(s.listing())
+		case round == "" || r.begin != nil && r.begin.Round == round:
+			chosen = r
+		}
+		return nil
+	})
+	switch {
+	case err != nil || list:
+		return nil, err
+	case chosen == nil && round != "":
+		return nil, fmt.Errorf("%s: no run %s: see phoenix-view --list %s", path, round, path)
+	case chosen == nil:
+		return nil, fmt.Errorf("%s: no run", path)
+	}
+	s.run = chosen
+	return chosen, out.print(s.whole()...)
+}
+
+// readRuns calls each with every run that r has.
+func readRuns(r io.Reader, each func(*run) error) error {
+	now := newRun()
+	end := func() error {
+		if now.start.IsZero() {
+			return nil
+		}
+		return each(now)
+	}
+	err := readLines(r, func(raw []byte, whole bool) error {
+		e, err := parse(raw)
+		if !whole || err != nil {
+			return nil
+		}
+		if now.isOver(e) {
+			if err := end(); err != nil {
+				return err
+			}
+			now = newRun()
+		}
+		now.observe(e)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return end()
+}

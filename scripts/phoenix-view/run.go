@@ -46,6 +46,7 @@ type event struct {
 	Lock         string          `json:"lock"`
 	HA           string          `json:"ha"`
 	IP           string          `json:"ip"`
+	IPs          []string        `json:"ips"`
 	Snapshots    []string        `json:"snapshots"`
 	Applied      map[string]any  `json:"applied"`
 	Drift        []string        `json:"drift"`
@@ -61,6 +62,8 @@ type event struct {
 	Step         string          `json:"step"`
 	Address      string          `json:"address"`
 	Names        []string        `json:"names"`
+	ElapsedMS    int64           `json:"elapsed_ms"`
+	Status       int             `json:"status"` // of run.ended
 	Certificates []certificate   `json:"certificates"`
 }
 
@@ -99,6 +102,7 @@ type run struct {
 	begin      *event // plan.started; nil when the stream begins in the middle
 	start, end time.Time
 	done       bool // plan.done has come: no program has died
+	status     int  // the exit status of phoenix; -1 where it is not known
 
 	containers map[int]*container
 	order      []int // of containers, as planned, then those that were left out
@@ -125,7 +129,7 @@ type stage struct {
 	start, end    time.Time // end is zero while it is under way
 }
 
-func newRun() *run { return &run{containers: map[int]*container{}} }
+func newRun() *run { return &run{containers: map[int]*container{}, status: -1} }
 
 // container returns the container with an id, which is made if it is not there.
 func (r *run) container(ctid int) *container {
@@ -155,6 +159,8 @@ func (r *run) observe(e *event) {
 		}
 	case "plan.done":
 		r.done = true
+	case "run.ended":
+		r.status = e.Status
 	case "warning":
 		r.warnings = append(r.warnings, e)
 	case "check.point":
@@ -220,4 +226,195 @@ func (e *event) isFailure() bool {
 		return true
 	}
 	return false
+}
+
+// isOver reports whether e belongs to the next run: phx-plan warns before it plans.
+func (r *run) isOver(e *event) bool {
+	return r.done && e.Event != "run.ended" || r.begin != nil && e.Event == "plan.started"
+}
+
+// An outcome is what has become of a container.
+type outcome int
+
+const (
+	waiting outcome = iota // nothing has been said of it yet
+	working
+	unchanged
+	changed
+	skipped
+	failed
+)
+
+func (o outcome) String() string {
+	return [...]string{"waiting", "working", "unchanged", "changed", "skipped", "failed"}[o]
+}
+
+// outcome returns what has become of c so far: the worst of all results while
+// nobody works on it.
+func (c *container) outcome() outcome {
+	if c.working() != nil {
+		return working
+	}
+	worst := waiting
+	for _, e := range c.results {
+		worst = max(worst, e.outcome())
+	}
+	return worst
+}
+
+// outcome returns what a result means for its container.
+func (e *event) outcome() outcome {
+	switch {
+	case e.isFailure():
+		return failed
+	case e.Event == "ct.skipped":
+		return skipped
+	case e.Changed:
+		return changed
+	}
+	return unchanged
+}
+
+// working returns the stage that is under way, nil where there is none. Of several,
+// it is the last to have begun.
+func (c *container) working() *stage {
+	for i := range slices.Backward(c.stages) {
+		if c.stages[i].end.IsZero() {
+			return &c.stages[i]
+		}
+	}
+	return nil
+}
+
+// took returns how long the programs have worked on c until now, which counts where
+// one still does.
+func (c *container) took(now time.Time) time.Duration {
+	var sum time.Duration
+	for _, s := range c.stages {
+		if s.end.IsZero() {
+			s.end = now
+		}
+		sum += s.end.Sub(s.start)
+	}
+	var measured time.Duration // by the programs, which work also between the stages
+	for _, e := range c.results {
+		measured += time.Duration(e.ElapsedMS) * time.Millisecond
+	}
+	return max(sum, measured)
+}
+
+// changes returns what has been changed of c, for people.
+func (c *container) changes() []string {
+	var all []string
+	for _, e := range c.results {
+		if !e.Changed || e.Event == "ct.removed" && c.last("ct.ready") != nil { // which says it as well
+			continue
+		}
+		switch e.Event {
+		case "ct.started", "ct.stopped":
+			all = append(all, e.Event[len("ct."):])
+		case "ct.removed":
+			all = append(all, "destroyed")
+		case "ca.exported":
+			all = append(all, "wrote "+e.Path)
+		case "ca.rotation":
+			all = append(all, "rotation of the root: "+e.Step)
+		default:
+			all = append(all, e.Changes...)
+		}
+	}
+	return all
+}
+
+// last returns the last result of a name, nil where there is none.
+func (c *container) last(name string) *event {
+	for _, e := range slices.Backward(c.results) {
+		if e.Event == name {
+			return e
+		}
+	}
+	return nil
+}
+
+// label returns the container's number and name.
+func (c *container) label() string {
+	if c.name == "" {
+		return fmt.Sprint(c.ctid)
+	}
+	return fmt.Sprintf("%d %s", c.ctid, c.name)
+}
+
+// action returns the plan's action, "" where plan.started has not been seen.
+func (r *run) action() string {
+	if r.begin == nil {
+		return ""
+	}
+	return r.begin.Action
+}
+
+// dryRun reports whether the run was to change nothing.
+func (r *run) dryRun() bool { return r.begin != nil && r.begin.DryRun }
+
+// all returns the containers in the order of the plan.
+func (r *run) all() []*container {
+	all := make([]*container, len(r.order))
+	for i, id := range r.order {
+		all[i] = r.containers[id]
+	}
+	return all
+}
+
+// with returns the containers of an outcome, in the order of the plan.
+func (r *run) with(o outcome) []*container {
+	var all []*container
+	for _, id := range r.order {
+		if c := r.containers[id]; c.outcome() == o {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// An ending is how a run has ended.
+type ending int
+
+const (
+	well      ending = iota
+	different        // something is to be changed: a dry run, or the action status
+	broken
+	stopped // by a signal
+)
+
+// ending returns how the run has ended. An exit status says more than the events,
+// and is not always known.
+func (r *run) ending() ending {
+	if r.status > 128 {
+		return stopped
+	}
+	if r.status == 3 {
+		return different
+	}
+	if r.status > 0 || r.begin == nil || !r.done {
+		return broken
+	}
+	end := well
+	for _, c := range r.containers {
+		switch c.outcome() {
+		case failed, skipped:
+			return broken
+		case changed:
+			if r.dryRun() {
+				end = different
+			}
+		}
+		if e := c.last("ct.status"); e != nil && e.condition() != asConfigured {
+			end = different
+		}
+	}
+	for _, p := range r.points {
+		if p.Result == "failed" {
+			return broken
+		}
+	}
+	return end
 }

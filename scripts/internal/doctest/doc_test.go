@@ -64,7 +64,7 @@ func packages(t *testing.T) map[string]*goPackage {
 		}
 		return nil
 	}
-	for _, dir := range []string{"cmd", "scripts/internal"} {
+	for _, dir := range []string{"cmd", "scripts/internal", "scripts/phoenix-view"} {
 		if err := filepath.WalkDir(repo+dir, walk); err != nil {
 			t.Fatal(err)
 		}

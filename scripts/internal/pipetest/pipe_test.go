@@ -65,7 +65,8 @@ func TestMain(m *testing.M) {
 // build builds the programs and the lab's pct in the directory dir.
 func build(dir string, flags ...string) (output []byte, err error) {
 	for _, args := range [][]string{
-		append(flags, "-tags", "urfave_cli_no_docs", "-o", dir+"/", "./cmd/..."),
+		append(flags, "-tags", "urfave_cli_no_docs", "-o", dir+"/", "./cmd/...",
+			"./scripts/phoenix-view"),
 		{"-o", dir + "/pct", "./scripts/internal/lab-pct"},
 		{"-o", dir + "/", "./scripts/internal/pipetest/killat"},
 	} {

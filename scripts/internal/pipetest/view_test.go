@@ -1,0 +1,96 @@
+package pipetest
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+// Ctrl-C at a terminal ends the programs, and not phoenix-view: it tells how the run
+// has ended, and the log has it.
+func TestInterruptAtATerminal(t *testing.T) {
+	w := t.TempDir()
+	if err := makeHost(w); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(repo, "scripts", "phoenix"))
+	cmd.Dir = w
+	log := filepath.Join(w, "log", "events.jsonl")
+	cmd.Env = []string{"TERM=xterm", "NO_COLOR=1", "PHX_LOG=" + log, "PHX_LAB_DELAY=0.3"}
+	for name, value := range environment(w) {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 80, Rows: 24})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	var shown syncBuffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		io.Copy(&shown, terminal) // until the terminal is gone
+	}()
+	for deadline := time.Now().Add(time.Minute); !bytes.Contains(readAll(t, w+"/host/log/pct.log"), []byte("create")); {
+		if time.Now().After(deadline) {
+			cmd.Process.Kill()
+			t.Fatalf("nothing is created:\n%s", shown.String())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if _, err := terminal.Write([]byte{3}); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	<-read
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGINT {
+		t.Errorf("phoenix has ended with %v", cmd.ProcessState)
+	}
+	for _, want := range []string{
+		"create: 4 containers of ", "create: stopped", " by signal 2: ", "phx-lxc: 900 Copy-Base: ",
+	} {
+		if !strings.Contains(shown.String(), want) {
+			t.Errorf("%q is not on the terminal:\n%s", want, shown.String())
+		}
+	}
+	if have := string(readAll(t, log)); !strings.HasSuffix(have, `,"status":130}`+"\n") {
+		t.Errorf("the log does not end with the status:\n%s", have)
+	}
+}
+
+// syncBuffer is a buffer that is read while it is written.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// readAll returns the contents of a file, nothing where it is not there yet.
+func readAll(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return text
+}

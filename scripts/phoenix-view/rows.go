@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// looks are the styles of outcomes.
+var looks = map[outcome]style{
+	waiting: dim, working: bold, unchanged: green, changed: yellow, skipped: cyan, failed: red,
+}
+
+// table returns a line for each of some containers: how it is now, or how the run
+// has left it where now is zero. Notes are what is said of those that are worked on.
+func (s *screen) table(r *run, containers []*container, notes map[int]string, now time.Time) []line {
+	column := 0
+	for _, c := range containers {
+		column = max(column, width(escape(c.label())))
+	}
+	if s.columns > 0 {
+		column = min(column, max(12, s.columns/3))
+	}
+	var rows []line
+	for _, c := range containers {
+		label := span{plainText, "  " + pad(cut(c.label(), column), column) + "  "}
+		rows = append(rows, append(line{label}, c.state(r, notes[c.ctid], now)...))
+	}
+	return rows
+}
+
+// state returns what there is to say of a container in its line; see table.
+func (c *container) state(r *run, note string, now time.Time) line {
+	o, ended := c.outcome(), now.IsZero()
+	switch {
+	case o == waiting && (ended || r.done):
+		return line{{dim, "nothing done"}}
+	case o == waiting:
+		for _, id := range c.needs {
+			if need := r.containers[id]; need != nil && need.outcome() <= working {
+				return line{{dim, "waits for " + need.label()}}
+			}
+		}
+		return line{{dim, "waits"}}
+	case o == working && ended:
+		s := c.working()
+		return line{{red, "not finished"}, {plainText, ": " + s.name + " after " + lasted(r.end.Sub(s.start))}}
+	case o == working:
+		s := c.working()
+		state := line{{bold, s.name}, {plainText, " " + clock(now.Sub(s.start))}}
+		if note != "" {
+			state = append(state, span{dim, "  " + note})
+		}
+		return state
+	}
+	state := line{{looks[o], pad(o.String(), len("unchanged"))}}
+	if took := c.took(r.end); took > 0 {
+		state = append(state, span{plainText, "  " + lasted(took)})
+	}
+	if stages := c.stageTimes(); stages != "" {
+		state = append(state, span{dim, "  " + stages})
+	}
+	return state
+}
+
+// clock formats a time that goes on.
+func clock(d time.Duration) string {
+	d = max(0, d).Truncate(time.Second)
+	if d < time.Minute {
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	}
+	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
+}
+
+// stageTimes names the stages that are over and took some time, each with that.
+func (c *container) stageTimes() string {
+	var all []string
+	for _, s := range c.stages {
+		if s.end.Sub(s.start) >= 100*time.Millisecond {
+			all = append(all, s.name+" "+lasted(s.end.Sub(s.start)))
+		}
+	}
+	return strings.Join(all, ", ")
+}
