@@ -258,7 +258,7 @@ func (l lab) testInstalledPackage(t *testing.T, ctid, template string, debs debs
 	if r := g.try(t, "systemctl is-active phoenix.timer", nil); r.status == 0 {
 		t.Error("the timer is at work after the package was removed")
 	}
-	g.do(t, "test -e /etc/phx/phoenix_lxc_configs.json; test -e /var/log/phoenix/events.jsonl.1; ! ls /usr/bin/phx-*")
+	g.do(t, "test -e /etc/phx/phoenix_lxc_configs.json; test -e /var/log/phoenix/events.jsonl; ! ls /usr/bin/phx-*")
 	g.do(t, apt+"purge phx; rm -r /usr/local/bin/pct /usr/local/sbin/sendmail /etc/default/phoenix "+
 		"/etc/systemd/system/phoenix.timer.d; systemctl daemon-reload")
 	compareFiles(t, "after purge", before, g.files(t))
@@ -435,7 +435,9 @@ func (g guest) checkUnits(t *testing.T, l lab) {
 	g.do(t, `[[ $(systemctl show --property=Result --value phoenix.service) == success ]] ||
 			{ journalctl --no-pager --unit phoenix.service >&2; exit 1; }
 		grep -q 'hostname: small' /root/host/pve/lxc/950.conf
-		[[ $(cat /root/host/mine) == 950 ]]`)
+		[[ $(cat /root/host/mine) == 950 ]]
+		grep -q plan.done /var/log/phoenix/events.jsonl
+		test "$(stat -c '%U:%G %a' /var/log/phoenix/events.jsonl)" = 'root:adm 640'`)
 
 	g.do(t, `exec 9>>/run/phx.lock; flock 9; systemctl start phoenix.service; test ! -e /root/mail`)
 	g.do(t, `sed -i 's/"memory_mb": 64/"memory_mb": "much"/' /etc/phx/phoenix_lxc_configs.json
