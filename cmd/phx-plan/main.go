@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/urfave/cli/v2"
@@ -31,6 +32,7 @@ const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
+    phx-plan --watch [--every DURATION] [OPTIONS] [CTID…]
 
 Validate the configuration and print a plan: the named containers, or all, in
 the order in which they depend on each other. Every mistake in the file is
@@ -71,6 +73,17 @@ Options:
     --answer gateway|proxy
                           Where hosts and dnsmasq lead the services' names.
                           Default gateway. (PHX_ANSWER)
+    --watch               Print no plan, but plan.due whenever one is due: at once,
+                          when the configuration, the virtual machines, a script
+                          that the configuration names or phoenix_ca.crt has got
+                          other content, and every so often. After each, read two
+                          lines from stdin: "taken", and the exit status of the
+                          run when that has ended. Actions: create, status.
+    --every DURATION      With --watch: the longest time from the end of a run to
+                          the next. Default 1h. (PHX_EVERY)
+    --ca-file FILE        With --watch: the certificate that phx-ca-export puts on
+                          the host. Default
+                          ` + cmdline.DefaultCAFile + `. (PHX_CA_FILE)
     --help                Print this text.
     --version             Print the version.
 
@@ -103,7 +116,21 @@ a mistake hides what they have to know of others: where one of them is, or a
 service. A container that is left out keeps its service if that can be read. Of
 two containers that share what only one may have, both are left out.
 
-Events written: warning, plan.started, ct.planned, ct.skipped, plan.done.
+A change is acted on when nothing has changed for 2 s, or after 30 s; one that
+comes during a run, after it, so that a run which writes phoenix_ca.crt is
+followed by one that finds nothing to do. What was only touched, or is as it was
+after 2 s, does not count. A run that fails is not repeated before something
+changes or the time is up; one that finds another one at work is repeated until
+it can begin. What may change without the kernel's telling of it, as on NFS or
+below /etc/pve, is looked at every 15 s. As a service of systemd with Type=notify
+and NotifyAccess=all, --watch says when it is ready and what it waits for, and
+keeps WatchdogSec= content unless the driver hangs.
+
+Environment:
+    PHX_ASSETS            With --watch: its SHA256SUMS is watched; see phx-lxc.
+
+Events written: plan.due, warning, plan.started, ct.planned, ct.skipped,
+plan.done.
 
 Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
 2 wrong usage, or mistakes in the configuration.
@@ -131,35 +158,57 @@ func main() {
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
+			&cli.BoolFlag{Name: "watch"},
+			&cli.DurationFlag{Name: "every", Value: time.Hour, EnvVars: []string{"PHX_EVERY"}},
+			&cli.StringFlag{Name: "ca-file", Value: cmdline.DefaultCAFile, EnvVars: []string{"PHX_CA_FILE"}},
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("watch") {
+				return watchPlans(c)
+			}
 			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
 		},
 	})
 }
 
+// A request is what the command line asks for.
+type request struct {
+	name   string // the action's
+	action action
+	domain string
+	named  []int // containers
+}
+
+// read reads the command line as far as it does not depend on any file.
+func read(c *cli.Context) (request, error) {
+	r := request{name: c.String("action"), domain: strings.ToLower(c.String("domain"))}
+	var ok bool
+	if r.action, ok = actions[r.name]; !ok {
+		return r, cmdline.Usagef("--action %s: there are %s", r.name, list(actions))
+	}
+	if !config.IsHostName(r.domain) {
+		return r, cmdline.Usagef("--domain %q: not a domain", r.domain)
+	}
+	var err error
+	if r.named, err = ctids(c.Args().Slice()); err != nil {
+		return r, err
+	}
+	if r.action.named && len(r.named) == 0 {
+		return r, cmdline.Usagef("%s needs explicit CTIDs", r.name)
+	}
+	return r, nil
+}
+
 func run(c *cli.Context) error {
-	name := c.String("action")
-	act, ok := actions[name]
-	if !ok {
-		return cmdline.Usagef("--action %s: there are %s", name, list(actions))
+	asked, err := read(c)
+	if err != nil {
+		return err
 	}
 	write, ok := formats[c.String("format")]
 	if !ok {
 		return cmdline.Usagef("--format %s: there are %s", c.String("format"), list(formats))
 	}
-	domain := strings.ToLower(c.String("domain"))
-	if !config.IsHostName(domain) {
-		return cmdline.Usagef("--domain %q: not a domain", domain)
-	}
-	named, err := ctids(c.Args().Slice())
-	if err != nil {
-		return err
-	}
-	if act.named && len(named) == 0 {
-		return cmdline.Usagef("%s needs explicit CTIDs", name)
-	}
-
+	domain, named := asked.domain, asked.named
 	path := c.String("config")
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
 	on, err := hostOf(c, vmPath)
@@ -183,7 +232,9 @@ func run(c *cli.Context) error {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run"), warned: *warned}
+	p := &plan{
+		file: file, answer: answer, name: asked.name, action: asked.action, dryRun: c.Bool("dry-run"), warned: *warned,
+	}
 	switch {
 	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
 	case file == nil || p.make(nil) != nil:

@@ -41,6 +41,12 @@ Options:
                       programs' messages, but not those that events say, too.
     --pass            Write what is read to stdout, byte for byte and at once, and
                       show nothing.
+    --html FILE       Write a page to FILE that shows the run in a browser: time line,
+                      changes, failures, what needs what, certificates. It loads
+                      nothing. FILE is replaced whole.
+    --metrics FILE    Bring FILE up to date for Prometheus, to be read by the textfile
+                      collector of node_exporter: last run and success, drift,
+                      restarts due, certificates. FILE is replaced whole.
     --quiet           Show nothing where nothing was changed and nothing has failed;
                       what was changed where nothing has failed; else everything.
     --help            Print this text.
@@ -58,7 +64,20 @@ Example:
 
 // outputs are what is made of each run when it has ended, beside what people see.
 // Each looks at its own option, and does nothing without.
-var outputs []func(c *cli.Context, r *run) error
+var outputs = []func(c *cli.Context, r *run) error{
+	func(c *cli.Context, r *run) error {
+		if path := c.String("html"); path != "" {
+			return writePage(path, r)
+		}
+		return nil
+	},
+	func(c *cli.Context, r *run) error {
+		if path := c.String("metrics"); path != "" {
+			return writeMetrics(path, r, time.Now())
+		}
+		return nil
+	},
+}
 
 func main() { os.Exit(execute(os.Args)) }
 
@@ -91,6 +110,8 @@ func execute(args []string) int {
 			&cli.StringFlag{Name: "messages"},
 			&cli.BoolFlag{Name: "pass"},
 			&cli.BoolFlag{Name: "quiet"},
+			&cli.StringFlag{Name: "html"},
+			&cli.StringFlag{Name: "metrics"},
 		},
 		Action: action,
 	}
@@ -217,7 +238,7 @@ func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) e
 	defer log.close()
 	now := newRun()
 	end := func() {
-		if now.begin == nil {
+		if now.start.IsZero() {
 			return
 		}
 		if err := finished(now); err != nil {

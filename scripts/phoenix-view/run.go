@@ -65,6 +65,14 @@ type event struct {
 	ElapsedMS    int64           `json:"elapsed_ms"`
 	Status       int             `json:"status"` // of run.ended
 	Certificates []certificate   `json:"certificates"`
+	CA           *place          `json:"ca"`
+	Proxy        *place          `json:"proxy"`
+	Gateway      *place          `json:"gateway"`
+}
+
+// A place is the container of a part, in plan.started.
+type place struct {
+	CTID int `json:"ctid"`
 }
 
 type fileChange struct {

@@ -79,17 +79,17 @@ func (v *view) end() {
 	if v.display != nil {
 		v.display.end(r)
 	}
+	if v.finished != nil && !r.start.IsZero() {
+		if err := v.finished(r); err != nil {
+			complain(err)
+		}
+	}
 	if r.start.IsZero() || r.begin == nil && r.status >= 0 && len(r.containers) == 0 {
 		// Nothing was planned: the messages have said why.
 		if v.quiet {
 			v.tell(nil)
 		}
 		return
-	}
-	if v.finished != nil {
-		if err := v.finished(r); err != nil {
-			complain(err)
-		}
 	}
 	s := &summary{run: r, last: v.last, now: v.now(), out: v.out}
 	ended := r.ending()

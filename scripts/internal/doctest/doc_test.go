@@ -151,8 +151,13 @@ func TestPackageComments(t *testing.T) {
 	}
 }
 
-// TestPages: links of the pages lead to files, and lines have 120 columns at
-// most, but for tables and blocks of code.
+// fences are what may stand behind ```: commands that the tests run in the lab,
+// commands for a Proxmox VE host, others to read, what a terminal showed, and data.
+var fences = []string{"sh", "sh host", "sh norun", "console", "json", "yaml"}
+
+// TestPages: links of the pages lead to files, lines have 120 columns at most, but
+// for tables and blocks of code, and each of these says what it is. README.md is
+// short.
 func TestPages(t *testing.T) {
 	pages, err := filepath.Glob(repo + "docs/*.md")
 	if err != nil {
@@ -168,9 +173,15 @@ func TestPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		code := false
-		for i, line := range strings.Split(string(text), "\n") {
-			if strings.HasPrefix(line, "```") {
-				code = !code
+		lines := strings.Split(string(text), "\n")
+		if page == repo+"README.md" && len(lines) > 121 {
+			t.Errorf("%s has %d lines, want 120 at most", page, len(lines)-1)
+		}
+		for i, line := range lines {
+			if fence, ok := strings.CutPrefix(line, "```"); ok {
+				if code = !code; code && !slices.Contains(fences, fence) {
+					t.Errorf("%s:%d: %q is none of %q", page, i+1, fence, fences)
+				}
 			}
 			if n := utf8.RuneCountInString(line); n > 120 && !code && !strings.HasPrefix(line, "|") {
 				t.Errorf("%s:%d: %d columns", page, i+1, n)

@@ -237,7 +237,7 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
-	t.Run("README", l.testREADME)
+	t.Run("Pages", l.testPages)
 	t.Run("Rotation", l.testRotation)
 	t.Run("Networks", l.testNetworks)
 	if long() {
@@ -691,24 +691,40 @@ func within(limit time.Duration, done func() bool) bool {
 	return false
 }
 
-// testREADME runs the commands of README.md in one shell at the top of the repository, with a lab that is up:
-// all blocks fenced as ```sh, in order. Those fenced as ```sh norun or ```console are for reading.
-func (l lab) testREADME(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(l.repo, "README.md"))
+// testPages runs the commands of README.md and of the pages in docs, in a lab that is up: of each page all blocks fenced
+// as ```sh, in order, in one shell at the top of the repository. README.md says how its shell gets the lab's
+// environment; for the others that has been done. Blocks fenced as ```sh norun, ```sh host or ```console are for reading.
+func (l lab) testPages(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(l.repo, "docs/*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
-	if len(blocks) == 0 {
-		t.Fatal("README.md has no block fenced as ```sh")
+	ran := 0
+	for _, page := range append([]string{filepath.Join(l.repo, "README.md")}, pages...) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+		if len(blocks) == 0 {
+			continue
+		}
+		ran++
+		script := `eval "$(./scripts/lab env)"` + "\n"
+		if ran == 1 {
+			script = ""
+		}
+		for _, block := range blocks {
+			script += block[1]
+		}
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			if r := l.try(t, "bash", "-euxo", "pipefail", "-c", script); r.status != 0 {
+				t.Errorf("status %d\nstdout: %s\nstderr: %s", r.status, r.stdout, r.stderr)
+			}
+		})
 	}
-	var script strings.Builder
-	for _, block := range blocks {
-		script.WriteString(block[1])
-	}
-	r := l.try(t, "bash", "-euxo", "pipefail", "-c", script.String())
-	if r.status != 0 {
-		t.Errorf("the commands of README.md: status %d\nstdout: %s\nstderr: %s", r.status, r.stdout, r.stderr)
+	if ran < 4 {
+		t.Errorf("%d pages have a block fenced as ```sh", ran)
 	}
 }
 

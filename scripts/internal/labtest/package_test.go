@@ -316,12 +316,15 @@ func (g guest) checkPages(t *testing.T) {
 	done`); warnings != "" {
 		t.Errorf("pages: %s", warnings)
 	}
-	if _, err := os.Stat(g.l.repo + "/scripts/completions"); err != nil {
-		return
-	}
-	g.do(t, `. /usr/share/bash-completion/bash_completion
-		_completion_loader phoenix || [[ $? == 124 ]]
-		complete -p phoenix`)
+	g.do(t, `set +u
+		. /usr/share/bash-completion/bash_completion
+		for program in phoenix phx-lxc phoenix-view; do
+			complete -p $program 2>/dev/null || _comp_load $program || _completion_loader $program || [[ $? == 124 ]]
+			complete -p $program
+		done
+		COMP_WORDS=(phoenix 10) COMP_CWORD=1 COMP_LINE='phoenix 10' COMP_POINT=10
+		_phx phoenix 10 phoenix
+		[[ " ${COMPREPLY[*]}" == *" 103"* ]]`)
 	g.do(t, `zsh -fc 'autoload -U compinit && compinit -u -D && [[ $_comps[phoenix] == _phoenix ]]'`)
 }
 

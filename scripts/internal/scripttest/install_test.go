@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// TestREADMEDoesNoHarm runs what README.md gives for a Proxmox host as it is
-// printed there, twice, on a host that has an installation of the old scripts
-// with a configuration, storage and commands of its own: all of that stays.
-func TestREADMEDoesNoHarm(t *testing.T) {
+// TestInstallDoesNoHarm runs what docs/takeover.md gives for a host without the
+// package as it is printed there, twice, on one that has an installation of the
+// old scripts with a configuration, storage and commands of its own: all stays.
+func TestInstallDoesNoHarm(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for a mount namespace")
 	}
@@ -20,13 +20,13 @@ func TestREADMEDoesNoHarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile(filepath.Join(repo, "README.md"))
+	page, err := os.ReadFile(filepath.Join(repo, "docs/takeover.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile("(?ms)^```sh host\n(.*?)^```$").FindSubmatch(readme)
+	m := regexp.MustCompile("(?ms)^```sh host\n(.*?)^```$").FindSubmatch(page)
 	if m == nil {
-		t.Fatal("README.md has no block fenced as ```sh host")
+		t.Fatal("docs/takeover.md has no block fenced as ```sh host")
 	}
 	overlay := t.TempDir()
 	// What happens below /usr/local stays in this namespace and in the temporary directory.

@@ -230,7 +230,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestProvenVersions: lab and tests run the versions that hosts get. Where they cannot, table and README say so.
+// TestProvenVersions: lab and tests run the versions that hosts get. Where they cannot, table and docs say so.
 func TestProvenVersions(t *testing.T) {
 	read := func(file string) string {
 		t.Helper()
@@ -240,7 +240,7 @@ func TestProvenVersions(t *testing.T) {
 		}
 		return string(text)
 	}
-	table, readme := read("../../phoenix_assets.tsv"), strings.Join(strings.Fields(read("../../../README.md")), " ")
+	table, page := read("../../phoenix_assets.tsv"), strings.Join(strings.Fields(read("../../../docs/offline.md")), " ")
 	for name, module := range map[string]string{"step": "github.com/smallstep/cli",
 		"step-ca": "github.com/smallstep/certificates", "traefik": "github.com/traefik/traefik/v3"} {
 		m := regexp.MustCompile(regexp.QuoteMeta(module) +
@@ -252,9 +252,9 @@ func TestProvenVersions(t *testing.T) {
 		pins := regexp.MustCompile(`(?m)^`+name+`\t(\S+)\t`).FindAllStringSubmatch(table, -1)
 		for _, pin := range pins {
 			said := fmt.Sprintf("%s %s: lab and tests run %s", name, pin[1], m[1])
-			if pin[1] != m[1] && (!strings.Contains(table, "# "+said) || !strings.Contains(readme, said)) {
-				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and README.md do not say %q", name, pin[1], said)
-			} else if pin[1] == m[1] && strings.Contains(table+readme, name+" "+pin[1]+": lab and tests run") {
+			if pin[1] != m[1] && (!strings.Contains(table, "# "+said) || !strings.Contains(page, said)) {
+				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and docs/offline.md do not say %q", name, pin[1], said)
+			} else if pin[1] == m[1] && strings.Contains(table+page, name+" "+pin[1]+": lab and tests run") {
 				t.Errorf("%s %s is said to be another than that of the lab, and is the same", name, pin[1])
 			}
 		}
