@@ -458,13 +458,19 @@ func (g guest) checkUpgrade(t *testing.T, debs debs) {
 	g.do(t, `sed -i 's/"much"/128/' /etc/phx/phoenix_lxc_configs.json; chmod 640 /etc/phx/phoenix_lxc_configs.json
 		cp /etc/phx/phoenix_lxc_configs.json /root/kept`)
 	old := g.do(t, "phx-plan --version")
+	// The watcher takes over at once what has changed, and is another one after the upgrade.
+	g.do(t, "systemctl enable --now phoenix-watch.service")
+	g.until(t, "grep -q 'memory: 128' /root/host/pve/lxc/950.conf")
+	g.do(t, "systemctl show --property=MainPID phoenix-watch.service >/root/host/watcher")
 	g.do(t, apt+"install /root/debs/second.deb </dev/null")
 	g.do(t, `cmp /root/kept /etc/phx/phoenix_lxc_configs.json
 		test "$(stat -c %a /etc/phx/phoenix_lxc_configs.json)" = 640
 		grep -q '"memory_mb": 3072' /etc/phx/phoenix_lxc_configs.json.dpkg-dist
 		systemctl is-enabled phoenix.timer; systemctl is-active phoenix.timer
-		! systemctl is-active phoenix-watch.service
-		systemctl start phoenix.service; grep -q 'memory: 128' /root/host/pve/lxc/950.conf`)
+		systemctl is-active phoenix-watch.service
+		! cmp -s /root/host/watcher <(systemctl show --property=MainPID phoenix-watch.service)
+		sed -i 's/128/256/' /etc/phx/phoenix_lxc_configs.json`)
+	g.until(t, "grep -q 'memory: 256' /root/host/pve/lxc/950.conf")
 	if version := g.do(t, "phx-plan --version"); version == old {
 		t.Errorf("after an upgrade still %s", version)
 	}
