@@ -410,7 +410,8 @@ func (g guest) checkUnits(t *testing.T, l lab) {
 	// The feature is one of an installation of before the package.
 	g.do(t, `chmod 755 /usr/local/bin/pct
 		mkdir -p `+local+`/bin
-		printf '%s\n' '#!/bin/sh' 'echo "$1" >>/root/host/mine' >`+local+`/bin/phoenix_hypervisor_feature_install_mine.sh
+		printf '%s\n' '#!/bin/sh' 'echo "$1" >>/root/host/mine' \
+			>`+local+`/bin/phoenix_hypervisor_feature_install_mine.sh
 		chmod 755 `+local+`/bin/phoenix_hypervisor_feature_install_mine.sh
 		mkdir -p /root/host/{pve/lxc,pve/firewall,storage/local/template/cache,storage/lab,lock,proc}
 		printf '%s\n' 'dir: local' '	path /root/host/storage/local' '	content vztmpl' '' 'btrfs: lab' \
@@ -422,7 +423,8 @@ func (g guest) checkUnits(t *testing.T, l lab) {
 		cat >/etc/phx/phoenix_lxc_configs.json <<-EOF
 			{"lxc_configs": {"950": {"name": "small", "template": "local:vztmpl/small.tar.zst", "memory_mb": 64,
 				"cores": 1, "storage_pool": "lab", "storage_size_gb": 1, "unprivileged": true,
-				"features": ["mine"], "network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1"}}}}
+				"features": ["mine"],
+				"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1"}}}}
 		EOF
 		mkdir /etc/systemd/system/phoenix.timer.d
 		printf '%s\n' '[Timer]' OnBootSec= OnActiveSec=1s RandomizedDelaySec=0 \
