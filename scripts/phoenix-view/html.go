@@ -44,9 +44,12 @@ func writePage(path string, r *run) error {
 	if r.begin == nil && len(r.order) == 0 && len(r.points) == 0 {
 		return fmt.Errorf("no page %s: nothing was planned", path)
 	}
-	content, err := makePage(r)
+	err := checkReplaceable(path)
 	if err == nil {
-		err = renameio.WriteFile(path, content, 0o666)
+		var content []byte
+		if content, err = makePage(r); err == nil {
+			err = renameio.WriteFile(path, content, 0o666)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write the page %s: %w", path, err)
