@@ -349,8 +349,9 @@ var servicesForm = listOf("list of objects", objectOf(otherServiceKeys, true, ni
 // services reads the key services of the root.
 func (p *parser) services(v gjson.Result) {
 	index := 0
+	var o otherEntry
 	p.list(v, func(v gjson.Result) {
-		o := otherEntry{index: index, at: v.Index}
+		o = otherEntry{index: index, at: v.Index}
 		index++
 		readObject(p, v, &o, otherServiceKeys, (*parser).refuse)
 		scheme, _, _ := ParseServiceURL(o.URL)
