@@ -66,7 +66,8 @@ func TestFindingsAreGrouped(t *testing.T) {
 	f.add(&config.Container{CTID: 300}, fails(errors.New("another one")))
 	f.add(&config.Container{CTID: 301}, fails(remedy.Errorf("make it elsewhere", "it is not there")))
 	points := f.points()
-	if len(points) != 3 || points[2].c.CTID != 301 || points[2].remedy != "make it elsewhere" || points[0].c != nil || points[1].c.CTID != 300 || points[0].remedy != "make it" ||
+	if len(points) != 3 || points[2].c.CTID != 301 || points[2].remedy != "make it elsewhere" ||
+		points[0].c != nil || points[1].c.CTID != 300 || points[0].remedy != "make it" ||
 		points[0].text != "it is not there (containers 200, 201, 202, 203, 204, 205, 206, 207, 208, 209, and 2 more)" {
 		t.Errorf("%+v", points)
 	}

@@ -40,9 +40,10 @@ var volumeKeys = []key[volumeObject]{
 		p.since(v, sinceKeepAttrs, "keepattrs")
 		d.KeepAttrs = new(p.boolean(v))
 	}), effect: "it gets owner and permissions of the directory at its mount point"},
-	{name: "mountoptions", value: special(namesForm("list of `discard`, `lazytime`, `noatime`, `nodev`, `noexec`, `nosuid`", mountFlag),
-		func(p *parser, d *volumeObject, v gjson.Result) { d.Flags = p.mountFlags(v) }),
-		effect: "all of its mount options"},
+	{name: "mountoptions", value: special(
+		namesForm("list of `discard`, `lazytime`, `noatime`, `nodev`, `noexec`, `nosuid`", mountFlag),
+		func(p *parser, d *volumeObject, v gjson.Result) { d.Flags = p.mountFlags(v) },
+	), effect: "all of its mount options"},
 }
 
 func volumes(p *parser, e *entry, v gjson.Result) {

@@ -36,8 +36,8 @@ func TestCheckClusterFiles(t *testing.T) {
 }
 
 func TestSnapshotNames(t *testing.T) {
-	c := &Container{Conf: ParseConf([]byte("memory: 1\n\n[late]\nsnaptime: 1700000300\n\n[early]\nsnaptime: 900000000\n\n" +
-		"[unfinished]\nsnaptime: 1700000100\nsnapstate: prepare\n"))}
+	c := &Container{Conf: ParseConf([]byte("memory: 1\n\n[late]\nsnaptime: 1700000300\n\n" +
+		"[early]\nsnaptime: 900000000\n\n[unfinished]\nsnaptime: 1700000100\nsnapstate: prepare\n"))}
 	if have := c.SnapshotNames(); !slices.Equal(have, []string{"early", "late"}) {
 		t.Errorf("have %q", have)
 	}
