@@ -50,8 +50,7 @@ func (e *exporter) reportStatus(ctx context.Context, p *config.Plan, ev event.Ev
 		var note string
 		note, trouble = compareCA(ctx, e.host, s)
 		if note != "" {
-			cmdline.Logf("%s: %s", label, note)
-			e.emit(event.Warning{CTID: s.CTID, Program: cmdline.Name(), Text: note})
+			e.warn(s.CTID, label, note)
 		}
 	}
 	switch {

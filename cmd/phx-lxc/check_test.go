@@ -63,8 +63,10 @@ func TestFindingsAreGrouped(t *testing.T) {
 		f.add(&config.Container{CTID: id}, fails(remedy.Errorf("make it", "it is not there")))
 	}
 	f.add(&config.Container{CTID: 300}, fails(errors.New("another one")))
+	f.add(&config.Container{CTID: 301}, fails(remedy.Errorf("make it elsewhere", "it is not there")))
 	points := f.points()
-	if len(points) != 2 || points[0].c != nil || points[1].c.CTID != 300 || points[0].remedy != "make it" ||
+	if len(points) != 3 || points[2].c.CTID != 301 || points[2].remedy != "make it elsewhere" ||
+		points[0].c != nil || points[1].c.CTID != 300 || points[0].remedy != "make it" ||
 		points[0].text != "it is not there (containers 200, 201, 202, 203, 204, 205, 206, 207, 208, 209, and 2 more)" {
 		t.Errorf("%+v", points)
 	}
@@ -91,6 +93,13 @@ func TestRoom(t *testing.T) {
 		points := s.checkNeed(&c.need, map[string]pve.StorageStatus{"local": {State: c.state, Available: c.available}})
 		if have := points[0].result + ": " + points[0].text; len(points) != 1 || !strings.HasPrefix(have, c.want) {
 			t.Errorf("%s, want %s", have, c.want)
+		}
+	}
+	for want, status := range map[string]map[string]pve.StorageStatus{
+		"left out": nil, "failed": {"other": {State: "active"}},
+	} {
+		if points := s.checkNeed(&need{name: "local"}, status); len(points) != 1 || points[0].result != want {
+			t.Errorf("%+v, want %s", points, want)
 		}
 	}
 }

@@ -173,7 +173,8 @@ func TestConnects(t *testing.T) {
 		t.Error(err)
 	}
 	first.Close()
-	if err := Connects(t.Context(), address, time.Millisecond); err == nil || !strings.Contains(err.Error(), "refused") {
+	err = Connects(t.Context(), address, time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("nothing listens: %v", err)
 	}
 	listening := make(chan net.Listener, 1)

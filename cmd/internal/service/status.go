@@ -62,12 +62,10 @@ func (f *filter) reportStatus(ctx context.Context, plan config.Plan, c *config.C
 		s.Error = err.Error()
 	}
 	for _, problem := range s.problems() {
-		err := fmt.Errorf("%d %s: %s", c.CTID, c.Name, problem)
 		if s.OutOfReach {
-			cmdline.Logf("%v", err)
-			f.emit(event.Warning{CTID: c.CTID, Program: cmdline.Name(), Text: problem})
+			warn(f.emit, c, problem)
 		} else {
-			f.fail(err)
+			f.fail(fmt.Errorf("%d %s: %s", c.CTID, c.Name, problem))
 		}
 	}
 	f.emit(f.program.Status(s.ServiceStatus))
