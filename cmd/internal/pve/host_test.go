@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/process"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // TestMain becomes a program of phx that runs a task which does not end.
@@ -485,7 +486,7 @@ func TestPreviewRunsOnlyWhatReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(file); err == nil || len(preview.Commands) != 1 ||
-		Quote(preview.Commands[0]) != "touch "+file {
+		remedy.Quote(preview.Commands[0]) != "touch "+file {
 		t.Errorf("told %q, and the command ran", preview.Commands)
 	}
 	c := shell("echo read")

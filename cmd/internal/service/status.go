@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -168,13 +167,11 @@ func (s *serviceStatus) take(certificates []remote.Certificate) {
 func events(certificates []remote.Certificate) []event.Certificate {
 	all := make([]event.Certificate, len(certificates))
 	for i, c := range certificates {
-		c.Issuer, c.Error = oneLine(c.Issuer), oneLine(c.Error)
+		c.Issuer, c.Error = cmdline.OneLine(c.Issuer), cmdline.OneLine(c.Error)
 		all[i] = event.Certificate(c)
 	}
 	return all
 }
-
-func oneLine(text string) string { return strings.ReplaceAll(cmdline.Escape(text), "\n", `\n`) }
 
 // problems returns what is wrong, for people, of much the first.
 func (s *serviceStatus) problems() []string {
