@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,10 +34,15 @@ func (h *Host) runScript(ctx context.Context, log io.Writer, c Command) error {
 	_, err := h.Run(ctx, c)
 	flood := (*process.TooMuch)(nil)
 	if failed := (*CommandError)(nil); errors.As(err, &failed) && !errors.As(err, &flood) {
-		failed.Output = string(said.text[max(0, len(said.text)-keepOfGuest):])
+		text := strings.TrimSpace(string(said.text[max(0, len(said.text)-keepOfGuest):]))
+		lines := strings.Split(text, "\n")
+		failed.Output = strings.Join(lines[max(0, len(lines)-lastOfScript):], "\n")
 	}
 	return err
 }
+
+// lastOfScript is how many lines of a script its error has: the log has had all.
+const lastOfScript = 20
 
 // lastLines passes on what is written to it, by several writers, and keeps the end.
 type lastLines struct {
