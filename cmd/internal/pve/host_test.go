@@ -131,6 +131,22 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 	all.Wait()
 }
 
+// Many a script says on stdout why it fails, beside a warning on stderr.
+func TestErrorOfScriptHasItsLastLines(t *testing.T) {
+	var log strings.Builder
+	err := (&Host{}).RunFeature(context.Background(), &log, nil, "/bin/sh", "-c",
+		"seq 2000; echo 'locale: not set' >&2; echo 'the mirror does not answer'; exit 42")
+	if err == nil || !strings.Contains(err.Error(), ": exit status 42\n| ") ||
+		!strings.Contains(err.Error(), "\n| 2000\n") || !strings.Contains(err.Error(), "\n| locale: not set") ||
+		!strings.Contains(err.Error(), "\n| the mirror does not answer") ||
+		strings.Count(err.Error(), "\n| ") > 20 {
+		t.Errorf("error %v", err)
+	}
+	if !strings.HasPrefix(log.String(), "1\n2\n") || !strings.Contains(log.String(), "locale: not set\n") {
+		t.Errorf("log %q", log.String())
+	}
+}
+
 func shell(script string) Command { return Command{Argv: []string{"/bin/sh", "-c", script}} }
 
 func TestErrorShowsCommandAndOutput(t *testing.T) {
@@ -291,6 +307,9 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 		if h := hint("pct x", "lxc: first\n"+said+"\nlast"); h != "" {
 			t.Errorf("%s: %s", said, h)
 		}
+	}
+	if h := hint("pct x", "clone failed: storage 'lab' is disabled"); h != "switch it on with: pvesm set lab --disable 0" {
+		t.Errorf("hint %q", h)
 	}
 	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got "+
 		"timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
