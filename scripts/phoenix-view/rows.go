@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -72,12 +74,16 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// stageTimes names the stages that are over and took some time, each with that.
+// stageTimes names the stages that are over and took some time, each with that. A
+// terminal may not have room for all: those that took longest come first.
 func (c *container) stageTimes() string {
+	took := func(s stage) time.Duration { return s.end.Sub(s.start) }
+	stages := slices.Clone(c.stages)
+	slices.SortStableFunc(stages, func(a, b stage) int { return cmp.Compare(took(b), took(a)) })
 	var all []string
-	for _, s := range c.stages {
-		if s.end.Sub(s.start) >= 100*time.Millisecond {
-			all = append(all, s.name+" "+lasted(s.end.Sub(s.start)))
+	for _, s := range stages {
+		if took(s) >= 100*time.Millisecond {
+			all = append(all, s.name+" "+lasted(took(s)))
 		}
 	}
 	return strings.Join(all, ", ")

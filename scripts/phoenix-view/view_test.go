@@ -204,10 +204,41 @@ Restart required (phoenix --restart):
   103 ct-103: memory
 Certificates:
   103 ct-103: 24 h left, a.example
-Root of the CA Root, 3649 days left:
-  abcdef
+Root of the CA:
+  Root, 3649 days left
+  SHA-256 abcdef
 
 create: all well after 9.0 s: 1 changed, 1 unchanged`
+	term.shows("create: all well")
+	if have := term.lines(); have != want {
+		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
+	}
+}
+
+// A first run fits a terminal: of what is new it is said how it was made, not each file
+// in it; the stages that took longest come first; long names are in lines of their own.
+func TestFirstRun(t *testing.T) {
+	term := newTerminal(t, 80, 24, nil)
+	v := viewAt(false, true, term.screen)
+	feed(v, plan("create", "", 900)...)
+	for i, stage := range []string{"create", "start", "base_setup", "a stage that has a long name"} {
+		feed(v, at(float64(i*i), "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"`+stage+`"`))
+	}
+	names := `"gateway.internal.example","a-service-of-a-long-name.internal.example"`
+	feed(v, at(10, "ct.ready", `"ctid":900,"changed":true,"changes":["destroyed","cloned from 9@s","memory 1","a","b"]`),
+		at(10, "traefik.ready", `"ctid":900,"changed":true,"changes":["c"],"names":[`+names+
+			`],"not_after":"2026-01-03T15:04:27Z"`), at(10, "plan.done", ""))
+	v.close()
+	want := `create: 1 container of /etc/c.json
+  900 ct-900  changed    10.0 s  base_setup 5.0 s, start 3.0 s, create 1.0 s, …
+
+Changed:
+  900 ct-900: destroyed, cloned from 9@s, and 4 more
+Certificates:
+  900 ct-900: 24 h left, gateway.internal.example,
+    a-service-of-a-long-name.internal.example
+
+create: all well after 10.0 s: 1 changed`
 	term.shows("create: all well")
 	if have := term.lines(); have != want {
 		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
