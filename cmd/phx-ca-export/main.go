@@ -23,64 +23,27 @@ const usage = `Usage:
     phx-ca-export init --ctid CTID --ip ADDRESS [OPTIONS]
     phx-ca-export roots [--pve-root DIR] [FINGERPRINT…]
 
-Copy the root certificate of the CA out of its container, to where the other
-containers see it. Only self-signed CA certificates that are valid now are
-accepted. The file is replaced atomically, and only if it differs; a failed
-export leaves the old one. Replacing is not made durable: after a power failure
-the old file may be there again, never a part of the new one.
-
-The fingerprint of the first root is kept below PVE-ROOT/priv/phx/ca. From then
-on another root is an error, until it is accepted.
-
-As a filter, export when the CA's container is ready, and bring the CA's
-configuration up to date: its address and names, the policy for which names it
-issues certificates, the challenges of ACME, and its intermediate certificate,
-which is limited to the domain. If the CA cannot be asked, the pinned root is
-exported from the host, and the exit status is 1.
-
-init makes the CA in its container, or takes over the one that is there. The
-key of the root is made on the host, where it stays, below PVE-ROOT/priv/phx/ca.
-A CA that exists is never replaced.
-
-roots prints the root certificates that are pinned on this host, or those of
-them that are named: one, or two while the root is being rotated.
+Keep the CA as the configuration has it, and copy its root certificate out of
+its container. init makes the CA; roots prints the roots that are pinned.
 
 Options:
-    --ctid CTID           Export from this container now; read no events.
-    --output FILE         Where to put the certificate.
-                          Default ` + cmdline.DefaultCAFile + `. (PHX_CA_FILE)
-    --accept-new-root FINGERPRINT
-                          Accept the root with this SHA-256 in place of the
-                          pinned one; 1 stands for any. (PHX_ACCEPT_NEW_ROOT)
-    --rotate-root STEP    Take a step of a rotation of the root; only as a filter.
-                          (PHX_ROTATE_ROOT)
-    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
-    --pve-root DIR        Where Proxmox VE keeps its files.
-                          Default /etc/pve. (PHX_PVE_ROOT)
-    --timeout DURATION    How long a command may take, such as a clone; what has a
-                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
-    --help                Print this text.
-    --version             Print the version.
+    --accept-new-root HEX  1: any (PHX_ACCEPT_NEW_ROOT)
+    --ctid CTID            export from this container now, and read no events
+    --output FILE          where to put the certificate (PHX_CA_FILE)
+    --pct PROGRAM          default pct (PHX_PCT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --rotate-root STEP     trust, certificates, drop (PHX_ROTATE_ROOT)
+    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --help                 print this text
+    --version              print the version
 
 Options of init:
-    --domain DOMAIN       Domain of the services' names.
-                          Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
-    --ip ADDRESS          Address by which others reach the CA. (PHX_IP)
-    --port PORT           Where it listens. Default 9000. (PHX_SERVICE_PORT)
-    --name NAME           Its name below the domain. Default ca. (PHX_SERVICE_NAME)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --ip ADDRESS           by which others reach the CA (PHX_IP)
+    --name NAME            below the domain; default ca (PHX_SERVICE_NAME)
+    --port PORT            default 9000 (PHX_SERVICE_PORT)
 
-Rotation of the root, in three steps with nothing out of service. Each can be
-repeated, and is refused until gateway and proxy have taken the one before:
-    trust           make a new root; everything trusts both
-    certificates    the CA issues from the new root
-    drop            only the new root is trusted
-
-Events read: plan.started, ct.ready, ct.failed, ct.skipped, plan.done.
-Events written: ct.stage, ca.exported, ca.failed, ca.rotation, warning.
-
-Example:
-    phx-ca-export --ctid 103 --output phoenix_ca.crt
-    PHX_ROTATE_ROOT=trust phoenix
+phx-ca-export(8) has more: man phx-ca-export.
 `
 
 func main() {

@@ -16,30 +16,15 @@ const usage = `Usage:
     phx-fingerprint FILE…
     phx-fingerprint --verify HEX FILE
 
-Print the SHA-256 of a root certificate, 64 lower case hexadecimal digits, as
-step certificate fingerprint does: one line for each FILE, in their order, and
-nothing if one of them cannot be used. FILE is PEM or DER, - is stdin. Of
-several certificates exactly one must be a self-signed CA certificate, and that
-one counts.
-
-As a filter, without arguments, see that the file which phx-ca-export has
-exported holds the roots that it has named, and nothing else, and say so.
+Print the SHA-256 of a root certificate; - is stdin. As a filter, see that the
+exported file holds the roots that phx-ca-export has named.
 
 Options:
-    --verify HEX    Print nothing and compare: exit status 0 if the fingerprint
-                    is HEX, 1 if not. Either case, colons allowed.
-    --help          Print this text.
-    --version       Print the version.
+    --verify HEX           exit status 0 if the fingerprint is HEX, 1 if not
+    --help                 print this text
+    --version              print the version
 
-Events read: ca.exported, plan.done.
-Events written: ca.fingerprint.
-
-A certificate that is not valid now has a fingerprint like any other. Exit
-status: 0 all well, 1 no usable root certificate, or another one than asked
-for, 2 wrong usage.
-
-Example:
-    phx-fingerprint --verify "$FINGERPRINT" phoenix_ca.crt && echo the same CA
+phx-fingerprint(1) has more: man phx-fingerprint.
 `
 
 func main() {

@@ -28,83 +28,35 @@ const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
 const usage = `Usage:
     phx-plan … | phx-lxc [OPTIONS] | …
 
-Do with every planned container what the plan's action asks for. create brings
-it into the state of the configuration: created or cloned, configured, started,
-its features installed, its application script run, its health checked, its
-snapshots taken. Only what differs is changed; a second run changes nothing.
-start, stop, restart, delete and status do what they say. recreate destroys and
-creates, once all that are recreated have been looked at.
+Do with every planned container what the plan's action asks for. Only what
+differs is changed; a second run changes nothing.
 
 Options:
-    --dry-run             Execute nothing but reads; say what would be run and
-                          how files would change. Exit status 3 when there is
-                          something to do. (PHX_DRY_RUN)
-    --download            Download a template that is missing with pveam, which
-                          verifies it. (PHX_DOWNLOAD)
-    --enforce-firewall    Put the firewall of the configuration in force also on a
-                          container that was there before and has none in force.
-                          Without it such a firewall stays as it is, and ct.ready
-                          has firewall_not_in_force. (PHX_ENFORCE_FIREWALL)
-    --restart             Restart a running container where a change needs it.
-                          Without it, restart_required names what waits.
-                          (PHX_RESTART)
-    --ignore-external     Do not check that needed guests outside of the
-                          configuration run. (PHX_IGNORE_EXTERNAL)
-    --jobs N              Work on at most N containers at once. Default 4. (PHX_JOBS)
-    --scripts DIRS        Directories of the scripts, separated by colons; can be
-                          given several times. Features and application scripts
-                          are looked for in each and in its lxc_setup/, health
-                          checks in its health_checks/ and in it. The first one
-                          that has a script counts; but a script of before never
-                          takes the place of one that phx ships. (PHX_SCRIPTS)
-                          Default
-                          /usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin.
-    --adopt CTIDS         Record the scripts of these containers without running
-                          them, as on containers that phx has never worked on; 1
-                          stands for all. Not those of containers that this run
-                          makes, nor phx's own. (PHX_ADOPT)
-    --rerun CTIDS         Run the scripts of these containers (103,950), also those
-                          that have run; 1 stands for all that are planned.
-                          (PHX_RERUN)
-    --apparmor DIR        Directory of AppArmor profiles. Default
-                          ` + defaultAppArmor + `. (PHX_APPARMOR)
-    --apparmor-d DIR      Where the host loads profiles from.
-                          Default /etc/apparmor.d. (PHX_APPARMOR_D)
-    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
-    --pveam PROGRAM       The pveam to run. Default pveam. (PHX_PVEAM)
-    --qm PROGRAM          The qm to run. Default qm. (PHX_QM)
-    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --pve-lock DIR        Proxmox VE's locks. Default /run/lock/lxc. (PHX_PVE_LOCK)
-    --subuid FILE         The users of the host that root may map into containers.
-                          Default /etc/subuid. (PHX_SUBUID)
-    --subgid FILE         The groups. Default /etc/subgid. (PHX_SUBGID)
-    --proc DIR            The processes of the host. Default /proc. (PHX_PROC)
-    --lock-wait DURATION  How long to wait for a container that has to be changed
-                          or cloned and that Proxmox has locked, as for a backup.
-                          Default 1m. (PHX_LOCK_WAIT)
-    --timeout DURATION    How long a command may take, such as a clone; what has a
-                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
-    --help                Print this text.
-    --version             Print the version.
+    --adopt CTIDS          take their scripts as done; 1: all (PHX_ADOPT)
+    --apparmor DIR         AppArmor profiles of containers (PHX_APPARMOR)
+    --apparmor-d DIR       default /etc/apparmor.d (PHX_APPARMOR_D)
+    --download             fetch a missing template (PHX_DOWNLOAD)
+    --dry-run              only say what would be done (PHX_DRY_RUN)
+    --enforce-firewall     put firewalls in force (PHX_ENFORCE_FIREWALL)
+    --ignore-external      do not ask for other guests (PHX_IGNORE_EXTERNAL)
+    --jobs N               containers at once; default 4 (PHX_JOBS)
+    --lock-wait DURATION   for a locked one; default 1m (PHX_LOCK_WAIT)
+    --pct PROGRAM          default pct (PHX_PCT)
+    --proc DIR             default /proc (PHX_PROC)
+    --pve-lock DIR         default /run/lock/lxc (PHX_PVE_LOCK)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --pveam PROGRAM        default pveam (PHX_PVEAM)
+    --qm PROGRAM           default qm (PHX_QM)
+    --rerun CTIDS          run their scripts again; 1: all (PHX_RERUN)
+    --restart              restart where a change needs it (PHX_RESTART)
+    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
+    --subgid FILE          default /etc/subgid (PHX_SUBGID)
+    --subuid FILE          default /etc/subuid (PHX_SUBUID)
+    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --help                 print this text
+    --version              print the version
 
-Environment:
-    PHX_ASSETS     Directory of programs that feature scripts install; when its
-                   SHA256SUMS changes, they run again.
-    PHOENIX_DEBUG  true for scripts of before that are to say more.
-
-Events read: plan.started, ct.planned, plan.done.
-Events written: ct.stage, ct.ready, ct.started, ct.stopped, ct.removed,
-ct.status, ct.preview, ct.failed, ct.skipped, warning.
-
-A container waits for all that it needs; if one of these fails it is skipped,
-and the others go on. Nothing is destroyed to reach a state: what only a new
-container could have is refused, with the reason.
-
-Exit status: 0 all well, 1 something failed, 2 wrong usage, 3 with --dry-run
-something to do.
-
-Example:
-    phx-plan 103 | phx-lxc
+phx-lxc(8) has more: man phx-lxc.
 `
 
 func main() {

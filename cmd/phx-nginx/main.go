@@ -14,46 +14,28 @@ const usage = `Usage:
     phx-nginx render [GATEWAY]
     phx-nginx renew
 
-As a filter, on the host: when the gateway's container (application script
-phoenix_hypervisor_lxc_101.sh) is ready and the CA's fingerprint is known, set
-nginx up in the container as the TLS gateway of *.DOMAIN. Its certificate is for
-DOMAIN, *.DOMAIN, and every service's name of several labels below DOMAIN.
+Set nginx up in the gateway's container as the TLS gateway of *.DOMAIN. In the
+container, apply does it, render prints its configuration, and renew renews the
+certificate when that is due.
 
-    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
-    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIRS        Directories of the feature scripts: see phx-lxc.
-                          (PHX_SCRIPTS)
-    --timeout DURATION    How long a command may take, such as a clone; what has a
-                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
-    --help                Print this text.
-    --version             Print the version.
+Options:
+    --pct PROGRAM          default pct (PHX_PCT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
+    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --help                 print this text
+    --version              print the version
 
-apply sets nginx up in the container where it runs; a second run changes
-nothing. render prints nginx's configuration and touches nothing. Both take the
-GATEWAY by these options; what apply is not given is as in its last run here,
-which it keeps in ` + gatewayFile + `:
+Options of apply and render:
+    --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
+    --proxy ADDRESS        of the proxy behind the gateway (PHX_PROXY)
+    --root FILE            the root certificate (PHX_ROOT)
+    --status-port PORT     of a status page; default 0: none (PHX_STATUS_PORT)
+    --token-file FILE      of the CA; - for stdin (PHX_TOKEN_FILE)
 
-    --domain DOMAIN       Serve DOMAIN and *.DOMAIN. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
-    --proxy ADDRESS       IP address of the proxy behind the gateway. (PHX_PROXY)
-    --status-port PORT    Serve a status page over plain HTTP at this port;
-                          0 for none. Default 0. (PHX_STATUS_PORT)
-    --root FILE           The CA's root certificate.
-                          Default /etc/nginx/ssl/phoenix_ca.crt. (PHX_ROOT)
-    --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
-    --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
-    --token-file FILE     One-time token of the CA for the gateway's names, needed
-                          only where the certificate cannot be renewed with
-                          itself; - for standard input. (PHX_TOKEN_FILE)
-
-renew renews the gateway's certificate when it is due; a timer calls it.
-
-Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
-ct.skipped, ca.exported, ca.failed, ca.fingerprint, plan.done.
-Events written: ct.stage, nginx.ready, nginx.failed, warning.
-
-Example:
-    phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-nginx
-    phx-nginx render --proxy 10.0.0.12
+phx-nginx(8) has more: man phx-nginx.
 `
 
 func main() {

@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/urfave/cli/v2"
@@ -31,86 +32,33 @@ const usage = `Usage:
     phx-plan [OPTIONS] [CTID…] | phx-lxc | …
     phx-plan --format table|mermaid|dot|hosts|dnsmasq [OPTIONS] [CTID…]
     phx-plan --explain [OPTIONS] [CTID…]
+    phx-plan --schema
+    phx-plan --watch [--every DURATION] [OPTIONS] [CTID…]
 
-Validate the configuration and print a plan: the named containers, or all, in
-the order in which they depend on each other. Every mistake in the file is
-reported at once as FILE:LINE:COLUMN, and with any mistake nothing is planned.
-Where containers are named, a mistake that concerns neither them nor what they
-need is a warning. Of many mistakes the first 100 are shown. The file may have
-up to 64 MiB, and be a pipe.
+Check the configuration, and print a plan: the named containers, or all, in the
+order in which they depend on each other.
 
 Options:
-    --action ACTION       What to do with the containers. Default create. (PHX_ACTION)
-    --config FILE         The configuration. Default
-                          ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
-    --domain DOMAIN       Domain of the services' names.
-                          Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
-    --dry-run             Ask phx-lxc to show what it would do, and to do nothing.
-                          Its exit status is 3 when there is something to do.
-                          (PHX_DRY_RUN=1)
-    --explain             Print a page for people instead of a plan: what phx does
-                          with each key of the file, what it refuses, and how that
-                          differs from the scripts before phx.
-    --keep-going          Leave out the containers that have mistakes and those
-                          that need them, and plan the others. Exit status 1.
-                          (PHX_KEEP_GOING=1)
-    --pct-version VERSION The version of pct that the plan is for, that of the
-                          package pve-container: what it does not know is a
-                          mistake. Default: that of this host. (PHX_PCT_VERSION)
-    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIRS        Directories of the scripts: see phx-lxc. (PHX_SCRIPTS)
-                          Neither they nor what Proxmox VE keeps, its storages
-                          included, may be given to a container's user.
-    --vm-config FILE      The virtual machines, of which phx reads names and
-                          services. Default: phoenix_vm_configs.json beside the
-                          configuration, if it is there. (PHX_VM_CONFIG)
-    --format FORMAT       jsonl (events, the default); for people: table,
-                          mermaid, dot; for name servers: hosts, dnsmasq.
-                          (PHX_FORMAT)
-    --answer gateway|proxy
-                          Where hosts and dnsmasq lead the services' names.
-                          Default gateway. (PHX_ANSWER)
-    --help                Print this text.
-    --version             Print the version.
+    --action ACTION        create, start, stop …; default create (PHX_ACTION)
+    --answer gateway|proxy where names of services lead (PHX_ANSWER)
+    --ca-file FILE         of --watch: the root certificate (PHX_CA_FILE)
+    --config FILE          the configuration (PHX_CONFIG)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --dry-run              show what would be done, no more (PHX_DRY_RUN)
+    --every DURATION       of --watch; default 1h (PHX_EVERY)
+    --explain              print what phx does with each key of the file
+    --format FORMAT        of the plan; default jsonl, events (PHX_FORMAT)
+    --keep-going           leave out what has mistakes (PHX_KEEP_GOING)
+    --pct-version VERSION  of pve-container; default this one (PHX_PCT_VERSION)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --schema               print the JSON Schema of the configuration
+    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
+    --vm-config FILE       the virtual machines (PHX_VM_CONFIG)
+    --watch                print an event whenever a plan is due
+    --help                 print this text
+    --version              print the version
 
-Actions:
-    create    the named containers, their clone sources and all dependencies,
-              and with the gateway or the proxy the CA, whose root both trust
-    start     the named containers and all dependencies
-    restart   the named containers; all that they depend on is planned before
-              them, with the action start
-    stop      the named containers only, dependents first
-    status    the named containers only
-    delete    the named containers only, clones and dependents first; needs
-              CTIDs, and refuses a container that another one in the file is
-              cloned from or depends on, unless that is named too
-    recreate  the named containers are destroyed and created, and nothing that
-              depends on them is touched; what they need is brought up to date
-              as by create, and with the CA the gateway and the proxy, which
-              trust it; needs CTIDs
-
-A container comes after its clone source and its dependencies, otherwise in
-the order of boot_order (those without one last), then of CTID. A dependency
-that is not in the file is external: it is carried along.
-
-The formats hosts and dnsmasq are lines for /etc/hosts and host-record options of
-dnsmasq: the planned containers by their names, with their own addresses, and
-every service by its host name, with those of the gateway.
-
-With --keep-going, the gateway, the proxy and the CA are left out as well where
-a mistake hides what they have to know of others: where one of them is, or a
-service. A container that is left out keeps its service if that can be read. Of
-two containers that share what only one may have, both are left out.
-
-Events written: warning, plan.started, ct.planned, ct.skipped, plan.done.
-
-Exit status: 0 planned, 1 planned with --keep-going but for what was left out,
-2 wrong usage, or mistakes in the configuration.
-
-Example:
-    phx-plan --config phoenix_lxc_configs.json --format table 102
-    phx-plan --dry-run | phx-lxc
-    phx-plan --explain | less
+phx-plan(8) has more: man phx-plan.
 `
 
 func main() {
@@ -126,39 +74,68 @@ func main() {
 			&cli.BoolFlag{Name: "keep-going", EnvVars: []string{"PHX_KEEP_GOING"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
+			&cli.BoolFlag{Name: "schema"},
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 			&cli.StringFlag{Name: "format", Value: "jsonl", EnvVars: []string{"PHX_FORMAT"}},
 			&cli.StringFlag{Name: "answer", Value: "gateway", EnvVars: []string{"PHX_ANSWER"}},
+			&cli.BoolFlag{Name: "watch"},
+			&cli.DurationFlag{Name: "every", Value: time.Hour, EnvVars: []string{"PHX_EVERY"}},
+			&cli.StringFlag{Name: "ca-file", Value: cmdline.DefaultCAFile, EnvVars: []string{"PHX_CA_FILE"}},
 		},
 		Action: func(c *cli.Context) error {
+			if c.Bool("watch") {
+				return watchPlans(c)
+			}
 			return cmdline.ReadOnly(c.Context, func() error { return run(c) })
 		},
 	})
 }
 
+// A request is what the command line asks for.
+type request struct {
+	name   string // the action's
+	action action
+	domain string
+	named  []int // containers
+}
+
+// read reads the command line as far as it does not depend on any file.
+func read(c *cli.Context) (request, error) {
+	r := request{name: c.String("action"), domain: strings.ToLower(c.String("domain"))}
+	var ok bool
+	if r.action, ok = actions[r.name]; !ok {
+		return r, cmdline.Usagef("--action %s: there are %s", r.name, list(actions))
+	}
+	if !config.IsHostName(r.domain) {
+		return r, cmdline.Usagef("--domain %q: not a domain", r.domain)
+	}
+	var err error
+	if r.named, err = ctids(c.Args().Slice()); err != nil {
+		return r, err
+	}
+	if r.action.named && len(r.named) == 0 {
+		return r, cmdline.Usagef("%s needs explicit CTIDs", r.name)
+	}
+	return r, nil
+}
+
 func run(c *cli.Context) error {
-	name := c.String("action")
-	act, ok := actions[name]
-	if !ok {
-		return cmdline.Usagef("--action %s: there are %s", name, list(actions))
+	if c.Bool("schema") {
+		if _, err := os.Stdout.Write(config.Schema()); err != nil {
+			return fmt.Errorf("write the schema: %w", err)
+		}
+		return nil
+	}
+	asked, err := read(c)
+	if err != nil {
+		return err
 	}
 	write, ok := formats[c.String("format")]
 	if !ok {
 		return cmdline.Usagef("--format %s: there are %s", c.String("format"), list(formats))
 	}
-	domain := strings.ToLower(c.String("domain"))
-	if !config.IsHostName(domain) {
-		return cmdline.Usagef("--domain %q: not a domain", domain)
-	}
-	named, err := ctids(c.Args().Slice())
-	if err != nil {
-		return err
-	}
-	if act.named && len(named) == 0 {
-		return cmdline.Usagef("%s needs explicit CTIDs", name)
-	}
-
+	domain, named := asked.domain, asked.named
 	path := c.String("config")
 	vmPath, vmNamed := config.VMPath(path, c.String("vm-config"))
 	on, err := hostOf(c, vmPath)
@@ -182,7 +159,9 @@ func run(c *cli.Context) error {
 		return err
 	}
 	keepGoing := c.Bool("keep-going")
-	p := &plan{file: file, answer: answer, name: name, action: act, dryRun: c.Bool("dry-run"), warned: *warned}
+	p := &plan{
+		file: file, answer: answer, name: asked.name, action: asked.action, dryRun: c.Bool("dry-run"), warned: *warned,
+	}
 	switch {
 	case wrong == nil || keepGoing && file != nil || len(named) > 0 && file != nil:
 	case file == nil || p.make(nil) != nil:

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,6 +29,12 @@ func TestScript(t *testing.T) {
 			e.Setenv("SHIPPED", shipped)
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each run takes a second under -race
 			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "userns" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return exec.Command("unshare", "--user", "--map-root-user", "true").Run() == nil, nil
 		},
 	})
 }

@@ -21,14 +21,15 @@ type action struct {
 	reverse   bool   // dependents come first
 	named     bool   // it wants each container named
 	namedOnly bool   // no containers but the named ones, and none that another one needs
+	repeated  bool   // it may be done again and again, by --watch
 }
 
 var actions = map[string]action{
-	"create":  {needs: "create", clones: true, trust: true},
+	"create":  {needs: "create", clones: true, trust: true, repeated: true},
 	"start":   {needs: "start"},
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
-	"status":  {clones: true},
+	"status":  {clones: true, repeated: true},
 	"delete":  {clones: true, reverse: true, named: true, namedOnly: true},
 
 	"recreate": {needs: "create", clones: true, trust: true, named: true},

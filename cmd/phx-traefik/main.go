@@ -16,50 +16,26 @@ const usage = `Usage:
     phx-traefik apply [PROXY]
     phx-traefik render [PROXY]
 
-As a filter, on the host: when the proxy's container (application script
-phoenix_hypervisor_lxc_102.sh) is ready and the CA's fingerprint is known, set
-Traefik up in the container, with a router and a certificate for every
-service of the configuration, and for the dashboard if it asks for that. The
-CA's container learns in its /etc/hosts that these names lead to the proxy: it
-connects to each before it signs. Of the CA's own API the proxy serves what
-clients need to trust it: /health, /roots, /roots.pem, /root/SHA256 and /crl.
-When the gateway has been set up, a request has to come through it and the
-proxy. Each run names the services whose certificates the configuration says
-not to verify.
+Set Traefik up in the proxy's container, with a certificate for every service.
+In the container, apply does it, and render prints its configuration.
 
-    --pct PROGRAM         The pct to run. Default pct. (PHX_PCT)
-    --pve-root DIR        Proxmox VE's configuration. Default /etc/pve. (PHX_PVE_ROOT)
-    --scripts DIRS        Directories of the feature scripts: see phx-lxc.
-                          (PHX_SCRIPTS)
-    --timeout DURATION    How long a command may take, such as a clone; what has a
-                          shorter limit keeps it. Default 1h. (PHX_TIMEOUT)
-    --help                Print this text.
-    --version             Print the version.
+Options:
+    --pct PROGRAM          default pct (PHX_PCT)
+    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
+    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --help                 print this text
+    --version              print the version
 
-apply sets Traefik up in the container where it runs; a second run changes
-nothing. render prints Traefik's configuration, the static and the dynamic
-file, and touches nothing. Both take the PROXY by these options; what apply is
-not given is as in its last run here, which it keeps in
-` + proxyFile + `:
+Options of apply and render:
+    --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
+    --config FILE          serve its services (PHX_CONFIG)
+    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
+    --root FILE            the root certificate (PHX_ROOT)
+    --vm-config FILE       and of these virtual machines (PHX_VM_CONFIG)
 
-    --config FILE         Serve the services of this configuration.
-                          Default ` + cmdline.DefaultConfig + `. (PHX_CONFIG)
-    --vm-config FILE      And those of these virtual machines. Default: beside the
-                          configuration, if it is there. (PHX_VM_CONFIG)
-    --domain DOMAIN       Domain of the services. Default ` + cmdline.DefaultDomain + `. (PHX_DOMAIN)
-    --root FILE           The CA's root certificate.
-                          Default /etc/traefik/ssl/phoenix_ca.crt. (PHX_ROOT)
-    --fingerprint HEX     SHA-256 of the root certificate. (PHX_FINGERPRINT)
-    --ca-url URL          The CA, https://HOST:PORT. (PHX_CA_URL)
-
-Events read: plan.started, ct.planned, ct.ready, ct.preview, ct.failed,
-ct.skipped, ca.exported, ca.failed, ca.fingerprint, nginx.ready, nginx.failed,
-plan.done.
-Events written: ct.stage, traefik.ready, traefik.failed, warning.
-
-Example:
-    phx-plan | phx-lxc | phx-ca-export | phx-fingerprint | phx-traefik
-    phx-traefik render --config phoenix_lxc_configs.json --ca-url https://10.0.0.10:9000
+phx-traefik(8) has more: man phx-traefik.
 `
 
 func main() {

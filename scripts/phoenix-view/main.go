@@ -23,43 +23,21 @@ const usage = `Usage:
     phoenix-view [OPTIONS] FILE
 
 Show the events of phx to people: what happens while it happens, and at the end
-what has become of it. At a terminal there is a line for each container, which
-changes as the work goes on; elsewhere, and where TERM is dumb or unset, plain
-lines. With NO_COLOR there are no colours. The driver, phoenix, runs it by itself
-where its own stdout is a terminal.
-
-FILE is a log of events, of one run or many: its last run is shown. Without FILE
-the events come from stdin.
+what has become of it. FILE is a log of events; its last run is shown.
 
 Options:
-    --list            List the runs of FILE.
-    --run ROUND       Show that run of FILE, not the last.
-    --log FILE        Append the events to FILE, each line as it is. Runs that can
-                      change nothing do not go there: those of the actions status
-                      and check, and dry runs. What cannot be written is said once.
-    --messages FILE   Show what comes out of FILE as well, such as /dev/fd/3: the
-                      programs' messages, but not those that events say, too.
-    --pass            Write what is read to stdout, byte for byte and at once, and
-                      show nothing.
-    --html FILE       Write a page to FILE that shows the run in a browser: time line,
-                      changes, failures, what needs what, certificates. It loads
-                      nothing. FILE is replaced whole.
-    --metrics FILE    Bring FILE up to date for Prometheus, to be read by the textfile
-                      collector of node_exporter: last run and success, drift,
-                      restarts due, certificates. FILE is replaced whole.
-    --quiet           Show nothing where nothing was changed and nothing has failed;
-                      what was changed where nothing has failed; else everything.
-    --help            Print this text.
-    --version         Print the version.
+    --html FILE        write a page of the run for a browser
+    --list             list the runs of FILE
+    --log FILE         append the events to FILE
+    --messages FILE    show the programs' messages that come out of FILE as well
+    --metrics FILE     write metrics for Prometheus
+    --pass             write what is read to stdout, and show nothing
+    --quiet            show nothing where nothing was changed and nothing failed
+    --run ROUND        show that run of FILE, not the last
+    --help             print this text
+    --version          print the version
 
-It ignores the signals that end a run, HUP, INT, TERM and USR1: it ends when the
-events do.
-
-Exit status: 0 all was shown, whatever it was; 1 something could not be read or
-written; 2 wrong usage.
-
-Example:
-    phoenix-view /var/log/phoenix/events.jsonl
+phoenix-view(1) has more: man phoenix-view.
 `
 
 // outputs are what is made of each run when it has ended, beside what people see.

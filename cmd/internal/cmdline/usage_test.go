@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var (
@@ -17,17 +18,18 @@ var (
 	unknownEnv   = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\([^"].*`)
 	flagInText   = regexp.MustCompile(`(?m)^ +--([a-z-]+)\b`)
 	envVarInText = regexp.MustCompile(`\bPHX_[A-Z_]+\b`)
+	flagInPage   = regexp.MustCompile(`(?m)^#### \*\*--([a-z-]+)\*\*`)
 )
 
-// The usage text of each program names its flags, their variables and the others that the program reads, in whatever
-// package of the module, and nothing else.
+// The usage text of each program names its flags and their variables, and the manual page also the other variables that
+// the program reads, in whatever package of the module; and neither names anything else.
 func TestUsageNamesEveryFlag(t *testing.T) {
 	shared := sources(t, "../service")
 	programs, err := filepath.Glob("../../phx-*/main.go")
 	if err != nil || len(programs) != 6 {
 		t.Fatalf("%q, %v", programs, err)
 	}
-	for _, path := range programs {
+	for _, path := range append(programs, "../../../scripts/phoenix-view/main.go") {
 		program := filepath.Base(filepath.Dir(path))
 		source, err := os.ReadFile(path)
 		if err != nil {
@@ -37,7 +39,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 		if m == nil {
 			t.Fatalf("%s: no usage text", program)
 		}
-		usage, code := string(m[1]), string(source)
+		usage, code := string(m[1]), sources(t, filepath.Dir(path))
 		if strings.Contains(code, "service.Flags()") {
 			code += shared
 		}
@@ -51,6 +53,8 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				variables[v[1]] = true
 			}
 		}
+		compare(t, program+": the usage text: variable", variables,
+			envVarInText.FindAllStringSubmatch(usage, -1))
 		for _, dir := range packages(t, filepath.Dir(path)) {
 			source := sources(t, dir)
 			for _, m := range getenv.FindAllStringSubmatch(source, -1) {
@@ -60,9 +64,31 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 				t.Errorf("%s: %s: which variable this reads cannot be seen", dir, call)
 			}
 		}
-		compare(t, program+": flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
-		compare(t, program+": variable", variables, envVarInText.FindAllStringSubmatch(usage, -1))
+		for line := range strings.SplitSeq(usage, "\n") {
+			shown := strings.ReplaceAll(line, "` + cmdline.DefaultDomain + `", DefaultDomain)
+			if utf8.RuneCountInString(shown) > 80 {
+				t.Errorf("%s: wider than 80 columns: %s", program, shown)
+			}
+		}
+		page := manual(t, program)
+		compare(t, program+": the usage text: flag", flags, flagInText.FindAllStringSubmatch(usage, -1))
+		compare(t, program+": the manual page: flag", flags, flagInPage.FindAllStringSubmatch(page, -1))
+		compare(t, program+": the manual page: variable", variables, envVarInText.FindAllStringSubmatch(page, -1))
 	}
+}
+
+// manual returns the manual page of a program, which the usage text names.
+func manual(t *testing.T, program string) string {
+	t.Helper()
+	pages, err := filepath.Glob("../../../docs/man/" + program + ".*.md")
+	if err != nil || len(pages) != 1 {
+		t.Fatalf("%s: manual pages: %q, %v", program, pages, err)
+	}
+	page, err := os.ReadFile(pages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
 }
 
 // packages returns the directories of the packages of this module that the program in a directory is built from.
@@ -72,7 +98,7 @@ func packages(t *testing.T, dir string) []string {
 	list.Dir = dir
 	out, err := list.Output()
 	dirs := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if err != nil || len(dirs) < 2 {
+	if err != nil || len(dirs) < 1 {
 		t.Fatalf("%s: go list: %q, %v", dir, out, err)
 	}
 	return dirs
@@ -108,12 +134,12 @@ func compare(t *testing.T, what string, have map[string]bool, matches [][]string
 	}
 	for name := range have {
 		if !named[name] {
-			t.Errorf("%s %s is not in the usage text", what, name)
+			t.Errorf("%s %s is missing", what, name)
 		}
 	}
 	for name := range named {
 		if !have[name] {
-			t.Errorf("%s %s is in the usage text, and does not exist", what, name)
+			t.Errorf("%s %s does not exist", what, name)
 		}
 	}
 }

@@ -534,6 +534,7 @@ func expectMistakes(t *testing.T, tests []mistakeCase) {
 		line := strings.Count(before, "\n") + 1
 		col := at - strings.LastIndex(before, "\n")
 
+		holdSchema(t, text)
 		_, err := Parse("f.json", []byte(text))
 		var wrong *Error
 		if !errors.As(err, &wrong) {
@@ -573,6 +574,7 @@ func numbered(n int, format string) string {
 
 func parse(t *testing.T, text string) *File {
 	t.Helper()
+	holdSchema(t, text)
 	f, err := Parse("f.json", []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -583,6 +585,7 @@ func parse(t *testing.T, text string) *File {
 // mistakes returns what is wrong in text, one line for each.
 func mistakes(t *testing.T, text string) []string {
 	t.Helper()
+	holdSchema(t, text)
 	_, err := Parse("f.json", []byte(text))
 	var wrong *Error
 	if !errors.As(err, &wrong) {
@@ -710,8 +713,9 @@ func TestTemplateKeys(t *testing.T) {
 	}
 }
 
-func TestEveryKey(t *testing.T) {
-	raw := `{
+// everyKey is the object of a container that has every key, but for those that exclude
+// another one.
+const everyKey = `{
   "is_template": false,
   "name": "granite-3.3-8b-fp8", "template": "/fastData/template/cache/x.tar.zst",
   "memory_mb": 72000, "swap_mb": 0, "cores": 10, "storage_pool": "quickOS-lxc-disks", "storage_size_gb": 128,
@@ -749,6 +753,9 @@ func TestEveryKey(t *testing.T) {
   "vllm_args": ["--x"], "ports": [], "tests": {}, "portainer_role": "none", "integration_tests": {},
   "run_integration_tests": true
 }`
+
+func TestEveryKey(t *testing.T) {
+	const raw = everyKey
 	c, err := ParseContainer(801, []byte(raw))
 	if err != nil {
 		t.Fatal(err)

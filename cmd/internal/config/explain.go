@@ -121,8 +121,12 @@ func (x *Explanation) read(root gjson.Result, ids []int) {
 
 // useOf returns what phx does with a key of a container.
 func useOf(key string) *Use {
-	if keyByName[key] != nil {
-		return &Use{Key: key, Kind: ActedOn, Does: does[key]}
+	if k := keyByName[key]; k != nil {
+		u := &Use{Key: key, Kind: ActedOn, Does: k.does}
+		if k.takes == atStart {
+			u.Does += ", from the next start"
+		}
+		return u
 	}
 	switch k := foreign(key); {
 	case k == nil:
@@ -138,15 +142,20 @@ func useOf(key string) *Use {
 	}
 }
 
+// What phx does with the keys beside lxc_configs.
+const (
+	servicesDo    = "what neither a container nor a virtual machine serves, to be reached through the proxy"
+	dashboardDoes = "Traefik's dashboard, for the clients that it names"
+)
+
 // outermost returns what phx does with a key beside lxc_configs.
 func outermost(key string) Use {
 	k := foreign(key)
 	switch {
 	case key == "services":
-		return Use{Key: key, Kind: ActedOn,
-			Does: "what neither a container nor a virtual machine serves, to be reached through the proxy"}
+		return Use{Key: key, Kind: ActedOn, Does: servicesDo}
 	case key == "dashboard":
-		return Use{Key: key, Kind: ActedOn, Does: "Traefik's dashboard, for the clients that it names"}
+		return Use{Key: key, Kind: ActedOn, Does: dashboardDoes}
 	case keyByName[key] != nil:
 		return Use{Key: key, Kind: PassedOver, Does: "no default for containers: each needs it in its own object",
 			Before: "a container without this key had it from here", Now: "each container has only its own keys"}
@@ -156,65 +165,6 @@ func outermost(key string) Use {
 		return Use{Key: key, Kind: PassedOver, Does: k.why}
 	}
 	return Use{Key: key, Kind: PassedOver, Does: "another program's: phx does not read it"}
-}
-
-// does has what phx does with each key of a container, in a line or two for
-// people.
-var does = map[string]string{
-	"ostype":                   "pct set --ostype, from the next start",
-	"arch":                     "of a new container: pct create --arch; a change is refused",
-	"ssh_public_keys":          "root's keys in a new container: --ssh-public-keys; a later change is ignored",
-	"nodename":                 "the host that the container is for; on another one it is refused",
-	"cpulimit":                 "pct set --cpulimit, in a running container too",
-	"cpuunits":                 "pct set --cpuunits, in a running container too",
-	"rootfs_options":           "options of the root disk: pct set --rootfs, from the next start",
-	"timezone":                 "pct set --timezone, from the next start",
-	"tags":                     "pct set --tags: these and no others",
-	"description_text":         "its notes, beside phx's own line",
-	"protection":               "pct set --protection",
-	"hookscript":               "pct set --hookscript",
-	"devices":                  "devices of the host: pct set --devN",
-	"name":                     "host name: pct set --hostname",
-	"template":                 "what a new container is made from: pct create; a later change is ignored",
-	"clone_from_ctid":          "what a new container is cloned from: pct clone; a later change is ignored",
-	"full_clone":               "pct clone --full where a template's disks could be shared",
-	"is_template":              "pct template, when all has been applied; from then on it is not changed any more",
-	"memory_mb":                "pct set --memory, in a running container too",
-	"swap_mb":                  "pct set --swap, in a running container too",
-	"cores":                    "pct set --cores, in a running container too",
-	"storage_pool":             "storage of a new container's root disk; another one later is refused",
-	"storage_size_gb":          "size of the root disk: pct resize; a smaller one is refused",
-	"network_config":           "net0: pct set --net0, in a running container too; name servers from its next start",
-	"secondary_network_config": "net1: pct set --net1, in a running container too",
-	"network_configs":          "net0, net1, …: pct set --netN, in a running container too",
-	"nameservers":              "pct set --nameserver, from the next start",
-	"searchdomain":             "pct set --searchdomain, from the next start",
-	"mac_address":              "hwaddr of net0",
-	"unprivileged":             "of a new container, true without; a change is refused",
-	"start_at_boot":            "pct set --onboot",
-	"boot_order":               "order of pct set --startup, and of phx's own work",
-	"boot_delay":               "up and down of pct set --startup",
-	"pct_options":              "pct set --features, from the next start",
-	"lxc_options":              "raw lines of the conf file, each once, from the next start",
-	"apparmor_profile": "profile from etc/apparmor, loaded on the host and named by a raw line, from the next start; " +
-		"generated and unconfined: none",
-	"apparmor_manages_nesting": "raw lines that allow nesting, beside a profile of its own",
-	"gpu_assignment":           "raw lines for these NVIDIA devices, from the next start",
-	"id_maps":                  "raw lines lxc.idmap in place of all others, from the next start",
-	"zfs_volumes":              "mount points mpN with a new volume each; they grow, and are never replaced",
-	"volumes":                  "the same as zfs_volumes",
-	"mount_points":             "mount points mpN of host directories, which are made where they are missing",
-	"firewall":                 "rules and options of its firewall, and firewall= of its interfaces",
-	"features":                 "feature scripts on the host, once, and again when they or what they read change",
-	"bootstrap_ca_url":         "second argument of the feature scripts",
-	"application_script": "script in the container, once, and again when it or what it reads changes; " +
-		"phx-nginx and phx-traefik do the work of …_101.sh and …_102.sh",
-	"health_check":               "command in the container, in every run; while it fails, what depends on it waits",
-	"health_checks":              "scripts on the host, in every run; while one fails, what depends on it waits",
-	"enable_lifecycle_snapshots": "snapshots pre-configured and final-form, each taken once",
-	"template_snapshot_name":     "snapshot of the complete container, which is then stopped, unless start_at_boot",
-	"dependencies":               "these are brought up before it; one that the file does not have has to run",
-	"traefik_service":            "https://NAME.DOMAIN through gateway and proxy, with a certificate of its own",
 }
 
 // A difference is what phx does on purpose otherwise than the shell scripts that

@@ -5,29 +5,37 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 // A format is what a string has to be: what it is called, as in "is not a host
-// name", and what reports whether a string is that.
+// name", what reports whether a string is that, and what the schema says of it.
+// TestFormats holds the two together.
 type format struct {
 	what string
 	is   func(string) bool
+	form
 }
 
 // The formats of names.
 var (
 	hostName = format{"a host name: labels of letters, digits and inner hyphens, up to 63 long, joined by dots, " +
-		"up to 253 together", IsHostName}
-	fileName = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName}
-	device   = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", isInterface}
-	storage  = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
-		"the last a letter or digit", isStorage}
+		"up to 253 together", IsHostName, hostNameForm}
+	fileName = format{"a plain name: letters, digits, '.', '_' and '-', the first neither dot nor hyphen", isFileName,
+		like("file name", namePattern+`{0,199}`)}
+	device = format{"the name of an interface: letters, digits, '.', '_' and '-', up to 15", isInterface,
+		like("name of an interface", namePattern+`{0,14}`)}
+	storage = format{"the name of a storage: a letter, then letters, digits, '.', '_' or '-', " +
+		"the last a letter or digit", isStorage, like("name of a storage", storagePattern)}
 	snapshot = format{"a name for a snapshot: a letter, then letters, digits, '_' or '-', 2 to 40 together, " +
-		"and not \"current\"", isSnapshot}
-	template = format{"a template: a volume id such as local:vztmpl/NAME.tar.zst, or the path of a file", isTemplate}
+		"and not \"current\"", isSnapshot,
+		like("name of a snapshot, not `current`", `[A-Za-z][\w-]{1,39}`).but(`^[Cc][Uu][Rr][Rr][Ee][Nn][Tt]$`)}
+	template = format{"a template: a volume id such as local:vztmpl/NAME.tar.zst, or the path of a file", isTemplate,
+		loose("volume id such as `local:vztmpl/NAME.tar.zst`, or a path",
+			`^(`+storagePattern+`:(.*[^/])|[^:/-]|[^:-][^:]*[^:/])$`).but(`(^|/)\.\.(/|$)`)}
 )
 
 // maxHostName is the greatest length of a host name.
@@ -74,15 +82,21 @@ func isTemplate(s string) bool {
 
 // The formats of the network.
 var (
-	ipAddress   = format{"an IP address", isIPAddress}
-	ipv4Address = format{"an IPv4 address", isIPv4Address}
-	ipv6Address = format{"an IPv6 address", isIPv6Address}
-	ipv4Prefix  = format{"an IPv4 address with its prefix length, as in 10.0.0.10/24, nor dhcp or manual", isIPv4Prefix}
-	ipv6Prefix  = format{"an IPv6 address with its prefix length, as in fd00::10/64, nor dhcp, auto or manual",
-		isIPv6Prefix}
-	macAddress = format{"a MAC address: six pairs of hexadecimal digits joined by colons", isMACAddress}
-	httpsURL   = format{"an https:// URL", isHTTPS}
-	urlScheme  = format{"http or https", oneOf("http", "https")}
+	ipAddress   = format{"an IP address", isIPAddress, like("IP address", `(`+v4+`|`+v6+`)`)}
+	ipv4Address = format{"an IPv4 address", isIPv4Address, like("IPv4 address", v4)}
+	ipv6Address = format{"an IPv6 address", isIPv6Address, like("IPv6 address", v6)}
+	ipv4Prefix  = format{"an IPv4 address with its prefix length, as in 10.0.0.10/24, nor dhcp or manual", isIPv4Prefix,
+		like("IPv4 address with a prefix length from 8 to 32, `dhcp` or `manual`",
+			`(`+v4+`/([89]|[12][0-9]|3[0-2])|dhcp|manual)`)}
+	ipv6Prefix = format{"an IPv6 address with its prefix length, as in fd00::10/64, nor dhcp, auto or manual",
+		isIPv6Prefix, like("IPv6 address with a prefix length from 8 to 128, `dhcp`, `auto` or `manual`",
+			`(`+v6+`/([89]|[1-9][0-9]|1[01][0-9]|12[0-8])|dhcp|auto|manual)`)}
+	macAddress = format{"a MAC address: six pairs of hexadecimal digits joined by colons", isMACAddress,
+		like("MAC address, not of a group", `([0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5})?`).
+			but(`^00(:00){5}$`)}
+	httpsURL = format{"an https:// URL", isHTTPS, loose("https URL", "^[Hh][Tt][Tt][Pp][Ss]://"+
+		"([^ \"'`$\\\\/?#@:\\[\\]%]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]*)?([/?#][^ \"'`$\\\\]*)?$")}
+	urlScheme = choice("http or https", "http", "https")
 )
 
 // isIPAddress takes no address with a zone: that could be any text.
@@ -146,11 +160,21 @@ func isHTTPS(s string) bool {
 
 // The formats of pct's features, maps of ids and GPUs.
 var (
-	keyValue    = format{"of the form key=value, as in nesting=1", isKeyValue}
-	pveBoolean  = format{"0 or 1", isPVEBoolean}
-	fileSystems = format{"types of file systems joined by semicolons", isFileSystems}
-	idMap       = format{"a map of ids: u or g, first id inside, first id outside, how many", isIDMap}
-	gpuList     = format{"a list of GPUs: none, or indices joined by commas", isGPUList}
+	keyValue    = format{what: "of the form key=value, as in nesting=1", is: isKeyValue}
+	pveBoolean  = format{what: "0 or 1", is: isPVEBoolean}
+	fileSystems = format{what: "types of file systems joined by semicolons", is: isFileSystems}
+	pctOption   = loose("", `^\s*`+pctOptionPattern+`\s*(,\s*`+pctOptionPattern+`\s*)*$`)
+	idMap       = format{"a map of ids: u or g, first id inside, first id outside, how many", isIDMap,
+		loose("string `u\\|g INSIDE OUTSIDE COUNT`",
+			`^\s*[ug]\s+(0|[1-9][0-9]*)\s+(0|[1-9][0-9]*)\s+[1-9][0-9]*\s*$`)}
+	gpuList = format{"a list of GPUs: none, or indices joined by commas", isGPUList,
+		loose("`none`, or indices joined by commas: `0,1`", `^(none|\s*`+gpuIndex+`\s*(,\s*`+gpuIndex+`\s*)*)$`)}
+)
+
+const (
+	gpuIndex         = `0*(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])`
+	pctOptionPattern = `((nesting|keyctl|fuse|mknod|force_rw_sys)=(0|1|[Oo][Nn]|[Oo][Ff][Ff]|[Yy][Ee][Ss]|[Nn][Oo]|` +
+		`[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])|mount=[0-9A-Za-z_]+(;[0-9A-Za-z_]+)*)`
 )
 
 // pveBooleans has what Proxmox VE takes for a boolean, in lower case.
@@ -198,7 +222,17 @@ func isGPUList(s string) bool {
 }
 
 // rawLine is the format of a raw line of a conf file.
-var rawLine = format{"of the form lxc.key=value", isRawLine}
+var rawLine = format{what: "of the form lxc.key=value", is: isRawLine}
+
+// rawOption is the form of a raw line that pct keeps.
+var rawOption = form{"", func() shape {
+	var keys []string
+	for key := range rawKeys {
+		keys = append(keys, regexp.QuoteMeta(strings.TrimPrefix(key, "lxc.")))
+	}
+	slices.Sort(keys)
+	return loose("", `^lxc\.(`+strings.Join(keys, "|")+`|(cgroup2?|prlimit|net)\.[a-z0-9_.-]*) *[:=]`).shape()
+}}
 
 func isRawLine(s string) bool {
 	_, _, ok := cutRaw(s)
@@ -220,9 +254,8 @@ func cutRaw(s string) (key, value string, ok bool) {
 
 // rawKeys are the keys of raw lines that pct keeps (pve-container 6.1). It
 // deletes a line with another key when it next writes the conf file.
-var rawKeys = map[string]bool{}
-
-func init() {
+var rawKeys = func() map[string]bool {
+	all := map[string]bool{}
 	for group, keys := range map[string]string{
 		"":          "include arch autodev kmsg group idmap environment environment.hooks",
 		"apparmor.": "profile allow_incomplete allow_nesting raw",
@@ -245,10 +278,11 @@ func init() {
 			"kernel.shmmni kernel.shm_rmid_forced",
 	} {
 		for key := range strings.FieldsSeq(keys) {
-			rawKeys["lxc."+group+key] = true
+			all["lxc."+group+key] = true
 		}
 	}
-}
+	return all
+}()
 
 // isKeptRawKey reports whether pct keeps raw lines with a key.
 func isKeptRawKey(key string) bool {
@@ -266,14 +300,81 @@ var rawHints = map[string]string{
 
 // The formats of pve-firewall's rules.
 var (
-	ruleType  = format{"in, out or group", oneOf("in", "out", "group")}
-	verdict   = format{"ACCEPT, DROP or REJECT", oneOf("ACCEPT", "DROP", "REJECT")}
-	ruleGroup = format{"the name of a group", isConfigID}
-	ruleProto = format{"the name or number of one protocol, in lower case", isProtocol}
+	ruleType  = choice("in, out or group", "in", "out", "group")
+	verdict   = choice("ACCEPT, DROP or REJECT", "ACCEPT", "DROP", "REJECT")
+	ruleGroup = format{"the name of a group", isConfigID, like("name of a group", configID)}
+	ruleProto = format{"the name or number of one protocol, in lower case", isProtocol,
+		like("protocol in lower case", `[a-z0-9][a-z0-9.+-]*`)}
 	rulePeers = format{"a list of addresses and networks of one family, joined by commas, nor a range (a-b), " +
-		"an alias or a +set", isPeers}
-	rulePorts = format{"a list of ports or ranges (80:85), joined by commas", isPorts}
+		"an alias or a +set", isPeers, like("", `(`+networks4+`(,`+networks4+`)*|`+networks6+`(,`+networks6+`)*|`+
+		v4+`-`+v4+`|`+v6+`-`+v6+`|((dc|guest)/)?`+configID+`|\+((dc|guest|sdn)/)?`+configID+`)`).but(`^any$`)}
+	rulePorts = format{"a list of ports or ranges (80:85), joined by commas", isPorts,
+		like("ports, ranges `80:85` and names, joined by commas", ports+`(,`+ports+`)*`)}
 )
+
+// Parts of patterns. They are for regular expressions of ECMAScript and of Go.
+const (
+	namePattern    = `[0-9A-Za-z_][0-9A-Za-z._-]`
+	storagePattern = `[A-Za-z][0-9A-Za-z._-]{0,98}[0-9A-Za-z]`
+	label          = `[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?`
+	configID       = `[A-Za-z][\w-]+`
+
+	octet = `(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])`
+	v4    = octet + `(\.` + octet + `){3}`
+	hex   = `[0-9A-Fa-f]{1,4}`
+	tail  = `(` + hex + `:` + hex + `|` + v4 + `)` // of an IPv6 address: its last 32 bits
+	v6    = `((` + hex + `:){6}` + tail +
+		`|::(` + hex + `:){0,5}` + tail +
+		`|` + hex + `::(` + hex + `:){0,4}` + tail +
+		`|(` + hex + `:){1}` + hex + `::(` + hex + `:){0,3}` + tail +
+		`|(` + hex + `:){2}` + hex + `::(` + hex + `:){0,2}` + tail +
+		`|(` + hex + `:){3}` + hex + `::(` + hex + `:){0,1}` + tail +
+		`|(` + hex + `:){4}` + hex + `::` + tail +
+		`|(` + hex + `:){0,5}` + hex + `::` + hex +
+		`|(` + hex + `:){0,6}` + hex + `::|::` + hex + `|::)`
+	bits4     = `/([0-9]|[12][0-9]|3[0-2])`
+	bits6     = `/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])`
+	networks4 = v4 + `(` + bits4 + `)?`
+	networks6 = v6 + `(` + bits6 + `)?`
+
+	port  = `(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})`
+	ports = `(` + port + `(:` + port + `)?|[a-z][a-z0-9_.+-]*)`
+	vlan  = `(409[0-4]|40[0-8][0-9]|[1-3][0-9]{3}|[1-9][0-9]{0,2})`
+)
+
+var hostNameForm = fixed("host name", shape{
+	"type": "string", "maxLength": maxHostName, "pattern": `^` + label + `(\.` + label + `)*$`,
+})
+
+// anyText is the form of a string that is not empty and has no control characters.
+var anyText = fixed("string", shape{"type": "string", "pattern": `^[^\x00-\x1f\x7f-\x9f]+$`})
+
+// like is the form of strings of a pattern, which allows no control characters.
+func like(words, pattern string) form {
+	return fixed(words, shape{"type": "string", "pattern": `^` + pattern + `$`})
+}
+
+// loose is the form of a text that has a pattern as well.
+func loose(words, pattern string) form {
+	return form{words, anyText.with(shape{"allOf": []shape{{"pattern": pattern}}}).shape}
+}
+
+// but takes what has a pattern out of a form.
+func (f form) but(pattern string) form {
+	return f.with(shape{"not": shape{"pattern": pattern}})
+}
+
+// choice is the format of some words.
+func choice(what string, words ...string) format {
+	is := func(s string) bool { return slices.Contains(words, s) }
+	return format{what, is, fixed(alternatives(words), shape{"type": "string", "enum": words})}
+}
+
+// alternatives returns words in Markdown, as in "`a`, `b` or `c`".
+func alternatives(words []string) string {
+	last := len(words) - 1
+	return "`" + strings.Join(words[:last], "`, `") + "` or `" + words[last] + "`"
+}
 
 // isConfigID reports whether s is what Proxmox VE calls a configuration id.
 func isConfigID(s string) bool { return len(s) >= 2 && isLetter(s[0]) && madeOf(s, "_-") }
@@ -370,6 +471,13 @@ func needsShell(command string) bool {
 		})
 }
 
+// The limits of a container id, and its form.
+const (
+	minCTID     = 100
+	maxCTID     = 999999999
+	ctidPattern = `[1-9][0-9]{2,8}`
+)
+
 // ParseCTID returns the container id that s is: a number from 100 to
 // 999999999, in decimal digits without leading zeros.
 func ParseCTID(s string) (int, error) {
@@ -382,11 +490,6 @@ func ParseCTID(s string) (int, error) {
 		return 0, fmt.Errorf("%.100q is not a container id: a number from 100 to 999999999, without leading zeros", s)
 	}
 	return strconv.Atoi(s)
-}
-
-// oneOf returns a function that reports whether a string is one of words.
-func oneOf(words ...string) func(string) bool {
-	return func(s string) bool { return slices.Contains(words, s) }
 }
 
 // madeOf reports whether s has only ASCII letters, digits and others, and is not

@@ -28,6 +28,10 @@ type idRange struct {
 	index              int // of that object in its list
 }
 
+// idMapsForm is the form of id_maps: all strings, or all objects.
+var idMapsForm = either("list of strings `u\\|g INSIDE OUTSIDE COUNT`, or of objects, below",
+	listOf("", idMap.form), listOf("", objectOf(idMapKeys, true, nil)))
+
 // idMaps reads maps of ids: as LXC takes them, or ids that are other ones of the
 // host than in the standard map.
 func idMaps(p *parser, e *entry, v gjson.Result) {
@@ -100,26 +104,36 @@ func (p *parser) idMapLine(v gjson.Result) string {
 	return s
 }
 
+// A mapObject is an object of id_maps, with the offset of its size.
+type mapObject struct {
+	MappedIDs
+	size int
+}
+
+var idMapKeys = []key[mapObject]{
+	{name: "type", need: "uid, gid or both", value: text(idMapType, func(m *mapObject, s string) { m.Type = s }),
+		effect: "users, groups, or both"},
+	{name: "host_id", need: "the first id on the host",
+		value:  whole(0, math.MaxInt32, func(m *mapObject, n int) { m.HostID = n }),
+		effect: "the first id on the host"},
+	{name: "container_id", need: "the first id in the container",
+		value:  whole(0, standardSize-1, func(m *mapObject, n int) { m.ContainerID = n }),
+		effect: "the first id in the container"},
+	{name: "size", value: special(wholeForm(1, standardSize), func(p *parser, m *mapObject, v gjson.Result) {
+		m.Size, m.size = p.integer(v, 1, standardSize), v.Index
+	}), without: 1, effect: "how many; 1 without"},
+}
+
 // mappedIDs reads an object of id_maps.
-func (p *parser) mappedIDs(v gjson.Result) (m MappedIDs, ok bool) {
+func (p *parser) mappedIDs(v gjson.Result) (MappedIDs, bool) {
 	before := p.mistakes.count
-	m.Size = 1
-	size := v
-	p.members(v, (*parser).refuse,
-		member{"type", "uid, gid or both", func(v gjson.Result) { m.Type = p.formatted(v, idMapType) }},
-		member{"host_id", "the first id on the host", func(v gjson.Result) {
-			m.HostID = p.integer(v, 0, math.MaxInt32)
-		}},
-		member{"container_id", "the first id in the container", func(v gjson.Result) {
-			m.ContainerID = p.integer(v, 0, standardSize-1)
-		}},
-		member{"size", "", func(v gjson.Result) { m.Size, size = p.integer(v, 1, standardSize), v }},
-	)
+	m := mapObject{MappedIDs{Size: 1}, v.Index}
+	readObject(p, v, &m, idMapKeys, (*parser).refuse)
 	if p.mistakes.count == before && m.ContainerID+m.Size > standardSize {
-		p.failUnder(size.Index, "size", "%d ids from %d on go beyond the container's last one, %d",
+		p.failUnder(m.size, "size", "%d ids from %d on go beyond the container's last one, %d",
 			m.Size, m.ContainerID, standardSize-1)
 	}
-	return m, p.mistakes.count == before
+	return m.MappedIDs, p.mistakes.count == before
 }
 
 // wholeMap returns the standard map with ranges in place of what it has for

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"math"
 	"strings"
 
@@ -8,119 +9,232 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// A containerKey is a key of a container's object.
-type containerKey struct {
-	name string
-	read func(*parser, *entry, gjson.Result)
-	need string // why a container must have it; "" when it need not
+// When a change of a key takes effect, where no more is to be said of it. The page
+// says what each means.
+const (
+	atCreation = "creation"
+	atOnce     = "at once"
+	atStart    = "start"
+	atBoot     = "boot"
+	inRuns     = "run"
 
-	// input says that application scripts read the key: when its value changes,
-	// they have to run again. A change of any other key phx applies itself.
-	input bool
-}
+	onlyCreation = atCreation + "; a change is ignored"
+	growing      = atOnce + "; a smaller one is refused"
+	newAtOnce    = "a new one at once, others: " + atStart
+	rerun        = atOnce + "; again when the script, or what it reads, changes"
+)
 
 // containerKeys has all keys of a container that phx knows.
-var containerKeys = []containerKey{
-	{name: "name", need: "the container's host name", input: true, read: func(p *parser, e *entry, v gjson.Result) {
-		e.Name = p.formatted(v, hostName)
-	}},
-	{name: "template", read: func(p *parser, e *entry, v gjson.Result) { e.Template = p.formatted(v, template) }},
-	{name: "clone_from_ctid", read: func(p *parser, e *entry, v gjson.Result) {
+var containerKeys = []key[entry]{
+	{name: "name", need: "the container's host name", input: true,
+		value:  text(hostName, func(e *entry, s string) { e.Name = s }),
+		effect: "host name of the container", takes: atOnce,
+		does: "host name: pct set --hostname"},
+	{name: "template", value: text(template, func(e *entry, s string) { e.Template = s }),
+		effect: "what the container is created from; this or `clone_from_ctid`", takes: onlyCreation,
+		does: "what a new container is made from: pct create; a later change is ignored"},
+	{name: "clone_from_ctid", value: special(ctidForm, func(p *parser, e *entry, v gjson.Result) {
 		if e.CloneFrom = p.ctid(v); e.CloneFrom != 0 {
 			e.edges = append(e.edges, edge{int32(e.CloneFrom), int32(v.Index), -1})
 		}
-	}},
-	{name: "full_clone", read: func(p *parser, e *entry, v gjson.Result) {
+	}).as("id of a container with `is_template` or `template_snapshot_name`"),
+		effect: "what the container is cloned from, [below](#templates-and-clones)", takes: onlyCreation,
+		does: "what a new container is cloned from: pct clone; a later change is ignored"},
+	{name: "full_clone", value: special(boolean, func(p *parser, e *entry, v gjson.Result) {
 		if full := p.boolean(v); v.IsBool() {
 			e.FullClone, e.full = &full, v.Index
 		}
-	}},
-	{name: "is_template", input: true, read: func(p *parser, e *entry, v gjson.Result) {
+	}), effect: "of a template: copy its disks; shared without, where the storage can", takes: onlyCreation,
+		does: "pct clone --full where a template's disks could be shared"},
+	{name: "is_template", input: true, value: special(boolean, func(p *parser, e *entry, v gjson.Result) {
 		e.IsTemplate, e.template = p.boolean(v), v.Index
-	}},
-	{name: "ostype", read: func(p *parser, e *entry, v gjson.Result) { e.OSType = p.known(v, osType, osTypes) }},
-	{name: "arch", read: func(p *parser, e *entry, v gjson.Result) {
+	}), without: false, effect: "the container becomes a template of Proxmox VE, [below](#templates-and-clones)",
+		takes: atOnce + ", and for good",
+		does:  "pct template, when all has been applied; from then on it is not changed any more"},
+	{name: "ostype", value: special(osType.form, func(p *parser, e *entry, v gjson.Result) {
+		e.OSType = p.known(v, osType, osTypes)
+	}), effect: "what Proxmox VE takes the system for; without it finds out", takes: atStart,
+		does: "pct set --ostype"},
+	{name: "arch", value: special(architecture.form, func(p *parser, e *entry, v gjson.Result) {
 		e.Arch = p.known(v, architecture, architectures)
-	}},
-	{name: "ssh_public_keys", read: sshKeys},
-	{name: "nodename", read: func(p *parser, e *entry, v gjson.Result) { e.NodeName = p.formatted(v, nodeName) }},
+	}), effect: "of the system; without Proxmox VE finds out", takes: atCreation,
+		does: "of a new container: pct create --arch; a change is refused"},
+	{name: "ssh_public_keys", value: special(sshKeysForm(), sshKeys),
+		effect: "of root; only with `template`", takes: onlyCreation,
+		does: "root's keys in a new container: --ssh-public-keys; a later change is ignored"},
+	{name: "nodename", value: text(nodeName, func(e *entry, s string) { e.NodeName = s }),
+		effect: "the container is for that host; phx refuses it on another one", takes: inRuns,
+		does: "the host that the container is for; on another one it is refused"},
 
-	{name: "memory_mb", need: "pct needs to know the memory, in MiB", read: func(p *parser, e *entry, v gjson.Result) {
-		e.MemoryMB = p.integer(v, 16, math.MaxInt32)
-	}},
-	{name: "swap_mb", read: func(p *parser, e *entry, v gjson.Result) {
-		e.SwapMB = new(p.integer(v, 0, math.MaxInt32))
-	}},
-	{name: "cores", need: "pct needs to know the number of cores", read: func(p *parser, e *entry, v gjson.Result) {
-		e.Cores = p.integer(v, 1, 8192)
-	}},
-	{name: "cpulimit", read: func(p *parser, e *entry, v gjson.Result) { e.CPULimit = new(p.decimal(v, 0, 8192)) }},
-	{name: "cpuunits", read: func(p *parser, e *entry, v gjson.Result) { e.CPUUnits = new(p.integer(v, 0, 500000)) }},
+	{name: "memory_mb", need: "pct needs to know the memory, in MiB",
+		value:  whole(16, math.MaxInt32, func(e *entry, n int) { e.MemoryMB = n }),
+		effect: "memory in MiB", takes: atOnce,
+		does: "pct set --memory, in a running container too"},
+	{name: "swap_mb", value: whole(0, math.MaxInt32, func(e *entry, n int) { e.SwapMB = &n }),
+		effect: "swap in MiB", takes: atOnce,
+		does: "pct set --swap, in a running container too"},
+	{name: "cores", need: "pct needs to know the number of cores",
+		value:  whole(1, 8192, func(e *entry, n int) { e.Cores = n }),
+		effect: "number of cores", takes: atOnce,
+		does: "pct set --cores, in a running container too"},
+	{name: "cpulimit", value: decimal(0, 8192, func(e *entry, n float64) { e.CPULimit = &n }),
+		effect: "the time of so many CPUs; 0 is no limit", takes: atOnce,
+		does: "pct set --cpulimit, in a running container too"},
+	{name: "cpuunits", value: whole(0, 500000, func(e *entry, n int) { e.CPUUnits = &n }),
+		effect: "weight among the other guests", takes: atOnce,
+		does: "pct set --cpuunits, in a running container too"},
 	{name: "storage_pool", need: "pct needs a storage for the root disk",
-		read: func(p *parser, e *entry, v gjson.Result) { e.StoragePool = p.formatted(v, storage) }},
+		value:  text(storage, func(e *entry, s string) { e.StoragePool = s }),
+		effect: "storage of the root disk", takes: atCreation,
+		does: "storage of a new container's root disk; another one later is refused"},
 	{name: "storage_size_gb", need: "pct needs the size of the root disk, in GiB",
-		read: func(p *parser, e *entry, v gjson.Result) { e.StorageSizeGB = p.integer(v, 1, maxDiskGB) }},
-	{name: "rootfs_options", read: rootOptions},
-	{name: "network_config", input: true, read: networkConfig},
-	{name: "secondary_network_config", input: true, read: secondaryNetworkConfig},
-	{name: "network_configs", input: true, read: networkConfigs},
-	{name: "mac_address", read: macAddressKey},
-	{name: "nameservers", read: func(p *parser, e *entry, v gjson.Result) { p.setNameservers(e, v) }},
-	{name: "searchdomain", read: searchDomain},
-	{name: "unprivileged", read: func(p *parser, e *entry, v gjson.Result) { e.Unprivileged = new(p.boolean(v)) }},
-	{name: "start_at_boot", read: func(p *parser, e *entry, v gjson.Result) { e.StartAtBoot = new(p.boolean(v)) }},
-	{name: "boot_order", read: func(p *parser, e *entry, v gjson.Result) {
-		e.BootOrder = new(p.integer(v, 0, math.MaxInt32))
-	}},
-	{name: "boot_delay", read: func(p *parser, e *entry, v gjson.Result) {
-		e.BootDelay = new(p.integer(v, 0, math.MaxInt32))
-	}},
-	{name: "timezone", read: func(p *parser, e *entry, v gjson.Result) {
+		value:  whole(1, maxDiskGB, func(e *entry, n int) { e.StorageSizeGB = n }),
+		effect: "size of the root disk in GiB", takes: growing,
+		does: "size of the root disk: pct resize; a smaller one is refused"},
+	{name: "rootfs_options", value: special(objectOf(rootKeys, true, nil), rootOptions),
+		effect: "options of the root disk, below", takes: atStart,
+		does: "options of the root disk: pct set --rootfs"},
+	{name: "network_config", input: true, value: special(interfaceForm(false), networkConfig),
+		effect: "the network interface net0, below; this or `network_configs`", takes: atOnce,
+		does: "net0: pct set --net0, in a running container too; name servers from its next start"},
+	{name: "secondary_network_config", input: true, value: special(interfaceForm(false), secondaryNetworkConfig),
+		effect: "net1 beside `network_config`, below", takes: atOnce,
+		does: "net1: pct set --net1, in a running container too"},
+	{name: "network_configs", input: true, value: special(interfacesForm(), networkConfigs),
+		effect: fmt.Sprintf("up to %d interfaces, net0 first, below", maxInterfaces), takes: atOnce,
+		does: "net0, net1, …: pct set --netN, in a running container too"},
+	{name: "mac_address", value: special(macAddress.form, macAddressKey),
+		effect: "of net0, the same as its `hwaddr`", takes: atOnce,
+		does: "hwaddr of net0"},
+	{name: "nameservers", value: special(serversForm, func(p *parser, e *entry, v gjson.Result) {
+		p.setNameservers(e, v)
+	}), effect: "name servers; those of the host without", takes: atStart,
+		does: "pct set --nameserver"},
+	{name: "searchdomain", value: special(domainsForm, searchDomain),
+		effect: "where names are looked up that are not complete; as on the host without", takes: atStart,
+		does: "pct set --searchdomain"},
+	{name: "unprivileged", value: truth(func(e *entry, b bool) { e.Unprivileged = &b }), without: true,
+		effect: "ids of the container are mapped; true without, a clone has that of its source", takes: atCreation,
+		does: "of a new container, true without; a change is refused"},
+	{name: "start_at_boot", value: truth(func(e *entry, b bool) { e.StartAtBoot = &b }),
+		effect: "start it when the host boots", takes: atBoot,
+		does: "pct set --onboot"},
+	{name: "boot_order", value: whole(0, math.MaxInt32, func(e *entry, n int) { e.BootOrder = &n }),
+		effect: "place in the order of starts, also in a plan", takes: atBoot,
+		does: "order of pct set --startup, and of phx's own work"},
+	{name: "boot_delay", value: whole(0, math.MaxInt32, func(e *entry, n int) { e.BootDelay = &n }),
+		effect: "seconds to wait after its start and its stop", takes: atBoot,
+		does: "up and down of pct set --startup"},
+	{name: "timezone", value: special(timeZone.form, func(p *parser, e *entry, v gjson.Result) {
 		p.since(v, sinceTimezone, "timezone")
 		e.Timezone = p.formatted(v, timeZone)
-	}},
-	{name: "tags", read: tags},
-	{name: "description_text", read: descriptionText},
-	{name: "protection", read: func(p *parser, e *entry, v gjson.Result) { e.Protection = new(p.boolean(v)) }},
-	{name: "hookscript", read: func(p *parser, e *entry, v gjson.Result) { e.HookScript = p.formatted(v, hookScript) }},
+	}), effect: "time zone, set at each start", takes: atStart,
+		does: "pct set --timezone"},
+	{name: "tags", value: special(tagsForm(), tags),
+		effect: "all of its tags", takes: atOnce,
+		does: "pct set --tags: these and no others"},
+	{name: "description_text", value: special(notesForm, descriptionText),
+		effect: "its notes, beside phx's own line; no line may begin with `phx:`", takes: atOnce,
+		does: "its notes, beside phx's own line"},
+	{name: "protection", value: truth(func(e *entry, b bool) { e.Protection = &b }),
+		effect: "Proxmox VE neither destroys it nor changes its disks and mount points", takes: atOnce,
+		does: "pct set --protection"},
+	{name: "hookscript", value: text(hookScript, func(e *entry, s string) { e.HookScript = s }),
+		effect: "script that Proxmox VE runs at starts and stops; it must exist", takes: atOnce,
+		does: "pct set --hookscript"},
 
-	{name: "pct_options", read: pctOptions},
-	{name: "lxc_options", read: lxcOptions},
-	{name: "apparmor_profile", read: func(p *parser, e *entry, v gjson.Result) {
-		e.AppArmorProfile = p.formatted(v, fileName)
-	}},
-	{name: "apparmor_manages_nesting", read: func(p *parser, e *entry, v gjson.Result) {
-		e.AppArmorManagesNesting = p.boolean(v)
-	}},
-	{name: "gpu_assignment", read: gpus},
-	{name: "devices", read: devices},
-	{name: "id_maps", read: idMaps},
-	{name: "zfs_volumes", read: volumes},
-	{name: "volumes", read: volumes},
-	{name: "mount_points", read: mountPoints},
-	{name: "firewall", read: firewall},
+	{name: "pct_options", value: special(listOf("list of strings `KEY=VALUE`: `nesting`, `keyctl`, `fuse`, `mknod`, "+
+		"`force_rw_sys` (0 or 1), `mount`", pctOption), pctOptions),
+		effect: "pct's option `features`", takes: atStart,
+		does: "pct set --features"},
+	{name: "lxc_options", value: special(listOf("list of strings `lxc.KEY=VALUE` that Proxmox VE keeps", rawOption),
+		lxcOptions),
+		effect: "raw lines of its conf file", takes: atStart,
+		does: "raw lines of the conf file, each once"},
+	{name: "apparmor_profile", value: text(fileName, func(e *entry, s string) { e.AppArmorProfile = s }).
+		as("`unconfined`, `generated`, or the name of a file in `etc/apparmor`"),
+		effect: "its AppArmor profile; the file is loaded on the host. `generated` and `unconfined` both leave the one " +
+			"that Proxmox VE makes; only `lxc.apparmor.profile=unconfined` in `lxc_options` switches AppArmor off",
+		takes: atStart,
+		does:  "profile from etc/apparmor (generated and unconfined: none), loaded on the host and named by a raw line"},
+	{name: "apparmor_manages_nesting", value: truth(func(e *entry, b bool) { e.AppArmorManagesNesting = b }),
+		without: false, effect: "with a profile of its own: let AppArmor allow nesting", takes: atStart,
+		does: "raw lines that allow nesting, beside a profile of its own"},
+	{name: "gpu_assignment", value: special(gpuList.form, gpus),
+		effect: "NVIDIA devices of the host", takes: atStart,
+		does: "raw lines for these NVIDIA devices"},
+	{name: "devices", value: special(listOf("list of objects", objectOf(deviceKeys, true, nil)), devices),
+		effect: "devices of the host, below", takes: newAtOnce,
+		does: "devices of the host: pct set --devN"},
+	{name: "id_maps", value: special(idMapsForm, idMaps),
+		effect: "maps of ids, in place of those that it has", takes: atStart,
+		does: "raw lines lxc.idmap in place of all others"},
+	{name: "zfs_volumes", value: special(volumesForm, volumes),
+		effect: "volumes, below", takes: growing,
+		does: "mount points mpN with a new volume each; they grow, and are never replaced"},
+	{name: "volumes", value: special(volumesForm, volumes),
+		effect: "more volumes: the same", takes: growing,
+		does: "the same as zfs_volumes"},
+	{name: "mount_points", value: special(listOf("list of objects", objectOf(mountPointKeys, true, nil)), mountPoints),
+		effect: "directories and files of the host, below", takes: newAtOnce,
+		does: "mount points mpN of host directories, which are made where they are missing"},
+	{name: "firewall", value: special(objectOf(firewallKeys, true, nil), firewall),
+		effect: "its firewall, below", takes: atOnce + ", or with `--enforce-firewall`",
+		does: "rules and options of its firewall, and firewall= of its interfaces"},
 
-	{name: "features", read: features},
-	{name: "bootstrap_ca_url", read: func(p *parser, e *entry, v gjson.Result) {
-		e.BootstrapCAURL = p.formatted(v, httpsURL)
-	}},
-	{name: "application_script", read: func(p *parser, e *entry, v gjson.Result) {
+	{name: "features", value: special(namesForm("list of names", fileName), features),
+		effect: "`phoenix_hypervisor_feature_install_NAME.sh` runs for each, in order, on the host " +
+			"([scripts](#scripts)); what it installed stays when it is removed here", takes: rerun,
+		does: "feature scripts on the host, once, and again when they or what they read change"},
+	{name: "bootstrap_ca_url", value: text(httpsURL, func(e *entry, s string) { e.BootstrapCAURL = s }),
+		effect: "second argument of the feature scripts", takes: atOnce + ": they run again",
+		does: "second argument of the feature scripts"},
+	{name: "application_script", value: special(fileName.form, func(p *parser, e *entry, v gjson.Result) {
 		e.ApplicationScript, e.script = p.formatted(v, fileName), v.Index
-	}},
-	{name: "health_check", read: healthCheck},
-	{name: "health_checks", read: healthChecks},
-	{name: "enable_lifecycle_snapshots", read: func(p *parser, e *entry, v gjson.Result) {
-		e.LifecycleSnapshots = p.boolean(v)
-	}},
-	{name: "template_snapshot_name", read: func(p *parser, e *entry, v gjson.Result) {
+	}), effect: "runs in the container after the features ([scripts](#scripts)); phx-nginx and phx-traefik do the work " +
+		"of `…_101.sh` and `…_102.sh`", takes: rerun,
+		does: "script in the container, once, and again when it or what it reads changes; " +
+			"phx-nginx and phx-traefik do the work of …_101.sh and …_102.sh"},
+	{name: "health_check", value: special(objectOf(healthCheckKeys, false, nil), healthCheck),
+		effect: "command in the container, below", takes: inRuns,
+		does: "command in the container, in every run; while it fails, what depends on it waits"},
+	{name: "health_checks", value: special(listOf("list of objects", objectOf(healthProbeKeys, false, nil)),
+		healthChecks),
+		effect: "scripts on the host, below", takes: inRuns,
+		does: "scripts on the host, in every run; while one fails, what depends on it waits"},
+	{name: "enable_lifecycle_snapshots", value: truth(func(e *entry, b bool) { e.LifecycleSnapshots = b }),
+		without: false,
+		effect:  "snapshots `pre-configured`, before any script, and `final-form`, when it is complete", takes: atOnce,
+		does: "snapshots pre-configured and final-form, each taken once"},
+	{name: "template_snapshot_name", value: special(snapshot.form, func(p *parser, e *entry, v gjson.Result) {
 		e.TemplateSnapshot, e.snapshot = p.formatted(v, snapshot), true
-	}},
-	{name: "dependencies", read: dependencies},
-	{name: "traefik_service", input: true, read: traefikService},
+	}), effect: "snapshot of the complete container, which others are cloned from; with `start_at_boot` false it is " +
+		"then stopped", takes: atOnce,
+		does: "snapshot of the complete container, which is then stopped, unless start_at_boot"},
+	{name: "dependencies", value: special(listOf("list of container ids", ctidForm), dependencies),
+		effect: "have to be ready first; one that the file does not have has to run", takes: inRuns,
+		does: "these are brought up before it; one that the file does not have has to run"},
+	{name: "traefik_service", input: true, value: special(objectOf(serviceKeys, false, nil), traefikService),
+		effect: "what the proxy serves as `https://NAME.DOMAIN`, below", takes: atOnce,
+		does: "https://NAME.DOMAIN through gateway and proxy, with a certificate of its own"},
+}
+
+var volumesForm = listOf("list of objects", objectOf(volumeKeys, true, nil))
+
+// ctidForm is the form of a container id: a number, or a string that has one.
+var ctidForm = either("container id", wholeForm(minCTID, maxCTID), like("", ctidPattern))
+
+// namesForm is the form of a list that has nothing twice.
+func namesForm(words string, item format) form {
+	return listOf(words, item.form).with(shape{"uniqueItems": true})
+}
+
+func interfacesForm() form {
+	return listOf("list of objects", interfaceForm(true)).with(shape{"minItems": 1, "maxItems": maxInterfaces})
 }
 
 var (
-	keyByName      = map[string]*containerKey{}
+	keyByName      = map[string]*key[entry]{}
 	containerNeeds []need
 )
 

@@ -59,57 +59,93 @@ func networkConfigs(p *parser, e *entry, v gjson.Result) {
 	})
 }
 
+// An interfaceObject is the object of an interface of a container.
+type interfaceObject struct {
+	nic
+	e *entry
+}
+
+var interfaceKeys = []key[interfaceObject]{
+	{name: "name", need: "the interface's name in the container, eth0",
+		value: special(device.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+			n.Name, n.name = p.formatted(v, device), v.Index
+		}), effect: "in the container: `eth0`"},
+	{name: "bridge", need: "the host's bridge, vmbr0",
+		value:  text(device, func(n *interfaceObject, s string) { n.Bridge = s }),
+		effect: "on the host: `vmbr0`, `vmbr0.20`"},
+	{name: "ip", value: special(ipv4Prefix.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.ip = v.Index
+		p.addressing(v, &n.IPv4, ipv4Prefix, "dhcp", "manual")
+	}), effect: "its address; CA and proxy need a fixed one; this or `ip6`"},
+	{name: "gw", value: special(ipv4Address.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.gw, n.IPv4.Gateway = v.Index, p.address(v, ipv4Address)
+	}), effect: "gateway, inside of the network of `ip` unless that is a /32; none with `dhcp` and `manual`"},
+	{name: "ip6", value: special(ipv6Prefix.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.ip6 = v.Index
+		p.addressing(v, &n.IPv6, ipv6Prefix, "dhcp", "auto", "manual")
+	}), effect: "its IPv6 address, not a link-local one; `auto` makes it of what a router announces"},
+	{name: "gw6", value: special(ipv6Address.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.gw6, n.IPv6.Gateway = v.Index, p.address(v, ipv6Address)
+	}), effect: "gateway, link-local or inside of the network of `ip6` unless that is a /128; " +
+		"none without a fixed address"},
+	{name: "hwaddr", value: special(macAddress.form, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.MAC, n.mac = p.mac(v), v.Index
+	}), effect: "its MAC address; Proxmox VE chooses one without, which stays"},
+	{name: "tag", value: whole(1, maxVLAN, func(n *interfaceObject, id int) { n.Tag = id }),
+		effect: "its VLAN, on a bridge that is aware of VLANs"},
+	{name: "trunks", value: special(trunksForm, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.Trunks = p.trunks(v)
+	}), effect: "VLANs that pass with their tags; in a running container: start"},
+	{name: "mtu", value: whole(64, 65535, func(n *interfaceObject, bytes int) { n.MTU = bytes }),
+		effect: "greatest length of a packet in bytes, not above the bridge's; in a running container: start"},
+	{name: "rate", value: decimal(minRate, maxRate, func(n *interfaceObject, rate float64) { n.Rate = rate }),
+		effect: "limit in MB/s of what it sends and gets"},
+	{name: "link_down", value: truth(func(n *interfaceObject, b bool) { n.LinkDown = &b }),
+		effect: "it is there, but its cable is not plugged in"},
+	{name: "host_managed", value: special(boolean, func(p *parser, n *interfaceObject, v gjson.Result) {
+		n.managed, n.HostManaged = v.Index, new(p.boolean(v))
+		p.since(v, sinceHostManaged, "host_managed")
+	}), effect: "the host sets its addresses and asks for them by DHCP, not the container; " +
+		"in a running container: start"},
+	{name: "firewall", value: truth(func(n *interfaceObject, b bool) { n.Firewall = &b }),
+		effect: "the container's firewall filters what passes it; as `firewall.enabled` without"},
+	{name: "nameserver", value: special(serversForm, interfaceServers).as("IP address"),
+		effect: "of the first interface: the same as `nameservers`"},
+	{name: "nameservers", value: special(serversForm, interfaceServers),
+		effect: "of the first interface: the same as the container's"},
+}
+
+// interfaceForm is the form of the object of an interface.
+func interfaceForm(closed bool) form {
+	return objectOf(interfaceKeys, closed, shape{
+		"anyOf":        []shape{has("ip"), has("ip6")},
+		"dependencies": shape{"gw": []string{"ip"}, "gw6": []string{"ip6"}},
+	})
+}
+
+// interfaceServers reads the name servers of a container where its first interface
+// has them.
+func interfaceServers(p *parser, n *interfaceObject, v gjson.Result) {
+	if n.local < 0 {
+		n.local = v.Index
+	}
+	if n.path == "network_config" || n.path == "network_configs.0" {
+		p.setNameservers(n.e, v)
+		return
+	}
+	p.fail(v, "name servers are those of the container: give them as nameservers of its first interface, "+
+		"or of the container itself")
+}
+
 // networkInterface reads the object of an interface; path is that of the object.
 func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown func(*parser, gjson.Result)) nic {
-	n := nic{path: path, at: v.Index, name: -1, mac: -1, ip: -1, ip6: -1, gw: -1, gw6: -1, managed: -1, local: -1}
+	n := interfaceObject{nic{path: path, at: v.Index,
+		name: -1, mac: -1, ip: -1, ip6: -1, gw: -1, gw6: -1, managed: -1, local: -1}, e}
 	mistakes := p.mistakes.count
-	servers := func(v gjson.Result) {
-		if n.local < 0 {
-			n.local = v.Index
-		}
-		if path == "network_config" || path == "network_configs.0" {
-			p.setNameservers(e, v)
-			return
-		}
-		p.fail(v, "name servers are those of the container: give them as nameservers of its first interface, "+
-			"or of the container itself")
-	}
-	p.members(v, unknown,
-		member{"name", "the interface's name in the container, eth0", func(v gjson.Result) {
-			n.Name, n.name = p.formatted(v, device), v.Index
-		}},
-		member{"bridge", "the host's bridge, vmbr0", func(v gjson.Result) { n.Bridge = p.formatted(v, device) }},
-		member{"ip", "", func(v gjson.Result) {
-			n.ip = v.Index
-			p.addressing(v, &n.IPv4, ipv4Prefix, "dhcp", "manual")
-		}},
-		member{"gw", "", func(v gjson.Result) {
-			n.gw, n.IPv4.Gateway = v.Index, p.address(v, ipv4Address)
-		}},
-		member{"ip6", "", func(v gjson.Result) {
-			n.ip6 = v.Index
-			p.addressing(v, &n.IPv6, ipv6Prefix, "dhcp", "auto", "manual")
-		}},
-		member{"gw6", "", func(v gjson.Result) {
-			n.gw6, n.IPv6.Gateway = v.Index, p.address(v, ipv6Address)
-		}},
-		member{"hwaddr", "", func(v gjson.Result) { n.MAC, n.mac = p.mac(v), v.Index }},
-		member{"tag", "", func(v gjson.Result) { n.Tag = p.integer(v, 1, maxVLAN) }},
-		member{"trunks", "", func(v gjson.Result) { n.Trunks = p.trunks(v) }},
-		member{"mtu", "", func(v gjson.Result) { n.MTU = p.integer(v, 64, 65535) }},
-		member{"rate", "", func(v gjson.Result) { n.Rate = p.decimal(v, minRate, maxRate) }},
-		member{"link_down", "", func(v gjson.Result) { n.LinkDown = new(p.boolean(v)) }},
-		member{"host_managed", "", func(v gjson.Result) {
-			n.managed, n.HostManaged = v.Index, new(p.boolean(v))
-			p.since(v, sinceHostManaged, "host_managed")
-		}},
-		member{"firewall", "", func(v gjson.Result) { n.Firewall = new(p.boolean(v)) }},
-		member{"nameserver", "", servers},
-		member{"nameservers", "", servers},
-	)
+	readObject(p, v, &n, interfaceKeys, unknown)
 	if !v.IsObject() {
 		n.wrong = true
-		return n
+		return n.nic
 	}
 	if n.ip < 0 && n.ip6 < 0 {
 		p.failUnder(v.Index, "ip",
@@ -122,7 +158,7 @@ func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown
 			"Proxmox VE cannot do it with ip6 auto: give an address, or dhcp or manual")
 	}
 	n.wrong = p.mistakes.count != mistakes
-	return n
+	return n.nic
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
@@ -195,6 +231,10 @@ func (p *parser) checkGateway(a *Addressing, at int, key string, given bool) {
 // maxVLAN is the last id of a VLAN.
 const maxVLAN = 4094
 
+var trunksForm = either("list of numbers from 1 to 4094 and of ranges `\"20-29\"`, or a string `20;30`",
+	listOf("", either("", wholeForm(1, maxVLAN), like("", vlan+`(-`+vlan+`)?`))),
+	like("", vlan+`(-`+vlan+`)?(;`+vlan+`(-`+vlan+`)?)*`))
+
 // trunks reads ids of VLANs: a list of numbers and of ranges ("20-29"), or pct's
 // own form, a string of both that are joined by semicolons.
 func (p *parser) trunks(v gjson.Result) []VLANs {
@@ -239,6 +279,17 @@ func (p *parser) trunks(v gjson.Result) []VLANs {
 const (
 	minRate = 0.001
 	maxRate = 1 << 20
+)
+
+// wordsOf is the form of what [parser.words] reads: words of a pattern.
+func wordsOf(words string, word format, pattern string) form {
+	list := listOf("", word.form).with(shape{"maxItems": maxWords})
+	return either(words, list, loose("", `^[ ,;]*(`+pattern+`([ ,;]+|$))*$`))
+}
+
+var (
+	serversForm = wordsOf("list of IP addresses, or a string of them", ipAddress, `(`+v4+`|`+v6+`)`)
+	domainsForm = wordsOf("list of domains, or a string of them", hostName, label+`(\.`+label+`)*`)
 )
 
 // setNameservers reads the container's name servers. They are one value, wherever
@@ -389,66 +440,103 @@ func (p *parser) checkFilters(e *entry) {
 	}
 }
 
-func firewall(p *parser, e *entry, v gjson.Result) {
-	f := &Firewall{}
-	p.members(v, (*parser).refuse,
-		member{"enabled", "", func(v gjson.Result) { f.Enabled = p.boolean(v) }},
-		member{"macfilter", "", func(v gjson.Result) { f.MACFilter = new(p.boolean(v)) }},
-		member{"ipfilter", "", func(v gjson.Result) { f.IPFilter, e.ipfilter = new(p.boolean(v)), v.Index }},
-		member{"policy_in", "", func(v gjson.Result) { f.PolicyIn = p.formatted(v, verdict) }},
-		member{"policy_out", "", func(v gjson.Result) { f.PolicyOut = p.formatted(v, verdict) }},
-		member{"rules", "", func(v gjson.Result) {
+// A firewallObject is the object of a container's firewall.
+type firewallObject struct {
+	*Firewall
+	e *entry
+}
+
+var firewallKeys = []key[firewallObject]{
+	{name: "enabled", value: truth(func(f *firewallObject, b bool) { f.Enabled = b }), without: false,
+		effect: "the rules apply"},
+	{name: "macfilter", value: truth(func(f *firewallObject, b bool) { f.MACFilter = &b }),
+		effect: "no other MAC address may leave the container"},
+	{name: "ipfilter", value: special(boolean, func(p *parser, f *firewallObject, v gjson.Result) {
+		f.IPFilter, f.e.ipfilter = new(p.boolean(v)), v.Index
+	}), effect: "no other IP address may leave the container"},
+	{name: "policy_in", value: text(verdict, func(f *firewallObject, s string) { f.PolicyIn = s }),
+		effect: "for incoming packets that no rule decides about"},
+	{name: "policy_out", value: text(verdict, func(f *firewallObject, s string) { f.PolicyOut = s }),
+		effect: "the same for outgoing ones"},
+	{name: "rules", value: special(listOf("list of objects", ruleForm),
+		func(p *parser, f *firewallObject, v gjson.Result) {
 			f.Rules = []FirewallRule{}
 			p.list(v, func(v gjson.Result) {
 				if rule := p.firewallRule(v); !p.full() {
 					f.Rules = append(f.Rules, rule)
 				}
 			})
-		}},
-	)
-	e.Firewall = f
+		}), effect: "rules, in order"},
 }
 
-func (p *parser) firewallRule(v gjson.Result) FirewallRule {
-	var r FirewallRule
-	var action, port, dest gjson.Result
-	p.members(v, (*parser).refuse,
-		member{"type", "in, out or group", func(v gjson.Result) { r.Type = p.formatted(v, ruleType) }},
-		member{"action", "ACCEPT, DROP or REJECT, or the name of a group", func(v gjson.Result) {
+func firewall(p *parser, e *entry, v gjson.Result) {
+	e.Firewall = &Firewall{}
+	readObject(p, v, &firewallObject{e.Firewall, e}, firewallKeys, (*parser).refuse)
+}
+
+// A ruleObject is the object of a rule, with the offsets of some of its keys.
+type ruleObject struct {
+	FirewallRule
+	action, port, dest int
+}
+
+var ruleKeys = []key[ruleObject]{
+	{name: "type", need: "in, out or group", value: text(ruleType, func(r *ruleObject, s string) { r.Type = s }).
+		as("`in`, `out` or `group`"), effect: "direction, or a security group of Proxmox VE"},
+	{name: "action", need: "ACCEPT, DROP or REJECT, or the name of a group",
+		value: special(anyText, func(p *parser, r *ruleObject, v gjson.Result) {
 			r.Action, _ = p.str(v)
-			action = v
-		}},
-		member{"source", "", func(v gjson.Result) { r.Source = p.formatted(v, rulePeers) }},
-		member{"dest", "", func(v gjson.Result) { r.Dest, dest = p.formatted(v, rulePeers), v }},
-		member{"proto", "", func(v gjson.Result) { r.Proto = p.formatted(v, ruleProto) }},
-		member{"port", "", func(v gjson.Result) {
-			port = v
+			r.action = v.Index
+		}).as("`ACCEPT`, `DROP` or `REJECT`, or the group's name")},
+	{name: "source", value: text(rulePeers, func(r *ruleObject, s string) { r.Source = s }).
+		as("addresses and networks of one family, joined by commas; or a range `a-b`, an alias or a `+set`"),
+		effect: "where packets come from"},
+	{name: "dest", value: special(rulePeers.form, func(p *parser, r *ruleObject, v gjson.Result) {
+		r.Dest, r.dest = p.formatted(v, rulePeers), v.Index
+	}).as("the same"), effect: "where they go"},
+	{name: "proto", value: text(ruleProto, func(r *ruleObject, s string) { r.Proto = s })},
+	{name: "port", value: special(either(rulePorts.words, wholeForm(1, 65535), rulePorts.form),
+		func(p *parser, r *ruleObject, v gjson.Result) {
+			r.port = v.Index
 			if v.Type == gjson.Number {
 				r.Port = strconv.Itoa(p.integer(v, 1, 65535))
 			} else {
 				r.Port = p.formatted(v, rulePorts)
 			}
-		}},
-		member{"comment", "", func(v gjson.Result) {
+		}), effect: "destination; needs `proto`"},
+	{name: "comment", value: special(either("string", anyText, fixed("", shape{"const": ""})),
+		func(p *parser, r *ruleObject, v gjson.Result) {
 			if v.Type != gjson.String || v.Str != "" {
 				r.Comment, _ = p.str(v)
 			}
-		}},
-	)
+		})},
+}
+
+// ruleForm is the form of the object of a rule: what action may be depends on type.
+var ruleForm = objectOf(ruleKeys, true, shape{
+	"if":           shape{"type": "object", "properties": shape{"type": shape{"const": "group"}}},
+	"then":         shape{"type": "object", "properties": shape{"action": ruleGroup.shape()}},
+	"else":         shape{"type": "object", "properties": shape{"action": verdict.shape()}},
+	"dependencies": shape{"port": []string{"proto"}},
+})
+
+func (p *parser) firewallRule(v gjson.Result) FirewallRule {
+	var r ruleObject
+	readObject(p, v, &r, ruleKeys, (*parser).refuse)
 	f := verdict
 	if r.Type == "group" {
 		f = ruleGroup
 	}
 	if r.Action != "" && r.Type != "" && !f.is(r.Action) {
-		p.failUnder(action.Index, "action", "%q is not %s", r.Action, f.what)
+		p.failUnder(r.action, "action", "%q is not %s", r.Action, f.what)
 	}
 	if a, b := peersFamily(r.Source), peersFamily(r.Dest); a != b && a != 0 && b != 0 {
-		p.failUnder(dest.Index, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
+		p.failUnder(r.dest, "dest", "is IPv%d, and source IPv%d: no packet has both", b, a)
 	}
 	if r.Port != "" && r.Proto == "" {
-		p.failUnder(port.Index, "port", "a port needs a proto")
+		p.failUnder(r.port, "port", "a port needs a proto")
 	}
-	return r
+	return r.FirewallRule
 }
 
 // parseVLANs reads the id of a VLAN, or a range of ids.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -33,16 +35,30 @@ var (
 
 var (
 	osType = format{"a type of system that pct knows: debian, devuan, ubuntu, centos, fedora, opensuse, archlinux, " +
-		"alpine, gentoo, nixos or unmanaged", isKeyOf(osTypes)}
+		"alpine, gentoo, nixos or unmanaged", isKeyOf(osTypes),
+		anyOf("type of system that pct knows, or `unmanaged`", osTypes)}
 	architecture = format{"an architecture that pct knows: amd64, i386, arm64, armhf, riscv32 or riscv64",
-		isKeyOf(architectures)}
-	timeZone   = format{"a time zone: host, UTC, or one such as Europe/Vienna", isTimeZone}
-	tag        = format{"a tag: letters, digits, '_', '-', '+' and '.', the first a letter, a digit or '_'", isTag}
-	hookScript = format{"the volume id of a snippet, such as local:snippets/NAME.sh", isHookScript}
-	accessMode = format{"an access mode: four octal digits, the first 0, as in 0660", isAccessMode}
-	nodeName   = format{"the name of a host: letters, digits and inner hyphens, up to 63", isHostLabel}
-	idMapType  = format{"uid, gid or both", oneOf("uid", "gid", "both")}
+		isKeyOf(architectures), anyOf("architecture that pct knows", architectures)}
+	timeZone = format{"a time zone: host, UTC, or one such as Europe/Vienna", isTimeZone, fixed(
+		"`host`, `UTC`, or one such as `Europe/Vienna`",
+		shape{"type": "string", "maxLength": 100, "pattern": `^[A-Za-z][\w+-]*(/[A-Za-z][\w+-]*)*$`},
+	)}
+	tag = format{"a tag: letters, digits, '_', '-', '+' and '.', the first a letter, a digit or '_'", isTag,
+		like("tag", `\w[\w+.-]{0,99}`)}
+	hookScript = format{"the volume id of a snippet, such as local:snippets/NAME.sh", isHookScript,
+		like("volume id of a snippet, such as `local:snippets/NAME.sh`",
+			storagePattern+`:snippets/`+namePattern+`{0,199}`)}
+	accessMode = format{"an access mode: four octal digits, the first 0, as in 0660", isAccessMode,
+		like("four octal digits, as in `0660`", `0[0-7]{3}`)}
+	nodeName = format{"the name of a host: letters, digits and inner hyphens, up to 63", isHostLabel,
+		like("name of a host", label)}
+	idMapType = choice("uid, gid or both", "uid", "gid", "both")
 )
+
+// anyOf is the form of the keys of known.
+func anyOf(words string, known map[string]string) form {
+	return form{words, func() shape { return shape{"type": "string", "enum": slices.Sorted(maps.Keys(known))} }}
+}
 
 func isKeyOf(known map[string]string) func(string) bool {
 	return func(s string) bool { _, ok := known[s]; return ok }
@@ -71,6 +87,11 @@ func isAccessMode(s string) bool {
 	return len(s) == 4 && s[0] == '0' && strings.Trim(s, "01234567") == ""
 }
 
+// tagsForm is the form of a list of tags, whose case does not count.
+func tagsForm() form {
+	return namesForm("list of tags", tag).with(shape{"maxItems": maxTags})
+}
+
 func tags(p *parser, e *entry, v gjson.Result) {
 	e.Tags = []string{}
 	p.since(v, sinceTags, "tags")
@@ -91,6 +112,10 @@ func tags(p *parser, e *entry, v gjson.Result) {
 // recordPrefix begins the line of a container's notes in which phx keeps its
 // record.
 const recordPrefix = "phx:"
+
+var notesForm = fixed(fmt.Sprintf("string of up to %d bytes, also of several lines", maxNotes),
+	shape{"type": "string", "pattern": `^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$`}).
+	but(`(^|\n)[^\S\n]*` + recordPrefix)
 
 // descriptionText reads text of several lines. A line like that of the record would hide
 // the record, or be taken for one.
@@ -117,40 +142,58 @@ func descriptionText(p *parser, e *entry, v gjson.Result) {
 	e.Notes = &text
 }
 
+// A deviceObject is the object of a device of a container.
+type deviceObject struct {
+	Device
+	e *entry
+}
+
+var deviceKeys = []key[deviceObject]{
+	{name: "path", need: "the device on the host", value: special(
+		pathForm("absolute path below `/dev`", `^/+dev/+[^/]`, ",="),
+		func(p *parser, d *deviceObject, v gjson.Result) {
+			s := p.dirPath(v, ",=")
+			switch {
+			case s == "":
+			case !strings.HasPrefix(s, "/dev/"):
+				p.fail(v, "%q is not below /dev", s)
+			case slices.ContainsFunc(d.e.Devices, func(d Device) bool { return d.Path == s }):
+				p.fail(v, "%s is named twice", s)
+			default:
+				d.Path = s
+			}
+		}), effect: "of the device, on the host and in the container"},
+	{name: "mode", value: text(accessMode, func(d *deviceObject, s string) { d.Mode = s }), effect: "its access mode"},
+	{name: "uid", value: whole(0, math.MaxInt32, func(d *deviceObject, n int) { d.UID = &n }), without: 0,
+		effect: "its owner in the container; root without"},
+	{name: "gid", value: whole(0, math.MaxInt32, func(d *deviceObject, n int) { d.GID = &n }), without: 0,
+		effect: "its group in the container; root without"},
+	{name: "deny_write", value: special(boolean, func(p *parser, d *deviceObject, v gjson.Result) {
+		p.since(v, sinceDenyWrite, "deny_write")
+		d.DenyWrite = p.boolean(v)
+	}), without: false, effect: "the container cannot write to it"},
+}
+
 func devices(p *parser, e *entry, v gjson.Result) {
 	e.Devices = []Device{}
 	p.since(v, sinceDevices, "devices")
 	p.list(v, func(v gjson.Result) {
-		var d Device
-		p.members(v, (*parser).refuse,
-			member{"path", "the device on the host", func(v gjson.Result) {
-				s := p.dirPath(v, ",=")
-				switch {
-				case s == "":
-				case !strings.HasPrefix(s, "/dev/"):
-					p.fail(v, "%q is not below /dev", s)
-				case slices.ContainsFunc(e.Devices, func(d Device) bool { return d.Path == s }):
-					p.fail(v, "%s is named twice", s)
-				default:
-					d.Path = s
-				}
-			}},
-			member{"mode", "", func(v gjson.Result) { d.Mode = p.formatted(v, accessMode) }},
-			member{"uid", "", func(v gjson.Result) { d.UID = new(p.integer(v, 0, math.MaxInt32)) }},
-			member{"gid", "", func(v gjson.Result) { d.GID = new(p.integer(v, 0, math.MaxInt32)) }},
-			member{"deny_write", "", func(v gjson.Result) {
-				p.since(v, sinceDenyWrite, "deny_write")
-				d.DenyWrite = p.boolean(v)
-			}},
-		)
+		d := deviceObject{e: e}
+		readObject(p, v, &d, deviceKeys, (*parser).refuse)
 		switch {
 		case p.full():
 		case len(e.Devices) == maxDevices:
 			p.fail(v, "pct has no more than %d devices", maxDevices)
 		default:
-			e.Devices = append(e.Devices, d)
+			e.Devices = append(e.Devices, d.Device)
 		}
 	})
+}
+
+// sshKeysForm is the form of what [sshKeys] reads.
+func sshKeysForm() form {
+	keys := listOf("", anyText).with(shape{"maxItems": maxKeys})
+	return either("list of public keys, or the path of a file with them on the host", keys, pathForm("", `^/`, ""))
 }
 
 // sshKeys reads a list of public keys, or the path of a file on the host.

@@ -292,35 +292,6 @@ func kind(v gjson.Result) string {
 // A need is a key that an object must have, and why.
 type need struct{ key, why string }
 
-// A member is a key that an object may have.
-type member struct {
-	key  string
-	need string // why the object must have it; "" when it need not
-	read func(gjson.Result)
-}
-
-// members reads an object by its keys, and calls unknown for the values of all
-// others: [parser.ignore] or [parser.refuse].
-func (p *parser) members(v gjson.Result, unknown func(*parser, gjson.Result), members ...member) {
-	var needs [8]need // in an array, neither these nor the members get to the heap
-	n := 0
-	for _, m := range members {
-		if m.need != "" {
-			needs[n] = need{m.key, m.need}
-			n++
-		}
-	}
-	p.object(v, needs[:n], func(key string, v gjson.Result) {
-		for i := range members {
-			if members[i].key == key {
-				members[i].read(v)
-				return
-			}
-		}
-		unknown(p, v)
-	})
-}
-
 // ignore warns of the value of an unknown key.
 func (p *parser) ignore(v gjson.Result) {
 	p.passOver(v)
@@ -492,8 +463,7 @@ func (p *parser) decimal(v gjson.Result, low, high float64) float64 {
 	case v.Type != gjson.Number:
 		p.fail(v, "must be a number, not %s", kind(v))
 	case !(low <= v.Num && v.Num <= high):
-		text := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
-		p.fail(v, "must be from %s to %s, not %s", text(low), text(high), v.Raw)
+		p.fail(v, "must be from %s to %s, not %s", plain(low), plain(high), v.Raw)
 	case v.Num != 0: // which is not -0 either
 		return v.Num
 	}
@@ -587,9 +557,4 @@ func (p *parser) known(v gjson.Result, f format, versions map[string]string) str
 		return ""
 	}
 	return s
-}
-
-// flag returns a function that reads a boolean into target.
-func (p *parser) flag(target **bool) func(gjson.Result) {
-	return func(v gjson.Result) { *target = new(p.boolean(v)) }
 }

@@ -11,12 +11,12 @@ import (
 // UnknownKeys returns the keys of the container's object that phx does not know,
 // with their values.
 func (c *Container) UnknownKeys() (map[string]json.RawMessage, error) {
-	return c.without(func(containerKey) bool { return true })
+	return c.without(func(key[entry]) bool { return true })
 }
 
 // without returns the container's object without those of phx's keys that drop
 // chooses.
-func (c *Container) without(drop func(containerKey) bool) (map[string]json.RawMessage, error) {
+func (c *Container) without(drop func(key[entry]) bool) (map[string]json.RawMessage, error) {
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(c.Raw), &object); err != nil {
 		return nil, fmt.Errorf("container %d: %w", c.CTID, err)
@@ -34,7 +34,7 @@ func (c *Container) without(drop func(containerKey) bool) (map[string]json.RawMe
 // by itself. It is the object in the order and the form of [json.Marshal]: the
 // same bytes as long as none of these keys gets another value.
 func (c *Container) ScriptInput() ([]byte, error) {
-	object, err := c.without(func(k containerKey) bool { return !k.input })
+	object, err := c.without(func(k key[entry]) bool { return !k.input })
 	if err != nil {
 		return nil, err
 	}
@@ -56,15 +56,30 @@ func features(p *parser, e *entry, v gjson.Result) {
 	})
 }
 
-func healthCheck(p *parser, e *entry, v gjson.Result) {
-	h := &HealthCheck{Retries: 3, Interval: 5}
-	p.members(v, (*parser).ignore,
-		member{"command", "what to run in the container", func(v gjson.Result) { h.Command = p.command(v) }},
-		member{"retries", "", func(v gjson.Result) { h.Retries = p.integer(v, 1, 1000) }},
-		member{"interval", "", func(v gjson.Result) { h.Interval = p.integer(v, 0, 3600) }},
-	)
-	e.HealthCheck = h
+// What stands for keys of a health_check that are not given.
+const (
+	defaultRetries  = 3
+	defaultInterval = 5 // seconds
+)
+
+var healthCheckKeys = []key[HealthCheck]{
+	{name: "command", need: "what to run in the container",
+		value: special(commandForm, func(p *parser, h *HealthCheck, v gjson.Result) { h.Command = p.command(v) }),
+		effect: "runs in the container, without a shell; the path of a program of the installation that the " +
+			"container does not have: on the host, where only root may write it, and no container by a mount point"},
+	{name: "retries", value: whole(1, 1000, func(h *HealthCheck, n int) { h.Retries = n }), without: defaultRetries,
+		effect: fmt.Sprintf("how often it is tried; %d without", defaultRetries)},
+	{name: "interval", value: whole(0, 3600, func(h *HealthCheck, n int) { h.Interval = n }), without: defaultInterval,
+		effect: fmt.Sprintf("seconds between tries; %d without", defaultInterval)},
 }
+
+func healthCheck(p *parser, e *entry, v gjson.Result) {
+	e.HealthCheck = &HealthCheck{Retries: defaultRetries, Interval: defaultInterval}
+	readObject(p, v, e.HealthCheck, healthCheckKeys, (*parser).ignore)
+}
+
+// commandForm has what [needsShell] refuses.
+var commandForm = loose("words, separated by blanks", `\S`).but("[\"'`$\\\\;|<>()]|&&|(^|\\s)&|&(\\s|$)")
 
 // command reads a command without a shell. What a shell would not take as it is,
 // is refused: a command that needs one would fail only when all is done.
@@ -83,15 +98,21 @@ func (p *parser) command(v gjson.Result) string {
 	return ""
 }
 
+var healthProbeKeys = []key[HealthProbe]{
+	{name: "name", value: special(anyText, func(p *parser, h *HealthProbe, v gjson.Result) { h.Name, _ = p.str(v) }),
+		effect: "in messages; the script's name without"},
+	{name: "script", need: "what to run on the host",
+		value:  text(fileName, func(h *HealthProbe, s string) { h.Script = s }),
+		effect: "[script](#scripts), runs on the host; tried 3 times, 5 seconds apart"},
+	{name: "args", value: special(argsForm(), func(p *parser, h *HealthProbe, v gjson.Result) { h.Args = p.args(v) }),
+		effect: "its arguments, at most 100"},
+}
+
 func healthChecks(p *parser, e *entry, v gjson.Result) {
 	e.HealthChecks = []HealthProbe{}
 	p.list(v, func(v gjson.Result) {
 		var h HealthProbe
-		p.members(v, (*parser).ignore,
-			member{"name", "", func(v gjson.Result) { h.Name, _ = p.str(v) }},
-			member{"script", "what to run on the host", func(v gjson.Result) { h.Script = p.formatted(v, fileName) }},
-			member{"args", "", func(v gjson.Result) { h.Args = p.args(v) }},
-		)
+		readObject(p, v, &h, healthProbeKeys, (*parser).ignore)
 		if h.Name == "" {
 			h.Name = h.Script
 		}
@@ -99,6 +120,14 @@ func healthChecks(p *parser, e *entry, v gjson.Result) {
 			e.HealthChecks = append(e.HealthChecks, h)
 		}
 	})
+}
+
+// argsForm is the form of what [parser.args] reads. An argument may be empty.
+func argsForm() form {
+	argument := fixed("", shape{"type": "string", "pattern": `^[^\x00-\x1f\x7f-\x9f]*$`})
+	list := listOf("", argument).with(shape{"maxItems": maxArgs})
+	text := argument.but("[\"'`$\\\\;&|<>()*?\\[\\]{}~#!]")
+	return either("list of strings, or one of words without quotes", list, text)
 }
 
 // maxArgs is more than any health check has.

@@ -282,27 +282,69 @@ func traefikService(p *parser, e *entry, v gjson.Result) {
 	e.TraefikService = p.service(v, (*parser).ignore, &e.service, &e.certificate)
 }
 
+// A serviceObject is the object of a service of a container or a virtual machine,
+// with the offset of its name.
+type serviceObject struct {
+	TraefikService
+	name        int
+	certificate certificateKeys
+}
+
+const nameEffect = "the service is `https://NAME.DOMAIN`"
+
+var serviceKeys = []key[serviceObject]{
+	{name: "name", need: "the service's host name is NAME.DOMAIN",
+		value: special(hostNameForm, func(p *parser, s *serviceObject, v gjson.Result) {
+			s.name, s.Name = v.Index, p.serviceName(v)
+		}).as(labels), effect: nameEffect},
+	{name: "port", need: "where it is served", value: whole(1, 65535, func(s *serviceObject, n int) { s.Port = n }),
+		effect: "where the container serves it; of the gateway: its status page, which 80 and 443 leave to its name alone"},
+	{name: "scheme", value: text(urlScheme, func(s *serviceObject, scheme string) { s.Scheme = scheme }),
+		effect: "what the container speaks there; `http` without, for the CA `https`"},
+	{name: "insecure", value: special(boolean, func(p *parser, s *serviceObject, v gjson.Result) {
+		s.Insecure, s.certificate.insecure = p.boolean(v), v.Index
+	}), without: false,
+		effect: "with `https`: its certificate is not verified, which each run of `phx-traefik` says; not for the CA"},
+	{name: "server_name", value: special(hostNameForm, func(p *parser, s *serviceObject, v gjson.Result) {
+		s.ServerName, s.certificate.serverName = p.serviceName(v), v.Index
+	}), effect: "with `https`: the name that its certificate has to be for; `NAME.DOMAIN` without"},
+}
+
+// labels is what the name of a service has to be.
+const labels = "host name of one or more labels"
+
 // service reads the traefik_service of a container or a virtual machine. Its scheme
 // is "" where none is given.
 func (p *parser) service(v gjson.Result, unknown func(*parser, gjson.Result),
 	name *int, at *certificateKeys,
 ) *TraefikService {
-	var s TraefikService
-	p.members(v, unknown,
-		member{"name", "the service's host name is NAME.DOMAIN", func(v gjson.Result) {
-			*name = v.Index
-			s.Name = p.serviceName(v)
-		}},
-		member{"port", "where it is served", func(v gjson.Result) { s.Port = p.integer(v, 1, 65535) }},
-		member{"scheme", "", func(v gjson.Result) { s.Scheme = p.formatted(v, urlScheme) }},
-		member{"insecure", "", func(v gjson.Result) { s.Insecure, at.insecure = p.boolean(v), v.Index }},
-		member{"server_name", "", func(v gjson.Result) { s.ServerName, at.serverName = p.serviceName(v), v.Index }},
-	)
-	return &s
+	s := serviceObject{name: *name, certificate: *at}
+	readObject(p, v, &s, serviceKeys, unknown)
+	*name, *at = s.name, s.certificate
+	return &s.TraefikService
 }
 
 // serviceName reads a host name.
 func (p *parser) serviceName(v gjson.Result) string { return strings.ToLower(p.formatted(v, hostName)) }
+
+var otherServiceKeys = []key[otherEntry]{
+	{name: "name", need: "the service's host name is NAME.DOMAIN",
+		value: special(hostNameForm, func(p *parser, o *otherEntry, v gjson.Result) {
+			o.Name, o.name = p.serviceName(v), v.Index
+		}).as(labels), effect: nameEffect},
+	{name: "url", need: "where it is served, as in https://10.0.0.9:8443",
+		value: special(serviceURLForm, func(p *parser, o *otherEntry, v gjson.Result) {
+			o.URL, o.url = p.serviceURL(v), v.Index
+		}), effect: "where it is; an IPv6 address in brackets, and no host name, for whose answer nobody would stand"},
+	{name: "insecure", value: special(boolean, func(p *parser, o *otherEntry, v gjson.Result) {
+		o.Insecure, o.certificateKey.insecure = p.boolean(v), v.Index
+	}), without: false, effect: "as in [`traefik_service`](#traefik_service)"},
+	{name: "server_name", value: special(hostNameForm, func(p *parser, o *otherEntry, v gjson.Result) {
+		o.ServerName, o.certificateKey.serverName = p.serviceName(v), v.Index
+	}), effect: "as in [`traefik_service`](#traefik_service)"},
+}
+
+var servicesForm = listOf("list of objects", objectOf(otherServiceKeys, true, nil))
 
 // services reads the key services of the root.
 func (p *parser) services(v gjson.Result) {
@@ -310,20 +352,7 @@ func (p *parser) services(v gjson.Result) {
 	p.list(v, func(v gjson.Result) {
 		o := otherEntry{index: index, at: v.Index}
 		index++
-		p.members(v, (*parser).refuse,
-			member{"name", "the service's host name is NAME.DOMAIN", func(v gjson.Result) {
-				o.Name, o.name = p.serviceName(v), v.Index
-			}},
-			member{"url", "where it is served, as in https://10.0.0.9:8443", func(v gjson.Result) {
-				o.URL, o.url = p.serviceURL(v), v.Index
-			}},
-			member{"insecure", "", func(v gjson.Result) {
-				o.Insecure, o.certificateKey.insecure = p.boolean(v), v.Index
-			}},
-			member{"server_name", "", func(v gjson.Result) {
-				o.ServerName, o.certificateKey.serverName = p.serviceName(v), v.Index
-			}},
-		)
+		readObject(p, v, &o, otherServiceKeys, (*parser).refuse)
 		scheme, _, _ := ParseServiceURL(o.URL)
 		p.needTLS(TraefikService{Scheme: scheme, Insecure: o.Insecure}, o.certificateKey, "")
 		if v.IsObject() && !p.full() {
@@ -331,6 +360,9 @@ func (p *parser) services(v gjson.Result) {
 		}
 	})
 }
+
+var serviceURLForm = like("`http://ADDRESS:PORT` or `https://ADDRESS:PORT`",
+	`https?://(`+v4+`|\[`+v6+`\]):0*`+port)
 
 // serviceURL reads where a service is served.
 func (p *parser) serviceURL(v gjson.Result) string {
@@ -353,14 +385,13 @@ func (p *parser) serviceURL(v gjson.Result) string {
 	return ""
 }
 
-// dashboard reads the key dashboard of the root.
-func (p *parser) dashboard(v gjson.Result) {
-	d := &boardEntry{}
-	p.members(v, (*parser).refuse,
-		member{"name", "the dashboard's host name is NAME.DOMAIN", func(v gjson.Result) {
+var dashboardKeys = []key[boardEntry]{
+	{name: "name", need: "the dashboard's host name is NAME.DOMAIN",
+		value: special(hostNameForm, func(p *parser, d *boardEntry, v gjson.Result) {
 			d.Name, d.name = p.serviceName(v), v.Index
-		}},
-		member{"allow", "the addresses and networks whose clients get it", func(v gjson.Result) {
+		}).as(labels), effect: "it is `https://NAME.DOMAIN`"},
+	{name: "allow", need: "the addresses and networks whose clients get it",
+		value: special(clientsForm(), func(p *parser, d *boardEntry, v gjson.Result) {
 			d.allow = v.Index
 			empty := v.IsArray()
 			p.list(v, func(v gjson.Result) {
@@ -372,13 +403,23 @@ func (p *parser) dashboard(v gjson.Result) {
 			if empty {
 				p.fail(v, "must not be empty: nobody would get the dashboard")
 			}
-		}},
-	)
+		}), effect: "the clients that get it"},
+}
+
+func clientsForm() form {
+	return listOf("list of IP addresses and networks, not empty", clients.form).with(shape{"minItems": 1})
+}
+
+// dashboard reads the key dashboard of the root.
+func (p *parser) dashboard(v gjson.Result) {
+	d := &boardEntry{}
+	readObject(p, v, d, dashboardKeys, (*parser).refuse)
 	p.served.board = d
 }
 
 // clients is the format of those who may use something.
-var clients = format{"an IP address or a network, as in 10.0.0.0/24", isClients}
+var clients = format{"an IP address or a network, as in 10.0.0.0/24", isClients,
+	like("IP address or network", `(`+networks4+`|`+networks6+`)`)}
 
 func isClients(s string) bool {
 	network, err := netip.ParsePrefix(s)

@@ -142,6 +142,7 @@ func TestDashboardNeedsToKnowTheGateway(t *testing.T) {
 	text = strings.Replace(text, `"features"`, `"application_script": "`+GatewayScript+`", "features"`, 1)
 	parse(t, text)
 	text = strings.Replace(text, `"ip": "10.0.0.12/24", "gw": "10.0.0.1"`, `"ip": "dhcp"`, 1)
+	holdSchema(t, text)
 	_, err := Parse("f.json", []byte(text))
 	const want = "f.json:2:45: dashboard.allow: the gateway, container 102, has no fixed address " +
 		"(network_config.ip is dhcp): "

@@ -95,7 +95,10 @@ type vmEntry struct {
 func skip(*parser, gjson.Result) {}
 
 func (p *vmParser) root(v gjson.Result) {
-	p.members(v, skip, member{"vms", "it holds the virtual machines", func(v gjson.Result) {
+	p.object(v, []need{{"vms", "it holds the virtual machines"}}, func(key string, v gjson.Result) {
+		if key != "vms" {
+			return // what belongs to other programs, whatever it is
+		}
 		ids, index := map[int]bool{}, 0
 		p.list(v, func(v gjson.Result) {
 			vm := p.vm(v)
@@ -112,34 +115,52 @@ func (p *vmParser) root(v gjson.Result) {
 				p.found = append(p.found, vm)
 			}
 		})
-	}})
+	})
+}
+
+// A vmObject is the object of a virtual machine, with values of some of its keys.
+type vmObject struct {
+	vmEntry
+	network, portainer gjson.Result
+	certificate        certificateKeys
+	insecure           bool
+}
+
+var vmKeys = []key[vmObject]{
+	{name: "vmid", need: "the id of the virtual machine",
+		value: special(ctidForm, func(p *parser, vm *vmObject, v gjson.Result) { vm.VMID, vm.id = p.ctid(v), v.Index }).
+			as("id of the virtual machine")},
+	{name: "name", value: text(hostName, func(vm *vmObject, s string) { vm.Name = s }),
+		effect: "in messages about what depends on it"},
+	{name: "network_config", value: special(form{words: "object"},
+		func(_ *parser, vm *vmObject, v gjson.Result) { vm.network = v }),
+		effect: "its `ip`, an address with its prefix length, is where it is served; with `dhcp` nothing is, " +
+			"and a warning says so"},
+	{name: "traefik_service", value: special(form{words: "object"}, func(p *parser, vm *vmObject, v gjson.Result) {
+		vm.Service = p.service(v, skip, &vm.service, &vm.certificate)
+	}), effect: "as of a container; its `scheme` is `https` without"},
+	{name: "portainer_agent_hostname", value: special(form{words: "host name below DOMAIN"},
+		func(_ *parser, vm *vmObject, v gjson.Result) { vm.portainer = v }),
+		effect: "leads to port 9001 of the machine, over `https`; another one is a warning, for the CA signs for " +
+			"DOMAIN only"},
+	{name: "portainer_agent_insecure", value: truth(func(vm *vmObject, b bool) { vm.insecure = b }),
+		effect: "the agent's certificate is not verified"},
 }
 
 // vm reads the object of a virtual machine.
 func (p *vmParser) vm(v gjson.Result) vmEntry {
-	var vm vmEntry
-	var network, agent gjson.Result
-	var certificate certificateKeys
-	insecure := false
-	p.members(v, skip,
-		member{"vmid", "the id of the virtual machine", func(v gjson.Result) { vm.VMID, vm.id = p.ctid(v), v.Index }},
-		member{"name", "", func(v gjson.Result) { vm.Name = p.formatted(v, hostName) }},
-		member{"network_config", "", func(v gjson.Result) { network = v }},
-		member{"traefik_service", "", func(v gjson.Result) {
-			vm.Service = p.service(v, skip, &vm.service, &certificate)
-		}},
-		member{"portainer_agent_hostname", "", func(v gjson.Result) { agent = v }},
-		member{"portainer_agent_insecure", "", func(v gjson.Result) { insecure = p.boolean(v) }},
-	)
+	var o vmObject
+	readObject(p.parser, v, &o, vmKeys, skip)
+	vm, network, agent := o.vmEntry, o.network, o.portainer
 	if vm.Service != nil {
 		if vm.Service.Scheme == "" {
 			vm.Service.Scheme = "https"
 		}
-		p.needTLS(*vm.Service, certificate, "traefik_service.")
+		p.needTLS(*vm.Service, o.certificate, "traefik_service.")
 	}
 	// Other programs take an empty one for none.
 	if agent.Exists() && (agent.Type != gjson.String || agent.Str != "") {
-		p.under("portainer_agent_hostname", func() { p.agentOf(&vm, agent, insecure) })
+		p.under("portainer_agent_hostname", func() { p.agentOf(&vm, agent, o.insecure) })
 	}
 	if vm.Service != nil || vm.Agent != nil {
 		p.addressOf(&vm, v, network)
@@ -171,14 +192,17 @@ func (p *vmParser) addressOf(vm *vmEntry, v, network gjson.Result) {
 	if network.Exists() {
 		at = network
 		p.under("network_config", func() {
-			p.members(network, skip, member{"ip", "", func(v gjson.Result) {
+			p.object(network, nil, func(key string, v gjson.Result) {
+				if key != "ip" {
+					return
+				}
 				at, ip = v, v
 				s, ok := p.str(v)
 				if !ok || s == "dhcp" || !p.is(v, s, vmPrefix) {
 					return
 				}
 				vm.Address, vm.address = netip.MustParsePrefix(s).Addr(), v.Index
-			}})
+			})
 		})
 	}
 	if ip.Exists() && ip.Str != "dhcp" || network.Exists() && !network.IsObject() {
@@ -191,11 +215,13 @@ func (p *vmParser) addressOf(vm *vmEntry, v, network gjson.Result) {
 }
 
 // vmPrefix is the format of a virtual machine's address.
-var vmPrefix = format{"an IP address with its prefix length, as in 10.0.0.111/24, nor dhcp", func(s string) bool {
+var vmPrefix = format{what: "an IP address with its prefix length, as in 10.0.0.111/24, nor dhcp", is: isVMPrefix}
+
+func isVMPrefix(s string) bool {
 	network, err := netip.ParsePrefix(s)
 	a := network.Addr()
 	return err == nil && !a.Is4In6() && !a.IsLoopback() && !a.IsMulticast() && !a.IsUnspecified()
-}}
+}
 
 // relations checks what no virtual machine may share with another one, a container
 // or a service of f.

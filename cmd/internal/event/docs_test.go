@@ -157,9 +157,9 @@ func lines(fields map[string]string) string {
 	return b.String()
 }
 
-// TestUsageNamesEvents: each program's usage text names the events that its
+// TestManualNamesEvents: each program's manual page names the events that its
 // source reads and writes, and docs/events.md says who writes each.
-func TestUsageNamesEvents(t *testing.T) {
+func TestManualNamesEvents(t *testing.T) {
 	overview, _, _ := strings.Cut(read(t, repo+"docs/events.md"), "\n## ")
 	sources, err := filepath.Glob(repo + "cmd/phx-*/main.go")
 	if err != nil || len(sources) != 6 {
@@ -168,13 +168,17 @@ func TestUsageNamesEvents(t *testing.T) {
 	for _, file := range sources {
 		program := filepath.Base(filepath.Dir(file))
 		t.Run(program, func(t *testing.T) {
-			usage := regexp.MustCompile("(?ms)^const usage = `.*?^`$").FindString(read(t, file))
-			reads, writes := programEvents(t, filepath.Dir(file))
-			if have := named(usage, "Events read:"); !slices.Equal(have, reads) {
-				t.Errorf("usage: Events read: %s\nthe source has: %s", have, reads)
+			pages, err := filepath.Glob(repo + "docs/man/" + program + ".*.md")
+			if err != nil || len(pages) != 1 {
+				t.Fatalf("manual pages: %q, %v", pages, err)
 			}
-			if have := named(usage, "Events written:"); !slices.Equal(have, writes) {
-				t.Errorf("usage: Events written: %s\nthe source has: %s", have, writes)
+			_, events, _ := strings.Cut(read(t, pages[0]), "\n# EVENTS\n")
+			reads, writes := programEvents(t, filepath.Dir(file))
+			if have := named(events, "Read:"); !slices.Equal(have, reads) {
+				t.Errorf("%s: Read: %s\nthe source has: %s", pages[0], have, reads)
+			}
+			if have := named(events, "Written:"); !slices.Equal(have, writes) {
+				t.Errorf("%s: Written: %s\nthe source has: %s", pages[0], have, writes)
 			}
 			var listed []string
 			row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (?:phx-[a-z-]+, )*" + program + "(?:, phx-[a-z-]+)* \\|")
@@ -189,14 +193,17 @@ func TestUsageNamesEvents(t *testing.T) {
 	}
 }
 
-// named returns the sorted events that a usage text names after a title.
-func named(usage, title string) []string {
-	_, list, found := strings.Cut(usage, "\n"+title)
-	if !found {
-		return nil
+// named returns the sorted events that a paragraph of a manual page names, which
+// begins with a word.
+func named(page, begin string) []string {
+	_, list, _ := strings.Cut(page, "\n"+begin)
+	list, _, _ = strings.Cut(list, "\n\n")
+	var names []string
+	for _, m := range regexp.MustCompile("`([a-z.]+)`").FindAllStringSubmatch(list, -1) {
+		names = append(names, m[1])
 	}
-	list, _, _ = strings.Cut(list, ".\n")
-	return slices.Sorted(strings.FieldsFuncSeq(list, func(r rune) bool { return strings.ContainsRune(", \n", r) }))
+	slices.Sort(names)
+	return names
 }
 
 // programEvents returns the sorted names of the events that the program in dir

@@ -33,6 +33,7 @@ import (
 
 // Names of events.
 const (
+	NamePlanDue          = "plan.due"
 	NamePlanStarted      = "plan.started"
 	NameContainerPlanned = "ct.planned"
 	NamePlanDone         = "plan.done"
@@ -69,6 +70,24 @@ const (
 type Body interface {
 	about() (name string, ctid int) // the event's name, and the container that it is about, 0 for none
 }
+
+// PlanDue is written by phx-plan --watch, outside of any stream of a plan: it is
+// time for a run.
+type PlanDue struct {
+	Reason string   `json:"reason"`          // one of [DueStart] to [DueEvery]
+	Paths  []string `json:"paths,omitempty"` // what has changed since the last run began, at most [MaxDuePaths]
+}
+
+// Reasons of a [PlanDue].
+const (
+	DueStart  = "start"  // the watch has begun
+	DueChange = "change" // a file that a plan depends on has other content
+	DueEvery  = "every"  // the time is up
+)
+
+// MaxDuePaths is how many paths a [PlanDue] names: more have changed at once only
+// where a directory was replaced.
+const MaxDuePaths = 100
 
 // PlanStarted is written by phx-plan before the first container. Without it
 // nothing of a plan may be done.
@@ -353,6 +372,7 @@ type (
 	TraefikStatus ServiceStatus
 )
 
+func (PlanDue) about() (string, int)            { return NamePlanDue, 0 }
 func (PlanStarted) about() (string, int)        { return NamePlanStarted, 0 }
 func (e ContainerPlanned) about() (string, int) { return NameContainerPlanned, e.CTID }
 func (PlanDone) about() (string, int)           { return NamePlanDone, 0 }
@@ -381,6 +401,7 @@ func (e TraefikStatus) about() (string, int)    { return NameTraefikStatus, e.CT
 
 // decoders decode the events by name.
 var decoders = map[string]func(raw []byte) (Body, error){
+	NamePlanDue:          decode[PlanDue],
 	NamePlanStarted:      decode[PlanStarted],
 	NameContainerPlanned: decode[ContainerPlanned],
 	NamePlanDone:         decode[PlanDone],

@@ -26,6 +26,9 @@ type Dirs []string
 // share.
 const shipped = "phoenix_assets.sh"
 
+// releases is the file beside it that pins what the scripts download.
+const releases = "phoenix_assets.tsv"
+
 // Helpers is the file of functions that the scripts of before share.
 const Helpers = "phoenix_hypervisor_common_utils.sh"
 
@@ -56,7 +59,11 @@ func (s *Script) Shared(name string) string { return filepath.Join(filepath.Dir(
 
 // Feature finds the script of a feature.
 func (d Dirs) Feature(feature string) (*Script, error) {
-	return d.find("phoenix_hypervisor_feature_install_"+feature+".sh", "", "lxc_setup")
+	return d.find(featureScript(feature), "", "lxc_setup")
+}
+
+func featureScript(feature string) string {
+	return "phoenix_hypervisor_feature_install_" + feature + ".sh"
 }
 
 // Application finds an application script.
@@ -64,6 +71,30 @@ func (d Dirs) Application(name string) (*Script, error) { return d.find(name, ""
 
 // Health finds a script that checks a container's health.
 func (d Dirs) Health(name string) (*Script, error) { return d.find(name, "health_checks", "") }
+
+// Paths returns the paths of all that decides which scripts there are of these
+// names, of features, applications and health checks, and what they do: each
+// place where one may be, and what those beside it share. It looks at no file.
+func (d Dirs) Paths(features, applications, health []string) []string {
+	var paths []string
+	for _, dir := range d {
+		for _, place := range []string{dir, filepath.Join(dir, "lxc_setup")} {
+			for _, feature := range features {
+				paths = append(paths, filepath.Join(place, featureScript(feature)))
+			}
+			for _, name := range applications {
+				paths = append(paths, filepath.Join(place, name))
+			}
+		}
+		for _, name := range health {
+			paths = append(paths, filepath.Join(dir, "health_checks", name), filepath.Join(dir, name))
+		}
+		for _, name := range []string{shipped, releases, Helpers, filepath.Join("lxc_setup", Helpers)} {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths
+}
 
 // find looks for a script in the sub-directories below of each directory.
 func (d Dirs) find(name string, below ...string) (*Script, error) {

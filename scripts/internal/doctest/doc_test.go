@@ -163,6 +163,11 @@ func TestPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	manual, err := filepath.Glob(repo + "docs/man/*.md")
+	if err != nil || len(manual) < 7 {
+		t.Fatalf("%d manual pages, %v", len(manual), err)
+	}
+	pages = append(pages, manual...)
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} {
 		pages = append(pages, repo+name)
 	}

@@ -45,6 +45,11 @@ func TestUsage(t *testing.T) {
 		run := usagesOf(t, code)
 		compare(t, name+": variable", variablesOf(code), variable.FindAllString(usage, -1), run)
 		compare(t, name+": option", optionsOf(code), option.FindAllString(usage, -1), run)
+		if pages, _ := filepath.Glob("../../../docs/man/" + name + ".*.md"); len(pages) > 0 {
+			page := readFile(t, pages[0])
+			compare(t, pages[0]+": variable", variablesOf(code), variable.FindAllString(page, -1), run)
+			compare(t, pages[0]+": option", optionsOf(code), option.FindAllString(page, -1), run)
+		}
 	}
 	if checked < 15 {
 		t.Errorf("%d scripts", checked)
@@ -99,6 +104,11 @@ func usagesOf(t *testing.T, code string) string {
 		program := filepath.Base(filepath.Dir(path))
 		if regexp.MustCompile(program + `\b`).MatchString(code) {
 			all.WriteString(programUsage.FindString(readFile(t, path)))
+			pages, err := filepath.Glob("../../../docs/man/" + program + ".*.md")
+			if err != nil || len(pages) != 1 {
+				t.Fatalf("%s: manual pages: %q, %v", program, pages, err)
+			}
+			all.WriteString(readFile(t, pages[0]))
 		}
 	}
 	for _, m := range regexp.MustCompile(`\./scripts/internal/([\w-]+)`).FindAllStringSubmatch(code, -1) {
