@@ -40,10 +40,11 @@ func (e *exporter) fail(err error) {
 // filter has the CA of each plan exported, once its container has come to an end.
 func (e *exporter) filter(ctx context.Context) error {
 	var p *config.Plan
-	begun := false
+	begun, asks, checks := false, false, false // asks: for the CA's status
 	for {
 		ev, err := e.stream.Next(ctx, event.NamePlanStarted,
-			event.NameContainerReady, event.NameContainerFailed, event.NameContainerSkipped)
+			event.NameContainerReady, event.NameContainerStatus, event.NameContainerFailed,
+			event.NameContainerSkipped)
 		if err != nil {
 			e.work.Wait()
 			if !errors.Is(err, io.EOF) {
@@ -55,12 +56,16 @@ func (e *exporter) filter(ctx context.Context) error {
 		case ev.Name == event.NamePlanStarted:
 			begun = false
 			started := ev.Body.(event.PlanStarted)
+			asks, checks = started.Action == "status", started.Action == "check"
 			if p, err = &started.Plan, started.Check(); err != nil {
 				p = nil
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
 		case ev.Name == event.NamePlanDone:
 			e.work.Wait()
+			if checks && p != nil {
+				e.check(ctx, p)
+			}
 			if err := e.stream.Forward(ev); err != nil {
 				return err
 			}
@@ -69,6 +74,10 @@ func (e *exporter) filter(ctx context.Context) error {
 				e.fail(fmt.Errorf("event stream: line %d: container %d has the application script %s, "+
 					"and the plan has another CA, or none with a fixed address", ev.Line, ev.CTID(), config.CAScript))
 			}
+		case asks && begun: // why a run would fail is told after the status
+		case asks:
+			begun = true
+			e.work.Go(func() { e.reportStatus(ctx, p, ev) })
 		case begun:
 			e.fail(fmt.Errorf("event stream: line %d: a second end of the CA's container %d", ev.Line, ev.CTID()))
 		default:

@@ -10,8 +10,8 @@ import (
 
 func TestUsageHasTheDefaultsOfTheCA(t *testing.T) {
 	for _, want := range []string{
-		fmt.Sprintf("Where it listens. Default %d.", ca.DefaultPort),
-		fmt.Sprintf("Its name below the domain. Default %s.", ca.DefaultName),
+		fmt.Sprintf("where it listens; default %d (", ca.DefaultPort),
+		fmt.Sprintf("its name below the domain; default %s (", ca.DefaultName),
 	} {
 		if !strings.Contains(usage, want) {
 			t.Errorf("the usage text does not say: %s", want)

@@ -21,6 +21,7 @@ type action struct {
 	stage     string // what is being done, for errors, where run does not say
 	mustExist bool   // the container
 	changes   bool   // it can change something: a dry run previews it
+	looks     bool   // it looks at the container alone, whatever the others are
 	done      string // the message when it has changed something
 	success   func(*job, time.Duration) event.Body
 }
@@ -38,12 +39,12 @@ var actions = map[string]action{
 	},
 	"delete":   {run: (*job).destroy, stage: "delete", changes: true, done: "is gone", success: (*job).isRemoved},
 	"recreate": {run: (*job).converge, changes: true, done: "ready", success: (*job).isReady}, // see recreate
-	"status":   {run: (*job).reportStatus, success: (*job).hasStatus},
+	"status":   {run: (*job).reportStatus, looks: true, success: (*job).hasStatus},
 }
 
 // do carries out an action and reports the result as an event. Without an error,
-// the container is as others need it. toDo reports whether a dry run has found something to
-// do.
+// the container is as others need it. toDo reports whether a dry run, or the
+// action status, has found something to do.
 func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 	start := time.Now()
 	if err = j.look(); err == nil {
@@ -80,8 +81,8 @@ func (j *job) fail(err error) {
 	j.emit(event.ContainerFailed{CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
 }
 
-// succeed reports the result of an action that has been carried out. toDo reports
-// whether a dry run has found something to do.
+// succeed reports the result of an action that has been carried out. toDo is that
+// of [job.do].
 func (j *job) succeed(act action, start time.Time) (toDo bool) {
 	switch {
 	case j.options.dryRun && act.changes:
@@ -93,7 +94,7 @@ func (j *job) succeed(act action, start time.Time) (toDo bool) {
 		j.logf("%s (%s)", act.done, cmdline.Elapsed(start))
 	}
 	j.emit(act.success(j, time.Since(start)))
-	return false
+	return j.status != nil && len(j.status.Drift)+len(j.status.RestartRequired) > 0
 }
 
 // ownHost is the host as the job sees it: it tells each warning once, and what
@@ -163,26 +164,6 @@ func (j *job) isRemoved(time.Duration) event.Body { return event.ContainerRemove
 
 func (j *job) hasChanged() event.ContainerChanged {
 	return event.ContainerChanged{CTID: j.c.CTID, Name: j.c.Name, Changed: len(j.changes) > 0}
-}
-
-func (j *job) hasStatus(time.Duration) event.Body {
-	return event.ContainerStatus{
-		CTID: j.c.CTID, Name: j.c.Name, State: j.ct.State(), Template: j.ct.IsTemplate(), Lock: j.ct.Lock(),
-		IP: address(j.c), IPs: addresses(j.c),
-		Applied: j.ct.Record, RestartRequired: j.ct.RestartRequired(),
-	}
-}
-
-func (j *job) reportStatus(context.Context) error {
-	text := j.ct.State()
-	if j.ct.IsTemplate() {
-		text += ", a template"
-	}
-	if lock := j.ct.Lock(); lock != "" {
-		text += fmt.Sprintf(", locked (%s)", lock)
-	}
-	j.logf("%s", text)
-	return nil
 }
 
 // destroy destroys a container, which was named for it.

@@ -13,6 +13,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/atomicfile"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // define makes sure that the container exists, and that it can be brought
@@ -116,14 +117,14 @@ func (j *job) checkKeysFile() error {
 	}
 	text, err := atomicfile.Read(path, maxKeysFile)
 	if err != nil {
-		return fmt.Errorf("ssh_public_keys: %w", err)
+		return remedy.Errorf("put it there, or correct the configuration", "ssh_public_keys: %w", err)
 	}
 	number := 0
 	for line := range strings.Lines(string(text)) {
 		number++
 		if line = strings.TrimSpace(line); line != "" && !config.IsPublicKey(line) {
-			return fmt.Errorf("ssh_public_keys: %s:%d: no public key of OpenSSH, a line such as: ssh-ed25519 AAAA… "+
-				"NAME; pct takes nothing else, and no comments", path, number)
+			return remedy.Errorf("a line such as: ssh-ed25519 AAAA… NAME; pct takes nothing else, and no comments",
+				"ssh_public_keys: %s:%d: no public key of OpenSSH", path, number)
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // What a container should be, as functions of its configuration and of what
@@ -266,30 +267,31 @@ func record(before pve.Record, c *config.Container, conf *pve.Conf, fw *config.F
 // are the hashes of the paths of volumes that have been there.
 func refusals(c *config.Container, conf *pve.Conf, allocated pve.Hashes) error {
 	var all []error
-	refuse := func(format string, args ...any) {
-		all = append(all, fmt.Errorf(format+"; nothing was changed", args...))
+	refuse := func(wayOut, format string, args ...any) {
+		all = append(all, remedy.Errorf(wayOut+"; nothing was changed", format, args...))
 	}
+	const makeNew = "make a new container, or correct the configuration"
 	if have, differs := wrongPrivilege(c, &conf.Section); differs {
-		refuse("unprivileged is %s and should be %s: that is fixed when a container is created: "+
-			"make a new container, or correct the configuration", pve.FormatBool(have), pve.FormatBool(!have))
+		refuse(makeNew, "unprivileged is %s and should be %s: that is fixed when a container is created",
+			pve.FormatBool(have), pve.FormatBool(!have))
 	}
 	if have := conf.Next()["arch"]; c.Arch != "" && have != "" && have != c.Arch {
-		refuse("arch is %s and should be %s: the system in the container is of that architecture: make a new "+
-			"container, or correct the configuration", have, c.Arch)
+		refuse(makeNew, "arch is %s and should be %s: the system in the container is of that architecture",
+			have, c.Arch)
 	}
 	if len(c.MappedIDs) > 0 && !pve.ParseBool(conf.Values["unprivileged"]) {
-		refuse("id_maps asks for other ids of the host, and the container is privileged: its ids are those of the " +
-			"host: make a new container, or take id_maps out of the configuration")
+		refuse("make a new container, or take id_maps out of the configuration",
+			"id_maps asks for other ids of the host, and the container is privileged: its ids are those of the host")
 	}
 	for _, d := range disks(c, conf) {
 		if d.have > d.want {
-			refuse("%s has %d GiB and should have %d: Proxmox cannot shrink a disk: correct the configuration",
+			refuse("correct the configuration", "%s has %d GiB and should have %d: Proxmox cannot shrink a disk",
 				d.option, d.have, d.want)
 		}
 	}
 	if storage := pve.Storage(conf.Next()["rootfs"]); storage != "" && storage != c.StoragePool {
-		refuse("rootfs is on the storage %s and should be on %s: move it, while the container is stopped, "+
-			"with: pct move-volume %d rootfs %s", storage, c.StoragePool, c.CTID, c.StoragePool)
+		refuse(fmt.Sprintf("move it, while the container is stopped, with: pct move-volume %d rootfs %s",
+			c.CTID, c.StoragePool), "rootfs is on the storage %s and should be on %s", storage, c.StoragePool)
 	}
 	refuseMountPoints(c, conf, allocated, refuse)
 	return errors.Join(all...)

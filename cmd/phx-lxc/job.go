@@ -24,6 +24,8 @@ type options struct {
 	adopt, rerun                    containers // whose scripts are recorded, or run again
 	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	subUID, subGID                  string     // files with the ids of the host that root may map
+	sysroot                         string     // see --sysroot
+	pctVersion                      string     // of pve-container; "" where that is not known
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
 	download                        bool // archives of templates that are missing
@@ -62,6 +64,9 @@ type job struct {
 	complete    bool       // it is a template, and nothing more is to be done
 	differs     []string   // of a template: what the configuration wants otherwise
 
+	status *event.ContainerStatus // what the action status has found
+	quiet  bool                   // nothing is said of what a run would do
+
 	firewallWaits bool // the configured firewall is not put in force: see decideFirewall
 	notInForce    bool // for that reason, or because the datacenter's firewall is off
 }
@@ -94,6 +99,9 @@ type script struct {
 }
 
 func (j *job) logf(format string, args ...any) {
+	if j.quiet {
+		return
+	}
 	cmdline.Logf("%d %s: %s", j.c.CTID, j.c.Name, fmt.Sprintf(format, args...))
 }
 
@@ -102,6 +110,9 @@ func (j *job) warnf(format string, args ...any) { j.warn(j.c.CTID, j.logf, forma
 
 // warn warns people of something, by a message and by an event that say the same.
 func (j *job) warn(ctid int, logf pve.Logf, format string, args ...any) {
+	if j.quiet {
+		return
+	}
 	text := fmt.Sprintf(format, args...)
 	logf("%s", text)
 	j.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})

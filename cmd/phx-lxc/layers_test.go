@@ -16,10 +16,18 @@ import (
 // layers has, for each file, those whose functions, types, fields and constants
 // it may use.
 var layers = map[string]string{
-	"main.go":     "schedule.go job.go",
-	"schedule.go": "recreate.go actions.go stages.go job.go",
-	"recreate.go": "actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
-	"actions.go":  "stages.go job.go desired.go",
+	"main.go": "schedule.go job.go check.go",
+	"check.go": "survey.go check_containers.go check_host.go check_storage.go check_network.go schedule.go " +
+		"actions.go recreate.go stages.go create.go mounts.go scripts.go job.go desired.go",
+	"check_containers.go": "survey.go inputs.go job.go desired.go",
+	"check_host.go":       "survey.go scripts.go inputs.go schedule.go job.go",
+	"check_storage.go":    "survey.go check_containers.go schedule.go template.go job.go volumes.go",
+	"check_network.go":    "survey.go schedule.go job.go firewall.go networks.go",
+	"survey.go":           "schedule.go job.go",
+	"schedule.go":         "recreate.go actions.go stages.go job.go",
+	"recreate.go":         "actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
+	"actions.go":          "status.go stages.go job.go desired.go",
+	"status.go":           "stages.go job.go desired.go",
 	"stages.go": "create.go mounts.go scripts.go health.go template.go job.go desired.go volumes.go " +
 		"firewall.go networks.go",
 	"create.go":   "mounts.go template.go job.go desired.go volumes.go networks.go",
@@ -41,7 +49,8 @@ var layers = map[string]string{
 var (
 	pure        = []string{"desired.go", "volumes.go", "devices.go", "firewall.go", "networks.go"}
 	pureImports = strings.Fields(`cmp errors fmt maps net/netip slices strconv strings
-		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve`)
+		thinkheads.ai/phx/cmd/internal/ca thinkheads.ai/phx/cmd/internal/config thinkheads.ai/phx/cmd/internal/pve
+		thinkheads.ai/phx/cmd/internal/remedy`)
 	impure = []string{"Command", "Container", "Host", "Preview", "Records", "Sleep"}
 )
 

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/pve"
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
-
-const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
 
 const usage = `Usage:
     phx-plan … | phx-lxc [OPTIONS] | …
@@ -42,16 +41,19 @@ Options:
     --jobs N               containers at once; default 4 (PHX_JOBS)
     --lock-wait DURATION   for a locked one; default 1m (PHX_LOCK_WAIT)
     --pct PROGRAM          default pct (PHX_PCT)
+    --pct-version VERSION  default that of this host (PHX_PCT_VERSION)
     --proc DIR             default /proc (PHX_PROC)
     --pve-lock DIR         default /run/lock/lxc (PHX_PVE_LOCK)
     --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
     --pveam PROGRAM        default pveam (PHX_PVEAM)
+    --pvesm PROGRAM        default pvesm (PHX_PVESM)
     --qm PROGRAM           default qm (PHX_QM)
     --rerun CTIDS          run their scripts again; 1: all (PHX_RERUN)
     --restart              restart where a change needs it (PHX_RESTART)
     --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
     --subgid FILE          default /etc/subgid (PHX_SUBGID)
     --subuid FILE          default /etc/subuid (PHX_SUBUID)
+    --sysroot DIR          of check; default / (PHX_SYSROOT)
     --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
@@ -73,16 +75,19 @@ func main() {
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "adopt", EnvVars: []string{"PHX_ADOPT"}},
 			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
-			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
+			&cli.StringFlag{Name: "apparmor", Value: cmdline.DefaultAppArmor(), EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},
+			&cli.StringFlag{Name: "pvesm", Value: "pvesm", EnvVars: []string{"PHX_PVESM"}},
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
 			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
 			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
 			&cli.StringFlag{Name: "proc", Value: "/proc", EnvVars: []string{"PHX_PROC"}},
+			&cli.StringFlag{Name: "sysroot", Value: "/", EnvVars: []string{"PHX_SYSROOT"}},
+			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
 			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		},
@@ -113,7 +118,7 @@ func provision(c *cli.Context) error {
 	p := &provisioner{
 		options: options{
 			host: pve.Host{
-				PCT: c.String("pct"), PVEAM: c.String("pveam"),
+				PCT: c.String("pct"), PVEAM: c.String("pveam"), PVESM: c.String("pvesm"),
 				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Proc: c.String("proc"),
 				Timeout: c.Duration("timeout"),
 			},
@@ -125,6 +130,8 @@ func provision(c *cli.Context) error {
 			profileDir:     c.String("apparmor-d"),
 			subUID:         c.String("subuid"),
 			subGID:         c.String("subgid"),
+			sysroot:        c.String("sysroot"),
+			pctVersion:     cmp.Or(c.String("pct-version"), pve.ContainerVersion()),
 			lockWait:       c.Duration("lock-wait"),
 			dryRun:         c.Bool("dry-run"),
 			restart:        c.Bool("restart"),
@@ -183,6 +190,7 @@ func (p *provisioner) filter(ctx context.Context) error {
 		default: // plan.done
 			close(r.planned)
 			p.work.Wait()
+			r.check()
 			if err := p.stream.Forward(ev); err != nil {
 				return err
 			}

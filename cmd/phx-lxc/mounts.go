@@ -13,6 +13,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/hostdir"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // The host's side of mount points: the directories are there, and belong to
@@ -29,8 +30,8 @@ func (j *job) checkHostPaths(context.Context) error {
 		case !errors.Is(err, fs.ErrNotExist):
 			all = append(all, err)
 		case !m.Directory && strings.Contains(filepath.Base(m.HostPath), "."):
-			all = append(all, fmt.Errorf("%s is not there: make it if it is a file; "+
-				"a directory is made if host_path is written with a slash at its end: %[1]s/", m.HostPath))
+			all = append(all, remedy.Errorf(fmt.Sprintf("make it if it is a file; a directory is made if host_path is "+
+				"written with a slash at its end: %s/", m.HostPath), "%s is not there", m.HostPath))
 		}
 	}
 	return errors.Join(all...)
@@ -105,14 +106,16 @@ func (j *job) giveTo(dir string, uid, gid int) error {
 		return err
 	}
 	if j.options.dryRun {
-		if !missing {
+		if !missing && !j.quiet {
 			n, err := hostdir.CountOwners(dir, uid, gid)
 			if err != nil {
 				return err
 			}
 			j.logf("%d files and directories of %s would change their owner", n, dir)
 		}
-		j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir)
+		if j.host.Preview.AddOnce("chown", "-R", "-h", owner, dir) {
+			j.changed(start, "owner of %s %s", dir, owner)
+		}
 		return nil
 	}
 	j.begins("")
@@ -135,7 +138,9 @@ func (j *job) makeHostPaths() error {
 		}
 		start := time.Now()
 		if j.options.dryRun {
-			j.host.Preview.AddOnce("mkdir", "-p", path)
+			if j.host.Preview.AddOnce("mkdir", "-p", path) {
+				j.changed(start, "made %s", path)
+			}
 			continue
 		}
 		if err := hostdir.Make(path); err != nil {

@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // What the action recreate does on one container before it creates it.
@@ -95,27 +94,35 @@ func (j *job) checkProfile(context.Context) error {
 // checkUsed refuses what pct create would, because the host lacks it: devices,
 // the hook script, the file with SSH keys.
 func (j *job) checkUsed(context.Context) error {
-	var all []error
-	used := func(key, path string, kind fs.FileMode, what string) {
-		info, err := os.Stat(path)
-		if err == nil && info.Mode()&fs.ModeType&^fs.ModeCharDevice != kind {
-			err = fmt.Errorf("%s is not %s", path, what)
-		}
-		if err != nil {
-			all = append(all, fmt.Errorf("%s: %w", key, err))
-		}
-	}
-	for _, d := range j.c.Devices {
-		used("devices", d.Path, fs.ModeDevice, "a device")
-	}
+	all := []error{j.checkDevices(), j.checkHookScript()}
 	if err := j.checkKeysFile(); err != nil && j.source == nil {
 		all = append(all, err)
 	}
-	storage, volume, _ := strings.Cut(j.c.HookScript, ":")
-	if dir := j.host.Storages()[storage]; dir != "" {
-		used("hookscript", filepath.Join(dir, volume), 0, "a file")
+	return errors.Join(all...)
+}
+
+// checkDevices refuses devices that the host does not have.
+func (j *job) checkDevices() error {
+	var all []error
+	for _, d := range j.c.Devices {
+		info, err := os.Stat(d.Path)
+		if err == nil && info.Mode()&fs.ModeDevice == 0 {
+			err = fmt.Errorf("%s is not a device", d.Path)
+		}
+		if err != nil {
+			all = append(all, remedy.Errorf("load the driver that makes it, or correct the configuration",
+				"devices: %w", err))
+		}
 	}
 	return errors.Join(all...)
+}
+
+// checkHookScript refuses a hook script that pct would not take.
+func (j *job) checkHookScript() error {
+	if j.c.HookScript == "" {
+		return nil
+	}
+	return j.host.CheckHookScript(j.c.HookScript)
 }
 
 // destroyToRecreate destroys the container, if it is there, and lets the rest of

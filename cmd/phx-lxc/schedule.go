@@ -12,6 +12,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // provisioner is what the rounds of a stream share.
@@ -55,6 +56,8 @@ type round struct {
 
 	datacenter sync.Once // for saying that the datacenter's firewall is off
 
+	checked []*job // for the action check, in the plan's order
+
 	mu     sync.Mutex
 	nodes  map[int]*node
 	guests map[int]func() error    // by id: whether a guest outside of the configuration runs
@@ -88,13 +91,13 @@ func (p *provisioner) newRound(ctx context.Context, started *event.PlanStarted) 
 		guests:  map[int]func() error{},
 		shared:  map[string]func() error{},
 	}
-	r.options.dryRun = p.options.dryRun || started.DryRun
+	r.options.dryRun = p.options.dryRun || started.DryRun || started.Action == "check"
 	r.halt = sync.OnceFunc(func() { close(r.halted) })
 	r.config = sync.OnceValues(func() (*config.Text, error) { return config.ReadText(r.plan.Config) })
 	r.states = sync.OnceValues(func() (map[int]string, error) { return p.options.host.List(ctx) })
 	r.records = sync.OnceValues(func() (*pve.Records, error) {
 		host := p.options.host
-		if r.options.dryRun || started.Action == "status" {
+		if r.options.dryRun || started.Action == "status" || started.Action == "check" {
 			host.Preview = &pve.Preview{}
 		}
 		return host.Records(ctx)
@@ -117,7 +120,7 @@ func (r *round) node(ctid int) *node {
 func (r *round) take(planned event.ContainerPlanned) error {
 	ctid := planned.CTID
 	act, ok := actions[planned.Action]
-	if !ok {
+	if !ok && planned.Action != "check" {
 		return fmt.Errorf("container %d: unknown action %q", ctid, planned.Action)
 	}
 	container, err := config.ParseContainer(ctid, planned.Config)
@@ -133,8 +136,16 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
 		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
 	}
+	if act.looks { // by a preview, and without waiting
+		j.options.dryRun, j.options.restart, j.options.lockWait = true, false, 0
+	}
 	if container.CloneFrom != 0 {
 		j.source = &r.node(container.CloneFrom).source
+	}
+	if planned.Action == "check" {
+		j.options.dryRun = true
+		r.checked = append(r.checked, j)
+		return nil
 	}
 	r.mu.Lock()
 	n.needs = planned.Needs
@@ -148,7 +159,12 @@ func (r *round) take(planned event.ContainerPlanned) error {
 			r.recreate(n, j, planned.Needs)
 			return
 		}
-		if reason, because := r.await(planned.Needs); reason != "" {
+		needs := planned.Needs
+		if act.looks { // what it needs tells nothing of how it is itself
+			needs = nil
+			r.awaitSource(container.CloneFrom, planned.Needs)
+		}
+		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
 			return
 		}
@@ -234,6 +250,14 @@ func (r *round) await(needs []int) (reason string, because int) {
 	return "", 0
 }
 
+// awaitSource waits, where the plan has the source of a clone, until it has been
+// looked at.
+func (r *round) awaitSource(source int, needs []int) {
+	if slices.Contains(needs, source) {
+		r.await([]int{source})
+	}
+}
+
 func (r *round) skip(c *config.Container, reason string, because int) {
 	r.run.fail(fmt.Errorf("%d %s: skipped: %s", c.CTID, c.Name, reason))
 	r.emit(event.ContainerSkipped{CTID: c.CTID, Name: c.Name, Reason: reason, Because: because})
@@ -286,7 +310,7 @@ func (r *round) checkGuest(id int) error {
 			"(--ignore-external does without)", r.guestName(id), err)
 	}
 	if state != "running" {
-		return fmt.Errorf("it needs the guest %s, which is %s: start it, or use --ignore-external",
+		return remedy.Errorf("start it, or use --ignore-external", "it needs the guest %s, which is %s",
 			r.guestName(id), state)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
@@ -23,13 +24,22 @@ import (
 // and what those of before need.
 func (j *job) checkScripts(context.Context) error {
 	var all []error
+	j.lookForScripts(func(what string, _ *scripts.Script, err error) {
+		if err != nil {
+			all = append(all, fmt.Errorf("%s: %w", what, err))
+		}
+	})
+	return errors.Join(all...)
+}
+
+// lookForScripts tells found of each script that is configured, and why it cannot
+// be run, nil where it can; s is nil for one that is not there.
+func (j *job) lookForScripts(found func(what string, s *scripts.Script, err error)) {
 	check := func(what string, s *scripts.Script, err error, needs func(*scripts.Script) *scripts.Needs) {
 		if err == nil && s.Former {
 			err = j.checkFormer(s, needs)
 		}
-		if err != nil {
-			all = append(all, fmt.Errorf("%s: %w", what, err))
-		}
+		found(what, s, err)
 	}
 	onHost := func(what string, s *scripts.Script, err error) {
 		if err == nil {
@@ -49,7 +59,6 @@ func (j *job) checkScripts(context.Context) error {
 		s, err := j.options.scripts.Health(probe.Script)
 		onHost("health check "+probe.Name, s, err)
 	}
-	return errors.Join(all...)
 }
 
 // checkFormer checks that what a script of before reads is where it looks for
@@ -58,14 +67,14 @@ func (j *job) checkFormer(s *scripts.Script, needs func(*scripts.Script) *script
 	var all []error
 	need := needs(s)
 	for _, path := range need.Missing {
-		all = append(all, fmt.Errorf("%s sources %s, which is not there: put it there, from the installation that the "+
-			"script comes from", s.Path, path))
+		all = append(all, remedy.Errorf("put it there, from the installation that the script comes from",
+			"%s sources %s, which is not there", s.Path, path))
 	}
 	if _, err := j.config(); err != nil {
 		all = append(all, fmt.Errorf("%s reads the configuration: %w", s.Path, err))
 	} else if path := j.missingConfig(need); path != "" {
-		all = append(all, fmt.Errorf("%s reads the configuration as %s, which is not there: "+
-			"make it a link, with: %s", s.Path, path, pve.Quote([]string{"ln", "-s", j.configPath(), path})))
+		all = append(all, remedy.Errorf("make it a link, with: "+pve.Quote([]string{"ln", "-s", j.configPath(), path}),
+			"%s reads the configuration as %s, which is not there", s.Path, path))
 	}
 	return errors.Join(all...)
 }

@@ -18,6 +18,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // converge brings the container into the desired state, stage by stage. After
@@ -141,9 +142,8 @@ func (j *job) foreignProfile(name, path string, want, have []byte) error {
 	if have == nil || bytes.Equal(want, have) || j.ownProfiles[hash] || j.ct.Before.Hashes(pve.ProfileWord)[hash] {
 		return nil
 	}
-	return fmt.Errorf("%s is not as phx has written it, and is not overwritten: "+
-		"copy it to %s to keep it, or move it away to have that one in its place",
-		path, filepath.Join(j.options.profiles, name))
+	return remedy.Errorf(fmt.Sprintf("copy it to %s to keep it, or move it away to have that one in its place",
+		filepath.Join(j.options.profiles, name)), "%s is not as phx has written it, and is not overwritten", path)
 }
 
 // profileFile returns the place of a profile's file below dest, the content
@@ -152,8 +152,8 @@ func (j *job) foreignProfile(name, path string, want, have []byte) error {
 func profileFile(source, dest, name string) (path string, want, have []byte, err error) {
 	want, err = os.ReadFile(filepath.Join(source, name))
 	if err != nil {
-		return "", nil, nil, fmt.Errorf("AppArmor profile %s: %w: "+
-			"put the profile there, or name its directory by --apparmor or PHX_APPARMOR", name, err)
+		return "", nil, nil, remedy.Errorf("put the profile there, or name its directory by --apparmor or PHX_APPARMOR",
+			"AppArmor profile %s: %w", name, err)
 	}
 	path = filepath.Join(dest, name)
 	have, err = os.ReadFile(path)
@@ -265,7 +265,7 @@ func (j *job) writeFirewall(ctx context.Context) error {
 		for _, cut := range cutFlows(j.plan, j.c, text) {
 			j.warnf("the firewall: %s", cut)
 		}
-		if j.notInForce {
+		if j.notInForce && !j.quiet {
 			j.datacenter.Do(func() {
 				path, _ := j.host.DatacenterFirewall()
 				j.warn(0, cmdline.Logf, "the datacenter's firewall is off, and with it all rules and filters of "+
@@ -333,8 +333,8 @@ func (j *job) liftProtection(ctx context.Context) error {
 // checkNode refuses a container that is for another host.
 func (j *job) checkNode(context.Context) error {
 	if node := j.host.Node(); j.c.NodeName != "" && !strings.EqualFold(j.c.NodeName, node) {
-		return fmt.Errorf("the configuration has the container for the node %s (nodename), and this is %s: "+
-			"run phx there, or correct nodename; nothing was changed", j.c.NodeName, node)
+		return remedy.Errorf("run phx there, or correct nodename; nothing was changed",
+			"the configuration has the container for the node %s (nodename), and this is %s", j.c.NodeName, node)
 	}
 	return nil
 }
@@ -345,7 +345,7 @@ func (j *job) checkIDMaps(context.Context) error {
 	if len(j.c.MappedIDs) == 0 {
 		return nil
 	}
-	return pve.CheckSubordinate(j.c.IDMaps, j.options.subUID, j.options.subGID)
+	return pve.CheckSubordinate(j.c.IDMaps, "id_maps asks for", j.options.subUID, j.options.subGID)
 }
 
 // reportInterfaces says which interfaces stay although the configuration does not
@@ -461,7 +461,7 @@ func (j *job) snapshot(ctx context.Context, name string) error {
 
 // reportRecord reports a change of the record where nothing else has changed.
 func (j *job) reportRecord(context.Context) error {
-	if j.ct.Noted && len(j.changes) == 0 && !j.options.dryRun {
+	if j.ct.Noted && len(j.changes) == 0 {
 		j.changed(time.Now(), "record")
 	}
 	return nil

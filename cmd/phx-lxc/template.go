@@ -11,6 +11,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Templates of Proxmox VE: how one is made, and what becomes of a container that
@@ -28,8 +29,8 @@ func (j *job) checkStorages(context.Context) error {
 			all = append(all, err)
 		}
 		if j.c.IsTemplate && !j.host.TakesTemplates(name) {
-			all = append(all, fmt.Errorf("pct makes no template on a storage of the type of %s: "+
-				"choose another one, or take is_template out of the configuration", name))
+			all = append(all, remedy.Errorf("choose another one, or take is_template out of the configuration",
+				"pct makes no template on a storage of the type of %s", name))
 		}
 	}
 	return errors.Join(all...)

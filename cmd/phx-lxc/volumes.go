@@ -162,7 +162,8 @@ func disks(c *config.Container, conf *pve.Conf) []disk {
 
 // refuseMountPoints refuses mount points that are others than the configured
 // ones, or would hide or replace data.
-func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes, refuse func(string, ...any)) {
+func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes,
+	refuse func(wayOut, format string, args ...any)) {
 	next := conf.Next()
 	byPath := map[string]string{}
 	for _, option := range pve.MountPoints(next) {
@@ -172,8 +173,8 @@ func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes
 		case first == "":
 			byPath[path] = option
 		case pve.MountSource(next[first]) != pve.MountSource(next[option]):
-			refuse("%s and %s are both mounted at %s, the latter over the former: "+
-				"remove the wrong one with: pct set %d --delete mpN", first, option, path, c.CTID)
+			refuse(fmt.Sprintf("remove the wrong one with: pct set %d --delete mpN", c.CTID),
+				"%s and %s are both mounted at %s, the latter over the former", first, option, path)
 		}
 	}
 	for _, v := range c.Volumes {
@@ -181,19 +182,20 @@ func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes
 		storage := pve.Storage(next[option])
 		switch {
 		case option == "":
-			if reason := lostVolume(c, conf, v, allocated); reason != "" {
-				refuse("%s", reason)
+			if reason, wayOut := lostVolume(c, conf, v, allocated); reason != "" {
+				refuse(wayOut, "%s", reason)
 			}
 		case pve.IsBind(next[option]):
-			refuse("%s is a bind mount (%s) and should be a volume: remove one of them", v.MountPoint, option)
+			refuse("remove one of them", "%s is a bind mount (%s) and should be a volume", v.MountPoint, option)
 		case storage != v.Pool:
-			refuse("%s (%s) is on the storage %s and should be on %s: move it, while the container is stopped, "+
-				"with: pct move-volume %d %s %s", option, v.MountPoint, storage, v.Pool, c.CTID, option, v.Pool)
+			refuse(fmt.Sprintf("move it, while the container is stopped, with: pct move-volume %d %s %s",
+				c.CTID, option, v.Pool),
+				"%s (%s) is on the storage %s and should be on %s", option, v.MountPoint, storage, v.Pool)
 		}
 	}
 	for _, m := range c.MountPoints {
 		if option := byPath[m.ContainerPath]; option != "" && !pve.IsBind(next[option]) {
-			refuse("%s is a volume (%s) and should be a bind mount of %s: its data would vanish: remove one of them",
+			refuse("remove one of them", "%s is a volume (%s) and should be a bind mount of %s: its data would vanish",
 				m.ContainerPath, option, m.HostPath)
 		}
 	}
@@ -201,36 +203,36 @@ func refuseMountPoints(c *config.Container, conf *pve.Conf, allocated pve.Hashes
 
 // lostVolume returns the reason why a volume that is not mounted is not
 // allocated: it has been there, or may have been, and its data would seem to
-// be lost. "" when it is new. allocated are the hashes of the paths of volumes
-// that have been there.
-func lostVolume(c *config.Container, conf *pve.Conf, v config.Volume, allocated pve.Hashes) string {
+// be lost; and the way out. "" when it is new. allocated are the hashes of the
+// paths of volumes that have been there.
+func lostVolume(c *config.Container, conf *pve.Conf, v config.Volume, allocated pve.Hashes) (reason, wayOut string) {
 	if option := pve.MountedAt(conf.Values, v.MountPoint); option != "" && !pve.IsBind(conf.Values[option]) {
-		return fmt.Sprintf("the volume at %s (%s) is removed at the next start, and a new one would be empty: "+
-			"keep it with: pct set %d --revert %[2]s", v.MountPoint, option, c.CTID)
+		return fmt.Sprintf("the volume at %s (%s) is removed at the next start, and a new one would be empty",
+			v.MountPoint, option), fmt.Sprintf("keep it with: pct set %d --revert %s", c.CTID, option)
 	}
 	unused := pve.Unused(conf.Values)
 	wasThere := allocated.Has(v.MountPoint)
 	if !wasThere && len(unused) == 0 {
-		return ""
+		return "", ""
 	}
 	free := pve.FreeMountPoint(0, conf.Values, conf.Pending)
 	attach := func(volume string) string {
 		return pve.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
 	}
-	reason := fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty: ", v.MountPoint)
+	reason = fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty", v.MountPoint)
 	if !wasThere {
 		reason = fmt.Sprintf("%s may be the place of a volume that is not mounted any more, "+
-			"and a new one would be empty: ", v.MountPoint)
+			"and a new one would be empty", v.MountPoint)
 	}
 	if len(unused) == 0 {
-		reason += fmt.Sprintf("if pvesm list %s --vmid %d still shows it, mount it with: %s",
+		wayOut = fmt.Sprintf("if pvesm list %s --vmid %d still shows it, mount it with: %s",
 			v.Pool, c.CTID, attach("VOLUME"))
 	} else {
 		var ways []string
 		for _, option := range unused {
 			ways = append(ways, fmt.Sprintf("%s (%s)", attach(pve.MountSource(conf.Values[option])), option))
 		}
-		reason += "mount it again with: " + strings.Join(ways, " or: ")
+		wayOut = "mount it again with: " + strings.Join(ways, " or: ")
 	}
-	return reason + "; for a new, empty one run: " + attach(fmt.Sprintf("%s:%d", v.Pool, v.SizeGB))
+	return reason, wayOut + "; for a new, empty one run: " + attach(fmt.Sprintf("%s:%d", v.Pool, v.SizeGB))
 }

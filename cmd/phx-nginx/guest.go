@@ -130,6 +130,9 @@ func setUpServing(ctx context.Context, s *guest.Setup, g gateway,
 	if err := ensureServing(ctx, s, g, roots, leaf); err != nil {
 		return err
 	}
+	for _, name := range g.names() {
+		s.Certificates = append(s.Certificates, guest.CertificateOf(name, leaf, nil))
+	}
 	return taken()
 }
 

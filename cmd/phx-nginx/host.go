@@ -29,10 +29,15 @@ func filter(c *cli.Context) error {
 		Name:   "nginx",
 		Script: config.GatewayScript,
 		SetUp:  setUp,
+		Shows:  shows,
 		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
 		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+		Status: func(s event.ServiceStatus) event.Body { return event.NginxStatus(s) },
 	})
 }
+
+// shows are the names for which the gateway has to show a certificate.
+func shows(p *config.Plan) []string { return append([]string{p.Domain}, p.Hosts()...) }
 
 // setUp has the container of a target set up as the gateway.
 func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {

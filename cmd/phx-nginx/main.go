@@ -5,6 +5,7 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/service"
 )
 
@@ -52,6 +53,8 @@ func main() {
 					&cli.StringFlag{Name: "request", Hidden: true},
 				}, gatewayFlags()...),
 			},
+			// For the host's half alone.
+			{Name: guest.ShownCommand, Hidden: true, Action: guest.Shown},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: gatewayFlags()},
 			{Name: "renew", CustomHelpTemplate: usage, Action: renewCommand},
 		},

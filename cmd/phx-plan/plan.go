@@ -30,6 +30,7 @@ var actions = map[string]action{
 	"stop":    {reverse: true},
 	"restart": {needs: "start"},
 	"status":  {clones: true, repeated: true},
+	"check":   {needs: "check", clones: true, trust: true},
 	"delete":  {clones: true, reverse: true, named: true, namedOnly: true},
 
 	"recreate": {needs: "create", clones: true, trust: true, named: true},

@@ -28,7 +28,7 @@ const pingURL = "http://127.0.0.1:8080/ping"
 func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Certificate, learned bool) error {
 	var missing []string
 	verified := func() error {
-		missing, s.NotAfter = nil, time.Time{}
+		missing, s.NotAfter, s.Certificates = nil, time.Time{}, nil
 		var all []error
 		for _, host := range p.hosts() {
 			leaf, err := guest.Served(ctx, "127.0.0.1:443", host, roots[0])
@@ -37,6 +37,7 @@ func checkServing(ctx context.Context, s *guest.Setup, p proxy, roots []*x509.Ce
 				all = append(all, err)
 				continue
 			}
+			s.Certificates = append(s.Certificates, guest.CertificateOf(host, leaf, nil))
 			if s.NotAfter.IsZero() || leaf.NotAfter.Before(s.NotAfter) {
 				s.NotAfter = leaf.NotAfter
 			}

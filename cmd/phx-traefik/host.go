@@ -28,10 +28,15 @@ func filter(c *cli.Context) error {
 		Name:   "traefik",
 		Script: config.ProxyScript,
 		SetUp:  setUp,
+		Shows:  shows,
 		Ready:  func(r event.ServiceReady) event.Body { return event.TraefikReady(r) },
 		Failed: func(f event.ServiceFailed) event.Body { return event.TraefikFailed(f) },
+		Status: func(s event.ServiceStatus) event.Body { return event.TraefikStatus(s) },
 	})
 }
+
+// shows are the names for which the proxy has to show a certificate.
+func shows(p *config.Plan) []string { return p.Hosts() }
 
 // setUp has the container of a target set up as the proxy, and the CA's container
 // find it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/service"
 )
 
@@ -61,6 +62,8 @@ func main() {
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,
 				Flags: append([]cli.Flag{&cli.StringFlag{Name: "request", Hidden: true}}, proxyFlags()...),
 			},
+			// For the host's half alone.
+			{Name: guest.ShownCommand, Hidden: true, Action: guest.Shown},
 			{Name: "render", CustomHelpTemplate: usage, Action: renderCommand, Flags: proxyFlags()},
 			// For the unit alone.
 			{Name: "start", Hidden: true, SkipFlagParsing: true, Action: startCommand},
@@ -70,7 +73,7 @@ func main() {
 
 func proxyFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+		&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig(), EnvVars: []string{"PHX_CONFIG"}},
 		&cli.StringFlag{Name: "vm-config", EnvVars: []string{"PHX_VM_CONFIG"}},
 		&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 		&cli.StringFlag{Name: "root", Value: "/etc/traefik/ssl/phoenix_ca.crt", EnvVars: []string{"PHX_ROOT"}},

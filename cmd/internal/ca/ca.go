@@ -1,5 +1,6 @@
 // Package ca says what the CA is, for both machines: the places and names in its
-// container, its URL, and what its container is told. It opens no file and runs
+// container, its URL, what its container is told, and which connections the CA and
+// those that trust it need. It opens no file and runs
 // nothing, and knows nothing of Proxmox VE: the CA is made and kept by package
 // cahost.
 package ca

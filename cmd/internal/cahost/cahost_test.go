@@ -1193,7 +1193,7 @@ func TestNoEnd(t *testing.T) {
 	write(t, host.PCT, "#!/bin/sh\nread -r line\necho ok\nexec sleep 300\n", 0o755)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	c, err := open(ctx, host, 103)
+	c, err := open(ctx, host, 103, convergeLimit)
 	if err != nil {
 		t.Fatal(err)
 	}

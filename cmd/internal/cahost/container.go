@@ -36,14 +36,19 @@ type container struct {
 // maxAnswer is how long an answer may be: a file of 64 KiB in base64.
 const maxAnswer = 96 << 10
 
-// timeout is how long a conversation may take: the container may have to wait
-// for another one, and step-ca to start.
-const timeout = 10 * time.Minute
+const (
+	// convergeLimit is how long a conversation may take: the container may have to
+	// wait for another one, and step-ca to start.
+	convergeLimit = 10 * time.Minute
+
+	// lookLimit is for one that only looks.
+	lookLimit = 30 * time.Second
+)
 
 // endLimit is how long a conversation may take to end when all is done.
 const endLimit = 10 * time.Second
 
-func open(ctx context.Context, host *pve.Host, ctid int) (*container, error) {
+func open(ctx context.Context, host *pve.Host, ctid int, timeout time.Duration) (*container, error) {
 	cmd := host.Exec(ctid, "/bin/sh", "-c", containerNames+containerScript, "phx-ca-export")
 	cmd.Label = fmt.Sprintf("pct exec %d (phx-ca-export)", ctid)
 	cmd.Timeout = timeout
@@ -181,8 +186,10 @@ type state struct {
 	intermediates      []string // files of intermediates and their keys
 }
 
-func (c *container) look() (state, error) {
-	answer, err := c.call("look")
+// look has the container say what it has of a CA. command is look, or peek where
+// nothing may be changed: an interrupted run stays unfinished.
+func (c *container) look(command string) (state, error) {
+	answer, err := c.call(command)
 	if err != nil {
 		return state{}, err
 	}

@@ -71,7 +71,7 @@ find_ca() {
 		kind=adopted
 		return
 	fi
-	if [ -e "$default/.ready" ]; then
+	if [ -e "$default/.ready" ] && [ "$command" != peek ]; then
 		lock && settle
 		finished=yes
 	fi
@@ -297,11 +297,18 @@ adopt() { # CONTENT
 
 while read -r command a b rest; do
 	case $command in
-	look | read) ;;
+	look | peek | read | health) ;;
 	*) lock || continue ;;
 	esac
 	case $command in
-	look) look ;;
+	look | peek) look ;; # peek changes nothing
+	health)
+		if out=$(clean timeout 5 step ca health --ca-url "$a" --root "$b" 2>&1 </dev/null) && [ "$out" = ok ]; then
+			ok
+		else
+			error "$out"
+		fi
+		;;
 	read) read_file "$a" ;;
 	make) make "$a" "$b" ;;
 	csr) csr "$a" ;;

@@ -87,7 +87,7 @@ func Converge(ctx context.Context, host *pve.Host, ctid int, store *Store, o Opt
 	if err != nil {
 		return nil, err
 	}
-	c, err := open(ctx, host, ctid)
+	c, err := open(ctx, host, ctid, convergeLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ type work struct {
 // run has the whole conversation.
 func (w *work) run() (result *Result, err error) {
 	c := w.c
-	if w.state, err = c.look(); err != nil {
+	if w.state, err = c.look("look"); err != nil {
 		return nil, err
 	}
 	if w.state.finished {

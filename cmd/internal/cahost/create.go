@@ -29,7 +29,7 @@ func (w *work) create() error {
 	if _, err := w.c.call("ready"); err != nil {
 		return err
 	}
-	w.state, err = w.c.look()
+	w.state, err = w.c.look("look")
 	if err == nil && w.state.kind != kindOwn {
 		err = fmt.Errorf("the new CA is not there: the container now has one of the kind %q", short(w.state.kind))
 	}

@@ -39,7 +39,7 @@ const (
 // since reports whether the host's pct knows what, which came with a version of
 // pve-container. If not, that is a mistake at v.
 func (p *parser) since(v gjson.Result, version, what string) bool {
-	if p.pct == "" || compareVersions(p.pct, version) >= 0 {
+	if p.pct == "" || CompareVersions(p.pct, version) >= 0 {
 		return true
 	}
 	p.fail(v, "%s needs pve-container %s, and this host has %s: update Proxmox VE, or leave it out",
@@ -53,9 +53,9 @@ func IsVersion(s string) bool {
 	return s != "" && '0' <= s[0] && s[0] <= '9' && madeOf(s, ".+-~")
 }
 
-// compareVersions compares the numbers of two versions, one by one, and returns
+// CompareVersions compares the numbers of two versions, one by one, and returns
 // -1, 0 or 1. What is no number counts as 0.
-func compareVersions(a, b string) int {
+func CompareVersions(a, b string) int {
 	for a != "" || b != "" {
 		var x, y int
 		x, a = nextNumber(a)

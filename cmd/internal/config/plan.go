@@ -23,6 +23,19 @@ type Plan struct {
 	ExternalNames map[int]string `json:"external_names,omitempty"`
 }
 
+// Hosts returns the names under which the proxy serves: those of the services, and
+// that of its dashboard.
+func (p *Plan) Hosts() []string {
+	hosts := []string{}
+	for _, s := range p.Services {
+		hosts = append(hosts, s.Host)
+	}
+	if p.Dashboard != nil {
+		hosts = append(hosts, p.Dashboard.Host)
+	}
+	return hosts
+}
+
 // Check returns an error unless a checked file can have such a plan: one that was
 // read may come from elsewhere.
 func (p *Plan) Check() error {

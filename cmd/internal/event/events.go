@@ -147,6 +147,19 @@ type CheckPoint struct {
 	Remedy  string `json:"remedy,omitempty"` // what to do about it, often a command
 }
 
+// Message is the point for people. label names its container; it is "" for a point
+// that is about none.
+func (e CheckPoint) Message(label string) string {
+	text := fmt.Sprintf("%s: %s: %s", e.Point, e.Result, e.Text)
+	if label != "" {
+		text = label + ": " + text
+	}
+	if e.Remedy != "" {
+		text += "\n" + e.Remedy
+	}
+	return text
+}
+
 // Results of a [CheckPoint].
 const (
 	CheckOK      = "ok"
@@ -347,6 +360,10 @@ type ServiceStatus struct {
 	Address      string        `json:"address"`         // ADDRESS:PORT that was asked
 	Certificates []Certificate `json:"certificates"`    // one for each name that it is to serve
 	Error        string        `json:"error,omitempty"` // why it could not be asked
+
+	// OutOfReach reports that neither the host nor the container could tell what the
+	// service shows, which says nothing of the service.
+	OutOfReach bool `json:"out_of_reach,omitempty"`
 }
 
 // ServiceFailed is the form of [NginxFailed] and [TraefikFailed].

@@ -28,6 +28,8 @@ type Setup struct {
 	Changes  []string  // what has been changed, for people
 	NotAfter time.Time // when the first of the service's certificates expires
 
+	Certificates []remote.Certificate // that have been seen served
+
 	tell  Tell
 	begun string // what has been told last that begins
 }
@@ -41,6 +43,7 @@ func Apply(names []string, tell Tell, work func(*Setup) error) *remote.Answer {
 	a := &remote.Answer{
 		Names: names, NotAfter: s.NotAfter,
 		Changed: len(s.Changes) > 0, Changes: append([]string{}, s.Changes...),
+		Certificates: s.Certificates,
 	}
 	if err != nil {
 		a.Stage, a.Error = s.Stage, err.Error()

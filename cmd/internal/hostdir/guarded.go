@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // A directory that is given to an owner is given away with all that is in it.
@@ -151,8 +153,8 @@ func OwnerCheck(guarded []Guarded) func(dir string) error {
 }
 
 func ownerError(why string) error {
-	return fmt.Errorf("%s: all in it would change its owner: make a directory of its own for the container's data, "+
-		"or leave owner_uid and owner_gid out", why)
+	return remedy.Errorf("make a directory of its own for the container's data, or leave owner_uid and owner_gid out",
+		"%s: all in it would change its owner", why)
 }
 
 // dpkgInfo has a list of the files of each Debian package of the host.

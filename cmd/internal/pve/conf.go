@@ -189,6 +189,17 @@ func (c *Conf) Snapshot(name string) *Snapshot {
 	return nil
 }
 
+// RemoveUnfinished returns the command that removes the snapshot of a name of the
+// container ctid, "" unless there is one and it is unfinished.
+func (c *Conf) RemoveUnfinished(ctid int, name string) string {
+	for i := range c.Snapshots {
+		if s := &c.Snapshots[i]; s.Name == name && s.unfinished() {
+			return removeSnapshot(ctid, name)
+		}
+	}
+	return ""
+}
+
 // Property is one element of an option such as net0: "key=value", or a value
 // alone for the option's default key (Key "").
 type Property struct{ Key, Value string }

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Logf logs a line, in the form of [fmt.Printf].
@@ -103,12 +105,12 @@ func (h *Host) elsewhere(ctid int) error {
 			continue
 		}
 		if filepath.Base(place) == "qemu-server" {
-			return fmt.Errorf("%d is a virtual machine (%s), and phx manages containers: "+
-				"give the container another CTID in the configuration", ctid, paths[0])
+			return remedy.Errorf("give the container another CTID in the configuration",
+				"%d is a virtual machine (%s), and phx manages containers", ctid, paths[0])
 		}
 		node := filepath.Base(filepath.Dir(filepath.Dir(paths[0])))
-		return fmt.Errorf("the container is on the node %s: run phx there, or bring it here with: "+
-			"ssh %s pct migrate %d %s --restart 1", node, node, ctid, h.Node())
+		return remedy.Errorf(fmt.Sprintf("run phx there, or bring it here with: ssh %s pct migrate %d %s --restart 1",
+			node, ctid, h.Node()), "the container is on the node %s", node)
 	}
 	return nil
 }
@@ -147,6 +149,38 @@ func (c *Container) Lock() string {
 	}
 	return c.Conf.lock()
 }
+
+// HAState returns the state in which HA is to keep the container, "" when HA does
+// not manage it.
+func (c *Container) HAState() (string, error) {
+	state, _, err := c.host.haState(c.CTID)
+	return state, err
+}
+
+// SnapshotNames returns the names of the container's snapshots that are finished,
+// the oldest first.
+func (c *Container) SnapshotNames() []string {
+	if c.Conf == nil {
+		return nil
+	}
+	taken := func(s Snapshot) int64 {
+		seconds, _ := strconv.ParseInt(s.Values["snaptime"], 10, 64)
+		return seconds
+	}
+	sorted := slices.SortedStableFunc(slices.Values(c.Conf.Snapshots), func(a, b Snapshot) int {
+		return cmp.Compare(taken(a), taken(b))
+	})
+	var names []string
+	for _, s := range sorted {
+		if !s.unfinished() {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// ReleaseLock returns the command that releases the lock of a task that was killed.
+func (c *Container) ReleaseLock() string { return c.Conf.releaseLock(c.CTID) }
 
 // askState asks pct whether the container runs.
 func (c *Container) askState(ctx context.Context) error {
@@ -634,7 +668,7 @@ func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err 
 	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
 		return false, nil
 	}
-	if mount := c.Conf.bindMount(); mount != "" {
+	if mount := c.Conf.BindMount(); mount != "" {
 		return false, c.noSnapshots(ctx, "Proxmox makes no snapshot of a container with a bind mount (%s)", mount)
 	}
 	if err := c.AwaitUnlocked(ctx); err != nil {
@@ -722,7 +756,7 @@ func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot,
 	if err != nil || !record.takesNoSnapshots(&conf.Section) {
 		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
 	}
-	if mount := conf.bindMount(); mount != "" {
+	if mount := conf.BindMount(); mount != "" {
 		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
 			"take its mount_points out of the configuration, or create the container from a template", mount)
 	}

@@ -27,6 +27,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/process"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Host is a Proxmox VE host.
@@ -34,6 +35,7 @@ type Host struct {
 	PCT     string // the pct program: a path, or a name to look up
 	PVERoot string // usually /etc/pve
 	PVEAM   string // the pveam program, which downloads archives; "" for pveam
+	PVESM   string // the pvesm program, which knows how storages are; "" for pvesm
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 	Proc    string // the host's processes; "" for /proc
 
@@ -259,10 +261,11 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 		}
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: run this on the Proxmox VE host", err)
+		wayOut := "run this on the Proxmox VE host"
 		if c.Argv[0] == h.PCT {
-			err = fmt.Errorf("%w, or name pct's place in PHX_PCT", err)
+			wayOut += ", or name pct's place in PHX_PCT"
 		}
+		err = remedy.Errorf(wayOut, "%w", err)
 	}
 	label := c.Label
 	if label == "" {

@@ -21,12 +21,14 @@ type previewedFile struct {
 	old, new []byte // nil: there is none
 }
 
-// AddOnce adds a command that is not there yet: that of what phx does without
-// a command, and perhaps in several stages.
-func (p *Preview) AddOnce(argv ...string) {
-	if !slices.ContainsFunc(p.Commands, func(have []string) bool { return slices.Equal(have, argv) }) {
-		p.Commands = append(p.Commands, argv)
+// AddOnce adds a command that is not there yet, and reports whether it was not:
+// that of what phx does without a command, and perhaps in several stages.
+func (p *Preview) AddOnce(argv ...string) (added bool) {
+	if slices.ContainsFunc(p.Commands, func(have []string) bool { return slices.Equal(have, argv) }) {
+		return false
 	}
+	p.Commands = append(p.Commands, argv)
+	return true
 }
 
 // AddFile adds the change of a file from old, nil when there is none, to text.

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // storage is a storage as storage.cfg gives it.
@@ -20,7 +22,10 @@ type storage struct {
 	kind      string // its type
 	dir       string // "" where it has none
 	templates string // in dir, where the archives are that containers are created from
+	snippets  string // in dir, where hook scripts are
 	content   string // what it may hold, joined by commas; "" where storage.cfg does not say
+	disabled  bool
+	nodes     []string // of the cluster that have it; nil for all
 }
 
 // storages returns the storages of storage.cfg by name: none where that file
@@ -35,9 +40,12 @@ func (h *Host) storages() map[string]*storage {
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		switch {
+		case len(fields) > 0 && fields[0] == "disable":
+			current.disabled = len(fields) == 1 || ParseBool(fields[1])
 		case len(fields) < 2 || line[0] == '#':
 		case line[0] != ' ' && line[0] != '\t': // a section: "TYPE: NAME"
-			current = &storage{kind: strings.TrimSuffix(fields[0], ":"), templates: "template/cache"}
+			kind := strings.TrimSuffix(fields[0], ":")
+			current = &storage{kind: kind, templates: "template/cache", snippets: "snippets"}
 			switch current.kind {
 			case "nfs", "cifs", "cephfs", "glusterfs":
 				current.dir = "/mnt/pve/" + fields[1] // unless its path says otherwise
@@ -47,10 +55,15 @@ func (h *Host) storages() map[string]*storage {
 			current.dir = path.Clean(strings.Join(fields[1:], " "))
 		case fields[0] == "content":
 			current.content = strings.Join(fields[1:], "")
+		case fields[0] == "nodes":
+			current.nodes = ParseList(strings.Join(fields[1:], ","))
 		case fields[0] == "content-dirs":
 			for _, p := range ParseProperties(strings.Join(fields[1:], " ")) {
-				if p.Key == "vztmpl" {
+				switch p.Key {
+				case "vztmpl":
 					current.templates = p.Value
+				case "snippets":
+					current.snippets = p.Value
 				}
 			}
 		}
@@ -85,20 +98,91 @@ func (h *Host) TakesTemplates(name string) bool {
 	return s == nil || !slices.Contains([]string{"lvm", "iscsi", "iscsidirect", "pbs", "esxi"}, s.kind)
 }
 
+// TakesSnapshots reports whether Proxmox makes snapshots of containers with volumes
+// on the storage: a directory has their disks as raw files, which have none. Of one
+// that is not known it is taken to be so.
+func (h *Host) TakesSnapshots(name string) bool {
+	return h.storages()[name] == nil || h.LinksClones(name)
+}
+
+// AllocatesAtOnce reports whether a disk on the storage takes all of its room when
+// it is made, and not as it is filled.
+func (h *Host) AllocatesAtOnce(name string) bool {
+	s := h.storages()[name]
+	return s != nil && s.kind == "lvm"
+}
+
 // CheckStorage returns why Proxmox would not put volumes of containers on a
 // storage, nil if it would, or storage.cfg does not say.
 func (h *Host) CheckStorage(name string) error {
-	all := h.storages()
-	s := all[name]
-	switch {
-	case s == nil && len(all) > 0 && name != "local": // which is there always
-		return fmt.Errorf("there is no storage %s: see those of this host with: pvesm status; and correct the "+
-			"configuration", name)
-	case s != nil && s.content != "" && !slices.Contains(strings.Split(s.content, ","), "rootdir"):
-		return fmt.Errorf("the storage %s takes no containers (its content is %s): choose another one, or let it take "+
-			"them, with: pvesm set %[1]s --content rootdir,%[2]s", name, s.content)
+	if err := h.checkUsable(name); err != nil {
+		return err
+	}
+	s := h.storages()[name]
+	if s != nil && s.content != "" && !slices.Contains(strings.Split(s.content, ","), "rootdir") {
+		return remedy.Errorf(fmt.Sprintf("choose another one, or let it take them, with: pvesm set %s --content "+
+			"rootdir,%s", name, s.content), "the storage %s takes no containers (its content is %s)", name, s.content)
 	}
 	return nil
+}
+
+// checkUsable returns why this host cannot use a storage, nil if it can, or
+// storage.cfg does not say.
+func (h *Host) checkUsable(name string) error {
+	all := h.storages()
+	s, node := all[name], h.Node()
+	switch {
+	case s == nil && len(all) > 0 && name != "local": // which is there always
+		return remedy.Errorf("see those of this host with: pvesm status; and correct the configuration",
+			"there is no storage %s", name)
+	case s == nil:
+	case s.disabled:
+		return remedy.Errorf(fmt.Sprintf("switch it on with: pvesm set %s --disable 0", name),
+			"the storage %s is disabled", name)
+	case s.nodes != nil && name != "local" && !slices.Contains(s.nodes, node):
+		return remedy.Errorf(fmt.Sprintf("choose another one, or, if this node has it, too, run: "+
+			"pvesm set %s --nodes %s", name, strings.Join(append(slices.Clone(s.nodes), node), ",")),
+			"the storage %s is there on %s only, and this is %s", name, strings.Join(s.nodes, ", "), node)
+	}
+	return nil
+}
+
+// StorageStatus is what Proxmox says of a storage.
+type StorageStatus struct {
+	State            string // active, inactive, or disabled
+	Total, Available int64  // bytes
+}
+
+// StorageStatus asks Proxmox for the storages of this host, by name.
+func (h *Host) StorageStatus(ctx context.Context) (map[string]StorageStatus, error) {
+	out, err := h.Run(ctx, Command{Argv: []string{cmp.Or(h.PVESM, "pvesm"), "status"}, Reads: true})
+	if err != nil {
+		return nil, err
+	}
+	return parseStorageStatus(string(out))
+}
+
+// parseStorageStatus reads what pvesm status prints: name, type, state, and in KiB
+// what the storage has, what is used and what is available.
+func parseStorageStatus(text string) (map[string]StorageStatus, error) {
+	all := map[string]StorageStatus{}
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] == "Name" {
+			continue
+		}
+		wrong := fmt.Errorf("pvesm status: unexpected line %q", strings.TrimSpace(line))
+		if len(fields) != 7 {
+			return nil, wrong
+		}
+		total, err1 := strconv.ParseInt(fields[3], 10, 53)
+		available, err2 := strconv.ParseInt(fields[5], 10, 53)
+		if err1 != nil || err2 != nil {
+			return nil, wrong
+		}
+		all[fields[0]] = StorageStatus{fields[2], total << 10, available << 10}
+	}
+	return all, nil
 }
 
 // archiveRE matches the archive of a template on a storage.
@@ -152,10 +236,37 @@ func (h *Host) CheckArchive(template string) error {
 	case err != nil:
 		return fmt.Errorf("template: %w", err)
 	case missing && command != nil:
-		return fmt.Errorf("the template is missing: let phx download it, with --download (PHX_DOWNLOAD=1), or run: "+
-			"pveam update && %s", Quote(command))
+		return remedy.Errorf("let phx download it, with --download (PHX_DOWNLOAD=1), or run: pveam update && "+
+			Quote(command), "the template is missing")
 	case missing:
-		return fmt.Errorf("the template %s is missing", file)
+		return remedy.Errorf("put the archive there, or correct the configuration", "the template %s is missing", file)
+	}
+	if m := archiveRE.FindStringSubmatch(template); m != nil {
+		return h.checkUsable(m[1])
+	}
+	return nil
+}
+
+// CheckHookScript returns an error unless a volume such as local:snippets/NAME is a
+// hook script that Proxmox takes, or storage.cfg does not say where it is.
+func (h *Host) CheckHookScript(volume string) error {
+	name, script, _ := strings.Cut(volume, ":snippets/")
+	if err := h.checkUsable(name); err != nil {
+		return err
+	}
+	s := h.storages()[name]
+	if s == nil || s.dir == "" {
+		return nil
+	}
+	file := filepath.Join(s.dir, s.snippets, script)
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return remedy.Errorf("put it there, or correct the configuration", "the hook script %s is missing", file)
+	case err != nil:
+		return fmt.Errorf("hook script: %w", err)
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		return remedy.Errorf("run: "+Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
 	}
 	return nil
 }

@@ -6,13 +6,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // CheckSubordinate returns an error unless root may map the host's ids of these
 // maps, in the form of [IDMapKey], into a container: by the files /etc/subuid and
 // /etc/subgid, of which users and groups are the paths. The error has the lines
-// that are missing.
-func CheckSubordinate(maps []string, users, groups string) error {
+// that are missing, and why the ids are needed, as in "id_maps asks for".
+func CheckSubordinate(maps []string, why, users, groups string) error {
 	var all []error
 	for _, file := range []struct{ kind, path string }{{"u", users}, {"g", groups}} {
 		text, err := readIfThere(file.path)
@@ -34,11 +36,11 @@ func CheckSubordinate(maps []string, users, groups string) error {
 		switch len(missing) {
 		case 0:
 		case 1:
-			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add this line to it: %s",
-				file.path, missing[0]))
+			all = append(all, remedy.Errorf("add this line to it: "+missing[0],
+				"%s does not let root map ids that %s", file.path, why))
 		default:
-			all = append(all, fmt.Errorf("%s does not let root map ids that id_maps asks for: add these lines to "+
-				"it:\n%s", file.path, strings.Join(missing, "\n")))
+			all = append(all, remedy.Errorf("add these lines to it:\n"+strings.Join(missing, "\n"),
+				"%s does not let root map ids that %s", file.path, why))
 		}
 	}
 	return errors.Join(all...)

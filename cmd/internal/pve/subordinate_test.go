@@ -34,7 +34,7 @@ func TestCheckSubordinate(t *testing.T) {
 			}
 		}
 		write(tt.users, tt.groups)
-		err := CheckSubordinate(maps, users, groups)
+		err := CheckSubordinate(maps, "id_maps asks for", users, groups)
 		if (err != nil) != (tt.want != nil) {
 			t.Errorf("%q, %q: %v", tt.users, tt.groups, err)
 			continue
@@ -51,11 +51,11 @@ func TestCheckSubordinate(t *testing.T) {
 			}
 		}
 		write(tt.users, tt.groups)
-		if err := CheckSubordinate(maps, users, groups); err != nil {
+		if err := CheckSubordinate(maps, "id_maps asks for", users, groups); err != nil {
 			t.Errorf("with the lines that were told: %v", err)
 		}
 	}
-	if err := CheckSubordinate(maps[:1], "/nowhere/subuid", "/nowhere/subgid"); err == nil ||
+	if err := CheckSubordinate(maps[:1], "id_maps asks for", "/nowhere/subuid", "/nowhere/subgid"); err == nil ||
 		!strings.Contains(err.Error(), "/nowhere/subuid does not let root") {
 		t.Errorf("no files: %v", err)
 	}

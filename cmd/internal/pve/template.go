@@ -40,7 +40,7 @@ func (s *Section) volumes() []string {
 // if it would.
 func (c *Container) CheckTemplate() error {
 	var all []error
-	if mount := c.Conf.bindMount(); mount != "" {
+	if mount := c.Conf.BindMount(); mount != "" {
 		all = append(all, fmt.Errorf("pct makes no template of a container with a bind mount: take it away with: "+
 			"pct set %d --delete %s", c.CTID, mount))
 	}

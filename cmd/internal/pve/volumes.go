@@ -110,9 +110,9 @@ func (s *Section) OwnVolumes() []string {
 	return all
 }
 
-// bindMount returns the first mount point that mounts a path of the host, ""
+// BindMount returns the first mount point that mounts a path of the host, ""
 // when there is none. Proxmox makes neither a snapshot nor a clone then.
-func (s *Section) bindMount() string {
+func (s *Section) BindMount() string {
 	for _, option := range MountPoints(s.Values) {
 		if IsBind(s.Values[option]) {
 			return option

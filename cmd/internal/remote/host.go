@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -89,7 +90,14 @@ func send(out io.Writer, need string, supply func(string) (any, error)) error {
 var (
 	needForm  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 	stageForm = regexp.MustCompile(`^[a-z]+( [a-z]+){0,4}$`)
+	sumForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
+
+// possibleEnd reports whether a certificate may end then, or it is not said when.
+func possibleEnd(t time.Time) bool {
+	until := time.Until(t)
+	return t.IsZero() || until <= maxAge && until >= -maxAge
+}
 
 func checkStage(stage string) error {
 	if stage != "" && (len(stage) > 32 || !stageForm.MatchString(stage)) {
@@ -110,9 +118,23 @@ func (a *Answer) check(names []string) error {
 	if err := checkStage(a.Stage); err != nil {
 		return err
 	}
-	if until := time.Until(a.NotAfter); !a.NotAfter.IsZero() && (until > maxAge || until < -maxAge) {
+	if !possibleEnd(a.NotAfter) {
 		return fmt.Errorf("not the end of a certificate: %s", a.NotAfter)
 	}
+	known := map[string]bool{} // names that the host knows, of which each counts once
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, c := range a.Certificates {
+		if !possibleEnd(c.NotAfter) || c.SHA256 != "" && !sumForm.MatchString(c.SHA256) {
+			return fmt.Errorf("not a certificate: %.200q", fmt.Sprint(c))
+		}
+	}
+	a.Certificates = slices.DeleteFunc(a.Certificates, func(c Certificate) bool {
+		unknown := !known[c.Name]
+		known[c.Name] = false
+		return unknown
+	})
 	a.Names = names
 	a.NotAfter = a.NotAfter.UTC().Truncate(time.Second)
 	a.shorten()

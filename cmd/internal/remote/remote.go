@@ -16,9 +16,11 @@ package remote
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -34,6 +36,10 @@ const (
 	maxNotes   = 32       // stages that it may say, and warnings
 	maxWarning = 1 << 10  // bytes of one of these
 	maxAge     = 20 * 365 * 24 * time.Hour
+
+	maxCertificates = 192 << 10 // bytes of Answer.Certificates, as JSON
+	maxIssuer       = 64        // bytes of Certificate.Issuer, as X.509 has it
+	maxCertError    = 512       // bytes of Certificate.Error
 )
 
 // Answer is what the container's half has done.
@@ -44,11 +50,61 @@ type Answer struct {
 	NotAfter time.Time `json:"not_after,omitzero"`
 	Changed  bool      `json:"changed"`
 	Changes  []string  `json:"changes"`
+
+	Certificates []Certificate `json:"certificates,omitempty"` // that it has seen served
+}
+
+// Certificate is what a service shows for a name.
+type Certificate struct {
+	Name     string    `json:"name"`
+	Issuer   string    `json:"issuer,omitempty"` // common name of the intermediate
+	SHA256   string    `json:"sha256,omitempty"` // fingerprint
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Error    string    `json:"error,omitempty"` // why it is none that verifies; "" when it does
+}
+
+// Fit returns those of the certificates, shortened, for which an event has room:
+// first those that do not verify, then those that expire first. They keep their
+// order.
+func Fit(all []Certificate) []Certificate {
+	order := make([]int, len(all))
+	short := slices.Clone(all)
+	for i := range short {
+		c := &short[i]
+		c.Issuer, c.Error = cut(c.Issuer, maxIssuer), cut(c.Error, maxCertError)
+		c.NotAfter = c.NotAfter.UTC().Truncate(time.Second)
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		a, b := short[i], short[j]
+		if (a.Error == "") != (b.Error == "") {
+			return cmp.Compare(b.Error, a.Error)
+		}
+		return a.NotAfter.Compare(b.NotAfter)
+	})
+	room := maxCertificates
+	var kept []int
+	for _, i := range order {
+		text, err := json.Marshal(short[i])
+		if room -= len(text) + 1; err != nil || room < 0 {
+			break
+		}
+		kept = append(kept, i)
+	}
+	slices.Sort(kept)
+	fit := make([]Certificate, 0, len(kept))
+	for _, i := range kept {
+		fit = append(fit, short[i])
+	}
+	return fit
 }
 
 // shorten brings the answer within the limits.
 func (a *Answer) shorten() {
 	a.Error = cut(a.Error, maxError)
+	if len(a.Certificates) > 0 {
+		a.Certificates = Fit(a.Certificates)
+	}
 	changes := append([]string{}, a.Changes[:min(len(a.Changes), maxChanges)]...)
 	for i, change := range changes {
 		changes[i] = cut(change, maxChange)

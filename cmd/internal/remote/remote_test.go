@@ -3,10 +3,12 @@ package remote
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"thinkheads.ai/phx/cmd/internal/event"
 )
@@ -15,6 +17,12 @@ import (
 func TestAnswerFitsIntoAnEvent(t *testing.T) {
 	for _, char := range []string{"\x01", "\u009b", "\u2028", "\"", "é", "\u202e"} {
 		long := &Answer{Error: strings.Repeat(char, 200_000)}
+		for i := range 3000 {
+			long.Certificates = append(long.Certificates, Certificate{
+				Name:   fmt.Sprintf("n%d.example", i),
+				Issuer: strings.Repeat(char, 200), Error: strings.Repeat(char, 2000),
+			})
+		}
 		for range 300 {
 			long.Changes = append(long.Changes, strings.Repeat(char, 2000))
 		}
@@ -22,7 +30,10 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 		if err := NewPeer(nil, &sent).Answer(long); err != nil || sent.Len() > maxLine {
 			t.Errorf("%q: %d bytes sent, %v", char, sent.Len(), err)
 		}
-		hostile := &Answer{Error: strings.Repeat(char, 20_000), Changes: make([]string, 50_000)}
+		certificate := long.Certificates[0]
+		certificate.Name = "a.example"
+		hostile := &Answer{Error: strings.Repeat(char, 20_000), Changes: make([]string, 50_000),
+			Certificates: []Certificate{certificate, certificate}}
 		for i := range 200 {
 			hostile.Changes[i] = strings.Repeat(char, 1500)
 		}
@@ -46,21 +57,77 @@ func TestAnswerFitsIntoAnEvent(t *testing.T) {
 				!strings.HasSuffix(got.Changes[maxChanges-1], " more)") {
 				t.Errorf("%q: it does not say that it was cut: %q", char, got.Changes[maxChanges-1])
 			}
+			if n := len(got.Certificates); n > 1 || n == 1 && len(got.Certificates[0].Error) > maxCertError {
+				t.Errorf("%q: certificates %+v", char, got.Certificates)
+			}
 			if err := fitsIntoEvents(got); err != nil {
 				t.Errorf("%q: %v", char, err)
 			}
 		}
+		long.Certificates = Fit(long.Certificates)
+		if n := len(long.Certificates); n < 10 || n == 3000 {
+			t.Errorf("%q: %d certificates fit", char, n)
+		}
+		if err := fitsIntoEvents(&Answer{Certificates: long.Certificates}); err != nil {
+			t.Errorf("%q: %v", char, err)
+		}
+	}
+}
+
+// Of certificates that a container tells of, those count whose names the host knows, each once.
+func TestCertificatesAreChecked(t *testing.T) {
+	serve := func(certificates string) (*Answer, error) {
+		line := `{"answer":{"changes":[],"certificates":` + certificates + "}}\n"
+		return Serve(strings.NewReader(line), io.Discard, nil, []string{"a.example", "b.example"}, nil, nil)
+	}
+	sum := strings.Repeat("ab", 32)
+	got, err := serve(`[{"name":"b.example","sha256":"` + sum + `","not_after":"2030-01-02T03:04:05.5+01:00"},` +
+		`{"name":"x.example"},{"name":"a.example"},{"name":"b.example","error":"no"}]`)
+	if err != nil || len(got.Certificates) != 2 || got.Certificates[0].Name != "b.example" ||
+		got.Certificates[0].Error != "" || got.Certificates[1].Name != "a.example" ||
+		got.Certificates[0].NotAfter.Format(time.RFC3339Nano) != "2030-01-02T02:04:05Z" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, lie := range []string{`[{"name":"a.example","sha256":"abc"}]`,
+		`[{"name":"a.example","not_after":"9999-12-31T23:59:59Z"}]`, `[{"name":7}]`, `{}`} {
+		if got, err := serve(lie); err == nil {
+			t.Errorf("%s: %+v", lie, got)
+		}
+	}
+}
+
+// Where there is no room for all, those that do not verify, and those that expire first, are kept.
+func TestFit(t *testing.T) {
+	now := time.Now()
+	var all []Certificate
+	for i := range 5000 {
+		all = append(all, Certificate{
+			Name: fmt.Sprintf("n%d.example", i), NotAfter: now.Add(time.Duration(-i) * time.Hour),
+		})
+	}
+	all[7].Error = "expired"
+	fit := Fit(all)
+	if len(fit) >= len(all) || fit[0].Name != "n7.example" || fit[len(fit)-1].Name != "n4999.example" {
+		t.Errorf("%d of %d, from %s to %s", len(fit), len(all), fit[0].Name, fit[len(fit)-1].Name)
 	}
 }
 
 // fitsIntoEvents returns an error if an event cannot hold the answer.
 func fitsIntoEvents(a *Answer) error {
 	_, err := event.Append(nil, event.NginxReady{CTID: 101, Names: a.Names, NotAfter: a.NotAfter, Changed: a.Changed,
-		Changes: a.Changes})
+		Changes: a.Changes, Certificates: certificates(a.Certificates)})
 	if err == nil {
 		_, err = event.Append(nil, event.NginxFailed{CTID: 101, Stage: a.Stage, Error: a.Error})
 	}
 	return err
+}
+
+func certificates(all []Certificate) []event.Certificate {
+	var converted []event.Certificate
+	for _, c := range all {
+		converted = append(converted, event.Certificate(c))
+	}
+	return converted
 }
 
 // What the host sends has the same limit.
@@ -141,6 +208,9 @@ func FuzzTalk(f *testing.F) {
 			if len(change) > maxChange {
 				t.Fatalf("a change of %d bytes", len(change))
 			}
+		}
+		if len(answer.Certificates) > 1 {
+			t.Fatalf("certificates %+v", answer.Certificates)
 		}
 		if err := fitsIntoEvents(answer); err != nil {
 			t.Fatal(err)

@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Dirs are directories of scripts. The first one that has a script is the one
@@ -123,8 +125,8 @@ func (d Dirs) find(name string, below ...string) (*Script, error) {
 	if first != nil {
 		return first, nil
 	}
-	return nil, fmt.Errorf("%s is in none of %s: put it there, or name its directory with --scripts or PHX_SCRIPTS",
-		name, strings.Join(places, ", "))
+	return nil, remedy.Errorf("put it there, or name its directory with --scripts or PHX_SCRIPTS",
+		"%s is in none of %s", name, strings.Join(places, ", "))
 }
 
 // read reads a script.
@@ -157,7 +159,7 @@ func read(path string) (*Script, error) {
 func (s *Script) Executable() error {
 	info, err := os.Stat(s.Path)
 	if err == nil && info.Mode()&0o111 == 0 {
-		err = fmt.Errorf("%s: not executable: run: chmod +x %[1]s", s.Path)
+		err = remedy.Errorf("run: chmod +x "+s.Path, "%s: not executable", s.Path)
 	}
 	return err
 }

@@ -104,6 +104,14 @@ func call(ctx context.Context, host *pve.Host, ctid int, names []string,
 	cmd.Label = fmt.Sprintf("pct exec %d (%s apply)", ctid, name)
 	cmd.Timeout = callTimeout
 	cmd.Stderr = log
+	return converse(ctx, host, cmd, program, names, supply, tell)
+}
+
+// converse has the conversation with a command that is the container's half, and
+// returns its answer. program is what it gets that asks for the program.
+func converse(ctx context.Context, host *pve.Host, cmd pve.Command, program []byte, names []string,
+	supply func(need string) (any, error), tell func(remote.Note),
+) (*remote.Answer, error) {
 	c, err := host.Converse(ctx, cmd, 4<<10)
 	if err != nil {
 		return nil, err

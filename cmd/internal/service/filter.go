@@ -21,6 +21,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cahost"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
+	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/guest"
 	"thinkheads.ai/phx/cmd/internal/pve"
@@ -37,8 +38,13 @@ type Program struct {
 	// the event that Failed makes.
 	SetUp func(context.Context, *Target) (*remote.Answer, error)
 
+	// Shows returns the names for which the service of a plan is to show
+	// certificates.
+	Shows func(*config.Plan) []string
+
 	Ready  func(event.ServiceReady) event.Body
 	Failed func(event.ServiceFailed) event.Body
+	Status func(event.ServiceStatus) event.Body
 }
 
 // filter works on the container with the program's application script, once in
@@ -88,7 +94,8 @@ func (f *filter) run(ctx context.Context) error {
 	p := newPlanState()
 	for {
 		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
-			event.NameContainerPreview, event.NameContainerFailed, event.NameContainerSkipped,
+			event.NameContainerPreview, event.NameContainerStatus, event.NameContainerFailed,
+			event.NameContainerSkipped,
 			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint,
 			event.NameNginxReady, event.NameNginxFailed)
 		if err != nil {
@@ -113,6 +120,11 @@ func (f *filter) run(ctx context.Context) error {
 		}
 		if err := p.observe(ev, f.program.Script, f.exists); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
+		}
+		if p.looked != nil && !p.started {
+			p.started = true
+			plan, container, look := p.plan, p.container, *p.looked
+			f.work.Go(func() { f.reportStatus(ctx, plan, container, look) })
 		}
 		if p.complete() && !p.started {
 			p.started = true
@@ -204,7 +216,7 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		Changed: answer.Changed || len(t.changes) > 0,
 		Changes: append(append([]string{}, t.changes...), answer.Changes...),
 
-		ElapsedMS: time.Since(start).Milliseconds(),
+		Certificates: events(answer.Certificates), ElapsedMS: time.Since(start).Milliseconds(),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))

@@ -154,6 +154,8 @@ func (f *fixture) program(setUp func(context.Context, *Target) (*remote.Answer, 
 		Name: "nginx", Script: config.GatewayScript, SetUp: setUp,
 		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
 		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
+		Status: func(s event.ServiceStatus) event.Body { return event.NginxStatus(s) },
+		Shows:  func(p *config.Plan) []string { return append([]string{p.Domain}, p.Hosts()...) },
 	}}
 }
 

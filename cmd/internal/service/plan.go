@@ -18,6 +18,9 @@ type planState struct {
 	notReady  string            // why it will not get ready
 	started   bool              // the work on it
 
+	asks   bool    // the plan asks for the service's status
+	looked *looked // then, how the container is; nil until that is known
+
 	caPlanned   bool
 	caReady     bool
 	caNotReady  string // why the CA's container will not get ready
@@ -63,6 +66,7 @@ func (o *outcome) wait(ctx context.Context) bool {
 func (p *planState) observe(ev event.Event, script string, exists func(ctid int) bool) error {
 	ours := p.container != nil && ev.CTID() == p.container.CTID
 	p.observeCA(ev)
+	p.observeStatus(ev)
 	switch body := ev.Body.(type) {
 	case event.PlanStarted:
 		if err := body.Check(); err != nil {
@@ -70,7 +74,8 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 		}
 		p.plan = body.Plan
 	case event.ContainerPlanned:
-		if !body.Provisions() || body.ApplicationScript() != script {
+		asks := body.Action == "status"
+		if !body.Provisions() && !asks || body.ApplicationScript() != script {
 			return nil
 		}
 		if p.container != nil {
@@ -78,7 +83,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 				body.CTID, script, p.container.CTID)
 		}
 		container, err := config.ParseContainer(body.CTID, body.Config)
-		p.container = container
+		p.container, p.asks = container, asks
 		return err
 	case event.ContainerReady:
 		p.ready = p.ready || ours
@@ -87,7 +92,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 			p.container, p.ready = nil, false // a dry run: nothing is to be done
 		}
 	case event.ContainerFailed:
-		if ours {
+		if ours && !p.asks {
 			p.notReady = "failed: " + body.Error
 			// What the service's health check finds may be what is mended here.
 			p.ready = p.ready || body.Stage == event.StageHealthCheck
@@ -133,7 +138,9 @@ func (p *planState) observeCA(ev event.Event) {
 }
 
 // complete reports whether all has come that the work on the container needs.
-func (p *planState) complete() bool { return p.ready && p.exported != nil && p.fingerprint != nil }
+func (p *planState) complete() bool {
+	return p.ready && !p.asks && p.exported != nil && p.fingerprint != nil
+}
 
 // missing returns what the planned container is still waiting for, "" when the
 // work on it has started, or none is planned.
@@ -142,6 +149,8 @@ func (p *planState) missing() string {
 		return ""
 	}
 	switch {
+	case p.asks:
+		return "no ct.status of the container has come: is phx-lxc in the pipe?"
 	case p.notReady != "":
 		return "the container " + p.notReady
 	case !p.ready:

@@ -1,6 +1,8 @@
 // Pct is the lab's stand-in for the pct of Proxmox VE: the same sub-commands, options, messages,
 // exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
 //
+// Called as pvesm, it stands in for that, too, and is not in the log.
+//
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
@@ -8,6 +10,7 @@
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
 //	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
+//	pve/local                a link to nodes/NODE, where the node has another name than the host
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
 //	pve/replication.cfg      jobs of replication: what they replicate is not destroyed
@@ -181,6 +184,9 @@ func main() {
 	}
 	node, _ := os.Hostname()
 	node, _, _ = strings.Cut(node, ".")
+	if own, err := os.Readlink(filepath.Join(dir, "pve/local")); err == nil {
+		node = filepath.Base(own)
+	}
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -213,6 +219,9 @@ func main() {
 			fmt.Fprintln(os.Stderr, msg)
 		}
 	}
+	if isPVESM() {
+		os.Exit(status)
+	}
 	if err := l.log(start, status, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
 	}
@@ -225,6 +234,9 @@ func main() {
 	os.Exit(status)
 }
 
+// isPVESM reports whether this program is called as pvesm.
+func isPVESM() bool { return filepath.Base(os.Args[0]) == "pvesm" }
+
 // run runs one command line.
 func (l *lab) run(args []string) error {
 	if s := os.Getenv("PHX_LAB_DELAY"); s != "" {
@@ -235,6 +247,9 @@ func (l *lab) run(args []string) error {
 		if err := l.sleep(time.Duration(seconds * float64(time.Second))); err != nil {
 			return err
 		}
+	}
+	if isPVESM() {
+		return l.pvesm(args)
 	}
 	if err := l.setBackend(); err != nil {
 		return err

@@ -18,6 +18,9 @@ import (
 type storage struct {
 	id, kind, path string
 	content        []string
+	nodes          []string // that have it; none for all
+	disabled       bool
+	mountpoint     bool // something is to be mounted at its path
 }
 
 // storages reads pve/storage.cfg. Without the file there are the two of the lab's layout.
@@ -25,8 +28,10 @@ func (l *lab) storages() (map[string]*storage, error) {
 	f, err := os.Open(filepath.Join(l.dir, "pve", "storage.cfg"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]*storage{
-			"lab":   {"lab", "btrfs", filepath.Join(l.dir, "storage", "lab"), []string{"rootdir"}},
-			"local": {"local", "dir", filepath.Join(l.dir, "storage", "local"), []string{"vztmpl"}},
+			"lab": {id: "lab", kind: "btrfs", path: filepath.Join(l.dir, "storage", "lab"),
+				content: []string{"rootdir"}},
+			"local": {id: "local", kind: "dir", path: filepath.Join(l.dir, "storage", "local"),
+				content: []string{"vztmpl"}},
 		}, nil
 	}
 	if err != nil {
@@ -50,6 +55,12 @@ func (l *lab) storages() (map[string]*storage, error) {
 			all[cur.id] = cur
 		case cur != nil && fields[0] == "path" && len(fields) == 2:
 			cur.path = fields[1]
+		case cur != nil && fields[0] == "nodes":
+			cur.nodes = splitList(strings.Join(fields[1:], ","))
+		case cur != nil && fields[0] == "disable":
+			cur.disabled = len(fields) == 1 || fields[1] != "0"
+		case cur != nil && fields[0] == "is_mountpoint":
+			cur.mountpoint = len(fields) > 1 && (fields[1] == "yes" || fields[1] == "1")
 		case cur != nil && fields[0] == "content":
 			cur.content = splitList(strings.Join(fields[1:], ","))
 		}
@@ -300,6 +311,9 @@ func (l *lab) allocate(m mount, owner int) (v volume, made bool, err error) {
 	}
 	s, err := l.storage(ask[1])
 	if err != nil {
+		return volume{}, false, err
+	}
+	if err := l.usable(s); err != nil {
 		return volume{}, false, err
 	}
 	gib, _ := strconv.ParseFloat(ask[2], 64)

@@ -216,7 +216,9 @@ func TestLab(t *testing.T) {
 	t.Run("Certificates", l.testCertificates)
 	t.Run("Unprivileged", l.testUnprivileged)
 	t.Run("SecondUp", l.testSecondUp)
+	t.Run("Check", l.testCheck)
 	t.Run("PipeByHand", l.testPipeByHand)
+	t.Run("Status", l.testStatus)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
 	t.Run("Firewall", l.testFirewall)
 	t.Run("Neighbour", l.testNeighbour)
@@ -244,6 +246,7 @@ func TestLab(t *testing.T) {
 	if long() {
 		t.Run("Adoption", l.testAdoption)
 	}
+	t.Run("Package", l.testPackage)
 	t.Run("Shape", l.testShape)
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")

@@ -76,7 +76,7 @@ func build(dir string, flags ...string) (output []byte, err error) {
 			return output, err
 		}
 	}
-	return nil, nil
+	return nil, os.Symlink("pct", filepath.Join(dir, "pvesm"))
 }
 
 // full reports whether much is to be tried, as scripts/test does, and not just
@@ -92,8 +92,9 @@ func needsFull(t *testing.T) {
 	}
 }
 
-// TestScripts runs testdata/*.txtar. In their conditions, full is [full], and
-// root reports whether root runs the tests.
+// TestScripts runs testdata/*.txtar. In their conditions, full is [full], root
+// reports whether root runs the tests, and netns whether they may have network
+// namespaces of their own.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
@@ -109,6 +110,8 @@ func TestScripts(t *testing.T) {
 				return full(), nil
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "netns":
+				return exec.Command("unshare", "-rn", "true").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
@@ -135,6 +138,7 @@ func environment(w string) map[string]string {
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
 		"PHX_PROC":        w + "/host/proc",
+		"PHX_SYSROOT":     w + "/host/root",
 		"PHX_SUBUID":      w + "/subuid",
 		"PHX_SUBGID":      w + "/subgid",
 		"PHX_CONFIG":      w + "/phoenix_lxc_configs.json",
@@ -150,7 +154,7 @@ func environment(w string) map[string]string {
 // for the inside of the containers.
 func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
-		"host/storage/lab", "scripts", "ca", "ssl"} {
+		"host/storage/lab", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
@@ -207,11 +211,12 @@ case "$*" in
 *" phx-ca-export")
 	while read -r command path rest; do
 		case $command:$path in
-		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
+		look:|peek:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		read:*/ca.json) echo "ok $(base64 -w0 <"$PHX_WORK/ca/ca.json")" ;;
 		read:*/root_ca.crt) echo "ok $(base64 -w0 <"$PHX_WORK/ca/root.crt")" ;;
 		read:/etc/hosts) part_of_hosts '/END PHX/q' ;;
 		read:*/phx-neighbours.service) part_of_hosts '1,/END PHX/d' ;;
+		health:*) if [ -e "$PHX_WORK/sick" ]; then echo "error connection refused"; else echo ok; fi ;;
 		put:*/ca.json)
 			echo "$command $path" >>"$PHX_WORK/ca.changes"
 			echo "$rest" | base64 -d >"$PHX_WORK/ca/ca.json"; echo ok ;;
@@ -222,6 +227,13 @@ case "$*" in
 feature\ *) echo "$2: $ctid: installed" ;;
 *" phoenix_hypervisor_lxc_103.sh 103 "*) cat >/dev/null; echo "the CA is healthy" ;;
 *"BEGIN PHX"*) cat >"$PHX_WORK/hosts.$ctid" ;;
+*"/phx-nginx shown"|*"/phx-traefik shown")
+	[ ! -e "$PHX_WORK/silent" ] || exit 127
+	echo '{"need":"request"}'
+	IFS= read -r request
+	printf '%s\n' "$request" | jq -c --arg error "$(cat "$PHX_WORK/shown.$ctid" 2>/dev/null)" '{answer: {
+		certificates: [.value.names[] |
+			{name: ., not_after: "2030-01-02T03:04:05Z"} + if $error == "" then {} else {$error} end]}}' ;;
 *" phx-nginx "*|*" phx-traefik "*)
 	echo '{"need":"request"}'
 	IFS= read -r request
