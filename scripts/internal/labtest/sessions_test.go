@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,14 +72,25 @@ func (l lab) testSessions(t *testing.T, seen *evidence) {
 var (
 	durations    = regexp.MustCompile(`\b\d+(\.\d+)? (s|min|h|days)\b( \d+ (s|min)\b)?`)
 	fingerprints = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
+	took         = regexp.MustCompile(` \(\d+\.\d s\)`)
 	stageTimes   = regexp.MustCompile(`(?m)^(  \d+ \S+ +(changed|unchanged|failed|skipped)) .*$`)
 )
 
 // timeless returns what a run has shown without all that differs from run to run.
 func timeless(text string) string {
-	text = stageTimes.ReplaceAllString(text, "$1")
+	text = took.ReplaceAllString(stageTimes.ReplaceAllString(text, "$1"), "")
 	text = fingerprints.ReplaceAllString(text, "FINGERPRINT")
-	return durations.ReplaceAllString(text, "TIME")
+	text = durations.ReplaceAllString(text, "TIME")
+	var messages, others []string // of programs that work at the same time
+	for line := range strings.SplitSeq(text, "\n") {
+		if strings.HasPrefix(line, "phx-") {
+			messages = append(messages, line)
+		} else {
+			others = append(others, line)
+		}
+	}
+	slices.Sort(messages)
+	return strings.Join(append(messages, others...), "\n")
 }
 
 // inWork is the line of a container that is worked on: it has the stage, and seconds without a fraction.
