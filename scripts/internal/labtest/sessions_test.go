@@ -179,7 +179,7 @@ func (l lab) atTerminal(t *testing.T, status int, looked func(string), args ...s
 // byCron runs a command in the lab as cron does: what it shows, cron would mail. It must end with a status.
 func (l lab) byCron(t *testing.T, status int, args ...string) session {
 	t.Helper()
-	cmd := l.command("scripts/lab", append([]string{"run", "env", "PHX_LOG=" + l.path("log", "runs.jsonl")}, args...)...)
+	cmd := l.command("scripts/lab", append([]string{"run"}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.Run()
