@@ -73,12 +73,14 @@ var (
 	durations    = regexp.MustCompile(`\b\d+(\.\d+)? (s|min|h|days)\b( \d+ (s|min)\b)?`)
 	fingerprints = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 	took         = regexp.MustCompile(` \(\d+\.\d s\)`)
+	lastRun      = regexp.MustCompile(`(?s)\nLast run: .*?\n\n`)
 	stageTimes   = regexp.MustCompile(`(?m)^(  \d+ \S+ +(changed|unchanged|failed|skipped)) .*$`)
 )
 
 // timeless returns what a run has shown without all that differs from run to run.
 func timeless(text string) string {
 	text = took.ReplaceAllString(stageTimes.ReplaceAllString(text, "$1"), "")
+	text = lastRun.ReplaceAllString(text, "\nLast run\n\n")
 	text = fingerprints.ReplaceAllString(text, "FINGERPRINT")
 	text = durations.ReplaceAllString(text, "TIME")
 	var messages, others []string // of programs that work at the same time
@@ -151,8 +153,8 @@ func (l lab) firstRunAgain(t *testing.T, seen *evidence) []session {
 	return []session{{command: "phoenix"}, first}
 }
 
-// laterRuns are one that fails, and one that changes nothing, each at a terminal and by cron. The mistake is a port at
-// which the CA does not listen.
+// laterRuns are one that changes nothing, the action status, and one that fails, the first and the last also by cron.
+// The mistake is a port at which the CA does not listen.
 func (l lab) laterRuns(t *testing.T) []session {
 	t.Helper()
 	right := l.read(t, "etc", "phoenix_lxc_configs.json")
@@ -162,7 +164,10 @@ func (l lab) laterRuns(t *testing.T) []session {
 	write(t, config, wrong, 0o644)
 	failed := []session{l.atTerminal(t, 1, nil, "phoenix"), l.byCron(t, 1, "phoenix", "--quiet")}
 	write(t, config, right, 0o644)
-	return []session{l.atTerminal(t, 0, nil, "phoenix"), failed[0], l.byCron(t, 0, "phoenix", "--quiet"), failed[1]}
+	return []session{
+		l.atTerminal(t, 0, nil, "phoenix"), l.atTerminal(t, 0, nil, "phoenix", "status"), failed[0],
+		l.byCron(t, 0, "phoenix", "--quiet"), failed[1],
+	}
 }
 
 // atTerminal runs a command in the lab at a terminal. It must end with a status.
