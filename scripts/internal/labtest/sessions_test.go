@@ -96,7 +96,7 @@ func timeless(text string) string {
 }
 
 // inWork is the line of a container that is worked on: it has the stage, and seconds without a fraction.
-var inWork = regexp.MustCompile(`(?m)^  (\d+) \S+ +([^.,\n]+) \d+ s\b`)
+var inWork = regexp.MustCompile(`(?m)^  (\d+) \S+ +([^ .,\n]+(?: [^ .,\n]+)*) \d+ s\b`)
 
 // isMiddle reports whether a moment of the first run is one to be shown: a container is done, one is worked on, and one
 // waits for another.
