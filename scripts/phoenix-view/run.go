@@ -257,6 +257,20 @@ func (o outcome) String() string {
 	return [...]string{"waiting", "working", "unchanged", "changed", "skipped", "failed"}[o]
 }
 
+// due returns the container of the CA where that is what the gateway or the proxy
+// is still to be set up by, else 0.
+func (r *run) due(c *container) int {
+	if r.done || r.begin == nil || r.begin.CA == nil || r.action() != "create" || r.dryRun() {
+		return 0
+	}
+	for part, of := range map[string]*place{"nginx": r.begin.Gateway, "traefik": r.begin.Proxy} {
+		if of != nil && of.CTID == c.ctid && c.last(part+".ready") == nil && c.last(part+".failed") == nil {
+			return r.begin.CA.CTID
+		}
+	}
+	return 0
+}
+
 // outcome returns what has become of c so far: the worst of all results while
 // nobody works on it.
 func (c *container) outcome() outcome {

@@ -10,7 +10,8 @@ import (
 // maxNames is how many containers are named where there is nothing to say of each.
 const maxNames = 12
 
-// maxChanges is how many changes of a container are named: the log has all.
+// maxChanges is how many changes of a container are named: the log has all. Of one
+// that is new, all is changed: only how it was made is named.
 const maxChanges = 20
 
 // maxTable is how many containers of a run that is over have a line each.
@@ -91,9 +92,12 @@ func (s *summary) runLines() []line {
 	var rows []line
 	for _, c := range r.with(changed) {
 		if !r.dryRun() {
-			all := distinct(c.changes())
-			if more := len(all) - maxChanges; more > 0 {
-				all = append(all[:maxChanges], fmt.Sprintf("and %d more", more))
+			all, most := distinct(c.changes()), maxChanges
+			if made := slices.IndexFunc(all, isMaking); made >= 0 {
+				most = made + 1
+			}
+			if more := len(all) - most; more > 2 {
+				all = append(all[:most], fmt.Sprintf("and %d more", more))
 			}
 			rows = append(rows, s.listed(c.label(), strings.Join(all, ", "))...)
 		}
@@ -176,19 +180,23 @@ func (s *summary) root() []line {
 	if e == nil {
 		return nil
 	}
-	head := line{{bold, "Root of the CA"}}
-	if e.Subject != "" {
-		head = append(head, span{plainText, " " + e.Subject})
-	}
+	about := line{{plainText, "  " + e.Subject}}
 	if !e.NotAfter.IsZero() {
-		head = append(head, span{plainText, ", "}, s.left(e.NotAfter, 30*24*time.Hour))
+		if e.Subject != "" {
+			about = append(about, span{plainText, ", "})
+		}
+		about = append(about, s.left(e.NotAfter, 30*24*time.Hour))
 	}
+	all := []line{{{bold, "Root of the CA:"}}}
+	if e.Subject != "" || !e.NotAfter.IsZero() {
+		all = append(all, about)
+	}
+	all = append(all, text("  SHA-256 ", e.SHA256))
 	if e.FromHost {
-		head = append(head, span{yellow, ", as pinned on the host: the CA could not be asked"})
+		all = append(all, line{{yellow, "  as pinned on the host: the CA could not be asked"}})
 	}
-	all := []line{append(head, span{plainText, ":"}), text("  ", e.SHA256)}
 	if e.Also != "" {
-		all = append(all, text("  ", e.Also, " as well"))
+		all = append(all, text("  SHA-256 ", e.Also, " as well"))
 	}
 	if rot := r.rotation; rot != nil {
 		all = append(all, text("  rotation: the last step is ", rot.Step))
@@ -211,9 +219,12 @@ func (s *summary) certificateSummary(c *container, e *event) []line {
 	if len(e.Names) <= 2 {
 		what = strings.Join(e.Names, ", ")
 	}
-	return append(rows, line{
-		{plainText, "  " + c.label() + ": "}, s.left(e.NotAfter, 2*time.Hour), {plainText, ", " + what},
-	})
+	left := s.left(e.NotAfter, 2*time.Hour)
+	shown := s.listed(c.label(), left.text+", "+what)
+	if rest, ok := strings.CutPrefix(shown[0][1].text, c.label()+": "+left.text); ok {
+		shown[0] = line{{plainText, "  " + c.label() + ": "}, left, {plainText, rest}}
+	}
+	return append(rows, shown...)
 }
 
 // left says how long something holds, in red where that is less than soon.
@@ -346,6 +357,11 @@ func counts(r *run) string {
 		return "nothing to do"
 	}
 	return strings.Join(all, ", ")
+}
+
+// isMaking reports whether a change is that of a container that was not there.
+func isMaking(change string) bool {
+	return strings.HasPrefix(change, "created from ") || strings.HasPrefix(change, "cloned from ")
 }
 
 // distinct returns words, each once, in their order.

@@ -184,7 +184,7 @@ func TestLive(t *testing.T) {
 	feed(v,
 		at(5, "ct.ready", `"ctid":900,"changed":true,"changes":["created","started"],"elapsed_ms":4100`),
 		at(5, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"clone"`))
-	term.shows("  900 ct-900  changed    4.1 s  create 2.0 s, start 2.0 s\n  103 ct-103  clone 5 s")
+	term.shows("  900 ct-900  changed     4.1 s  create 2.0 s, start 2.0 s\n  103 ct-103  clone 5 s")
 	feed(v,
 		at(8, "ct.ready", `"ctid":103,"changed":false,"restart_required":["memory"],"elapsed_ms":3000`),
 		at(9, "ca.exported", `"ctid":103,"sha256":"abcdef","subject":"Root","not_after":"2035-12-31T15:04:12Z"`),
@@ -194,8 +194,8 @@ func TestLive(t *testing.T) {
 	want := `create: 2 containers of /etc/c.json
 warning: 900 ct-900: no snapshot
 bash: line 3: 77 Killed
-  900 ct-900  changed    4.1 s  create 2.0 s, start 2.0 s
-  103 ct-103  unchanged  3.0 s  clone 3.0 s
+  900 ct-900  changed     4.1 s  create 2.0 s, start 2.0 s
+  103 ct-103  unchanged   3.0 s  clone 3.0 s
 
 Changed:
   900 ct-900: created, started
@@ -204,14 +204,61 @@ Restart required (phoenix --restart):
   103 ct-103: memory
 Certificates:
   103 ct-103: 24 h left, a.example
-Root of the CA Root, 3649 days left:
-  abcdef
+Root of the CA:
+  Root, 3649 days left
+  SHA-256 abcdef
 
 create: all well after 9.0 s: 1 changed, 1 unchanged`
 	term.shows("create: all well")
 	if have := term.lines(); have != want {
 		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
 	}
+}
+
+// A first run fits a terminal: of what is new it is said how it was made, not each file
+// in it; the stages that took longest come first, each
+// once; long names are in lines of their own.
+func TestFirstRun(t *testing.T) {
+	term := newTerminal(t, 80, 24, nil)
+	v := viewAt(false, true, term.screen)
+	feed(v, plan("create", "", 900)...)
+	for i, stage := range []string{"create", "start", "base_setup", "start"} {
+		feed(v, at(float64(i*i), "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"`+stage+`"`))
+	}
+	names := `"gateway.internal.example","a-service-of-a-long-name.internal.example"`
+	feed(v, at(10, "ct.ready", `"ctid":900,"changed":true,"changes":["destroyed","cloned from 9@s","memory 1","a","b"]`),
+		at(10, "traefik.ready", `"ctid":900,"changed":true,"changes":["c"],"names":[`+names+
+			`],"not_after":"2026-01-03T15:04:27Z"`), at(10, "plan.done", ""))
+	v.close()
+	want := `create: 1 container of /etc/c.json
+  900 ct-900  changed    10.0 s  base_setup 5.0 s, start 4.0 s, create 1.0 s
+
+Changed:
+  900 ct-900: destroyed, cloned from 9@s, and 4 more
+Certificates:
+  900 ct-900: 24 h left, gateway.internal.example,
+    a-service-of-a-long-name.internal.example
+
+create: all well after 10.0 s: 1 changed`
+	term.shows("create: all well")
+	if have := term.lines(); have != want {
+		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
+	}
+}
+
+// A gateway is not done before it has been set up as one.
+func TestGatewayIsDue(t *testing.T) {
+	term := newTerminal(t, 80, 24, nil)
+	v := viewAt(false, true, term.screen)
+	feed(v, plan("create", `,"ca":{"ctid":103},"gateway":{"ctid":101}`, 103, 101)...)
+	feed(v, at(1, "ct.ready", `"ctid":101,"changed":true,"changes":["started"]`),
+		at(1, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"step_ca"`))
+	term.shows("  103 ct-103  step_ca 9 s\n  101 ct-101  waits for 103 ct-103")
+	feed(v, at(2, "ct.stage", `"ctid":101,"program":"phx-nginx","stage":"packages"`))
+	term.shows("  101 ct-101  packages 8 s")
+	feed(v, at(4, "nginx.ready", `"ctid":101,"changed":false`))
+	term.shows("  101 ct-101  changed     2.0 s  packages 2.0 s")
+	v.close()
 }
 
 // At any width each container has one line, also after a change of the width.
