@@ -441,7 +441,11 @@ func newRow(c *container, r *run, works []*work) row {
 			}
 			add(toneIdle, "skipped", shownText(e.Reason)+because)
 		case "ca.status", "nginx.status", "traefik.status":
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				add(toneWarn, "out of reach", shownText(e.Error))
+			default:
 				result = "failed"
 				add(toneFailed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], shownText(e.Error)))
 			}
@@ -643,25 +647,19 @@ func newTrust(r *run) *trust {
 	issuers := map[string]bool{}
 	for _, id := range r.order {
 		for _, e := range r.containers[id].results {
-			what := ""
-			switch writers[e.Event] {
-			case "phx-nginx":
-				what = "gateway"
-			case "phx-traefik":
-				what = "proxy"
-			default:
+			what := parts[writers[e.Event]]
+			if what != "gateway" && what != "proxy" {
 				continue
 			}
 			s := trusted{What: what, ID: id}
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				s.Lines = append(s.Lines, remark{toneWarn, "out of reach", shownText(e.Error)})
+			default:
 				s.Lines = append(s.Lines, remark{toneFailed, "failed", shownText(e.Error)})
 			}
-			certificates := e.Certificates
-			for _, name := range e.Names[:min(len(e.Names), maxList)] {
-				if len(e.Certificates) == 0 {
-					certificates = append(certificates, certificate{Name: name, NotAfter: e.NotAfter})
-				}
-			}
+			certificates := e.served()
 			for i, c := range certificates {
 				if i == maxList {
 					more := fmt.Sprintf("%d more", len(certificates)-maxList)
@@ -832,6 +830,7 @@ func (p *page) headline(r *run) {
 	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
 }
 
+// verb returns the form of a verb for n of something.
 func verb(n int, one, many string) string {
 	if n == 1 {
 		return one
@@ -839,11 +838,12 @@ func verb(n int, one, many string) string {
 	return many
 }
 
-// text returns what an event says in a form that shows all of it, and no more
-// than its length allows: what could hide, reorder or overprint is escaped.
+// shownText returns what an event says in several lines, in a form that shows all of
+// it, and no more than its length allows: what could hide, reorder or overprint is
+// escaped.
 func shownText(s string) string { return visible(s, maxText, true) }
 
-// label is text for one line.
+// shownLabel is shownText for one line.
 func shownLabel(s string) string { return visible(s, maxLabel, false) }
 
 func visible(s string, most int, lines bool) string {

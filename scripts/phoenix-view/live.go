@@ -70,12 +70,12 @@ func (l *live) event(r *run, e *event) {
 	l.run = r
 	switch e.Event {
 	case "plan.started", "warning", "check.point", "ct.preview":
-		l.say(happened(r, e, l.messages)...)
+		l.say(l.out.happened(r, e, l.messages)...)
 	case "ct.stage":
 		delete(l.notes, e.CTID)
 	default:
 		if o := e.outcome(); (o == failed || o == skipped) && !l.fits(r) {
-			l.say(happened(r, e, l.messages)...)
+			l.say(l.out.happened(r, e, l.messages)...)
 		}
 	}
 	l.poke()
@@ -185,7 +185,7 @@ func (l *live) draw() {
 
 // rows returns the lines that are redrawn, fewer than the terminal has.
 func (l *live) rows(r *run) []line {
-	if a := r.action(); a == "status" || a == "check" || r.dryRun() {
+	if r.onlyLooks() {
 		return []line{{{dim, l.counts(r)}}}
 	}
 	if l.fits(r) {
@@ -201,7 +201,7 @@ func (l *live) fits(r *run) bool { return len(r.order) < l.out.rows }
 
 // last returns the lines of a run that has ended, as they stay.
 func (l *live) last(r *run) []line {
-	if a := r.action(); a == "status" || a == "check" || r.dryRun() || !l.fits(r) {
+	if r.onlyLooks() || !l.fits(r) {
 		return nil
 	}
 	return l.out.table(r, r.all(), nil, time.Time{})

@@ -150,7 +150,7 @@ func action(c *cli.Context) error {
 		}
 		return finished(r)
 	}
-	v := newView(c.Bool("quiet"), c.String("messages") != "", out)
+	v := newView(c.Bool("quiet"), c.String("messages") != "", out, time.Now)
 	v.finished = finished
 	if log != nil {
 		v.last, _ = readLast(log.path) // the first run has none
@@ -181,8 +181,8 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-func newView(quiet, messages bool, out *screen) *view {
-	v := &view{quiet: quiet, messages: messages, now: time.Now, out: out, run: newRun(), sorter: newSorter()}
+func newView(quiet, messages bool, out *screen, now func() time.Time) *view {
+	v := &view{quiet: quiet, now: now, out: out, run: newRun(), sorter: newSorter()}
 	switch {
 	case quiet:
 	case out.rows > 0:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 	"time"
 )
@@ -54,7 +53,7 @@ func (c *container) state(r *run, note string, now time.Time) line {
 		return state
 	}
 	state := line{{looks[o], pad(o.String(), len("unchanged"))}}
-	if took := c.took(r.end); took > 0 {
+	if took := c.took(r.end); took >= brief {
 		state = append(state, span{plainText, "  " + lasted(took)})
 	}
 	if stages := c.stageTimes(); stages != "" {
@@ -63,21 +62,12 @@ func (c *container) state(r *run, note string, now time.Time) line {
 	return state
 }
 
-// clock formats a time that goes on.
-func clock(d time.Duration) string {
-	d = max(0, d).Truncate(time.Second)
-	if d < time.Minute {
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	}
-	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
-}
-
 // stageTimes names the stages that are over and took some time, each with that.
 func (c *container) stageTimes() string {
 	var all []string
 	for _, s := range c.stages {
-		if s.end.Sub(s.start) >= 100*time.Millisecond {
-			all = append(all, s.name+" "+lasted(s.end.Sub(s.start)))
+		if took := s.end.Sub(s.start); took >= brief {
+			all = append(all, s.name+" "+lasted(took))
 		}
 	}
 	return strings.Join(all, ", ")

@@ -41,6 +41,7 @@ type event struct {
 	Error        string          `json:"error"`
 	Reason       string          `json:"reason"`
 	Because      int             `json:"because"`
+	OutOfReach   bool            `json:"out_of_reach"`
 	State        string          `json:"state"`
 	Template     bool            `json:"template"`
 	Lock         string          `json:"lock"`
@@ -227,13 +228,30 @@ func (c *container) endStage(program string, at time.Time) {
 	}
 }
 
-// isFailure reports whether an event says that something has failed.
+// isFailure reports whether an event says that something has failed, or is not as
+// it must be. What cannot be reached may be well.
 func (e *event) isFailure() bool {
 	switch e.Event {
 	case "ct.failed", "ca.failed", "nginx.failed", "traefik.failed":
 		return true
+	case "ca.status", "nginx.status", "traefik.status":
+		return e.Error != "" && !e.OutOfReach ||
+			slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" })
 	}
 	return false
+}
+
+// served returns the certificates of a service: those that it has shown, or, where
+// none has been asked for, one for each name.
+func (e *event) served() []certificate {
+	if len(e.Certificates) > 0 {
+		return e.Certificates
+	}
+	var all []certificate
+	for _, name := range e.Names {
+		all = append(all, certificate{Name: name, NotAfter: e.NotAfter})
+	}
+	return all
 }
 
 // isOver reports whether e belongs to the next run: phx-plan warns before it plans.
@@ -283,6 +301,9 @@ func (e *event) outcome() outcome {
 	return unchanged
 }
 
+// elapsed returns how long the work took of which an event tells.
+func (e *event) elapsed() time.Duration { return time.Duration(e.ElapsedMS) * time.Millisecond }
+
 // working returns the stage that is under way, nil where there is none. Of several,
 // it is the last to have begun.
 func (c *container) working() *stage {
@@ -306,7 +327,7 @@ func (c *container) took(now time.Time) time.Duration {
 	}
 	var measured time.Duration // by the programs, which work also between the stages
 	for _, e := range c.results {
-		measured += time.Duration(e.ElapsedMS) * time.Millisecond
+		measured += e.elapsed()
 	}
 	return max(sum, measured)
 }
@@ -405,24 +426,23 @@ func (r *run) ending() ending {
 	if r.status > 0 || r.begin == nil || !r.done {
 		return broken
 	}
-	end := well
+	if r.anyFailure() {
+		return broken
+	}
 	for _, c := range r.containers {
-		switch c.outcome() {
-		case failed, skipped:
-			return broken
-		case changed:
-			if r.dryRun() {
-				end = different
-			}
-		}
-		if e := c.last("ct.status"); e != nil && e.condition() != asConfigured {
-			end = different
+		e := c.last("ct.status")
+		if r.dryRun() && c.outcome() == changed || e != nil && e.condition() != asConfigured {
+			return different
 		}
 	}
-	for _, p := range r.points {
-		if p.Result == "failed" {
-			return broken
-		}
-	}
-	return end
+	return well
 }
+
+// anyFailure reports whether an event tells of a failure.
+func (r *run) anyFailure() bool {
+	return len(r.with(failed))+len(r.with(skipped)) > 0 ||
+		slices.ContainsFunc(r.points, func(e *event) bool { return e.Result == "failed" })
+}
+
+// onlyLooks reports whether the run is one that changes nothing.
+func (r *run) onlyLooks() bool { return r.action() == "status" || r.action() == "check" || r.dryRun() }

@@ -128,15 +128,7 @@ func (term *terminal) shows(texts ...string) {
 
 // viewAt returns a view whose clock stands at now.
 func viewAt(quiet, messages bool, out *screen) *view {
-	v := &view{quiet: quiet, now: func() time.Time { return now }, out: out, run: newRun(), sorter: newSorter()}
-	switch {
-	case quiet:
-	case out.rows > 0:
-		v.display = newLive(out, &v.mu, messages, v.now)
-	default:
-		v.display = &plain{out: out, messages: messages}
-	}
-	return v
+	return newView(quiet, messages, out, func() time.Time { return now })
 }
 
 // feed reads events as they come from stdin.
@@ -204,7 +196,7 @@ Restart required (phoenix --restart):
   103 ct-103: memory
 Certificates:
   103 ct-103: 24 h left, a.example
-Root of the CA Root, 3649 days left:
+Root of the CA: Root, 3649 days left:
   abcdef
 
 create: all well after 9.0 s: 1 changed, 1 unchanged`
@@ -496,6 +488,71 @@ func TestSorter(t *testing.T) {
 	}
 }
 
+// Where nothing was planned, the messages say why, whatever they are about.
+func TestNothingPlanned(t *testing.T) {
+	const message = "phx-plan: 777: not in /etc/c.json"
+	for _, events := range [][]string{nil, {at(1, "run.ended", `"status":2`)}} {
+		if have := shown(t, false, events, []string{message}); have != message+"\n" {
+			t.Errorf("%q: %q", events, have)
+		}
+	}
+}
+
+// What events say of a broken service, or of a point of a check, is said once.
+func TestSaidOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		events  []string
+		message string
+		want    string
+	}{
+		"status": {append(plan("status", "", 103),
+			at(1, "ct.status", `"ctid":103,"state":"running"`), at(1, "ca.status", `"ctid":103,"error":"it is gone"`),
+			at(2, "plan.done", ""), at(3, "run.ended", `"status":1`)),
+			"phx-ca-export: 103 Step-CA: it is gone", "status: broken after 3.0 s: 1 broken\n"},
+		"check": {append(plan("check", "", 103),
+			at(1, "check.point", `"point":"bridge","result":"failed","text":"it is gone"`), at(2, "plan.done", "")),
+			"phx-lxc: bridge: failed: it is gone", "check: failed after 2.0 s: 1 failed\n"},
+		"repeated": {append(plan("create", "", 102),
+			at(1, "ct.failed", `"ctid":102,"stage":"start","error":"it is gone"`),
+			at(1, "traefik.failed", `"ctid":102,"stage":"join","error":"the container failed: it is gone"`),
+			at(2, "plan.done", "")),
+			"", "Failed:\n  102 ct-102: start\n    it is gone\n\ncreate: failed"},
+	} {
+		have := shown(t, false, test.events, []string{test.message})
+		_, end, _ := strings.Cut(have, "\n\n") // before it, plain lines tell what happens
+		if name == "check" {
+			end = have
+		}
+		if strings.Count(end, "it is gone") != 1 || !strings.Contains(end, test.want) {
+			t.Errorf("%s: %s", name, have)
+		}
+	}
+}
+
+// A service that cannot be reached may be well.
+func TestOutOfReach(t *testing.T) {
+	have := shown(t, false, append(plan("status", "", 102),
+		at(1, "ct.status", `"ctid":102,"state":"running"`),
+		at(1, "traefik.status", `"ctid":102,"error":"no way there","out_of_reach":true`),
+		at(2, "plan.done", ""), at(3, "run.ended", `"status":0`)), nil)
+	if !strings.Contains(have, "  out of reach: no way there\n") || !strings.Contains(have, "status: all well after") {
+		t.Error(have)
+	}
+}
+
+// Words are kept whole, and a line is not longer than the screen where they are not.
+func TestWrapped(t *testing.T) {
+	s := &screen{columns: 20}
+	have := ""
+	for _, l := range s.wrapped(line{{yellow, "warning: "}}, "  ", plainText, "a word of text,\n  and averyverylongwordin it 長い 長い") {
+		have += s.format(l, 0) + "\n"
+	}
+	const want = "warning: a word of\n  text,\n    and\n  averyverylongwordin\n  it 長い 長い\n"
+	if have != want {
+		t.Errorf("%q", have)
+	}
+}
+
 // A failure that no event tells is told by what was hidden before.
 func TestUntoldFailure(t *testing.T) {
 	events := append(plan("create", "", 103),
@@ -522,7 +579,7 @@ func TestDryRun(t *testing.T) {
 Would change: 103 ct-103
 Unchanged: 102 ct-102
 
-create: something is to be changed: 1 would change, 1 unchanged
+dry run of create: something is to be changed: 1 would change, 1 unchanged
 `
 	if have := shown(t, false, events, nil); have != want {
 		t.Errorf("%s\nwant\n%s", have, want)
@@ -545,7 +602,7 @@ func TestTables(t *testing.T) {
 			`{"name":"b.example","error":"expired"}]`),
 		at(3, "ca.status", `"ctid":103,"sha256":"ab","pinned":"cd","ca_url":"https://10.0.0.10:9000",`+
 			`"error":"they differ"`),
-		at(3, "plan.done", ""), at(3, "run.ended", `"status":3`))
+		at(3, "plan.done", ""), at(3, "run.ended", `"status":1`))
 	const want = `
 CTID  NAME    STATE     IP          SNAPSHOT
 900   ct-900  template  10.0.0.200  final-form
@@ -564,7 +621,7 @@ CA 103 ct-103 at https://10.0.0.10:9000
   cd pinned
   broken: they differ
 
-status: differs from the configuration: 1 not as configured, 1 as it should be
+status: broken after 3.0 s: 1 broken, 1 as configured
 `
 	if have := shown(t, false, status, nil); !strings.HasSuffix(have, want) {
 		t.Errorf("%s\nwant\n%s", have, want)
