@@ -53,6 +53,11 @@ func (v *view) event(raw []byte, e *event, err error) {
 		return
 	}
 	v.display.event(v.run, e)
+	if e.Event == "plan.started" && v.run.dryRun() { // messages may have come before it
+		for _, m := range v.hidden.messages {
+			v.display.message(v.run, m)
+		}
+	}
 }
 
 // message takes a line of the programs' stderr.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/hinshun/vt10x"
+	"golang.org/x/sys/unix"
 )
 
 // begun is when the runs of the tests begin, and now when they are looked at.
@@ -55,7 +56,8 @@ type terminal struct {
 	master *os.File
 	shown  vt10x.Terminal
 	mu     sync.Mutex
-	raw    bytes.Buffer // all that was written to it
+	raw    bytes.Buffer  // all that was written to it
+	read   chan struct{} // closed when it is closed, and all is shown
 }
 
 func newTerminal(t *testing.T, columns, rows int, env map[string]string) *terminal {
@@ -64,15 +66,15 @@ func newTerminal(t *testing.T, columns, rows int, env map[string]string) *termin
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, master: master, shown: vt10x.New(vt10x.WithSize(columns, rows))}
+	term := &terminal{t: t, master: master, shown: vt10x.New(vt10x.WithSize(columns, rows)),
+		read: make(chan struct{})}
 	term.resize(columns, rows)
 	if env == nil {
 		env = map[string]string{"TERM": "xterm"}
 	}
 	term.screen = newScreen(slave, func(name string) string { return env[name] })
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(term.read)
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := master.Read(buf)
@@ -87,10 +89,18 @@ func newTerminal(t *testing.T, columns, rows int, env map[string]string) *termin
 	}()
 	t.Cleanup(func() {
 		slave.Close()
-		<-done
+		<-term.read
 		master.Close()
 	})
 	return term
+}
+
+// end closes a view, and the terminal, which shows then all that the view has
+// written.
+func (term *terminal) end(v *view) {
+	v.close()
+	term.screen.out.Close()
+	<-term.read
 }
 
 func (term *terminal) resize(columns, rows int) {
@@ -182,7 +192,7 @@ func TestLive(t *testing.T) {
 		at(9, "ca.exported", `"ctid":103,"sha256":"abcdef","subject":"Root","not_after":"2035-12-31T15:04:12Z"`),
 		at(9, "nginx.ready", `"ctid":103,"names":["a.example"],"not_after":"2026-01-03T15:04:27Z"`),
 		at(0, "plan.done", ""))
-	v.close()
+	term.end(v)
 	want := `create: 2 containers of /etc/c.json
 warning: 900 ct-900: no snapshot
 bash: line 3: 77 Killed
@@ -221,7 +231,7 @@ func TestWidth(t *testing.T) {
 		feed(v, at(2, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"`+long+`"`))
 		term.shows(" 103 ct-")
 		feed(v, at(3, "ct.ready", `"ctid":900,"changed":true,"changes":["`+long+`"],"elapsed_ms":1`))
-		v.close()
+		term.end(v)
 		term.shows("failed")
 		table, _, _ := strings.Cut(term.lines(), "\n\n")
 		for row := range strings.SplitSeq(table, "\n") {
@@ -258,7 +268,7 @@ func TestManyContainers(t *testing.T) {
 		feed(v, at(3, "ct.ready", fmt.Sprintf(`"ctid":%d,"changed":false,"changes":[]`, id)))
 	}
 	feed(v, at(0, "plan.done", ""))
-	v.close()
+	term.end(v)
 	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\n" +
 		"create: failed")
 	term.mu.Lock()
@@ -290,7 +300,7 @@ func TestTerminals(t *testing.T) {
 		term := newTerminal(t, 80, 24, test.env)
 		v := viewAt(false, false, term.screen)
 		feed(v, events...)
-		v.close()
+		term.end(v)
 		term.shows("create: all well")
 		term.mu.Lock()
 		raw := term.raw.String()
@@ -335,7 +345,7 @@ func TestHostile(t *testing.T) {
 				events = append(events, at(1, name, strings.ReplaceAll(fields, "E", evil)))
 			}
 			feed(v, events...)
-			v.close()
+			term.end(v)
 			term.shows("after 1.0 s")
 			term.mu.Lock()
 			raw := term.raw.String()
@@ -394,21 +404,34 @@ func TestOddStreams(t *testing.T) {
 // Many events are read to the end while the terminal takes nothing, and what waits for
 // it is bounded.
 func TestStoppedTerminal(t *testing.T) {
-	r, w, err := os.Pipe() // of which nobody reads
+	r, w, err := os.Pipe() // full, and of which nobody reads
 	if err != nil {
 		t.Fatal(err)
 	}
+	size, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(make([]byte, size))
 	v := viewAt(false, true, &screen{out: w, columns: 80, rows: 24})
+	l := v.display.(*live)
+	v.mu.Lock()
+	l.say(text("something"))
+	for len(l.above) > 0 { // until it is being written
+		v.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		v.mu.Lock()
+	}
+	v.mu.Unlock()
 	var events strings.Builder
-	for range 100_000 {
+	for range 2 * maxAbove {
 		events.WriteString(at(1, "warning", `"program":"phx-lxc","text":"something"`) + "\n")
 	}
 	if err := readEvents(strings.NewReader(events.String()), nil, v.event); err != nil {
 		t.Fatal(err)
 	}
 	v.mu.Lock()
-	l := v.display.(*live)
-	if len(l.above) > maxAbove || l.gone == 0 {
+	if len(l.above) != maxAbove || l.gone != maxAbove {
 		t.Errorf("%d lines wait, %d are left out", len(l.above), l.gone)
 	}
 	v.mu.Unlock()
@@ -586,7 +609,7 @@ dry run of create: something is to be changed: 1 would change, 1 unchanged
 	}
 	// The messages say the same.
 	have := shown(t, false, events, []string{"phx-lxc: 103 ct-103: would run: pct set"})
-	if strings.Contains(have, "description") {
+	if strings.Contains(have, "description") || strings.Count(have, "would run: pct set\n") != 1 {
 		t.Error(have)
 	}
 }
@@ -629,7 +652,7 @@ status: broken after 3.0 s: 1 broken, 1 as configured
 	term := newTerminal(t, 40, 40, map[string]string{"TERM": "dumb"})
 	v := viewAt(false, false, term.screen)
 	feed(v, status...)
-	v.close()
+	term.end(v)
 	term.shows("\nCTID  NAME    STATE     IP\n900   ct-900  template  10.0.0.200\n")
 
 	check := append(plan("check", "", 900),
