@@ -24,8 +24,6 @@ import (
 	"thinkheads.ai/phx/cmd/internal/scripts"
 )
 
-const defaultAppArmor = "/usr/local/phoenix_hypervisor/etc/apparmor"
-
 const usage = `Usage:
     phx-plan … | phx-lxc [OPTIONS] | …
 
@@ -77,7 +75,7 @@ func main() {
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "adopt", EnvVars: []string{"PHX_ADOPT"}},
 			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
-			&cli.StringFlag{Name: "apparmor", Value: defaultAppArmor, EnvVars: []string{"PHX_APPARMOR"}},
+			&cli.StringFlag{Name: "apparmor", Value: cmdline.DefaultAppArmor(), EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},

@@ -67,7 +67,7 @@ func main() {
 		CustomAppHelpTemplate: usage,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "action", Value: "create", EnvVars: []string{"PHX_ACTION"}},
-			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig, EnvVars: []string{"PHX_CONFIG"}},
+			&cli.StringFlag{Name: "config", Value: cmdline.DefaultConfig(), EnvVars: []string{"PHX_CONFIG"}},
 			&cli.StringFlag{Name: "domain", Value: cmdline.DefaultDomain, EnvVars: []string{"PHX_DOMAIN"}},
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.BoolFlag{Name: "explain"},

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,12 +28,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Default places on a Proxmox VE host and the variables that move them.
+// Default places on a Proxmox VE host. Of the configuration and of the AppArmor
+// profiles, that of the Debian package counts where there is no local one.
 const (
-	DefaultConfig = "/usr/local/phoenix_hypervisor/etc/phoenix_lxc_configs.json"
+	LocalConfig      = "/usr/local/phoenix_hypervisor/etc/phoenix_lxc_configs.json"
+	PackagedConfig   = "/etc/phx/phoenix_lxc_configs.json"
+	LocalAppArmor    = "/usr/local/phoenix_hypervisor/etc/apparmor"
+	PackagedAppArmor = "/etc/phx/apparmor"
+
 	DefaultCAFile = "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt"
 	DefaultDomain = "internal.thinkheads.ai"
 )
+
+// DefaultConfig is the configuration where none is named.
+func DefaultConfig() string { return either(LocalConfig, PackagedConfig) }
+
+// DefaultAppArmor is the directory of AppArmor profiles where none is named.
+func DefaultAppArmor() string { return either(LocalAppArmor, PackagedAppArmor) }
+
+// either returns the path local unless nothing is there. What is there and cannot
+// be read is an error for who reads it.
+func either(local, packaged string) string {
+	if _, err := os.Lstat(local); errors.Is(err, fs.ErrNotExist) {
+		return packaged
+	}
+	return local
+}
 
 // Status is an error that has been reported already: the program ends with
 // this exit status and prints nothing more.

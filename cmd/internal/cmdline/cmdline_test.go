@@ -3,6 +3,7 @@ package cmdline
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -42,6 +43,21 @@ func TestAnEmptyVariableIsUnset(t *testing.T) {
 
 // What the driver passes on may have reached the program directly as well, as
 // from systemd: only the same way twice is a second signal.
+// What is at the local place counts, whatever it is.
+func TestLocalPlaceComesFirst(t *testing.T) {
+	dir := t.TempDir()
+	local, packaged := filepath.Join(dir, "local"), filepath.Join(dir, "packaged")
+	if got := either(local, packaged); got != packaged {
+		t.Errorf("without a local file: %s", got)
+	}
+	if err := os.Symlink("nowhere", local); err != nil {
+		t.Fatal(err)
+	}
+	if got := either(local, packaged); got != local {
+		t.Errorf("with a local link that leads nowhere: %s", got)
+	}
+}
+
 func TestSecondSignal(t *testing.T) {
 	hup, term := os.Signal(syscall.SIGHUP), os.Signal(syscall.SIGTERM)
 	for _, test := range []struct {

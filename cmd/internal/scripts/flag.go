@@ -8,9 +8,9 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// defaultDirs are phx's own directory on a Proxmox VE host, and that of the
-// scripts that phx replaces.
-const defaultDirs = "/usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin"
+// defaultDirs are phx's own directories on a Proxmox VE host, of the Debian package
+// and of scripts/install, and that of the scripts that phx replaces.
+const defaultDirs = "/usr/share/phx:/usr/local/phoenix_hypervisor/scripts:/usr/local/phoenix_hypervisor/bin"
 
 // Flag is the value of --scripts: directories, several of them separated by
 // colons, or given one by one. Those of PHX_SCRIPTS count only without the flag.

@@ -245,6 +245,7 @@ func TestLab(t *testing.T) {
 	if long() {
 		t.Run("Adoption", l.testAdoption)
 	}
+	t.Run("Package", l.testPackage)
 	t.Run("Shape", l.testShape)
 	t.Run("Down", func(t *testing.T) {
 		l.do(t, "scripts/lab", "down")
