@@ -26,14 +26,16 @@ Show the events of phx to people: what happens while it happens, and at the end
 what has become of it. FILE is a log of events; its last run is shown.
 
 Options:
-    --html FILE        write a page of the run for a browser
+    --html FILE        write a page of the run, for a browser, to this file
     --list             list the runs of FILE
-    --log FILE         append the events to FILE
-    --messages FILE    show the programs' messages that come out of FILE as well
-    --metrics FILE     write metrics for Prometheus
-    --pass             write what is read to stdout, and show nothing
-    --quiet            show nothing where nothing was changed and nothing failed
-    --run ROUND        show that run of FILE, not the last
+    --log FILE         append the events of runs to this file
+    --messages FILE    show the programs' messages as well, which come out of
+                       this file, such as /dev/fd/3
+    --metrics FILE     write metrics for Prometheus to this file
+    --pass             write the events to stdout as they are, and show nothing
+    --quiet            show nothing unless something was changed or failed
+    --run ROUND        show this run of FILE, as --list names it; default the
+                       last
     --help             print this text
     --version          print the version
 
