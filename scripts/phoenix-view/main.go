@@ -82,7 +82,9 @@ func execute(args []string) int {
 		HideHelpCommand:       true,
 		Version:               version(),
 		ExitErrHandler:        func(*cli.Context, error) {},
-		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return wrong("%s", strings.Replace(err.Error(), "flag provided but not defined: -", "unknown option --", 1))
+		},
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "list"},
 			&cli.StringFlag{Name: "run"},
