@@ -271,6 +271,7 @@ func pages() map[string]*script {
 // TestPages: what each kind of run leads to is on its page, also where a run tells
 // little, or was cut short.
 func TestPages(t *testing.T) {
+	all := pages()
 	for name, want := range map[string][]string{
 		"4": {
 			"phoenix create: All well: 4 of 4 containers were changed.", "/etc/phx/phoenix_lxc_configs.json",
@@ -296,7 +297,7 @@ func TestPages(t *testing.T) {
 			`class="plus">+policy_in: DROP`,
 		},
 	} {
-		page := html.UnescapeString(string(content(t, pages()[name])))
+		page := html.UnescapeString(string(content(t, all[name])))
 		for _, w := range want {
 			if !strings.Contains(page, w) {
 				t.Errorf("%s: %q is not on the page", name, w)

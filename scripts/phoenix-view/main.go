@@ -218,16 +218,12 @@ func readEvents(in io.Reader, log *runLog, each func(raw []byte, e *event, err e
 // last line, and the events to the log.
 func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) error {
 	defer log.close()
-	now := newRun()
-	end := func() {
-		if now.start.IsZero() {
-			return
-		}
-		if err := finished(now); err != nil {
+	all := &runs{now: newRun(), ended: func(r *run) error {
+		if err := finished(r); err != nil {
 			complain(err)
 		}
-		now = newRun()
-	}
+		return nil
+	}}
 	err := readLines(in, func(raw []byte, whole bool) error {
 		if !bytes.HasPrefix(raw, []byte(`{"event":"run.ended"`)) {
 			if _, err := out.Write(raw); err != nil {
@@ -242,15 +238,12 @@ func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) e
 			e = nil
 		}
 		log.add(raw, e)
-		if e != nil && now.isOver(e) {
-			end()
+		if e == nil {
+			return nil
 		}
-		if e != nil {
-			now.observe(e)
-		}
-		return nil
+		return all.add(e)
 	})
-	end()
+	all.end()
 	return err
 }
 
@@ -331,29 +324,16 @@ func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 
 // readRuns calls each with every run that r has.
 func readRuns(r io.Reader, each func(*run) error) error {
-	now := newRun()
-	end := func() error {
-		if now.start.IsZero() {
-			return nil
-		}
-		return each(now)
-	}
+	all := &runs{now: newRun(), ended: each}
 	err := readLines(r, func(raw []byte, whole bool) error {
 		e, err := parse(raw)
 		if !whole || err != nil {
 			return nil
 		}
-		if now.isOver(e) {
-			if err := end(); err != nil {
-				return err
-			}
-			now = newRun()
-		}
-		now.observe(e)
-		return nil
+		return all.add(e)
 	})
 	if err != nil {
 		return err
 	}
-	return end()
+	return all.end()
 }

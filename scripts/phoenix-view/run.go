@@ -259,6 +259,32 @@ func (r *run) isOver(e *event) bool {
 	return r.done && e.Event != "run.ended" || r.begin != nil && e.Event == "plan.started"
 }
 
+// runs takes the events of a stream, and calls ended with each run that is over.
+type runs struct {
+	now   *run
+	ended func(*run) error
+}
+
+func (s *runs) add(e *event) error {
+	if s.now.isOver(e) {
+		if err := s.end(); err != nil {
+			return err
+		}
+	}
+	s.now.observe(e)
+	return nil
+}
+
+// end ends the last run.
+func (s *runs) end() error {
+	r := s.now
+	s.now = newRun()
+	if r.start.IsZero() {
+		return nil
+	}
+	return s.ended(r)
+}
+
 // An outcome is what has become of a container.
 type outcome int
 
