@@ -34,8 +34,7 @@ Options:
     --metrics FILE     write metrics for Prometheus to this file
     --pass             write the events to stdout as they are, and show nothing
     --quiet            show nothing unless something was changed or failed
-    --run ROUND        show this run of FILE, as --list names it; default the
-                       last
+    --run ROUND        show the run that --list names so; default the last
     --help             print this text
     --version          print the version
 
@@ -280,8 +279,8 @@ func readMessages(r io.Reader, each func(string)) {
 	})
 }
 
-// showFile shows the last run of the file at path, one of a round, or all in a
-// list. It returns the run that it has shown, nil with a list.
+// showFile shows the last run of the file at path, the last whose round begins as
+// one that is asked for, or all in a list. It returns the run that it has shown, nil with a list.
 func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -305,7 +304,7 @@ func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 		switch {
 		case list:
 			return out.print(s.listing())
-		case round == "" || r.begin != nil && r.begin.Round == round:
+		case round == "" || r.begin != nil && strings.HasPrefix(r.begin.Round, round):
 			chosen = r
 		}
 		return nil

@@ -74,7 +74,7 @@ func (s *summary) whole() []line {
 func (s *summary) listing() line {
 	round := "-"
 	if s.run.begin != nil {
-		round = s.run.begin.Round
+		round = fmt.Sprintf("%.8s", s.run.begin.Round) // --run takes the beginning
 	}
 	when := s.run.start.Local().Format("2006-01-02 15:04:05")
 	return append(line{{plainText, round + "  " + when + "  "}}, s.verdict()...)
