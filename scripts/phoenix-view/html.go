@@ -307,31 +307,6 @@ func (r *run) nameOf(id int) string {
 	return ""
 }
 
-// kind returns what kind of run it is: dry run, status, check, or run.
-func (r *run) kind() string {
-	switch {
-	case r.begin == nil:
-		for _, c := range r.containers {
-			for _, e := range c.results {
-				switch e.Event {
-				case "ct.status":
-					return "status"
-				case "ct.preview":
-					return "dry-run"
-				}
-			}
-		}
-		if len(r.points) > 0 {
-			return "check"
-		}
-	case r.begin.Action == "status", r.begin.Action == "check":
-		return r.begin.Action
-	case r.begin.DryRun:
-		return "dry-run"
-	}
-	return "run"
-}
-
 // results are the words for how it ended with a container, in the order in which
 // they are counted.
 var results = []struct{ what, tone string }{
@@ -861,7 +836,7 @@ func visible(s string, most int, lines bool) string {
 		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, !hidden(r) && marks < 4:
 			b.WriteRune(r)
 		default:
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+			b.WriteString(quoted(string(r)))
 		}
 	}
 	return b.String()

@@ -470,5 +470,27 @@ func (r *run) anyFailure() bool {
 		slices.ContainsFunc(r.points, func(e *event) bool { return e.Result == "failed" })
 }
 
-// onlyLooks reports whether the run is one that changes nothing.
-func (r *run) onlyLooks() bool { return r.action() == "status" || r.action() == "check" || r.dryRun() }
+// kind returns what kind of run it is: status, check or dry-run, which change nothing, or run.
+func (r *run) kind() string {
+	switch {
+	case r.begin == nil:
+		for _, c := range r.containers {
+			for _, e := range c.results {
+				switch e.Event {
+				case "ct.status":
+					return "status"
+				case "ct.preview":
+					return "dry-run"
+				}
+			}
+		}
+		if len(r.points) > 0 {
+			return "check"
+		}
+	case r.begin.Action == "status", r.begin.Action == "check":
+		return r.begin.Action
+	case r.begin.DryRun:
+		return "dry-run"
+	}
+	return "run"
+}

@@ -168,14 +168,19 @@ func escape(text string) string {
 		case r == '\n':
 			b.WriteString(" ")
 		case hidden(r):
-			quoted := strconv.QuoteToASCII(rest[:size])
-			b.WriteString(quoted[1 : len(quoted)-1])
+			b.WriteString(quoted(rest[:size]))
 		default:
 			b.WriteString(rest[:size])
 		}
 		rest = rest[size:]
 	}
 	return b.String()
+}
+
+// quoted returns text in the form of a Go string, without the quotes.
+func quoted(text string) string {
+	literal := strconv.QuoteToASCII(text)
+	return literal[1 : len(literal)-1]
 }
 
 // hidden reports whether r is not to be written as it is. An invalid byte, which

@@ -64,7 +64,7 @@ func (s *summary) whole() []line {
 			}
 		}
 	}
-	if !r.onlyLooks() && len(r.order) <= maxTable {
+	if r.kind() == "run" && len(r.order) <= maxTable {
 		all = append(all, s.out.table(r, r.all(), nil, time.Time{})...)
 	}
 	return append(all, s.lines()...)

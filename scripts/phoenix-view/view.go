@@ -112,7 +112,7 @@ func (v *view) end() {
 			points = append(points, v.out.happened(r, e, true)...)
 		}
 		v.tell(append(points, s.lines()...))
-	case !r.onlyLooks() && len(r.with(changed)) > 0:
+	case r.kind() == "run" && len(r.with(changed)) > 0:
 		v.out.print(s.lines()...)
 	}
 	v.hidden, v.all = kept{}, kept{}

@@ -225,7 +225,7 @@ func TestWidth(t *testing.T) {
 		feed(v, plan("create", "", 900, 103)...)
 		feed(v, at(0, "ct.planned", `"ctid":104,"name":"`+long+`","needs":[]`),
 			at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"create `+long+`"`))
-		term.shows("900 ct-900")
+		term.shows("  104 長", " create 長い名前") // and nothing more is drawn
 		term.resize(columns, 70)
 		v.display.(*live).resize()
 		feed(v, at(2, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"`+long+`"`))
