@@ -111,14 +111,14 @@ func (s *screen) print(lines ...line) error {
 }
 
 // wrapped returns words in lines of the screen: the first behind head, the others
-// behind the indent.
+// behind the indent. Of text of very many lines it has the first and the last.
 func (s *screen) wrapped(head line, indent string, look style, words string) []line {
 	var all []line
 	add := func(text string) {
 		all = append(all, append(head, span{look, text}))
 		head = line{{plainText, indent}}
 	}
-	for row := range strings.SplitSeq(strings.TrimRight(words, "\n"), "\n") {
+	for _, row := range abridged(strings.Split(strings.TrimRight(words, "\n"), "\n")) {
 		if s.columns == 0 {
 			add(row)
 			continue

@@ -22,7 +22,7 @@ func (s *screen) point(r *run, e *event) []line {
 	all := s.wrapped(append(head, span{bold, about}, span{plainText, ": "}), indent, plainText, e.Text)
 	// It may be a command, which is to be copied.
 	before := line{{plainText, indent}, {bold, "→ "}}
-	for row := range strings.SplitSeq(strings.TrimRight(e.Remedy, "\n"), "\n") {
+	for _, row := range abridged(strings.Split(strings.TrimRight(e.Remedy, "\n"), "\n")) {
 		if e.Remedy != "" {
 			all = append(all, append(before, span{plainText, row}))
 			before = text(indent, "  ")
