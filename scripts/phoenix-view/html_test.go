@@ -420,7 +420,7 @@ func TestManyOfAKind(t *testing.T) {
 	if page := content(t, s); len(page) > 2<<20 || bytes.Count(page, []byte("something")) > 4*maxList {
 		t.Errorf("the page has %d bytes, %d warnings", len(page), bytes.Count(page, []byte("something")))
 	}
-	if lines := pointLines(r, r.points[0]); len(lines) > 3*maxError {
+	if lines := (&screen{}).point(r, r.points[0]); len(lines) > 3*maxError {
 		t.Errorf("%d lines are shown of a point", len(lines))
 	}
 	if n := len(r.containers[101].stages); n != 100_000 {
