@@ -315,31 +315,6 @@ func (r *run) nameOf(id int) string {
 	return ""
 }
 
-// kind returns what kind of run it is: dry run, status, check, or run.
-func (r *run) kind() string {
-	switch {
-	case r.begin == nil:
-		for _, c := range r.containers {
-			for _, e := range c.results {
-				switch e.Event {
-				case "ct.status":
-					return "status"
-				case "ct.preview":
-					return "dry-run"
-				}
-			}
-		}
-		if len(r.points) > 0 {
-			return "check"
-		}
-	case r.begin.Action == "status", r.begin.Action == "check":
-		return r.begin.Action
-	case r.begin.DryRun:
-		return "dry-run"
-	}
-	return "run"
-}
-
 // results are the words for how it ended with a container, in the order in which
 // they are counted.
 var results = []struct{ what, tone string }{
@@ -449,7 +424,11 @@ func newRow(c *container, r *run, works []*work, warnings []*event) row {
 			}
 			add(toneIdle, "skipped", shownText(e.Reason)+because)
 		case "ca.status", "nginx.status", "traefik.status":
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				add(toneWarn, "out of reach", shownText(e.Error))
+			default:
 				result = "failed"
 				add(toneFailed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], shownText(e.Error)))
 			}
@@ -653,25 +632,19 @@ func newTrust(r *run) *trust {
 	issuers := map[string]bool{}
 	for _, id := range r.order {
 		for _, e := range r.containers[id].results {
-			what := ""
-			switch writers[e.Event] {
-			case "phx-nginx":
-				what = "gateway"
-			case "phx-traefik":
-				what = "proxy"
-			default:
+			what := parts[writers[e.Event]]
+			if what != "gateway" && what != "proxy" {
 				continue
 			}
 			s := trusted{What: what, ID: id}
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				s.Lines = append(s.Lines, remark{toneWarn, "out of reach", shownText(e.Error)})
+			default:
 				s.Lines = append(s.Lines, remark{toneFailed, "failed", shownText(e.Error)})
 			}
-			certificates := e.Certificates
-			for _, name := range e.Names[:min(len(e.Names), maxList)] {
-				if len(e.Certificates) == 0 {
-					certificates = append(certificates, certificate{Name: name, NotAfter: e.NotAfter})
-				}
-			}
+			certificates := e.served()
 			for i, c := range certificates {
 				if i == maxList {
 					more := fmt.Sprintf("%d more", len(certificates)-maxList)
@@ -842,6 +815,7 @@ func (p *page) headline(r *run) {
 	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
 }
 
+// verb returns the form of a verb for n of something.
 func verb(n int, one, many string) string {
 	if n == 1 {
 		return one
@@ -849,11 +823,12 @@ func verb(n int, one, many string) string {
 	return many
 }
 
-// text returns what an event says in a form that shows all of it, and no more
-// than its length allows: what could hide, reorder or overprint is escaped.
+// shownText returns what an event says in several lines, in a form that shows all of
+// it, and no more than its length allows: what could hide, reorder or overprint is
+// escaped.
 func shownText(s string) string { return visible(s, maxText, true) }
 
-// label is text for one line.
+// shownLabel is shownText for one line.
 func shownLabel(s string) string { return visible(s, maxLabel, false) }
 
 func visible(s string, most int, lines bool) string {
@@ -871,7 +846,7 @@ func visible(s string, most int, lines bool) string {
 		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, !hidden(r) && marks < 4:
 			b.WriteRune(r)
 		default:
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+			b.WriteString(quoted(string(r)))
 		}
 	}
 	return b.String()

@@ -274,6 +274,7 @@ func pages() map[string]*script {
 // TestPages: what each kind of run leads to is on its page, also where a run tells
 // little, or was cut short.
 func TestPages(t *testing.T) {
+	all := pages()
 	for name, want := range map[string][]string{
 		"4": {
 			"phoenix create: All well: 4 of 4 containers were changed.", "/etc/phx/phoenix_lxc_configs.json",
@@ -299,7 +300,7 @@ func TestPages(t *testing.T) {
 			`class="plus">+policy_in: DROP`,
 		},
 	} {
-		page := html.UnescapeString(string(content(t, pages()[name])))
+		page := html.UnescapeString(string(content(t, all[name])))
 		for _, w := range want {
 			if !strings.Contains(page, w) {
 				t.Errorf("%s: %q is not on the page", name, w)
@@ -419,7 +420,7 @@ func TestManyOfAKind(t *testing.T) {
 	if page := content(t, s); len(page) > 2<<20 || bytes.Count(page, []byte("something")) > 4*maxList {
 		t.Errorf("the page has %d bytes, %d warnings", len(page), bytes.Count(page, []byte("something")))
 	}
-	if lines := pointLines(r, r.points[0]); len(lines) > 3*maxError {
+	if lines := (&screen{}).point(r, r.points[0]); len(lines) > 3*maxError {
 		t.Errorf("%d lines are shown of a point", len(lines))
 	}
 	if n := len(r.containers[101].stages); n != 100_000 {

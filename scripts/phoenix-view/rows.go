@@ -13,9 +13,6 @@ var looks = map[outcome]style{
 	waiting: dim, working: bold, unchanged: green, changed: yellow, skipped: cyan, failed: red,
 }
 
-// instant is what takes no time that is worth a word.
-const instant = 100 * time.Millisecond
-
 // table returns a line for each of some containers: how it is now, or how the run
 // has left it where now is zero. Notes are what is said of those that are worked on.
 func (s *screen) table(r *run, containers []*container, notes map[int]string, now time.Time) []line {
@@ -62,22 +59,13 @@ func (c *container) state(r *run, note string, now time.Time) line {
 		return line{{dim, "waits for " + ca.label()}}
 	}
 	state := line{{looks[o], pad(o.String(), len("unchanged"))}}
-	if took := c.took(r.end); took >= instant {
+	if took := c.took(r.end); took >= brief {
 		state = append(state, span{plainText, fmt.Sprintf("  %6s", lasted(took))})
 	}
 	if stages := c.stageTimes(); stages != "" {
 		state = append(state, span{dim, "  " + stages})
 	}
 	return state
-}
-
-// clock formats a time that goes on.
-func clock(d time.Duration) string {
-	d = max(0, d).Truncate(time.Second)
-	if d < time.Minute {
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	}
-	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
 }
 
 // stageTimes names the stages that are over and took some time, each with that. A
@@ -93,7 +81,7 @@ func (c *container) stageTimes() string {
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(took[b], took[a]) })
 	var all []string
 	for _, name := range names {
-		if took[name] >= instant {
+		if took[name] >= brief {
 			all = append(all, name+" "+lasted(took[name]))
 		}
 	}

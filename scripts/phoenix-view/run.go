@@ -41,6 +41,7 @@ type event struct {
 	Error        string          `json:"error"`
 	Reason       string          `json:"reason"`
 	Because      int             `json:"because"`
+	OutOfReach   bool            `json:"out_of_reach"`
 	State        string          `json:"state"`
 	Template     bool            `json:"template"`
 	Lock         string          `json:"lock"`
@@ -227,18 +228,61 @@ func (c *container) endStage(program string, at time.Time) {
 	}
 }
 
-// isFailure reports whether an event says that something has failed.
+// isFailure reports whether an event says that something has failed, or is not as
+// it must be. What cannot be reached may be well.
 func (e *event) isFailure() bool {
 	switch e.Event {
 	case "ct.failed", "ca.failed", "nginx.failed", "traefik.failed":
 		return true
+	case "ca.status", "nginx.status", "traefik.status":
+		return e.Error != "" && !e.OutOfReach ||
+			slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" })
 	}
 	return false
+}
+
+// served returns the certificates of a service: those that it has shown, or, where
+// none has been asked for, one for each name.
+func (e *event) served() []certificate {
+	if len(e.Certificates) > 0 {
+		return e.Certificates
+	}
+	var all []certificate
+	for _, name := range e.Names {
+		all = append(all, certificate{Name: name, NotAfter: e.NotAfter})
+	}
+	return all
 }
 
 // isOver reports whether e belongs to the next run: phx-plan warns before it plans.
 func (r *run) isOver(e *event) bool {
 	return r.done && e.Event != "run.ended" || r.begin != nil && e.Event == "plan.started"
+}
+
+// runs takes the events of a stream, and calls ended with each run that is over.
+type runs struct {
+	now   *run
+	ended func(*run) error
+}
+
+func (s *runs) add(e *event) error {
+	if s.now.isOver(e) {
+		if err := s.end(); err != nil {
+			return err
+		}
+	}
+	s.now.observe(e)
+	return nil
+}
+
+// end ends the last run.
+func (s *runs) end() error {
+	r := s.now
+	s.now = newRun()
+	if r.start.IsZero() {
+		return nil
+	}
+	return s.ended(r)
 }
 
 // An outcome is what has become of a container.
@@ -297,6 +341,9 @@ func (e *event) outcome() outcome {
 	return unchanged
 }
 
+// elapsed returns how long the work took of which an event tells.
+func (e *event) elapsed() time.Duration { return time.Duration(e.ElapsedMS) * time.Millisecond }
+
 // working returns the stage that is under way, nil where there is none. Of several,
 // it is the last to have begun.
 func (c *container) working() *stage {
@@ -320,7 +367,7 @@ func (c *container) took(now time.Time) time.Duration {
 	}
 	var measured time.Duration // by the programs, which work also between the stages
 	for _, e := range c.results {
-		measured += time.Duration(e.ElapsedMS) * time.Millisecond
+		measured += e.elapsed()
 	}
 	return max(sum, measured)
 }
@@ -419,24 +466,45 @@ func (r *run) ending() ending {
 	if r.status > 0 || r.begin == nil || !r.done {
 		return broken
 	}
-	end := well
+	if r.anyFailure() {
+		return broken
+	}
 	for _, c := range r.containers {
-		switch c.outcome() {
-		case failed, skipped:
-			return broken
-		case changed:
-			if r.dryRun() {
-				end = different
+		e := c.last("ct.status")
+		if r.dryRun() && c.outcome() == changed || e != nil && e.condition() != asConfigured {
+			return different
+		}
+	}
+	return well
+}
+
+// anyFailure reports whether an event tells of a failure.
+func (r *run) anyFailure() bool {
+	return len(r.with(failed))+len(r.with(skipped)) > 0 ||
+		slices.ContainsFunc(r.points, func(e *event) bool { return e.Result == "failed" })
+}
+
+// kind returns what kind of run it is: status, check or dry-run, which change nothing, or run.
+func (r *run) kind() string {
+	switch {
+	case r.begin == nil:
+		for _, c := range r.containers {
+			for _, e := range c.results {
+				switch e.Event {
+				case "ct.status":
+					return "status"
+				case "ct.preview":
+					return "dry-run"
+				}
 			}
 		}
-		if e := c.last("ct.status"); e != nil && e.condition() != asConfigured {
-			end = different
+		if len(r.points) > 0 {
+			return "check"
 		}
+	case r.begin.Action == "status", r.begin.Action == "check":
+		return r.begin.Action
+	case r.begin.DryRun:
+		return "dry-run"
 	}
-	for _, p := range r.points {
-		if p.Result == "failed" {
-			return broken
-		}
-	}
-	return end
+	return "run"
 }
