@@ -228,6 +228,12 @@ func (h *Host) LacksArchive(template string) bool {
 	return missing && h.downloadCommand(template) != nil
 }
 
+// LocatesArchive reports whether storage.cfg says where the archive of a template is.
+func (h *Host) LocatesArchive(template string) bool {
+	file, _, _ := h.archive(template)
+	return file != ""
+}
+
 // CheckArchive returns an error if the archive is missing that a container is created
 // from, or cannot be looked at.
 func (h *Host) CheckArchive(template string) error {

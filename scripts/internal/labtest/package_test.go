@@ -453,10 +453,10 @@ func (g guest) checkTerminal(t *testing.T) {
 	see("atTerminal phoenix status", 0, "running", "Last run", "status: all well after ")
 	see("phoenix --quiet", 0)
 	g.do(t, "sed -i 's/\"memory_mb\": 64/\"memory_mb\": 96/' /etc/phx/phoenix_lxc_configs.json")
-	see("atTerminal phoenix status", 3, "memory", "64", "96")
+	see("atTerminal phoenix status", 3, "a run would change: memory 96", "differs from the configuration")
 	see("phoenix --quiet", 0, "950 small", "memory")
 	see("phoenix 2>/dev/null | jq -r .event", 0, "ct.ready\n", "plan.done\n")
-	see("phoenix-view --html /root/page.html /var/log/phoenix/events.jsonl; cat /root/page.html", 0, "<!DOCTYPE html>",
+	see("phoenix-view --html /root/page.html /var/log/phoenix/events.jsonl; cat /root/page.html", 0, "<!doctype html>",
 		"950 small", "</html>")
 	g.do(t, hand+`cd /var/log/phoenix
 		logrotate --force /etc/logrotate.d/phx
