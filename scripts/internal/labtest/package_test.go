@@ -28,6 +28,7 @@ func (l lab) testPackage(t *testing.T) {
 	start := time.Now()
 	debs := l.buildPackages(t)
 	t.Logf("built: %.1f s", time.Since(start).Seconds())
+	t.Run("unpacked", func(t *testing.T) { l.testUnpackedPackage(t, debs.first) })
 	start = time.Now()
 	ours := l.do(t, "sh", "-euc", `ls "$1"/debian-12-phx-lab_*.tar.zst`, "sh", l.path("storage/local/template/cache"))
 	templates := strings.Fields(l.do(t, "scripts/internal/labtest/template", "trixie", strings.TrimSpace(ours)))
@@ -95,6 +96,18 @@ func (l lab) buildPackages(t *testing.T) debs {
 	l.do(t, "dpkg", "--compare-versions", newer, "gt", version)
 	l.do(t, "dpkg", "--compare-versions", newer, "lt", "0.1.0-1")
 	return debs{first, second, version}
+}
+
+// testUnpackedPackage: from where the package is unpacked, its programs do the job of the lab as those of the checkout
+// do, and find all as it should be.
+func (l lab) testUnpackedPackage(t *testing.T, deb string) {
+	root := t.TempDir()
+	l.do(t, "dpkg", "-x", deb, root)
+	out := l.inside(t, "env", "-u", "PHX_SCRIPTS", "bash", "-euc", `PATH=$1/usr/bin:$PATH
+		[[ $(type -P phoenix phx-lxc) == "$1/usr/bin/phoenix"$'\n'"$1/usr/bin/phx-lxc" ]]
+		for verb in status check; do phoenix $verb >/dev/null; done
+		phoenix`, "bash", root)
+	checkUnchanged(t, out)
 }
 
 // checkSBOM: the bill of materials names each program, and for each the modules that Go has linked into it.
