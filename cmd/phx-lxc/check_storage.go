@@ -164,7 +164,7 @@ func (s *survey) archives(context.Context) []point {
 		} else if err != nil {
 			p = fails(err)
 		} else if !s.host.LocatesArchive(j.c.Template) {
-			p = leftOut("storage.cfg does not say where it is")
+			p = leftOut("the definition of its storage does not say where it is")
 		}
 		points = append(points, p.named("template %s", strings.TrimSpace(j.c.Template)))
 	}
