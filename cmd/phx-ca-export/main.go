@@ -40,7 +40,7 @@ Options:
 Options of init:
     --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
     --ip ADDRESS           by which others reach the CA (PHX_IP)
-    --name NAME            its name below the domain; default ca (PHX_SERVICE_NAME)
+    --name NAME            its name; default ca (PHX_SERVICE_NAME)
     --port PORT            where it listens; default 9000 (PHX_SERVICE_PORT)
 
 phx-ca-export(8) has more: man phx-ca-export.

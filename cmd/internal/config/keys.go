@@ -152,7 +152,8 @@ var containerKeys = []key[entry]{
 		effect: "raw lines of its conf file", takes: atStart,
 		does: "raw lines of the conf file, each once"},
 	{name: "apparmor_profile", value: text(fileName, func(e *entry, s string) { e.AppArmorProfile = s }).
-		as("`unconfined`, `generated`, or the name of a file in `etc/apparmor`"),
+		as("`unconfined`, `generated`, or the name of a file in `etc/apparmor` of the installation, of the package " +
+			"in `/etc/phx/apparmor`"),
 		effect: "its AppArmor profile; the file is loaded on the host. `generated` and `unconfined` both leave the one " +
 			"that Proxmox VE makes; only `lxc.apparmor.profile=unconfined` in `lxc_options` switches AppArmor off",
 		takes: atStart,
