@@ -121,11 +121,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		Rotate:   e.rotate,
 		Taken:    func(pins []string) error { return e.taken(p, pins) },
 		Log:      logf,
-		Warn: func(format string, args ...any) {
-			text := fmt.Sprintf(format, args...)
-			logf("%s", text)
-			e.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})
-		},
+		Warn:     func(format string, args ...any) { e.warn(ctid, label, fmt.Sprintf(format, args...)) },
 		Begins: func(stage string) {
 			e.emit(event.ContainerStage{CTID: ctid, Program: cmdline.Name(), Stage: stage})
 		},
@@ -175,6 +171,13 @@ func (e *exporter) rotation(ctid int, x *exported) *event.CARotation {
 		return nil
 	}
 	return r
+}
+
+// warn warns people of something about a container, by a message and by an event
+// that say the same. label names it in the message.
+func (e *exporter) warn(ctid int, label, text string) {
+	cmdline.Logf("%s: %s", label, text)
+	e.emit(event.Warning{CTID: ctid, Program: cmdline.Name(), Text: text})
 }
 
 func (e *exporter) emit(body event.Body) {

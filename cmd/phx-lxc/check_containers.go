@@ -124,18 +124,18 @@ func (s *survey) checkSource(source *job, clones []*job) []point {
 			"from a template", "it has a bind mount (%s), and Proxmox clones no container that has one", mount).
 			about(source.c)}
 	}
-	var points []point
+	var found findings
 	for _, j := range clones {
 		if have, differs := wrongPrivilege(j.c, section); differs {
-			points = append(points, bad("clone from another container, or create this one from a template",
+			found.add(j.c, bad("clone from another container, or create this one from a template",
 				"it has unprivileged %s, which a clone keeps, and the configuration wants %s",
-				pve.FormatBool(have), pve.FormatBool(!have)).about(j.c))
+				pve.FormatBool(have), pve.FormatBool(!have)))
 			continue
 		}
 		would := pve.Snapshot{Section: *section}
 		for _, err := range remedy.Each(refusals(j.c, would.Clone(j.c.Name, j.c.StoragePool), nil)) {
-			points = append(points, fails(fmt.Errorf("as a clone: %w", err)).about(j.c))
+			found.add(j.c, fails(fmt.Errorf("as a clone: %w", err)))
 		}
 	}
-	return points
+	return found.points()
 }

@@ -117,8 +117,12 @@ func (s *survey) checkNeed(n *need, status map[string]pve.StorageStatus) []point
 			"pct makes no template on a storage of its type, and these are to be templates: %s", idsOf(n.templates)))
 	}
 	now, known := status[n.name]
-	if !known {
-		return append(points, leftOut("pvesm status does not tell how it is"))
+	switch {
+	case status == nil:
+		return append(points, leftOut("how it is and what is free is not known: see storages"))
+	case !known:
+		return append(points, bad("see those of this host with: pvesm status; and correct the configuration",
+			"pvesm status does not have it"))
 	}
 	const gigabyte = 1 << 30
 	free := fmt.Sprintf("%.1f GiB free", float64(now.Available)/gigabyte)

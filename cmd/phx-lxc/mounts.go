@@ -40,19 +40,23 @@ func (j *job) checkHostPaths(context.Context) error {
 // checkOwners refuses to give away what holds more than the container's data.
 // phx-plan has looked, too: but the stream may come from a file.
 func (j *job) checkOwners(context.Context) error {
+	var dirs []string
+	for _, m := range j.c.MountPoints {
+		if m.OwnerUID != nil || m.OwnerGID != nil {
+			dirs = append(dirs, m.HostPath)
+		}
+	}
+	if len(dirs) == 0 {
+		return nil
+	}
 	host := j.options.host
 	guarded := hostdir.GuardedPlaces(j.plan.Config, host.PVERoot, j.options.scripts, host.Storages())
 	guarded = append(guarded, hostdir.Guarded{Path: j.options.profileDir, What: "the AppArmor profiles", Tree: true})
 	check := hostdir.OwnerCheck(guarded)
-	var dirs []string
-	for _, m := range j.c.MountPoints {
-		if m.OwnerUID == nil && m.OwnerGID == nil {
-			continue
-		}
-		if err := check(m.HostPath); err != nil {
+	for _, dir := range dirs {
+		if err := check(dir); err != nil {
 			return err
 		}
-		dirs = append(dirs, m.HostPath)
 	}
 	packages, err := hostdir.Packaged(dirs)
 	if err != nil {

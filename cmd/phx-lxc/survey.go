@@ -110,14 +110,17 @@ func each(name string, concerns func(*job) bool, check func(*job, context.Contex
 // findings are points of which those that say the same are one.
 type findings struct {
 	all   []point
-	about map[string][]*config.Container // by the text of a point
+	about map[string][]*config.Container // by what a point says
 }
+
+// says is all that a point says.
+func (p point) says() string { return p.name + "\n" + p.text + "\n" + p.remedy }
 
 func (f *findings) add(c *config.Container, p point) {
 	if f.about == nil {
 		f.about = map[string][]*config.Container{}
 	}
-	key := p.name + "\n" + p.text
+	key := p.says()
 	if f.about[key] == nil {
 		f.all = append(f.all, p)
 	}
@@ -128,7 +131,7 @@ func (f *findings) add(c *config.Container, p point) {
 
 func (f *findings) points() []point {
 	for i, p := range f.all {
-		about := f.about[p.name+"\n"+p.text]
+		about := f.about[p.says()]
 		if len(about) == 1 {
 			f.all[i].c = about[0]
 		} else {

@@ -152,8 +152,8 @@ func (f *watchedFiles) follow(paths []string) (same, poll bool) {
 		silent, err := isSilent(dir)
 		if silent {
 			poll = true
-			f.say(fmt.Sprint(dirs[dir].dev), fmt.Sprintf("changes in %s are seen by looking every %v: its file system tells of none "+
-				"that other machines make", dir, pollEvery))
+			f.say(fmt.Sprint(dirs[dir].dev), fmt.Sprintf("changes in %s are seen by looking every %v: its file system "+
+				"tells of none that other machines make", dir, pollEvery))
 		}
 		if _, already := f.watched[dir]; already && still[dir] {
 			continue

@@ -44,9 +44,12 @@ func writePage(path string, r *run) error {
 	if r.begin == nil && len(r.order) == 0 && len(r.points) == 0 {
 		return fmt.Errorf("no page %s: nothing was planned", path)
 	}
-	content, err := makePage(r)
+	err := checkReplaceable(path)
 	if err == nil {
-		err = renameio.WriteFile(path, content, 0o666)
+		var content []byte
+		if content, err = makePage(r); err == nil {
+			err = renameio.WriteFile(path, content, 0o666)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write the page %s: %w", path, err)
@@ -222,8 +225,12 @@ func newPage(r *run) *page {
 	}
 
 	tally := map[string]int{}
+	warnings := map[int][]*event{}
+	for _, w := range r.warnings {
+		warnings[w.CTID] = append(warnings[w.CTID], w)
+	}
 	for _, id := range ids {
-		row := newRow(r.containers[id], r, works[id])
+		row := newRow(r.containers[id], r, works[id], warnings[id])
 		tally[row.Result]++
 		p.Containers = append(p.Containers, row)
 	}
@@ -248,7 +255,8 @@ func newPage(r *run) *page {
 
 	var links []link
 	for _, id := range ids {
-		for _, need := range r.containers[id].needs {
+		needs := r.containers[id].needs
+		for _, need := range needs[:min(len(needs), maxLinks+1)] { // with more there is no picture
 			links = append(links, link{from: need, to: id})
 		}
 	}
@@ -356,7 +364,7 @@ func severity(tone string) int {
 }
 
 // newRow tells how it went with a container.
-func newRow(c *container, r *run, works []*work) row {
+func newRow(c *container, r *run, works []*work, warnings []*event) row {
 	row := row{ID: c.ctid, Name: shownLabel(c.name), Needs: c.needs, External: c.external}
 	row.Needs = row.Needs[:min(len(row.Needs), maxList)]
 	row.External = row.External[:min(len(row.External), maxList)]
@@ -462,10 +470,12 @@ func newRow(c *container, r *run, works []*work) row {
 		}
 		list(toneWarn, "template differs", e.Differs)
 	}
-	for _, w := range r.warnings {
-		if w.CTID == c.ctid {
-			add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
+	for i, w := range warnings {
+		if i == maxList {
+			add(toneWarn, "warning", fmt.Sprintf("%d more", len(warnings)-maxList))
+			break
 		}
+		add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
 	}
 	if c.outcome() == waiting && r.done {
 		result = "only looked at" // of a check, for example
@@ -735,7 +745,7 @@ func notices(r *run, p *page) []*notice {
 		}
 	}
 	for _, w := range r.warnings {
-		if r.containers[w.CTID] == nil {
+		if r.containers[w.CTID] == nil && len(same) <= maxList {
 			add(remark{toneWarn, "warning", shownLabel(w.Program) + ": " + shownText(w.Text)}, w.CTID, "")
 		}
 	}

@@ -75,7 +75,11 @@ type sample struct {
 // all. What the run does not tell, of other kinds of runs and of other
 // containers, stays as it was. A run of which no event has come has ended now.
 func writeMetrics(path string, r *run, now time.Time) error {
-	old, err := readMetrics(path)
+	var old []sample
+	err := checkReplaceable(path)
+	if err == nil {
+		old, err = readMetrics(path)
+	}
 	if err == nil {
 		// In the directory that the collector reads: that takes *.prom, and the temporary file has another name. The
 		// collector is another user.

@@ -149,10 +149,11 @@ func quote(argv []string) string {
 	return strings.Join(words, " ")
 }
 
-// block returns text of several lines, the first behind head, the others indented.
+// block returns text of several lines, the first behind head, the others indented. Of
+// very many it has the first and the last.
 func block(head line, indent, words string) []line {
 	var all []line
-	for row := range strings.SplitSeq(strings.TrimRight(words, "\n"), "\n") {
+	for _, row := range abridged(strings.Split(strings.TrimRight(words, "\n"), "\n")) {
 		if all == nil {
 			all = []line{append(head, span{plainText, row})}
 			continue

@@ -128,7 +128,8 @@ type container struct {
 	needs, external []int
 	config          json.RawMessage
 	stages          []stage
-	results         []*event // how the programs have ended with it, in the order of the stream
+	begun           map[string]int // of each program, the index of its last stage
+	results         []*event       // how the programs have ended with it, in the order of the stream
 }
 
 // A stage is a piece of work on a container.
@@ -179,6 +180,10 @@ func (r *run) observe(e *event) {
 	case "ct.stage":
 		c := r.container(e.CTID)
 		c.endStage(e.Program, e.Time)
+		if c.begun == nil {
+			c.begun = map[string]int{}
+		}
+		c.begun[e.Program] = len(c.stages)
 		c.stages = append(c.stages, stage{program: e.Program, name: e.Stage, start: e.Time})
 	case "ca.fingerprint": // says no more than ca.exported
 	default:
@@ -217,13 +222,8 @@ var writers = map[string]string{
 
 // endStage ends the stage of a program that is under way, if there is one.
 func (c *container) endStage(program string, at time.Time) {
-	for i := range slices.Backward(c.stages) {
-		if s := &c.stages[i]; s.program == program {
-			if s.end.IsZero() {
-				s.end = at
-			}
-			return
-		}
+	if i, ok := c.begun[program]; ok && c.stages[i].end.IsZero() {
+		c.stages[i].end = at
 	}
 }
 

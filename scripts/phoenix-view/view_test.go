@@ -315,10 +315,12 @@ func TestTerminals(t *testing.T) {
 	}
 }
 
+// own are the sequences that phoenix-view itself writes to a terminal.
+var own = regexp.MustCompile(`\x1b\[(?:[0-9]+m|[0-9]+A|J)`)
+
 // Nothing that an event or a message says acts on the terminal.
 func TestHostile(t *testing.T) {
 	const evil = `\u001b[2J\u001b]0;x\u0007\r\u009b31m\u202e\u0000\n\u001b[5A\tx\u007f`
-	own := regexp.MustCompile(`\x1b\[(?:[0-9]+m|[0-9]+A|J)`)
 	for _, action := range []string{"create", "status", "check", evil} {
 		for _, dry := range []string{"", `,"dry_run":true`} {
 			term := newTerminal(t, 60, 24, nil)

@@ -40,17 +40,19 @@ var volumeKeys = []key[volumeObject]{
 		p.since(v, sinceKeepAttrs, "keepattrs")
 		d.KeepAttrs = new(p.boolean(v))
 	}), effect: "it gets owner and permissions of the directory at its mount point"},
-	{name: "mountoptions", value: special(namesForm("list of `discard`, `lazytime`, `noatime`, `nodev`, `noexec`, `nosuid`", mountFlag),
-		func(p *parser, d *volumeObject, v gjson.Result) { d.Flags = p.mountFlags(v) }),
-		effect: "all of its mount options"},
+	{name: "mountoptions", value: special(
+		namesForm("list of `discard`, `lazytime`, `noatime`, `nodev`, `noexec`, `nosuid`", mountFlag),
+		func(p *parser, d *volumeObject, v gjson.Result) { d.Flags = p.mountFlags(v) },
+	), effect: "all of its mount options"},
 }
 
 func volumes(p *parser, e *entry, v gjson.Result) {
 	if e.Volumes == nil {
 		e.Volumes = []Volume{}
 	}
+	var d volumeObject
 	p.list(v, func(v gjson.Result) {
-		d := volumeObject{e: e}
+		d = volumeObject{e: e}
 		readObject(p, v, &d, volumeKeys, (*parser).refuse)
 		if !p.full() {
 			e.Volumes = append(e.Volumes, d.Volume)
@@ -91,8 +93,9 @@ var mountPointKeys = []key[mountObject]{
 
 func mountPoints(p *parser, e *entry, v gjson.Result) {
 	e.MountPoints = []MountPoint{}
+	var m mountObject
 	p.list(v, func(v gjson.Result) {
-		m := mountObject{e: e, host: v.Index}
+		m = mountObject{e: e, host: v.Index}
 		readObject(p, v, &m, mountPointKeys, (*parser).refuse)
 		if m.HostPath != "" && (m.OwnerUID != nil || m.OwnerGID != nil) {
 			if err := p.checkOwner(m.HostPath); err != nil {

@@ -154,10 +154,11 @@ var containerKeys = []key[entry]{
 	{name: "apparmor_profile", value: text(fileName, func(e *entry, s string) { e.AppArmorProfile = s }).
 		as("`unconfined`, `generated`, or the name of a file in `etc/apparmor` of the installation, of the package " +
 			"in `/etc/phx/apparmor`"),
-		effect: "its AppArmor profile; the file is loaded on the host. `generated` and `unconfined` both leave the one " +
-			"that Proxmox VE makes; only `lxc.apparmor.profile=unconfined` in `lxc_options` switches AppArmor off",
+		effect: "its AppArmor profile; the file is loaded on the host. `generated` and `unconfined` both leave the " +
+			"one that Proxmox VE makes; only `lxc.apparmor.profile=unconfined` in `lxc_options` switches AppArmor off",
 		takes: atStart,
-		does:  "profile from etc/apparmor (generated and unconfined: none), loaded on the host and named by a raw line"},
+		does: "profile from etc/apparmor (generated and unconfined: none), loaded on the host and named by a raw " +
+			"line"},
 	{name: "apparmor_manages_nesting", value: truth(func(e *entry, b bool) { e.AppArmorManagesNesting = b }),
 		without: false, effect: "with a profile of its own: let AppArmor allow nesting", takes: atStart,
 		does: "raw lines that allow nesting, beside a profile of its own"},
@@ -192,8 +193,8 @@ var containerKeys = []key[entry]{
 		does: "second argument of the feature scripts"},
 	{name: "application_script", value: special(fileName.form, func(p *parser, e *entry, v gjson.Result) {
 		e.ApplicationScript, e.script = p.formatted(v, fileName), v.Index
-	}), effect: "runs in the container after the features ([scripts](#scripts)); phx-nginx and phx-traefik do the work " +
-		"of `…_101.sh` and `…_102.sh`", takes: rerun,
+	}), effect: "runs in the container after the features ([scripts](#scripts)); phx-nginx and phx-traefik do the " +
+		"work of `…_101.sh` and `…_102.sh`", takes: rerun,
 		does: "script in the container, once, and again when it or what it reads changes; " +
 			"phx-nginx and phx-traefik do the work of …_101.sh and …_102.sh"},
 	{name: "health_check", value: special(objectOf(healthCheckKeys, false, nil), healthCheck),

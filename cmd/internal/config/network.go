@@ -28,14 +28,12 @@ const maxInterfaces = 32
 
 // networkConfig reads the object of net0.
 func networkConfig(p *parser, e *entry, v gjson.Result) {
-	n := p.networkInterface(v, e, "network_config", (*parser).ignore)
-	e.first = &n
+	e.first = p.networkInterface(v, e, "network_config", (*parser).ignore)
 }
 
 // secondaryNetworkConfig reads the object of net1.
 func secondaryNetworkConfig(p *parser, e *entry, v gjson.Result) {
-	n := p.networkInterface(v, e, "secondary_network_config", (*parser).ignore)
-	e.second = &n
+	e.second = p.networkInterface(v, e, "secondary_network_config", (*parser).ignore)
 }
 
 // networkConfigs reads the objects of net0, net1 and so on. An unknown key is a
@@ -54,7 +52,7 @@ func networkConfigs(p *parser, e *entry, v gjson.Result) {
 		}
 		n := p.networkInterface(v, e, "network_configs."+strconv.Itoa(i-1), (*parser).refuse)
 		if !p.full() {
-			e.listed = append(e.listed, n)
+			e.listed = append(e.listed, *n)
 		}
 	})
 }
@@ -138,14 +136,14 @@ func interfaceServers(p *parser, n *interfaceObject, v gjson.Result) {
 }
 
 // networkInterface reads the object of an interface; path is that of the object.
-func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown func(*parser, gjson.Result)) nic {
-	n := interfaceObject{nic{path: path, at: v.Index,
+func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown func(*parser, gjson.Result)) *nic {
+	n := &interfaceObject{nic{path: path, at: v.Index,
 		name: -1, mac: -1, ip: -1, ip6: -1, gw: -1, gw6: -1, managed: -1, local: -1}, e}
 	mistakes := p.mistakes.count
-	readObject(p, v, &n, interfaceKeys, unknown)
+	readObject(p, v, n, interfaceKeys, unknown)
 	if !v.IsObject() {
 		n.wrong = true
-		return n.nic
+		return &n.nic
 	}
 	if n.ip < 0 && n.ip6 < 0 {
 		p.failUnder(v.Index, "ip",
@@ -158,7 +156,7 @@ func (p *parser) networkInterface(v gjson.Result, e *entry, path string, unknown
 			"Proxmox VE cannot do it with ip6 auto: give an address, or dhcp or manual")
 	}
 	n.wrong = p.mistakes.count != mistakes
-	return n.nic
+	return &n.nic
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
@@ -461,9 +459,11 @@ var firewallKeys = []key[firewallObject]{
 	{name: "rules", value: special(listOf("list of objects", ruleForm),
 		func(p *parser, f *firewallObject, v gjson.Result) {
 			f.Rules = []FirewallRule{}
+			var r ruleObject
 			p.list(v, func(v gjson.Result) {
-				if rule := p.firewallRule(v); !p.full() {
-					f.Rules = append(f.Rules, rule)
+				r = ruleObject{}
+				if p.firewallRule(v, &r); !p.full() {
+					f.Rules = append(f.Rules, r.FirewallRule)
 				}
 			})
 		}), effect: "rules, in order"},
@@ -520,9 +520,8 @@ var ruleForm = objectOf(ruleKeys, true, shape{
 	"dependencies": shape{"port": []string{"proto"}},
 })
 
-func (p *parser) firewallRule(v gjson.Result) FirewallRule {
-	var r ruleObject
-	readObject(p, v, &r, ruleKeys, (*parser).refuse)
+func (p *parser) firewallRule(v gjson.Result, r *ruleObject) {
+	readObject(p, v, r, ruleKeys, (*parser).refuse)
 	f := verdict
 	if r.Type == "group" {
 		f = ruleGroup
@@ -536,7 +535,6 @@ func (p *parser) firewallRule(v gjson.Result) FirewallRule {
 	if r.Port != "" && r.Proto == "" {
 		p.failUnder(r.port, "port", "a port needs a proto")
 	}
-	return r.FirewallRule
 }
 
 // parseVLANs reads the id of a VLAN, or a range of ids.

@@ -177,8 +177,9 @@ var deviceKeys = []key[deviceObject]{
 func devices(p *parser, e *entry, v gjson.Result) {
 	e.Devices = []Device{}
 	p.since(v, sinceDevices, "devices")
+	var d deviceObject
 	p.list(v, func(v gjson.Result) {
-		d := deviceObject{e: e}
+		d = deviceObject{e: e}
 		readObject(p, v, &d, deviceKeys, (*parser).refuse)
 		switch {
 		case p.full():

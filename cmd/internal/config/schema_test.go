@@ -198,8 +198,8 @@ func TestSchemaOnConfigurations(t *testing.T) {
 const otherKeys = `{"lxc_configs": {"100": {
   "name": "a", "clone_from_ctid": 900, "full_clone": true, "memory_mb": 16, "cores": 1, "storage_pool": "lab",
   "storage_size_gb": 1, "nameservers": ["fd00::53"], "searchdomain": "a.example b.example", "network_configs": [
-    {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp", "ip6": "fd00::10/64", "gw6": "fe80::1", "hwaddr": "02:00:00:00:00:01",
-      "tag": 5, "trunks": ["20-29", 30], "mtu": 1500, "rate": 2.5, "link_down": false, "host_managed": true,
+    {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp", "ip6": "fd00::10/64", "gw6": "fe80::1",
+      "hwaddr": "02:00:00:00:00:01", "tag": 5, "trunks": ["20-29", 30], "mtu": 1500, "rate": 2.5, "link_down": false, "host_managed": true,
       "firewall": true, "nameserver": "fd00::53"},
     {"name": "eth1", "bridge": "vmbr1", "ip6": "auto", "trunks": "4;7-9"}],
   "id_maps": [{"type": "both", "host_id": 1000, "container_id": 1000, "size": 1}], "health_check": {"command": "true",
@@ -262,28 +262,46 @@ func limits(t *testing.T) map[int]bool {
 }
 
 // formatStrings are strings at the borders of formats.
-var formatStrings = strings.Split(strings.Repeat("a", 63)+"|"+strings.Repeat("a", 64)+"|"+strings.Repeat("a.", 126)+"a|"+
-	strings.Repeat("a.", 127)+"a|"+strings.Repeat("b", 200)+"|"+strings.Repeat("b", 201)+"|"+strings.Repeat("b", 100)+"|"+
+var formatStrings = strings.Split(strings.Repeat("a", 63)+"|"+strings.Repeat("a", 64)+"|"+
+	strings.Repeat("a.", 126)+"a|"+
+	strings.Repeat("a.", 127)+"a|"+strings.Repeat("b", 200)+"|"+strings.Repeat("b", 201)+"|"+
+	strings.Repeat("b", 100)+"|"+
 	strings.Repeat("b", 101)+"|"+strings.Repeat("b", 40)+"|"+strings.Repeat("b", 41)+"|"+strings.Repeat("b", 15)+"|"+
 	strings.Repeat("b", 16)+"|"+
-	`a|A|0|_|-|.|a.|.a|-a|a-|_a|a_|a-b|a.b|a..b|a b|a,b|a;b|a:b|a=b|a/b|/a|a/|//|/|/a/|/a/.|/a/../b|/a/..b|/a,b|/a=b|/a |`+
+	`a|A|0|_|-|.|a.|.a|-a|a-|_a|a_|a-b|a.b|a..b|a b|a,b|a;b|a:b|a=b|a/b|/a|a/|//|/|/a/|/a/.|/a/../b|/a/..b|/a,b|`+
+	`/a=b|/a |`+
 	`current|CURRENT|Current1|local:vztmpl/x|local:|:x|l:x|local:x/|local:../x|../x|x/..|-x|x-|local:snippets/a.sh|`+
-	`local:snippets/|local:snippets/-a|snippets/a|0.0.0.0|1.2.3.4|1.2.3|1.2.3.256|01.2.3.4|1.2.3.4/0|1.2.3.4/8|1.2.3.4/32|`+
-	`1.2.3.4/33|1.2.3.4/08|1.2.3.4/|10.0.0.0/24|::|::1|1::|1::2|1:2:3:4:5:6:7:8|1:2:3:4:5:6:7::|::2:3:4:5:6:7:8|1::3:4:5:6:7:8|`+
-	`1:2:3:4:5:6:7:8:9|1::2::3|:::|12345::|fe80::1|fe80::1%eth0|fd00::1/64|fd00::1/7|fd00::1/8|fd00::1/128|fd00::1/129|`+
-	`::ffff:1.2.3.4|::1.2.3.4|1:2:3:4:5:6:1.2.3.4|1:2:3:4:5:6:7:1.2.3.4|[fd00::1]|dhcp|manual|auto|DHCP|00:00:00:00:00:00|`+
-	`02:00:00:00:00:01|03:00:00:00:00:01|02-00-00-00-00-01|0200.0000.0001|2:0:0:0:0:1|ab:cd:ef:AB:CD:EF|https://a|HTTPS://a|`+
-	`http://a|https://|https://:1|https://a:1|https://a:x|https://u@a|https://a/b?c#d|https://a/b c|https://[::1]:1/|https:a|`+
+	`local:snippets/|local:snippets/-a|snippets/a|0.0.0.0|1.2.3.4|1.2.3|1.2.3.256|01.2.3.4|1.2.3.4/0|1.2.3.4/8|`+
+	`1.2.3.4/32|`+
+	`1.2.3.4/33|1.2.3.4/08|1.2.3.4/|10.0.0.0/24|::|::1|1::|1::2|1:2:3:4:5:6:7:8|1:2:3:4:5:6:7::|::2:3:4:5:6:7:8|`+
+	`1::3:4:5:6:7:8|`+
+	`1:2:3:4:5:6:7:8:9|1::2::3|:::|12345::|fe80::1|fe80::1%eth0|fd00::1/64|fd00::1/7|fd00::1/8|fd00::1/128|`+
+	`fd00::1/129|`+
+	`::ffff:1.2.3.4|::1.2.3.4|1:2:3:4:5:6:1.2.3.4|1:2:3:4:5:6:7:1.2.3.4|[fd00::1]|dhcp|manual|auto|DHCP|`+
+	`00:00:00:00:00:00|`+
+	`02:00:00:00:00:01|03:00:00:00:00:01|02-00-00-00-00-01|0200.0000.0001|2:0:0:0:0:1|ab:cd:ef:AB:CD:EF|`+
+	`https://a|HTTPS://a|`+
+	`http://a|https://|https://:1|https://a:1|https://a:x|https://u@a|https://a/b?c#d|https://a/b c|`+
+	`https://[::1]:1/|https:a|`+
 	`https://a%b|http://1.2.3.4:80|https://1.2.3.4:0|https://1.2.3.4:65535|https://1.2.3.4:65536|https://1.2.3.4:080|`+
-	`https://1.2.3.4|https://1.2.3.4:80/|https://[fd00::1]:80|https://fd00::1:80|nesting=1|nesting=ON|nesting=2|nesting= 1|`+
-	`mount=nfs;cifs|mount=|nesting=1,fuse=0|nesting=1, fuse=0 |nesting|x=1|Nesting=1|u 0 100000 65536|g  1 2 3 |u 0 0 0|u 00 1 1|`+
-	`x 0 1 1|u 0 1|none|0, 1|256|255|0255|1,|lxc.idmap=u 0 1 1|lxc.idmap: x|lxc.idmap|lxc.idmap x|lxc.IDMAP=x|lxc.rootfs.path=x|`+
-	`lxc.cgroup2.x=1|lxc.cgroup.x=1|lxc.net.0.type = veth|lxc.limit.x=1|lxc.x=1|lxc.cap.drop=|ACCEPT|accept|DROP|in|out|group|`+
-	`tcp|TCP|6|ipv6-icmp|22|0022|0|65535|65536|80:85|85:80|80:|22,80:85,https|22,,23|HTTP|any|+set|+dc/set|dc/a1|guest/ab|sdn/ab|`+
-	`+sdn/ab|+sdn/any|1.2.3.4-1.2.3.9|1.2.3.9-1.2.3.4|1.2.3.4-fd00::1|fd00::1-fd00::2|1.2.3.4,fd00::1|1.2.3.4,5.6.7.8/16|`+
-	`fd00::1,fd00::/8|1.2.3.4,a1|host|UTC|Europe/Vienna|Europe/|/Vienna|Etc/GMT+1|0660|1660|0668|660|00660|uid|both|debian|Debian|`+
-	`amd64|http|https|HTTP|noatime|true|a && b|a &b|a& b|a&b|&a|a|b$c|x "y"|a*|a?|[a]|{a}|~|#|!|a>b|'|\|20-29|29-20|0-5|4094|4095|`+
-	`1;2|1;|1-2;5|01|100|099|999999999|1000000000|phx:|x phx:|phx|1.1.1.1, ::1|1.1.1.1 x|;|/dev/kvm|/dev|/dev/|//dev//kvm|/devx|`+
+	`https://1.2.3.4|https://1.2.3.4:80/|https://[fd00::1]:80|https://fd00::1:80|nesting=1|nesting=ON|nesting=2|`+
+	`nesting= 1|`+
+	`mount=nfs;cifs|mount=|nesting=1,fuse=0|nesting=1, fuse=0 |nesting|x=1|Nesting=1|u 0 100000 65536|g  1 2 3 |`+
+	`u 0 0 0|u 00 1 1|`+
+	`x 0 1 1|u 0 1|none|0, 1|256|255|0255|1,|lxc.idmap=u 0 1 1|lxc.idmap: x|lxc.idmap|lxc.idmap x|lxc.IDMAP=x|`+
+	`lxc.rootfs.path=x|`+
+	`lxc.cgroup2.x=1|lxc.cgroup.x=1|lxc.net.0.type = veth|lxc.limit.x=1|lxc.x=1|lxc.cap.drop=|ACCEPT|accept|DROP|`+
+	`in|out|group|`+
+	`tcp|TCP|6|ipv6-icmp|22|0022|0|65535|65536|80:85|85:80|80:|22,80:85,https|22,,23|HTTP|any|+set|+dc/set|dc/a1|`+
+	`guest/ab|sdn/ab|`+
+	`+sdn/ab|+sdn/any|1.2.3.4-1.2.3.9|1.2.3.9-1.2.3.4|1.2.3.4-fd00::1|fd00::1-fd00::2|1.2.3.4,fd00::1|`+
+	`1.2.3.4,5.6.7.8/16|`+
+	`fd00::1,fd00::/8|1.2.3.4,a1|host|UTC|Europe/Vienna|Europe/|/Vienna|Etc/GMT+1|0660|1660|0668|660|00660|uid|`+
+	`both|debian|Debian|`+
+	`amd64|http|https|HTTP|noatime|true|a && b|a &b|a& b|a&b|&a|a|b$c|x "y"|a*|a?|[a]|{a}|~|#|!|a>b|'|\|20-29|`+
+	`29-20|0-5|4094|4095|`+
+	`1;2|1;|1-2;5|01|100|099|999999999|1000000000|phx:|x phx:|phx|1.1.1.1, ::1|1.1.1.1 x|;|/dev/kvm|/dev|/dev/|`+
+	`//dev//kvm|/devx|`+
 	`ssh-ed25519 x|/root/keys|a.b c.d,e`, "|")
 
 // TestSchemaOnStrings: the patterns of the schema and the formats of phx agree.
@@ -323,7 +341,9 @@ func apart(t *testing.T, texts ...string) []any {
 		}
 		for _, c := range file["lxc_configs"].(map[string]any) {
 			for name, v := range c.(map[string]any) {
-				one := map[string]any{"name": "a", "memory_mb": 16, "cores": 1, "storage_pool": "lab", "storage_size_gb": 1}
+				one := map[string]any{
+					"name": "a", "memory_mb": 16, "cores": 1, "storage_pool": "lab", "storage_size_gb": 1,
+				}
 				if name != "clone_from_ctid" {
 					one["template"] = "a"
 				}

@@ -110,8 +110,9 @@ var healthProbeKeys = []key[HealthProbe]{
 
 func healthChecks(p *parser, e *entry, v gjson.Result) {
 	e.HealthChecks = []HealthProbe{}
+	var h HealthProbe
 	p.list(v, func(v gjson.Result) {
-		var h HealthProbe
+		h = HealthProbe{}
 		readObject(p, v, &h, healthProbeKeys, (*parser).ignore)
 		if h.Name == "" {
 			h.Name = h.Script

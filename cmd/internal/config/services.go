@@ -298,7 +298,8 @@ var serviceKeys = []key[serviceObject]{
 			s.name, s.Name = v.Index, p.serviceName(v)
 		}).as(labels), effect: nameEffect},
 	{name: "port", need: "where it is served", value: whole(1, 65535, func(s *serviceObject, n int) { s.Port = n }),
-		effect: "where the container serves it; of the gateway: its status page, which 80 and 443 leave to its name alone"},
+		effect: "where the container serves it; of the gateway: its status page, which 80 and 443 leave to its name " +
+			"alone"},
 	{name: "scheme", value: text(urlScheme, func(s *serviceObject, scheme string) { s.Scheme = scheme }),
 		effect: "what the container speaks there; `http` without, for the CA `https`"},
 	{name: "insecure", value: special(boolean, func(p *parser, s *serviceObject, v gjson.Result) {
@@ -349,8 +350,9 @@ var servicesForm = listOf("list of objects", objectOf(otherServiceKeys, true, ni
 // services reads the key services of the root.
 func (p *parser) services(v gjson.Result) {
 	index := 0
+	var o otherEntry
 	p.list(v, func(v gjson.Result) {
-		o := otherEntry{index: index, at: v.Index}
+		o = otherEntry{index: index, at: v.Index}
 		index++
 		readObject(p, v, &o, otherServiceKeys, (*parser).refuse)
 		scheme, _, _ := ParseServiceURL(o.URL)

@@ -164,7 +164,8 @@ func (k key[T]) described() shape {
 }
 
 // readObject reads an object into t by its keys, and calls unknown for the values of
-// all others: [parser.ignore] or [parser.refuse].
+// all others: [parser.ignore] or [parser.refuse]. t gets to the heap, so that a list
+// has one for all of its objects.
 func readObject[T any](p *parser, v gjson.Result, t *T, keys []key[T], unknown func(*parser, gjson.Result)) {
 	var needs [8]need // in an array, these do not get to the heap
 	n := 0

@@ -443,7 +443,8 @@ func TestLongTextIsCut(t *testing.T) {
 		long := strings.Repeat(char, MaxLine)
 		for _, body := range []Body{Warning{Program: "p", Text: long}, ContainerStage{CTID: 100, Stage: long}} {
 			line, err := Append(nil, body)
-			if err != nil || len(line) > 64<<10 || !utf8.Valid(line) || !strings.Contains(string(line), " bytes more)") {
+			if err != nil || len(line) > 64<<10 || !utf8.Valid(line) ||
+				!strings.Contains(string(line), " bytes more)") {
 				t.Errorf("%q: %T: %d bytes, %v", char, body, len(line), err)
 			}
 		}

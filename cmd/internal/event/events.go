@@ -311,7 +311,7 @@ type CAStatus struct {
 	Subject  string    `json:"subject,omitempty"`
 	NotAfter time.Time `json:"not_after,omitzero"`
 	CAURL    string    `json:"ca_url"`
-	Error    string    `json:"error,omitempty"` // what is wrong; "" when file, pin and container agree and the CA answers
+	Error    string    `json:"error,omitempty"` // what is wrong; "" when file, pin and container agree and it answers
 }
 
 // CARotation is written by phx-ca-export while a rotation of the root is under

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -38,6 +39,30 @@ func TestQuestion(t *testing.T) {
 	} {
 		if have := question(mac, netip.MustParseAddr(address)); !bytes.Equal(have, frame(t, want)) {
 			t.Errorf("the question for %s is\n%x, want\n%x", address, have, frame(t, want))
+		}
+	}
+}
+
+func TestClaim(t *testing.T) {
+	advertisement := `330000000001 020000000007 86dd 60000000 0020 3a %s
+		fe800000000000000000000000000007 ff020000000000000000000000000001
+		88 00 0000 20000000 fd000010000000000000000000000099 0201020000000007`
+	arp := `ffffffffffff 020000000007 0806 0001 0800 06 04 %s 020000000007 %s 000000000000 0a000099`
+	for name, c := range map[string]struct{ frame, address string }{
+		"answer":                          {fmt.Sprintf(arp, "0002", "0a000007"), "10.0.0.7"},
+		"a question names who asks":       {fmt.Sprintf(arp, "0001", "0a000007"), "10.0.0.7"},
+		"one who is about to take it":     {fmt.Sprintf(arp, "0001", "00000000"), "10.0.0.153"},
+		"advertisement":                   {fmt.Sprintf(advertisement, "ff"), "fd00:10::99"},
+		"one that a router has forwarded": {fmt.Sprintf(advertisement, "40"), ""},
+		"IPv4":                            {"ffffffffffff 020000000007 0800 " + strings.Repeat("00", 60), ""},
+	} {
+		want := netip.Addr{}
+		if c.address != "" {
+			want = netip.MustParseAddr(c.address)
+		}
+		address, mac := claim(frame(t, c.frame))
+		if address != want || want.IsValid() && mac.String() != "02:00:00:00:00:07" {
+			t.Errorf("%s: %v at %v, want %v", name, address, mac, want)
 		}
 	}
 }

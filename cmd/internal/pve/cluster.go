@@ -1,6 +1,8 @@
 package pve
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,7 +18,10 @@ var notQuorate = regexp.MustCompile(`"quorate":\s*0\b`)
 // it can.
 func (h *Host) CheckClusterFiles() error {
 	dir := filepath.Join(h.PVERoot, "lxc")
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	switch info, err := os.Stat(dir); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case err != nil, !info.IsDir():
 		return remedy.Errorf("run phx on the Proxmox VE host, and see what keeps it from being there with: "+
 			"systemctl status pve-cluster", "there is no directory %s", dir)
 	}

@@ -243,7 +243,7 @@ func (h *Host) CheckArchive(template string) error {
 		return fmt.Errorf("template: %w", err)
 	case missing && command != nil:
 		return remedy.Errorf("let phx download it, with --download (PHX_DOWNLOAD=1), or run: pveam update && "+
-			Quote(command), "the template is missing")
+			remedy.Quote(command), "the template is missing")
 	case missing:
 		return remedy.Errorf("put the archive there, or correct the configuration", "the template %s is missing", file)
 	}
@@ -272,7 +272,7 @@ func (h *Host) CheckHookScript(volume string) error {
 	case err != nil:
 		return fmt.Errorf("hook script: %w", err)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return remedy.Errorf("run: "+Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
+		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
 	}
 	return nil
 }
@@ -286,7 +286,7 @@ func (h *Host) Download(ctx context.Context, template string) error {
 	}
 	// It exits 0 even when the task has failed.
 	if file, missing, _ := h.archive(template); missing {
-		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, whyNot(said))
+		return fmt.Errorf("%s exited 0, but %s is not there: %s", remedy.Quote(argv), file, whyNot(said))
 	}
 	return nil
 }

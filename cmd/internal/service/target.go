@@ -147,9 +147,12 @@ func (t *Target) Logf(format string, args ...any) {
 // Warnf warns people of something about the container, by a message and by an event
 // that say the same.
 func (t *Target) Warnf(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	t.Logf("%s", text)
-	t.emit(event.Warning{CTID: t.CTID, Program: cmdline.Name(), Text: text})
+	warn(t.emit, t.Container, fmt.Sprintf(format, args...))
+}
+
+func warn(emit func(event.Body), c *config.Container, text string) {
+	cmdline.Logf("%d %s: %s", c.CTID, c.Name, text)
+	emit(event.Warning{CTID: c.CTID, Program: cmdline.Name(), Text: text})
 }
 
 // Begins tells whoever follows the work that a stage begins that takes time, once.
