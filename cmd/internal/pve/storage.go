@@ -272,7 +272,8 @@ func (h *Host) CheckHookScript(volume string) error {
 	case err != nil:
 		return fmt.Errorf("hook script: %w", err)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
+		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}),
+			"the hook script %s is not executable", file)
 	}
 	return nil
 }

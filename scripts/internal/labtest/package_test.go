@@ -427,7 +427,7 @@ const hand = `set -a; . /etc/default/phoenix; set +a
 	atTerminal() { TERM=xterm NO_COLOR=1 script -qec "stty cols 80; $*" /dev/null </dev/null; }
 `
 
-// checkCheck: phoenix check tells what this host lacks and how to mend that, and that nothing is left when it is mended.
+// checkCheck: phoenix check tells what this host lacks and how to mend that, and then that all is well.
 func (g guest) checkCheck(t *testing.T) {
 	t.Helper()
 	r := g.try(t, hand+"atTerminal phoenix check", nil)
@@ -527,7 +527,8 @@ func (g guest) checkUnits(t *testing.T) {
 // checkUpgrade: an upgrade keeps the configuration, its mode, and that the timer is enabled, and asks nothing.
 func (g guest) checkUpgrade(t *testing.T, debs debs) {
 	t.Helper()
-	g.do(t, `sed -i 's/"memory_mb": 96/"memory_mb": 128/' /etc/phx/phoenix_lxc_configs.json; chmod 640 /etc/phx/phoenix_lxc_configs.json
+	g.do(t, `sed -i 's/"memory_mb": 96/"memory_mb": 128/' /etc/phx/phoenix_lxc_configs.json
+		chmod 640 /etc/phx/phoenix_lxc_configs.json
 		cp /etc/phx/phoenix_lxc_configs.json /root/kept`)
 	old := g.do(t, "phx-plan --version")
 	// The watcher takes over at once what has changed, and is another one after the upgrade.
