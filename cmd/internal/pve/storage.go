@@ -228,6 +228,12 @@ func (h *Host) LacksArchive(template string) bool {
 	return missing && h.downloadCommand(template) != nil
 }
 
+// LocatesArchive reports whether storage.cfg says where the archive of a template is.
+func (h *Host) LocatesArchive(template string) bool {
+	file, _, _ := h.archive(template)
+	return file != ""
+}
+
 // CheckArchive returns an error if the archive is missing that a container is created
 // from, or cannot be looked at.
 func (h *Host) CheckArchive(template string) error {
@@ -266,7 +272,8 @@ func (h *Host) CheckHookScript(volume string) error {
 	case err != nil:
 		return fmt.Errorf("hook script: %w", err)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
+		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}),
+			"the hook script %s is not executable", file)
 	}
 	return nil
 }
