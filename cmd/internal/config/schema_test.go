@@ -199,7 +199,8 @@ const otherKeys = `{"lxc_configs": {"100": {
   "name": "a", "clone_from_ctid": 900, "full_clone": true, "memory_mb": 16, "cores": 1, "storage_pool": "lab",
   "storage_size_gb": 1, "nameservers": ["fd00::53"], "searchdomain": "a.example b.example", "network_configs": [
     {"name": "eth0", "bridge": "vmbr0", "ip": "dhcp", "ip6": "fd00::10/64", "gw6": "fe80::1",
-      "hwaddr": "02:00:00:00:00:01", "tag": 5, "trunks": ["20-29", 30], "mtu": 1500, "rate": 2.5, "link_down": false, "host_managed": true,
+      "hwaddr": "02:00:00:00:00:01", "tag": 5, "trunks": ["20-29", 30], "mtu": 1500, "rate": 2.5,
+      "link_down": false, "host_managed": true,
       "firewall": true, "nameserver": "fd00::53"},
     {"name": "eth1", "bridge": "vmbr1", "ip6": "auto", "trunks": "4;7-9"}],
   "id_maps": [{"type": "both", "host_id": 1000, "container_id": 1000, "size": 1}], "health_check": {"command": "true",

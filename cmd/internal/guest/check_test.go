@@ -173,7 +173,7 @@ func TestConnects(t *testing.T) {
 		t.Error(err)
 	}
 	first.Close()
-	err = Connects(t.Context(), address, time.Millisecond)
+	err = Connects(t.Context(), address, 200*time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("nothing listens: %v", err)
 	}

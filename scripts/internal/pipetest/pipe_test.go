@@ -231,6 +231,10 @@ feature\ *) echo "$2: $ctid: installed" ;;
 	[ ! -e "$PHX_WORK/silent" ] || exit 127
 	echo '{"need":"request"}'
 	IFS= read -r request
+	if [ -e "$PHX_WORK/refuses" ]; then
+		printf '%s\n' '{"answer":{"stage":"trust","error":"these are\nno roots"}}'
+		exit
+	fi
 	printf '%s\n' "$request" | jq -c --arg error "$(cat "$PHX_WORK/shown.$ctid" 2>/dev/null)" '{answer: {
 		certificates: [.value.names[] |
 			{name: ., not_after: "2030-01-02T03:04:05Z"} + if $error == "" then {} else {$error} end]}}' ;;
