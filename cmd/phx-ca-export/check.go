@@ -309,7 +309,8 @@ func (e *exporter) checkFlows(at place, r *report) {
 			if f.ToCTID == 0 {
 				remedy = "start the service there"
 			} else if !ours {
-				remedy = fmt.Sprintf("start it; what phx has set up there, a run starts: phoenix %d; what listens there: "+
+				remedy = fmt.Sprintf("start it; what phx has set up there, a run starts: phoenix %d; "+
+					"what listens there: "+
 					"pct exec %[1]d -- ss -ltn", f.ToCTID)
 			}
 			e.point(at.ctid, name, event.CheckWarning, remedy, "%s can be reached, and nothing listens there", target)

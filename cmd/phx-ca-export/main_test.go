@@ -10,8 +10,8 @@ import (
 
 func TestUsageHasTheDefaultsOfTheCA(t *testing.T) {
 	for _, want := range []string{
-		fmt.Sprintf("where it listens; default %d (", ca.DefaultPort),
-		fmt.Sprintf("its name; default %s (", ca.DefaultName),
+		fmt.Sprintf("port where the CA listens; default %d", ca.DefaultPort),
+		fmt.Sprintf("name of the CA below the domain; default %s", ca.DefaultName),
 	} {
 		if !strings.Contains(usage, want) {
 			t.Errorf("the usage text does not say: %s", want)

@@ -114,7 +114,8 @@ func manyContainers(n int) *script {
 	ca := work(103, base+0.02, "clone", 2.1, "configure", 0.4, "start", 1.3, "step_ca", 3.8, "health check", 0.6)
 	s.say(ca+0.01, "ct.stage", "ctid", 103, "program", "phx-ca-export", "stage", "export")
 	s.say(ca+0.4, "ca.exported", "ctid", 103,
-		"path", "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt", "sha256", rootSHA, "ca_url", "https://10.0.0.10:9000",
+		"path", "/usr/local/phoenix_hypervisor/persistent-storage/ssl/phoenix_ca.crt", "sha256", rootSHA,
+		"ca_url", "https://10.0.0.10:9000",
 		"changed", true, "subject", "Thinkheads.AI Root CA", "not_after", "2035-12-31T15:04:12Z")
 	gateway := work(101, base+0.02, "clone", 1.6, "configure", 0.3, "start", 1.2)
 	s.say(ca+0.5, "ct.stage", "ctid", 101, "program", "phx-nginx", "stage", "packages")

@@ -228,7 +228,8 @@ func TestFirstRun(t *testing.T) {
 		feed(v, at(float64(i*i), "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"`+stage+`"`))
 	}
 	names := `"gateway.internal.example","a-service-of-a-long-name.internal.example"`
-	feed(v, at(10, "ct.ready", `"ctid":900,"changed":true,"changes":["destroyed","cloned from 9@s","memory 1","a","b"]`),
+	feed(v,
+		at(10, "ct.ready", `"ctid":900,"changed":true,"changes":["destroyed","cloned from 9@s","memory 1","a","b"]`),
 		at(10, "traefik.ready", `"ctid":900,"changed":true,"changes":["c"],"names":[`+names+
 			`],"not_after":"2026-01-03T15:04:27Z"`), at(10, "plan.done", ""))
 	v.close()
@@ -378,7 +379,8 @@ func TestHostile(t *testing.T) {
 			v.message("phx-lxc: 900 x\x1b[2J: evil\x1b[2J")
 			events := plan(action, dry, 900, 103, 102)
 			for name := range strings.FieldsSeq("ct.planned warning check.point ct.stage ct.ready ct.started " +
-				"ct.removed ct.status ct.preview ct.failed ct.skipped ca.exported ca.failed ca.status ca.rotation nginx.ready " +
+				"ct.removed ct.status ct.preview ct.failed ct.skipped ca.exported ca.failed ca.status ca.rotation " +
+				"nginx.ready " +
 				"nginx.failed nginx.status traefik.ready traefik.status") {
 				fields := `"ctid":900,"changed":true,"files":[{"path":"E","diff":"+E\n-E"}],"commands":[["E","a b"]],` +
 					`"certificates":[{"name":"E","issuer":"E","error":"E"},{"name":"E","issuer":"E","sha256":"E"}],` +
@@ -616,7 +618,8 @@ func TestOutOfReach(t *testing.T) {
 func TestWrapped(t *testing.T) {
 	s := &screen{columns: 20}
 	have := ""
-	for _, l := range s.wrapped(line{{yellow, "warning: "}}, "  ", plainText, "a word of text,\n  and averyverylongwordin it 長い 長い") {
+	for _, l := range s.wrapped(line{{yellow, "warning: "}}, "  ", plainText,
+		"a word of text,\n  and averyverylongwordin it 長い 長い") {
 		have += s.format(l, 0) + "\n"
 	}
 	const want = "warning: a word of\n  text,\n    and\n  averyverylongwordin\n  it 長い 長い\n"

@@ -308,7 +308,8 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 			t.Errorf("%s: %s", said, h)
 		}
 	}
-	if h := hint("pct x", "clone failed: storage 'lab' is disabled"); h != "switch it on with: pvesm set lab --disable 0" {
+	const way = "switch it on with: pvesm set lab --disable 0"
+	if h := hint("pct x", "clone failed: storage 'lab' is disabled"); h != way {
 		t.Errorf("hint %q", h)
 	}
 	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got "+

@@ -694,9 +694,9 @@ func within(limit time.Duration, done func() bool) bool {
 	return false
 }
 
-// testPages runs the commands of README.md and of the pages in docs, in a lab that is up: of each page all blocks fenced
-// as ```sh, in order, in one shell at the top of the repository. README.md says how its shell gets the lab's
-// environment; for the others that has been done. Blocks fenced as ```sh norun, ```sh host or ```console are for reading.
+// testPages runs the commands of README.md and of the pages in docs, in a lab that is up: of each page all blocks
+// fenced as ```sh, in order, in one shell at the top of the repository. README.md says how its shell gets the lab's
+// environment; for the others that has been done. Blocks fenced as ```sh norun, ```sh host or ```console are not run.
 func (l lab) testPages(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(l.repo, "docs/*.md"))
 	if err != nil {

@@ -109,7 +109,8 @@ func checkMoment(t *testing.T, block, events string) {
 	t.Helper()
 	stages := inWork.FindAllStringSubmatch(block, -1)
 	for _, stage := range stages {
-		event := regexp.MustCompile(`"ct.stage".*"ctid":` + stage[1] + `,.*"stage":"` + regexp.QuoteMeta(stage[2]) + `"`)
+		event := regexp.MustCompile(
+			`"ct.stage".*"ctid":` + stage[1] + `,.*"stage":"` + regexp.QuoteMeta(stage[2]) + `"`)
 		if !event.MatchString(events) {
 			t.Errorf("the first run has no stage %q of container %s", stage[2], stage[1])
 		}

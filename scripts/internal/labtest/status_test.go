@@ -113,7 +113,8 @@ func (l lab) testStatus(t *testing.T) {
 		}},
 		{"step-ca stopped", "ca.status", "the CA does not answer", func() {
 			l.in(t, ca, "systemctl", "stop", "step-ca")
-			undo = func() { l.in(t, ca, "systemctl", "start", "step-ca") } // sooner than a run, which waits for it first
+			// Sooner than by a run, which waits for it first.
+			undo = func() { l.in(t, ca, "systemctl", "start", "step-ca") }
 		}},
 		{"expired certificate", "nginx.status", "certificate has expired", func() {
 			crt, key := l.pairFor(t, append(names, "--not-before", "-25h", "--not-after", "-1h")...)
@@ -124,7 +125,8 @@ func (l lab) testStatus(t *testing.T) {
 			file := l.nginxFile(t, "ssl_certificate")
 			l.in(t, gateway, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
 				"-nodes", "-days", "1", "-subj", "/CN="+domain,
-				"-addext", fmt.Sprintf("subjectAltName=DNS:%s,DNS:*.%[1]s", domain), "-out", file, "-keyout", l.nginxFile(t, "ssl_certificate_key"))
+				"-addext", fmt.Sprintf("subjectAltName=DNS:%s,DNS:*.%[1]s", domain), "-out", file,
+				"-keyout", l.nginxFile(t, "ssl_certificate_key"))
 			reload()
 		}},
 		{"the gateway's container stopped", "nginx.status", "its container is stopped", func() {

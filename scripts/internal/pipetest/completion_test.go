@@ -83,7 +83,8 @@ func completed(t *testing.T, shell, dir string, lines ...string) [][]string {
 		for name, value := range environment(dir) {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}
-		cmd.Env = append(cmd.Env, "TERM=dumb", "LC_ALL=C.UTF-8", "HOME="+dir, "COMPLETIONS="+repo+"/scripts/completions",
+		cmd.Env = append(cmd.Env, "TERM=dumb", "LC_ALL=C.UTF-8", "HOME="+dir,
+			"COMPLETIONS="+repo+"/scripts/completions",
 			"PATH="+dir+"/bin:"+bin+":"+repo+"/scripts:"+os.Getenv("PATH"))
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -256,7 +257,8 @@ func TestCompletionRunsNothingOfOthers(t *testing.T) {
 		lines := []string{"phx-plan --config hostile.json 10"}
 		for _, file := range []string{"$(touch${IFS}pwned)", "`touch${IFS}pwned`", "'$(touch${IFS}pwned)'",
 			"~/$(touch${IFS}pwned)", `"$(touch${IFS}pwned)"`} {
-			lines = append(lines, "phx-plan --config "+file+" ", "phoenix --config="+file+" --rerun "+file, "phoenix "+file)
+			lines = append(lines,
+				"phx-plan --config "+file+" ", "phoenix --config="+file+" --rerun "+file, "phoenix "+file)
 		}
 		got := strings.Join(completed(t, shell, dir, lines...)[0], " ")
 		if strings.Contains(got, "touch") || !strings.Contains(got, "102") {

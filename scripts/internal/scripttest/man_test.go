@@ -46,7 +46,9 @@ func TestManual(t *testing.T) {
 				headings = append(headings, m[1])
 			}
 			at := -1
-			for _, want := range []string{"NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"} {
+			for _, want := range []string{
+				"NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO",
+			} {
 				i := slices.Index(headings, want)
 				if i <= at {
 					t.Errorf("section %s is missing, or not at its place: %q", want, headings)

@@ -253,7 +253,8 @@ func TestProvenVersions(t *testing.T) {
 		for _, pin := range pins {
 			said := fmt.Sprintf("%s %s: lab and tests run %s", name, pin[1], m[1])
 			if pin[1] != m[1] && (!strings.Contains(table, "# "+said) || !strings.Contains(page, said)) {
-				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and docs/offline.md do not say %q", name, pin[1], said)
+				t.Errorf("hosts get %s %s, and phoenix_assets.tsv and docs/offline.md do not say %q",
+					name, pin[1], said)
 			} else if pin[1] == m[1] && strings.Contains(table+page, name+" "+pin[1]+": lab and tests run") {
 				t.Errorf("%s %s is said to be another than that of the lab, and is the same", name, pin[1])
 			}
