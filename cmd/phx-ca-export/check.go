@@ -19,6 +19,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // The action check: looks at the root's file, and from inside the containers at
@@ -285,7 +286,7 @@ func (e *exporter) checkClock(at place, r *report) {
 	}
 	if difference.Abs() > inStep {
 		e.point(at.ctid, name, event.CheckFailed, "see what sets them: timedatectl; and in the container: "+
-			pve.Quote([]string{"pct", "exec", strconv.Itoa(at.ctid), "--", "timedatectl"}),
+			remedy.Quote([]string{"pct", "exec", strconv.Itoa(at.ctid), "--", "timedatectl"}),
 			"it differs from that of this host by %s, so that certificates are not valid yet, or not any more",
 			difference.Round(time.Second))
 		return
@@ -308,7 +309,8 @@ func (e *exporter) checkFlows(at place, r *report) {
 			if f.ToCTID == 0 {
 				remedy = "start the service there"
 			} else if !ours {
-				remedy = fmt.Sprintf("start it; what listens there: pct exec %d -- ss -ltn", f.ToCTID)
+				remedy = fmt.Sprintf("start it; what phx has set up there, a run starts: phoenix %d; what listens there: "+
+					"pct exec %[1]d -- ss -ltn", f.ToCTID)
 			}
 			e.point(at.ctid, name, event.CheckWarning, remedy, "%s can be reached, and nothing listens there", target)
 		case "":

@@ -27,21 +27,36 @@ Keep the CA as the configuration has it, and copy its root certificate out of
 its container. init makes the CA; roots prints the roots that are pinned.
 
 Options:
-    --accept-new-root HEX  1: any (PHX_ACCEPT_NEW_ROOT)
-    --ctid CTID            export from this container now, and read no events
-    --output FILE          where to put the certificate (PHX_CA_FILE)
-    --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
-    --rotate-root STEP     trust, certificates, drop (PHX_ROTATE_ROOT)
-    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --accept-new-root HEX  trust the CA's new root, which has this SHA-256, in
+                           place of the pinned one; 1: whichever it has
+                           (PHX_ACCEPT_NEW_ROOT)
+    --ctid CTID            copy the root out of this container, and read no
+                           events
+    --output FILE          copy the root to this file; default phoenix_ca.crt in
+                           /usr/local/phoenix_hypervisor/persistent-storage/ssl
+                           (PHX_CA_FILE)
+    --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
+    --rotate-root STEP     take this step of a rotation of the root
+                           (PHX_ROTATE_ROOT)
+    --timeout DURATION     give up on a command after this time; default 1h
+                           (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
 
+Rotation of the root, a step a run:
+    trust                  make a new root, and trust both
+    certificates           have new certificates from the new root
+    drop                   trust the old root no longer
+
 Options of init:
-    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --ip ADDRESS           by which others reach the CA (PHX_IP)
-    --name NAME            its name; default ca (PHX_SERVICE_NAME)
-    --port PORT            where it listens; default 9000 (PHX_SERVICE_PORT)
+    --domain DOMAIN        domain of the services' names; default
+                           ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --ip ADDRESS           address by which others reach the CA (PHX_IP)
+    --name NAME            name of the CA below the domain; default ca
+                           (PHX_SERVICE_NAME)
+    --port PORT            port where the CA listens; default 9000
+                           (PHX_SERVICE_PORT)
 
 phx-ca-export(8) has more: man phx-ca-export.
 `

@@ -167,12 +167,15 @@ func answers(ctx context.Context, url string, roots []*x509.Certificate) error {
 		TLSClientConfig:   &tls.Config{RootCAs: cert.Pool(roots...), MinVersion: tls.VersionTLS12},
 	}
 	resp, err := transport.RoundTrip(req)
-	if err != nil {
+	switch {
+	case isNotReached(err):
 		return fmt.Errorf("%s/health: %w", url, err)
+	case err != nil: // it may have what was answered
+		return fmt.Errorf("%s/health: %s", url, cmdline.OneLine(err.Error()))
 	}
 	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s/health: %s", url, resp.Status)
+	if code := resp.StatusCode; code != http.StatusOK { // what is said beside it is anybody's
+		return fmt.Errorf("%s/health: status %d %s", url, code, http.StatusText(code))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // action is what a plan can ask for.
@@ -131,7 +132,7 @@ func (j *job) emitPreview() bool {
 		j.logf("would change %s\n%s", f.Path, f.Diff)
 	}
 	for _, argv := range preview.Commands {
-		j.logf("would run: %s", pve.Quote(brief(argv)))
+		j.logf("would run: %s", remedy.Quote(brief(argv)))
 	}
 	j.emit(preview)
 	return preview.Changed

@@ -18,8 +18,9 @@ import (
 	"strings"
 	"time"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
-	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // Looks of the action check at the host itself.
@@ -125,7 +126,7 @@ func (s *survey) oldScripts(context.Context) []point {
 	link := s.path("usr/local/bin/phoenix")
 	if to, err := os.Readlink(link); err == nil && strings.HasSuffix(to, "/bin/phoenix-global") {
 		shim := "/usr/local/phoenix_hypervisor/scripts/phoenix-cli"
-		points = append(points, warns("have it lead to that of phx: "+pve.Quote([]string{"ln", "-sfn", shim, link}),
+		points = append(points, warns("have it lead to that of phx: "+remedy.Quote([]string{"ln", "-sfn", shim, link}),
 			"%s is the command of the scripts before phx: %s", link, to))
 	}
 	points = append(points, s.oldManifest()...)
@@ -323,11 +324,11 @@ func reach(ctx context.Context, by http.RoundTripper, url string) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return err
+		return errors.New(cmdline.OneLine(err.Error()))
 	}
 	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("the answer is %s", answer.Status)
+	if code := answer.StatusCode; code != http.StatusOK {
+		return fmt.Errorf("the answer is %d %s", code, http.StatusText(code))
 	}
 	return nil
 }

@@ -167,6 +167,8 @@ func (s *survey) archives(context.Context) []point {
 			p = good("it is missing, and --download lets a run fetch it")
 		} else if err != nil {
 			p = fails(err)
+		} else if !s.host.LocatesArchive(j.c.Template) {
+			p = leftOut("the definition of its storage does not say where it is")
 		}
 		points = append(points, p.named("template %s", strings.TrimSpace(j.c.Template)))
 	}

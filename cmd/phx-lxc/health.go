@@ -172,6 +172,9 @@ func (j *job) retry(ctx context.Context, tries, seconds int, commands ...pve.Com
 		if err == nil {
 			return nil
 		}
+		if try == 1 && try >= tries {
+			return fmt.Errorf("not healthy: %w", err)
+		}
 		if try >= tries {
 			return fmt.Errorf("not healthy after %d tries: %w", try, err)
 		}

@@ -31,32 +31,52 @@ Do with every planned container what the plan's action asks for. Only what
 differs is changed; a second run changes nothing.
 
 Options:
-    --adopt CTIDS          take their scripts as done; 1: all (PHX_ADOPT)
-    --apparmor DIR         AppArmor profiles of containers (PHX_APPARMOR)
-    --apparmor-d DIR       default /etc/apparmor.d (PHX_APPARMOR_D)
-    --download             fetch a missing template (PHX_DOWNLOAD)
+    --adopt CTIDS          record the scripts of these containers as run, and
+                           do not run them, as in 103,950; 1: of all that are
+                           planned (PHX_ADOPT)
+    --download             download templates that are missing (PHX_DOWNLOAD)
     --dry-run              only say what would be done (PHX_DRY_RUN)
-    --enforce-firewall     put firewalls in force (PHX_ENFORCE_FIREWALL)
-    --ignore-external      do not ask for other guests (PHX_IGNORE_EXTERNAL)
-    --jobs N               containers at once; default 4 (PHX_JOBS)
-    --lock-wait DURATION   for a locked one; default 1m (PHX_LOCK_WAIT)
-    --pct PROGRAM          default pct (PHX_PCT)
-    --pct-version VERSION  default that of this host (PHX_PCT_VERSION)
-    --proc DIR             default /proc (PHX_PROC)
-    --pve-lock DIR         default /run/lock/lxc (PHX_PVE_LOCK)
-    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
-    --pveam PROGRAM        default pveam (PHX_PVEAM)
-    --pvesm PROGRAM        default pvesm (PHX_PVESM)
-    --qm PROGRAM           default qm (PHX_QM)
-    --rerun CTIDS          run their scripts again; 1: all (PHX_RERUN)
-    --restart              restart where a change needs it (PHX_RESTART)
-    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
-    --subgid FILE          default /etc/subgid (PHX_SUBGID)
-    --subuid FILE          default /etc/subuid (PHX_SUBUID)
-    --sysroot DIR          of check; default / (PHX_SYSROOT)
-    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --enforce-firewall     put firewalls in force, also on containers that were
+                           there before phx (PHX_ENFORCE_FIREWALL)
+    --ignore-external      do not look whether guests run that containers need
+                           and phx does not manage (PHX_IGNORE_EXTERNAL)
+    --jobs N               work on N containers at once; default 4 (PHX_JOBS)
+    --lock-wait DURATION   wait that long for a container that Proxmox VE has
+                           locked; default 1m (PHX_LOCK_WAIT)
+    --rerun CTIDS          run the scripts of these containers again, as in
+                           103,950; 1: of all that are planned (PHX_RERUN)
+    --restart              restart containers where a change needs it
+                           (PHX_RESTART)
+    --scripts DIRS         find the scripts in these directories, separated
+                           by colons (PHX_SCRIPTS); default /usr/share/phx, and
+                           scripts and bin in /usr/local/phoenix_hypervisor
+    --timeout DURATION     give up on a command after this time; default 1h
+                           (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
+
+Options for where things are on the host:
+    --apparmor DIR         AppArmor profiles of the configuration; default
+                           apparmor, in /usr/local/phoenix_hypervisor/etc or
+                           /etc/phx (PHX_APPARMOR)
+    --apparmor-d DIR       AppArmor profiles of the host; default
+                           /etc/apparmor.d (PHX_APPARMOR_D)
+    --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --pct-version VERSION  version of pve-container; default the installed one
+                           (PHX_PCT_VERSION)
+    --proc DIR             processes; default /proc (PHX_PROC)
+    --pve-lock DIR         locks of containers; default /run/lock/lxc
+                           (PHX_PVE_LOCK)
+    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
+    --pveam PROGRAM        run this in place of pveam (PHX_PVEAM)
+    --pvesm PROGRAM        run this in place of pvesm (PHX_PVESM)
+    --qm PROGRAM           run this in place of qm (PHX_QM)
+    --subgid FILE          group ids that root may map; default /etc/subgid
+                           (PHX_SUBGID)
+    --subuid FILE          user ids that root may map; default /etc/subuid
+                           (PHX_SUBUID)
+    --sysroot DIR          with the action check: where /sys, /etc and
+                           /usr/local are; default / (PHX_SYSROOT)
 
 phx-lxc(8) has more: man phx-lxc.
 `

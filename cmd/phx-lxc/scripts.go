@@ -73,7 +73,7 @@ func (j *job) checkFormer(s *scripts.Script, needs func(*scripts.Script) *script
 	if _, err := j.config(); err != nil {
 		all = append(all, fmt.Errorf("%s reads the configuration: %w", s.Path, err))
 	} else if path := j.missingConfig(need); path != "" {
-		all = append(all, remedy.Errorf("make it a link, with: "+pve.Quote([]string{"ln", "-s", j.configPath(), path}),
+		all = append(all, remedy.Errorf("make it a link, with: "+remedy.Quote([]string{"ln", "-s", j.configPath(), path}),
 			"%s reads the configuration as %s, which is not there", s.Path, path))
 	}
 	return errors.Join(all...)

@@ -310,7 +310,7 @@ func (j *job) configure(ctx context.Context) error {
 	}
 	// pct's exit status is no proof: what counts is what was stored.
 	if again := j.settings(j.ct.Conf).Args(); len(again) > 0 && !j.options.dryRun {
-		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.c.CTID, pve.Quote(again))
+		return fmt.Errorf("pct set %d exited 0, but this has not been stored: %s", j.c.CTID, remedy.Quote(again))
 	}
 	for _, change := range differing.Changes() {
 		j.changed(start, "%s", change)

@@ -70,7 +70,7 @@ func (j *job) leaveTemplate(ctx context.Context) error {
 	lines := []string{"it is a template, and stays as it is; the configuration wants otherwise: " +
 		strings.Join(j.differs, "; ")}
 	if args := differing.Args(); len(args) > 0 {
-		lines = append(lines, "to set that: "+pve.Quote(append([]string{"pct", "set", j.ct.ID()}, args...)))
+		lines = append(lines, "to set that: "+remedy.Quote(append([]string{"pct", "set", j.ct.ID()}, args...)))
 	}
 	if len(onlyNew) > 0 {
 		clones, err := j.host.LinkedClones(j.c.CTID)
@@ -86,7 +86,7 @@ func (j *job) leaveTemplate(ctx context.Context) error {
 			words = append(words, strconv.Itoa(id))
 		}
 		lines = append(lines, fmt.Sprintf("a new template has to be made for %s%s: %s",
-			strings.Join(onlyNew, "; "), why, pve.Quote(words)))
+			strings.Join(onlyNew, "; "), why, remedy.Quote(words)))
 	}
 	j.warnf("%s", strings.Join(lines, "\n"))
 	return nil

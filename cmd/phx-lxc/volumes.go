@@ -8,6 +8,7 @@ import (
 
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/pve"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // mountOptions are the options of a root disk, a volume or a mount point that the
@@ -217,7 +218,7 @@ func lostVolume(c *config.Container, conf *pve.Conf, v config.Volume, allocated 
 	}
 	free := pve.FreeMountPoint(0, conf.Values, conf.Pending)
 	attach := func(volume string) string {
-		return pve.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
+		return remedy.Quote([]string{"pct", "set", strconv.Itoa(c.CTID), "--" + free, volume + ",mp=" + v.MountPoint})
 	}
 	reason = fmt.Sprintf("the volume at %s is not mounted any more, and a new one would be empty", v.MountPoint)
 	if !wasThere {

@@ -11,8 +11,8 @@ import (
 
 const usage = `Usage:
     … | phx-fingerprint | phx-nginx [OPTIONS] | …
-    phx-nginx apply [GATEWAY] [--token-file FILE]
-    phx-nginx render [GATEWAY]
+    phx-nginx apply [OPTIONS]
+    phx-nginx render [OPTIONS]
     phx-nginx renew
 
 Set nginx up in the gateway's container as the TLS gateway of *.DOMAIN. In the
@@ -20,21 +20,28 @@ container, apply does it, render prints its configuration, and renew renews the
 certificate when that is due.
 
 Options:
-    --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
-    --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
-    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
+    --scripts DIRS         find feature scripts in these directories, separated
+                           by colons (PHX_SCRIPTS); default /usr/share/phx, and
+                           scripts and bin in /usr/local/phoenix_hypervisor
+    --timeout DURATION     give up on a command after this time; default 1h
+                           (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
 
 Options of apply and render:
-    --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
-    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
-    --proxy ADDRESS        of the proxy behind the gateway (PHX_PROXY)
-    --root FILE            the root certificate (PHX_ROOT)
-    --status-port PORT     of a status page; default 0: none (PHX_STATUS_PORT)
-    --token-file FILE      of the CA; - for stdin (PHX_TOKEN_FILE)
+    --ca-url URL           address of the CA, https://HOST:PORT (PHX_CA_URL)
+    --domain DOMAIN        serve DOMAIN and *.DOMAIN; default
+                           ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --fingerprint HEX      trust the root with this SHA-256 (PHX_FINGERPRINT)
+    --proxy ADDRESS        pass requests on to the proxy there (PHX_PROXY)
+    --root FILE            the CA's root certificate; default
+                           /etc/nginx/ssl/phoenix_ca.crt (PHX_ROOT)
+    --status-port PORT     serve a status page over plain HTTP at this port;
+                           default 0: none (PHX_STATUS_PORT)
+    --token-file FILE      read the CA's one-time token there; - for stdin
+                           (PHX_TOKEN_FILE)
 
 phx-nginx(8) has more: man phx-nginx.
 `

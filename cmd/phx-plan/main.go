@@ -39,24 +39,50 @@ Check the configuration, and print a plan: the named containers, or all, in the
 order in which they depend on each other.
 
 Options:
-    --action ACTION        create, start, stop …; default create (PHX_ACTION)
-    --answer gateway|proxy where names of services lead (PHX_ANSWER)
-    --ca-file FILE         of --watch: the root certificate (PHX_CA_FILE)
-    --config FILE          the configuration (PHX_CONFIG)
-    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --dry-run              show what would be done, no more (PHX_DRY_RUN)
-    --every DURATION       of --watch; default 1h (PHX_EVERY)
+    --action ACTION        do this with the containers; default create
+                           (PHX_ACTION)
+    --answer gateway|proxy with --format hosts or dnsmasq: where the names of
+                           services lead; default gateway (PHX_ANSWER)
+    --ca-file FILE         with --watch: a plan is due when this changes;
+                           default phoenix_ca.crt in
+                           /usr/local/phoenix_hypervisor/persistent-storage/ssl
+                           (PHX_CA_FILE)
+    --config FILE          read this configuration (PHX_CONFIG); default
+                           phoenix_lxc_configs.json, in
+                           /usr/local/phoenix_hypervisor/etc or /etc/phx
+    --domain DOMAIN        domain of the services' names; default
+                           ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --dry-run              plan a run that only shows what it would do
+                           (PHX_DRY_RUN)
+    --every DURATION       with --watch: a plan is due this long after a run;
+                           default 1h (PHX_EVERY)
     --explain              print what phx does with each key of the file
-    --format FORMAT        of the plan; default jsonl, events (PHX_FORMAT)
-    --keep-going           leave out what has mistakes (PHX_KEEP_GOING)
-    --pct-version VERSION  of pve-container; default this one (PHX_PCT_VERSION)
-    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
+    --format FORMAT        print the plan in this format; default jsonl, the
+                           events (PHX_FORMAT)
+    --keep-going           leave out containers with mistakes, and what needs
+                           them (PHX_KEEP_GOING)
+    --pct-version VERSION  plan for this version of pve-container; default the
+                           one of this host (PHX_PCT_VERSION)
+    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
     --schema               print the JSON Schema of the configuration
-    --scripts DIRS         directories of the scripts (PHX_SCRIPTS)
-    --vm-config FILE       the virtual machines (PHX_VM_CONFIG)
-    --watch                print an event whenever a plan is due
+    --scripts DIRS         find the scripts in these directories, separated
+                           by colons (PHX_SCRIPTS); default /usr/share/phx, and
+                           scripts and bin in /usr/local/phoenix_hypervisor
+    --vm-config FILE       read the virtual machines there; default
+                           phoenix_vm_configs.json beside the configuration
+                           (PHX_VM_CONFIG)
+    --watch                stay, and print an event whenever a plan is due
     --help                 print this text
     --version              print the version
+
+Actions:
+    create                 make the containers as configured; default
+    start, restart         start or restart them, and what they need first
+    stop                   stop them, those that need others first
+    status                 tell how they are, and what a run would change
+    check                  look for all that could keep a run from succeeding
+    delete                 destroy the named containers
+    recreate               destroy and create the named containers
 
 phx-plan(8) has more: man phx-plan.
 `

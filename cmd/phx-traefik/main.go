@@ -14,27 +14,36 @@ import (
 
 const usage = `Usage:
     … | phx-fingerprint | phx-traefik [OPTIONS] | …
-    phx-traefik apply [PROXY]
-    phx-traefik render [PROXY]
+    phx-traefik apply [OPTIONS]
+    phx-traefik render [OPTIONS]
 
 Set Traefik up in the proxy's container, with a certificate for every service.
 In the container, apply does it, and render prints its configuration.
 
 Options:
-    --pct PROGRAM          default pct (PHX_PCT)
-    --pve-root DIR         default /etc/pve (PHX_PVE_ROOT)
-    --scripts DIRS         directories of the feature scripts (PHX_SCRIPTS)
-    --timeout DURATION     of a command; default 1h (PHX_TIMEOUT)
+    --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
+    --scripts DIRS         find feature scripts in these directories, separated
+                           by colons (PHX_SCRIPTS); default /usr/share/phx, and
+                           scripts and bin in /usr/local/phoenix_hypervisor
+    --timeout DURATION     give up on a command after this time; default 1h
+                           (PHX_TIMEOUT)
     --help                 print this text
     --version              print the version
 
 Options of apply and render:
-    --ca-url URL           the CA, https://HOST:PORT (PHX_CA_URL)
-    --config FILE          serve its services (PHX_CONFIG)
-    --domain DOMAIN        default ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
-    --fingerprint HEX      SHA-256 of the root (PHX_FINGERPRINT)
-    --root FILE            the root certificate (PHX_ROOT)
-    --vm-config FILE       and of these virtual machines (PHX_VM_CONFIG)
+    --ca-url URL           address of the CA, https://HOST:PORT (PHX_CA_URL)
+    --config FILE          serve the services of this configuration
+                           (PHX_CONFIG); default phoenix_lxc_configs.json, in
+                           /usr/local/phoenix_hypervisor/etc or /etc/phx
+    --domain DOMAIN        domain of the services' names; default
+                           ` + cmdline.DefaultDomain + ` (PHX_DOMAIN)
+    --fingerprint HEX      trust the root with this SHA-256 (PHX_FINGERPRINT)
+    --root FILE            the CA's root certificate; default
+                           /etc/traefik/ssl/phoenix_ca.crt (PHX_ROOT)
+    --vm-config FILE       and the services of these virtual machines; default
+                           phoenix_vm_configs.json beside the configuration
+                           (PHX_VM_CONFIG)
 
 phx-traefik(8) has more: man phx-traefik.
 `

@@ -11,13 +11,10 @@ _phx_dir=${_phx_dir%/*}
 
 # The words of a program: see words.awk. It is run by its path, and of the program's name comes what else is asked.
 _phx_words() {
-	local program=${1##*/} other
+	local program=${1##*/}
 	{
 		"$1" --help
-		[[ $program != phoenix ]] || for other in phx-lxc phx-ca-export; do
-			echo '==='
-			"$other" --help
-		done
+		[[ $program != phoenix ]] || phx-plan --help # whose options it takes
 	} 2>/dev/null </dev/null | LC_ALL=C.UTF-8 awk -v "program=$program" -f "$_phx_dir/words.awk" 2>/dev/null
 }
 

@@ -6,16 +6,14 @@
 #   value   WORD    METAVARIABLE  DESCRIPTION    what may stand for a metavariable
 #   place   -       METAVARIABLE  -              what the other words are
 #
-# A field that is empty is "-". After a line of "===" come the texts of other programs: these describe options and values
-# that the first one only names.
+# A field that is empty is "-". Texts of several programs may come one after the other.
 BEGIN { OFS = "\t" }
 
-/^===$/ { others = 1; next }
 /^[A-Z]/ { section = $1; sub(/[:,]$/, "", section) }
 /^$/ && section == "Usage" { section = "" }
 
 # Lines such as "    phx-nginx apply [GATEWAY] [--token-file FILE]".
-section == "Usage" && !others {
+section == "Usage" {
 	line = $0
 	gsub(/\[|\]/, "", line)
 	sub(/^Usage: */, "", line)
@@ -29,22 +27,19 @@ section == "Usage" && !others {
 	next
 }
 
-# An option whose description is on the next line.
-wants != "" {
-	if (description["option", wants] == "") description["option", wants] = rest(1)
-	wants = ""
-}
-# Lines such as "    --config FILE         The configuration".
-/^  +--[a-z][a-z-]*( |$)/ && !/^                    --/ {
+# Lines such as "    --config FILE         The configuration", and those that go on. The first description counts.
+/^  +--[a-z][a-z-]*( |$)/ {
+	last = ("option", $1) in described ? "" : $1
+	described["option", $1]
 	option($1, $2, rest(meta($2) == "-" ? 2 : 3))
-	if (description["option", $1] == "") wants = $1
 	next
 }
-# Lines such as "  of phx-lxc        --restart --rerun CTIDS", and those that go on.
-/^  of ph[a-z-]+ |^                    --/ {
-	for (i = 1; i <= NF; i++) if ($i ~ /^--[a-z]/) option($i, $(i + 1), "")
+/^                    / && last != "" {
+	text = description["option", last]
+	description["option", last] = text (text == "" ? "" : " ") rest(1)
 	next
 }
+{ last = "" }
 # Lines such as "    start, restart    what the containers depend on is started first".
 section ~ /^(Verbs|Actions|Rotation)$/ && /^  (  )?[A-Za-z]/ && match($0, /[a-zA-Z]  +/) {
 	words = substr($0, 1, RSTART)
@@ -68,10 +63,7 @@ function option(name, value, text) {
 }
 
 function add(kind, word, value, text) {
-	if (!((kind, word) in of)) {
-		if (others && kind != "value") return
-		order[++count] = kind SUBSEP word
-	}
+	if (!((kind, word) in of)) order[++count] = kind SUBSEP word
 	of[kind, word] = value
 	if (description[kind, word] == "") description[kind, word] = text
 }

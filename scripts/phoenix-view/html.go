@@ -44,9 +44,12 @@ func writePage(path string, r *run) error {
 	if r.begin == nil && len(r.order) == 0 && len(r.points) == 0 {
 		return fmt.Errorf("no page %s: nothing was planned", path)
 	}
-	content, err := makePage(r)
+	err := checkReplaceable(path)
 	if err == nil {
-		err = renameio.WriteFile(path, content, 0o666)
+		var content []byte
+		if content, err = makePage(r); err == nil {
+			err = renameio.WriteFile(path, content, 0o666)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write the page %s: %w", path, err)
@@ -222,8 +225,12 @@ func newPage(r *run) *page {
 	}
 
 	tally := map[string]int{}
+	warnings := map[int][]*event{}
+	for _, w := range r.warnings {
+		warnings[w.CTID] = append(warnings[w.CTID], w)
+	}
 	for _, id := range ids {
-		row := newRow(r.containers[id], r, works[id])
+		row := newRow(r.containers[id], r, works[id], warnings[id])
 		tally[row.Result]++
 		p.Containers = append(p.Containers, row)
 	}
@@ -248,7 +255,8 @@ func newPage(r *run) *page {
 
 	var links []link
 	for _, id := range ids {
-		for _, need := range r.containers[id].needs {
+		needs := r.containers[id].needs
+		for _, need := range needs[:min(len(needs), maxLinks+1)] { // with more there is no picture
 			links = append(links, link{from: need, to: id})
 		}
 	}
@@ -307,31 +315,6 @@ func (r *run) nameOf(id int) string {
 	return ""
 }
 
-// kind returns what kind of run it is: dry run, status, check, or run.
-func (r *run) kind() string {
-	switch {
-	case r.begin == nil:
-		for _, c := range r.containers {
-			for _, e := range c.results {
-				switch e.Event {
-				case "ct.status":
-					return "status"
-				case "ct.preview":
-					return "dry-run"
-				}
-			}
-		}
-		if len(r.points) > 0 {
-			return "check"
-		}
-	case r.begin.Action == "status", r.begin.Action == "check":
-		return r.begin.Action
-	case r.begin.DryRun:
-		return "dry-run"
-	}
-	return "run"
-}
-
 // results are the words for how it ended with a container, in the order in which
 // they are counted.
 var results = []struct{ what, tone string }{
@@ -356,7 +339,7 @@ func severity(tone string) int {
 }
 
 // newRow tells how it went with a container.
-func newRow(c *container, r *run, works []*work) row {
+func newRow(c *container, r *run, works []*work, warnings []*event) row {
 	row := row{ID: c.ctid, Name: shownLabel(c.name), Needs: c.needs, External: c.external}
 	row.Needs = row.Needs[:min(len(row.Needs), maxList)]
 	row.External = row.External[:min(len(row.External), maxList)]
@@ -441,7 +424,11 @@ func newRow(c *container, r *run, works []*work) row {
 			}
 			add(toneIdle, "skipped", shownText(e.Reason)+because)
 		case "ca.status", "nginx.status", "traefik.status":
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				add(toneWarn, "out of reach", shownText(e.Error))
+			default:
 				result = "failed"
 				add(toneFailed, "failed", fmt.Sprintf("%s: %s", writers[e.Event], shownText(e.Error)))
 			}
@@ -462,10 +449,12 @@ func newRow(c *container, r *run, works []*work) row {
 		}
 		list(toneWarn, "template differs", e.Differs)
 	}
-	for _, w := range r.warnings {
-		if w.CTID == c.ctid {
-			add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
+	for i, w := range warnings {
+		if i == maxList {
+			add(toneWarn, "warning", fmt.Sprintf("%d more", len(warnings)-maxList))
+			break
 		}
+		add(toneWarn, "warning", shownLabel(w.Program)+": "+shownText(w.Text))
 	}
 	if c.outcome() == waiting && r.done {
 		result = "only looked at" // of a check, for example
@@ -643,25 +632,19 @@ func newTrust(r *run) *trust {
 	issuers := map[string]bool{}
 	for _, id := range r.order {
 		for _, e := range r.containers[id].results {
-			what := ""
-			switch writers[e.Event] {
-			case "phx-nginx":
-				what = "gateway"
-			case "phx-traefik":
-				what = "proxy"
-			default:
+			what := parts[writers[e.Event]]
+			if what != "gateway" && what != "proxy" {
 				continue
 			}
 			s := trusted{What: what, ID: id}
-			if e.Error != "" {
+			switch {
+			case e.Error == "":
+			case e.OutOfReach:
+				s.Lines = append(s.Lines, remark{toneWarn, "out of reach", shownText(e.Error)})
+			default:
 				s.Lines = append(s.Lines, remark{toneFailed, "failed", shownText(e.Error)})
 			}
-			certificates := e.Certificates
-			for _, name := range e.Names[:min(len(e.Names), maxList)] {
-				if len(e.Certificates) == 0 {
-					certificates = append(certificates, certificate{Name: name, NotAfter: e.NotAfter})
-				}
-			}
+			certificates := e.served()
 			for i, c := range certificates {
 				if i == maxList {
 					more := fmt.Sprintf("%d more", len(certificates)-maxList)
@@ -735,7 +718,7 @@ func notices(r *run, p *page) []*notice {
 		}
 	}
 	for _, w := range r.warnings {
-		if r.containers[w.CTID] == nil {
+		if r.containers[w.CTID] == nil && len(same) <= maxList {
 			add(remark{toneWarn, "warning", shownLabel(w.Program) + ": " + shownText(w.Text)}, w.CTID, "")
 		}
 	}
@@ -832,6 +815,7 @@ func (p *page) headline(r *run) {
 	p.Facts = slices.DeleteFunc(p.Facts, func(f [2]string) bool { return f[1] == "" })
 }
 
+// verb returns the form of a verb for n of something.
 func verb(n int, one, many string) string {
 	if n == 1 {
 		return one
@@ -839,11 +823,12 @@ func verb(n int, one, many string) string {
 	return many
 }
 
-// text returns what an event says in a form that shows all of it, and no more
-// than its length allows: what could hide, reorder or overprint is escaped.
+// shownText returns what an event says in several lines, in a form that shows all of
+// it, and no more than its length allows: what could hide, reorder or overprint is
+// escaped.
 func shownText(s string) string { return visible(s, maxText, true) }
 
-// label is text for one line.
+// shownLabel is shownText for one line.
 func shownLabel(s string) string { return visible(s, maxLabel, false) }
 
 func visible(s string, most int, lines bool) string {
@@ -861,7 +846,7 @@ func visible(s string, most int, lines bool) string {
 		case lines && (r == '\n' || r == '\t'), r == utf8.RuneError, !hidden(r) && marks < 4:
 			b.WriteRune(r)
 		default:
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+			b.WriteString(quoted(string(r)))
 		}
 	}
 	return b.String()

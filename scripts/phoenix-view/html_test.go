@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"html"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // keepDir is a directory for the pages and pictures of the tests, for people to
@@ -271,6 +274,7 @@ func pages() map[string]*script {
 // TestPages: what each kind of run leads to is on its page, also where a run tells
 // little, or was cut short.
 func TestPages(t *testing.T) {
+	all := pages()
 	for name, want := range map[string][]string{
 		"4": {
 			"phoenix create: All well: 4 of 4 containers were changed.", "/etc/phx/phoenix_lxc_configs.json",
@@ -296,7 +300,7 @@ func TestPages(t *testing.T) {
 			`class="plus">+policy_in: DROP`,
 		},
 	} {
-		page := html.UnescapeString(string(content(t, pages()[name])))
+		page := html.UnescapeString(string(content(t, all[name])))
 		for _, w := range want {
 			if !strings.Contains(page, w) {
 				t.Errorf("%s: %q is not on the page", name, w)
@@ -371,6 +375,56 @@ func TestPageIsWrittenWhole(t *testing.T) {
 	if files, _ := os.ReadDir(dir); len(files) != 1 || !bytes.Equal(before, after) ||
 		!bytes.HasSuffix(after, []byte("</html>\n")) {
 		t.Errorf("%v, %d bytes before, %d after", files, len(before), len(after))
+	}
+}
+
+// TestDevicesAreNotReplaced: a page or metrics that are written to /dev/stdout or
+// /dev/null leave these as they are.
+func TestDevicesAreNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	link, pipe := filepath.Join(dir, "stdout"), filepath.Join(dir, "pipe")
+	if err := errors.Join(os.Symlink("/proc/self/fd/1", link), unix.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r := manyContainers(4).run(t)
+	for _, path := range []string{link, pipe} {
+		before, _ := os.Lstat(path)
+		if err := writePage(path, r); err == nil {
+			t.Errorf("the page is written to %s", path)
+		}
+		if err := writeMetrics(path, r, time.Now()); err == nil {
+			t.Errorf("the metrics are written to %s", path)
+		}
+		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s is another one: %v", path, err)
+		}
+	}
+}
+
+// TestManyOfAKind: what very many warnings, stages and lines become is bounded, and
+// does not take for ever.
+func TestManyOfAKind(t *testing.T) {
+	s := newScript()
+	s.say(0, "plan.started", "action", "check", "order", []int{101})
+	for i := range 3_000 {
+		s.say(1, "warning", "ctid", 101, "program", "p", "text", fmt.Sprint("something ", i))
+		s.say(1, "warning", "ctid", 102, "program", "p", "text", fmt.Sprint("something else ", i))
+	}
+	stage := `{"event":"ct.stage","time":"2026-01-02T15:04:06Z","ctid":101,"program":"p%d","stage":"s"}` + "\n"
+	for i := range 100_000 {
+		fmt.Fprintf(&s.out, stage, i)
+	}
+	s.say(2, "check.point", "program", "p", "point", "x", "result", "failed", "text", strings.Repeat("x\n", 200_000),
+		"remedy", strings.Repeat("y\n", 50_000))
+	r := s.run(t)
+	if page := content(t, s); len(page) > 2<<20 || bytes.Count(page, []byte("something")) > 4*maxList {
+		t.Errorf("the page has %d bytes, %d warnings", len(page), bytes.Count(page, []byte("something")))
+	}
+	if lines := (&screen{}).point(r, r.points[0]); len(lines) > 3*maxError {
+		t.Errorf("%d lines are shown of a point", len(lines))
+	}
+	if n := len(r.containers[101].stages); n != 100_000 {
+		t.Errorf("%d stages", n)
 	}
 }
 

@@ -70,12 +70,12 @@ func (l *live) event(r *run, e *event) {
 	l.run = r
 	switch e.Event {
 	case "plan.started", "warning", "check.point", "ct.preview":
-		l.say(happened(r, e, l.messages)...)
+		l.say(l.out.happened(r, e, l.messages)...)
 	case "ct.stage":
 		delete(l.notes, e.CTID)
 	default:
 		if o := e.outcome(); (o == failed || o == skipped) && !l.fits(r) {
-			l.say(happened(r, e, l.messages)...)
+			l.say(l.out.happened(r, e, l.messages)...)
 		}
 	}
 	l.poke()
@@ -185,15 +185,15 @@ func (l *live) draw() {
 
 // rows returns the lines that are redrawn, fewer than the terminal has.
 func (l *live) rows(r *run) []line {
-	if a := r.action(); a == "status" || a == "check" || r.dryRun() {
-		return []line{{{dim, l.counts(r)}}}
+	if r.kind() != "run" {
+		return []line{{{dim, l.progress(r)}}}
 	}
 	if l.fits(r) {
 		return l.out.table(r, r.all(), l.notes, l.now())
 	}
 	moving := r.with(working)
 	rows := l.out.table(r, moving[:min(len(moving), max(0, l.out.rows-2))], l.notes, l.now())
-	return append(rows, line{{plainText, l.counts(r)}})
+	return append(rows, line{{plainText, l.progress(r)}})
 }
 
 // fits reports whether the terminal has room for all containers.
@@ -201,14 +201,14 @@ func (l *live) fits(r *run) bool { return len(r.order) < l.out.rows }
 
 // last returns the lines of a run that has ended, as they stay.
 func (l *live) last(r *run) []line {
-	if a := r.action(); a == "status" || a == "check" || r.dryRun() || !l.fits(r) {
+	if r.kind() != "run" || !l.fits(r) {
 		return nil
 	}
 	return l.out.table(r, r.all(), nil, time.Time{})
 }
 
-// counts says how many containers have come how far.
-func (l *live) counts(r *run) string {
+// progress says how many containers have come how far.
+func (l *live) progress(r *run) string {
 	have := map[outcome]int{}
 	for _, c := range r.containers {
 		have[c.outcome()]++

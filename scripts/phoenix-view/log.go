@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,13 +42,24 @@ func (l *runLog) open() error {
 		return err
 	}
 	// Nobody may read the other end of a pipe.
-	file, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NONBLOCK, 0o640)
+	const flags = os.O_RDWR | os.O_CREATE | os.O_APPEND | unix.O_NONBLOCK
+	file, err := os.OpenFile(l.path, flags|unix.O_NOFOLLOW, 0o640)
+	if errors.Is(err, unix.ELOOP) {
+		if link, err := os.Lstat(l.path); err != nil || !isOurs(link) {
+			return fmt.Errorf("%s: a symbolic link of somebody else: name a file in a directory of your own", l.path)
+		}
+		file, err = os.OpenFile(l.path, flags, 0o640)
+	}
 	if err != nil {
 		return err
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
 		err = fmt.Errorf("%s: not a file", l.path)
+	case !isOurs(info):
+		err = fmt.Errorf("%s: belongs to somebody else: name a file in a directory of your own", l.path)
 	}
 	// A line that was cut short by a full disk or a loss of power stays alone.
 	if err == nil && info.Size() > 0 {
@@ -61,6 +74,25 @@ func (l *runLog) open() error {
 	}
 	l.file = file
 	return nil
+}
+
+// isOurs reports whether a file belongs to who runs this, or to root.
+func isOurs(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (stat.Uid == 0 || int(stat.Uid) == os.Geteuid())
+}
+
+// checkReplaceable returns an error unless there is nothing at path but a file, which
+// may be replaced: a device or a link would be no more.
+func checkReplaceable(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil && !info.Mode().IsRegular():
+		return errors.New("it is not a file: name another one")
+	}
+	return err
 }
 
 // add appends a line of the stream, its newline included; e is what it says, nil
@@ -187,13 +219,13 @@ func lastRun(file io.ReaderAt, size int64) (int64, error) {
 
 // readLast returns the last run of the log at path, nil where there is none.
 func readLast(path string) (*run, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe may have no writer
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	info, err := file.Stat()
-	if err != nil {
+	if err != nil || !info.Mode().IsRegular() {
 		return nil, err
 	}
 	offset, err := lastRun(file, info.Size())

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // record appends the events of a stream to the log at path, and returns what was said
@@ -78,6 +80,45 @@ func TestLogThatCannotBeWritten(t *testing.T) {
 		if said := record(t, path, strings.Join(plan("create", "", 900, 901), "\n")); len(said) != 1 {
 			t.Errorf("%s: %v", path, said)
 		}
+	}
+}
+
+// Who may write into the directory of the log can neither lead it elsewhere, nor have
+// it in a file of his own, nor have whoever reads the last run wait.
+func TestLogOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const user = 65534
+	dir := t.TempDir()
+	path, target := filepath.Join(dir, "log"), filepath.Join(dir, "target")
+	events := strings.Join(plan("create", "", 900, 901), "\n")
+	for name, test := range map[string]struct {
+		plant  func() error
+		refuse bool
+	}{
+		"link": {func() error { return errors.Join(os.Symlink(target, path), os.Lchown(path, user, user)) }, true},
+		"file": {func() error {
+			return errors.Join(os.WriteFile(path, nil, 0o666), os.Chown(path, user, user))
+		}, true},
+		"pipe":         {func() error { return unix.Mkfifo(path, 0o666) }, true},
+		"link of ours": {func() error { return os.Symlink(target, path) }, false},
+	} {
+		os.Remove(path)
+		if err := test.plant(); err != nil {
+			t.Fatal(err)
+		}
+		if last, _ := readLast(path); last != nil {
+			t.Errorf("%s: a last run", name)
+		}
+		said := record(t, path, events)
+		if (len(said) == 1) != test.refuse {
+			t.Errorf("%s: %v", name, said)
+		}
+		if text, _ := os.ReadFile(target); (len(text) == 0) != test.refuse {
+			t.Errorf("%s: %q is where the link leads", name, text)
+		}
+		os.Remove(target)
 	}
 }
 

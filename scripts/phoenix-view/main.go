@@ -26,14 +26,15 @@ Show the events of phx to people: what happens while it happens, and at the end
 what has become of it. FILE is a log of events; its last run is shown.
 
 Options:
-    --html FILE        write a page of the run for a browser
+    --html FILE        write a page of the run, for a browser, to this file
     --list             list the runs of FILE
-    --log FILE         append the events to FILE
-    --messages FILE    show the programs' messages that come out of FILE as well
-    --metrics FILE     write metrics for Prometheus
-    --pass             write what is read to stdout, and show nothing
-    --quiet            show nothing where nothing was changed and nothing failed
-    --run ROUND        show that run of FILE, not the last
+    --log FILE         append the events of runs to this file
+    --messages FILE    show the programs' messages as well, which come out of
+                       this file, such as /dev/fd/3
+    --metrics FILE     write metrics for Prometheus to this file
+    --pass             write the events to stdout as they are, and show nothing
+    --quiet            show nothing unless something was changed or failed
+    --run ROUND        show the run that --list names so; default the last
     --help             print this text
     --version          print the version
 
@@ -80,7 +81,9 @@ func execute(args []string) int {
 		HideHelpCommand:       true,
 		Version:               version(),
 		ExitErrHandler:        func(*cli.Context, error) {},
-		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return wrong("%s", strings.Replace(err.Error(), "flag provided but not defined: -", "unknown option --", 1))
+		},
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "list"},
 			&cli.StringFlag{Name: "run"},
@@ -150,7 +153,7 @@ func action(c *cli.Context) error {
 		}
 		return finished(r)
 	}
-	v := newView(c.Bool("quiet"), c.String("messages") != "", out)
+	v := newView(c.Bool("quiet"), c.String("messages") != "", out, time.Now)
 	v.finished = finished
 	if log != nil {
 		v.last, _ = readLast(log.path) // the first run has none
@@ -181,8 +184,8 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-func newView(quiet, messages bool, out *screen) *view {
-	v := &view{quiet: quiet, messages: messages, now: time.Now, out: out, run: newRun(), sorter: newSorter()}
+func newView(quiet, messages bool, out *screen, now func() time.Time) *view {
+	v := &view{quiet: quiet, now: now, out: out, run: newRun(), sorter: newSorter()}
 	switch {
 	case quiet:
 	case out.rows > 0:
@@ -214,16 +217,12 @@ func readEvents(in io.Reader, log *runLog, each func(raw []byte, e *event, err e
 // last line, and the events to the log.
 func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) error {
 	defer log.close()
-	now := newRun()
-	end := func() {
-		if now.start.IsZero() {
-			return
-		}
-		if err := finished(now); err != nil {
+	all := &runs{now: newRun(), ended: func(r *run) error {
+		if err := finished(r); err != nil {
 			complain(err)
 		}
-		now = newRun()
-	}
+		return nil
+	}}
 	err := readLines(in, func(raw []byte, whole bool) error {
 		if !bytes.HasPrefix(raw, []byte(`{"event":"run.ended"`)) {
 			if _, err := out.Write(raw); err != nil {
@@ -238,15 +237,12 @@ func pass(in io.Reader, out io.Writer, log *runLog, finished func(*run) error) e
 			e = nil
 		}
 		log.add(raw, e)
-		if e != nil && now.isOver(e) {
-			end()
+		if e == nil {
+			return nil
 		}
-		if e != nil {
-			now.observe(e)
-		}
-		return nil
+		return all.add(e)
 	})
-	end()
+	all.end()
 	return err
 }
 
@@ -283,8 +279,8 @@ func readMessages(r io.Reader, each func(string)) {
 	})
 }
 
-// showFile shows the last run of the file at path, one of a round, or all in a
-// list. It returns the run that it has shown, nil with a list.
+// showFile shows the last run of the file at path, the last whose round begins as
+// one that is asked for, or all in a list. It returns the run that it has shown, nil with a list.
 func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -308,7 +304,7 @@ func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 		switch {
 		case list:
 			return out.print(s.listing())
-		case round == "" || r.begin != nil && r.begin.Round == round:
+		case round == "" || r.begin != nil && strings.HasPrefix(r.begin.Round, round):
 			chosen = r
 		}
 		return nil
@@ -327,29 +323,16 @@ func showFile(c *cli.Context, path string, out *screen) (*run, error) {
 
 // readRuns calls each with every run that r has.
 func readRuns(r io.Reader, each func(*run) error) error {
-	now := newRun()
-	end := func() error {
-		if now.start.IsZero() {
-			return nil
-		}
-		return each(now)
-	}
+	all := &runs{now: newRun(), ended: each}
 	err := readLines(r, func(raw []byte, whole bool) error {
 		e, err := parse(raw)
 		if !whole || err != nil {
 			return nil
 		}
-		if now.isOver(e) {
-			if err := end(); err != nil {
-				return err
-			}
-			now = newRun()
-		}
-		now.observe(e)
-		return nil
+		return all.add(e)
 	})
 	if err != nil {
 		return err
 	}
-	return end()
+	return all.end()
 }

@@ -30,6 +30,7 @@ var (
 	ofProgram   = regexp.MustCompile(`^(phx-(?:plan|lxc|ca-export|fingerprint|nginx|traefik)): (.*)$`)
 	ofContainer = regexp.MustCompile(`^([1-9][0-9]{2,8})(?: [^:]*)?: (.*)$`)
 	ofCA        = regexp.MustCompile(`^wrote .*: SHA-256 |^.* is unchanged: SHA-256 `)   // ca.exported says it
+	ofPoint     = regexp.MustCompile(`^[^|]+: (?:ok|warning|failed|left out): `)         // check.point says it
 	ofEnding    = regexp.MustCompile(`^stopped by |^the event stream ended too early: `) // the summary says it
 	ofPlace     = regexp.MustCompile(`^(.*:[0-9]+:[0-9]+: )?warning: `)
 )
@@ -65,7 +66,7 @@ func (s *sorter) message(line string) message {
 		m.text = c[2]
 		m.said = true
 	} else {
-		m.said = ofCA.MatchString(p[2]) || ofEnding.MatchString(p[2]) || s.isShown(p[2])
+		m.said = ofCA.MatchString(p[2]) || ofPoint.MatchString(p[2]) || ofEnding.MatchString(p[2]) || s.isShown(p[2])
 	}
 	s.last[program] = m
 	return m

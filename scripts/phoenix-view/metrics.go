@@ -75,7 +75,11 @@ type sample struct {
 // all. What the run does not tell, of other kinds of runs and of other
 // containers, stays as it was. A run of which no event has come has ended now.
 func writeMetrics(path string, r *run, now time.Time) error {
-	old, err := readMetrics(path)
+	var old []sample
+	err := checkReplaceable(path)
+	if err == nil {
+		old, err = readMetrics(path)
+	}
 	if err == nil {
 		// In the directory that the collector reads: that takes *.prom, and the temporary file has another name. The
 		// collector is another user.
@@ -182,7 +186,7 @@ func oneIf(is bool) float64 {
 func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 	var m metrics
 	kind := r.kind()
-	success := r.succeeded()
+	success := r.ending() == well || r.ending() == different
 	end := r.end
 	if end.IsZero() {
 		end = now
@@ -214,7 +218,8 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 			case "ct.ready", "ct.status", "ct.preview":
 				told = e
 			}
-			if service := services[writers[e.Event]]; service != "" && e.Error == "" {
+			service := parts[writers[e.Event]]
+			if (service == "gateway" || service == "proxy") && e.Error == "" {
 				gone[service] = true
 				m.certificates(service, e)
 			}
@@ -256,23 +261,14 @@ func mergeMetrics(old []sample, r *run, now time.Time) []sample {
 	return append(keep(old, m, gone, end), m...)
 }
 
-// services names what the programs set up that have certificates.
-var services = map[string]string{"phx-nginx": "gateway", "phx-traefik": "proxy"}
-
 // certificates adds those that a service has, of an event that is no failure. Of
 // several events, the last one counts.
 func (m *metrics) certificates(service string, e *event) {
 	*m = slices.DeleteFunc(*m, func(s sample) bool {
 		return strings.HasPrefix(s.family, "phx_certificate_") && s.first() == service
 	})
-	all := e.Certificates
-	for _, name := range e.Names {
-		if len(e.Certificates) == 0 { // then none has been asked for
-			all = append(all, certificate{Name: name, NotAfter: e.NotAfter})
-		}
-	}
 	named := map[string]bool{}
-	for _, c := range all {
+	for _, c := range e.served() {
 		if c.Name == "" || named[shownLabel(c.Name)] {
 			continue
 		}
@@ -334,31 +330,14 @@ func (e *event) differs() bool {
 // became says what a run has made of a container: changed, unchanged, failed,
 // skipped or unfinished, and differs where it has only looked.
 func (c *container) became() string {
-	o := c.outcome()
-	switch {
-	case slices.ContainsFunc(c.results, (*event).isBad):
-		return "failed"
-	case o == waiting, o == working:
+	switch o := c.outcome(); {
+	case o <= working:
 		return "unfinished"
 	case o <= changed && slices.ContainsFunc(c.results, (*event).differs):
 		return "differs"
+	default:
+		return o.String()
 	}
-	return o.String()
-}
-
-// isBad reports whether an event of the action status tells of something that is
-// not as it must be.
-func (e *event) isBad() bool {
-	return strings.HasSuffix(e.Event, ".status") && (e.Error != "" ||
-		slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" }))
-}
-
-// succeeded reports whether a run came to its end, and nothing failed or was
-// skipped. That something is to be changed is no failure of a run that only looks.
-func (r *run) succeeded() bool {
-	ended := r.ending()
-	return (ended == well || ended == different) && (r.status >= 0 || r.caError == "" &&
-		!slices.ContainsFunc(r.all(), func(c *container) bool { return c.became() == "failed" }))
 }
 
 // formatMetrics returns the file with these samples: by family, each once.

@@ -205,7 +205,7 @@ func TestMetricsOfNothing(t *testing.T) {
 // and after the next run.
 func TestMetricsOfHostileEvents(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "phx.prom")
-	s := hostile()
+	s := newScript()
 	for _, name := range []string{"a\"b", `a\`, `a\n`, "a\nb", "a\"} 1\nphx_evil 1\n", "{}", ""} {
 		s.say(1, "plan.started", "order", []int{101}, "gateway", place_(101))
 		s.say(1, "ct.ready", "ctid", 101, "name", name, "changed", false)

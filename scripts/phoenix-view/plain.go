@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"time"
 )
 
 // plain writes a line for each thing that happens: without a terminal, or to one
@@ -28,7 +27,7 @@ func (p *plain) message(r *run, m message) {
 }
 
 func (p *plain) event(r *run, e *event) {
-	p.say(happened(r, e, p.messages)...)
+	p.say(p.out.happened(r, e, p.messages)...)
 	if e.Event == "ct.stage" {
 		p.say(text(r.container(e.CTID).label(), ": ", e.Stage))
 	}
@@ -49,7 +48,7 @@ func title(r *run) line {
 
 // happened returns what there is to say of an event, on a terminal and elsewhere:
 // it stays. Where messages come as well, they tell what a dry run would do.
-func happened(r *run, e *event, messages bool) []line {
+func (s *screen) happened(r *run, e *event, messages bool) []line {
 	switch e.Event {
 	case "plan.started":
 		return []line{title(r)}
@@ -58,9 +57,9 @@ func happened(r *run, e *event, messages bool) []line {
 		if e.CTID != 0 {
 			about = r.container(e.CTID).label() + ": "
 		}
-		return block(line{{yellow, "warning: "}, {plainText, about}}, "  ", e.Text)
+		return s.wrapped(line{{yellow, "warning: "}, {plainText, about}}, "  ", plainText, e.Text)
 	case "check.point":
-		return pointLines(r, e)
+		return s.point(r, e)
 	case "ct.preview":
 		if messages {
 			return nil
@@ -73,7 +72,10 @@ func happened(r *run, e *event, messages bool) []line {
 		return nil
 	}
 	c := r.container(e.CTID)
-	l := line{{plainText, c.label() + ": " + parts[writers[e.Event]]}}
+	l := line{{plainText, c.label() + ": "}}
+	if part := parts[writers[e.Event]]; part != "" {
+		l = append(l, span{plainText, part + " "})
+	}
 	switch o := e.outcome(); o {
 	case failed:
 		what := ""
@@ -93,15 +95,15 @@ func happened(r *run, e *event, messages bool) []line {
 	default:
 		l = append(l, span{green, "unchanged"})
 	}
-	if e.ElapsedMS > 0 {
-		l = append(l, span{dim, " (" + lasted(time.Duration(e.ElapsedMS)*time.Millisecond) + ")"})
+	if took := e.elapsed(); took >= brief {
+		l = append(l, span{dim, " (" + lasted(took) + ")"})
 	}
 	return []line{l}
 }
 
 // parts are the parts that a container may have beside being one, by the program that
 // works on it.
-var parts = map[string]string{"phx-ca-export": "CA ", "phx-nginx": "gateway ", "phx-traefik": "proxy "}
+var parts = map[string]string{"phx-ca-export": "CA", "phx-nginx": "gateway", "phx-traefik": "proxy"}
 
 // previewLines returns what a dry run would do to a container.
 func previewLines(r *run, e *event) []line {
@@ -147,17 +149,4 @@ func quote(argv []string) string {
 		words[i] = word
 	}
 	return strings.Join(words, " ")
-}
-
-// block returns text of several lines, the first behind head, the others indented.
-func block(head line, indent, words string) []line {
-	var all []line
-	for row := range strings.SplitSeq(strings.TrimRight(words, "\n"), "\n") {
-		if all == nil {
-			all = []line{append(head, span{plainText, row})}
-			continue
-		}
-		all = append(all, text(indent, row))
-	}
-	return all
 }

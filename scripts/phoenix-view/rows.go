@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -53,9 +55,12 @@ func (c *container) state(r *run, note string, now time.Time) line {
 		}
 		return state
 	}
+	if ca := r.containers[r.due(c)]; !ended && ca != nil && o < skipped {
+		return line{{dim, "waits for " + ca.label()}}
+	}
 	state := line{{looks[o], pad(o.String(), len("unchanged"))}}
-	if took := c.took(r.end); took > 0 {
-		state = append(state, span{plainText, "  " + lasted(took)})
+	if took := c.took(r.end); took >= brief {
+		state = append(state, span{plainText, fmt.Sprintf("  %6s", lasted(took))})
 	}
 	if stages := c.stageTimes(); stages != "" {
 		state = append(state, span{dim, "  " + stages})
@@ -63,21 +68,21 @@ func (c *container) state(r *run, note string, now time.Time) line {
 	return state
 }
 
-// clock formats a time that goes on.
-func clock(d time.Duration) string {
-	d = max(0, d).Truncate(time.Second)
-	if d < time.Minute {
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	}
-	return fmt.Sprintf("%d:%02d min", int(d.Minutes()), int(d.Seconds())%60)
-}
-
-// stageTimes names the stages that are over and took some time, each with that.
+// stageTimes names the stages that are over and took some time, each with that. A
+// terminal may not have room for all: those that took longest come first.
 func (c *container) stageTimes() string {
-	var all []string
+	took := map[string]time.Duration{}
+	var names []string
 	for _, s := range c.stages {
-		if s.end.Sub(s.start) >= 100*time.Millisecond {
-			all = append(all, s.name+" "+lasted(s.end.Sub(s.start)))
+		if took[s.name] += s.end.Sub(s.start); !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(took[b], took[a]) })
+	var all []string
+	for _, name := range names {
+		if took[name] >= brief {
+			all = append(all, name+" "+lasted(took[name]))
 		}
 	}
 	return strings.Join(all, ", ")

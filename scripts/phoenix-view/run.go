@@ -41,6 +41,7 @@ type event struct {
 	Error        string          `json:"error"`
 	Reason       string          `json:"reason"`
 	Because      int             `json:"because"`
+	OutOfReach   bool            `json:"out_of_reach"`
 	State        string          `json:"state"`
 	Template     bool            `json:"template"`
 	Lock         string          `json:"lock"`
@@ -128,7 +129,8 @@ type container struct {
 	needs, external []int
 	config          json.RawMessage
 	stages          []stage
-	results         []*event // how the programs have ended with it, in the order of the stream
+	begun           map[string]int // of each program, the index of its last stage
+	results         []*event       // how the programs have ended with it, in the order of the stream
 }
 
 // A stage is a piece of work on a container.
@@ -179,6 +181,10 @@ func (r *run) observe(e *event) {
 	case "ct.stage":
 		c := r.container(e.CTID)
 		c.endStage(e.Program, e.Time)
+		if c.begun == nil {
+			c.begun = map[string]int{}
+		}
+		c.begun[e.Program] = len(c.stages)
 		c.stages = append(c.stages, stage{program: e.Program, name: e.Stage, start: e.Time})
 	case "ca.fingerprint": // says no more than ca.exported
 	default:
@@ -217,28 +223,66 @@ var writers = map[string]string{
 
 // endStage ends the stage of a program that is under way, if there is one.
 func (c *container) endStage(program string, at time.Time) {
-	for i := range slices.Backward(c.stages) {
-		if s := &c.stages[i]; s.program == program {
-			if s.end.IsZero() {
-				s.end = at
-			}
-			return
-		}
+	if i, ok := c.begun[program]; ok && c.stages[i].end.IsZero() {
+		c.stages[i].end = at
 	}
 }
 
-// isFailure reports whether an event says that something has failed.
+// isFailure reports whether an event says that something has failed, or is not as
+// it must be. What cannot be reached may be well.
 func (e *event) isFailure() bool {
 	switch e.Event {
 	case "ct.failed", "ca.failed", "nginx.failed", "traefik.failed":
 		return true
+	case "ca.status", "nginx.status", "traefik.status":
+		return e.Error != "" && !e.OutOfReach ||
+			slices.ContainsFunc(e.Certificates, func(c certificate) bool { return c.Error != "" })
 	}
 	return false
+}
+
+// served returns the certificates of a service: those that it has shown, or, where
+// none has been asked for, one for each name.
+func (e *event) served() []certificate {
+	if len(e.Certificates) > 0 {
+		return e.Certificates
+	}
+	var all []certificate
+	for _, name := range e.Names {
+		all = append(all, certificate{Name: name, NotAfter: e.NotAfter})
+	}
+	return all
 }
 
 // isOver reports whether e belongs to the next run: phx-plan warns before it plans.
 func (r *run) isOver(e *event) bool {
 	return r.done && e.Event != "run.ended" || r.begin != nil && e.Event == "plan.started"
+}
+
+// runs takes the events of a stream, and calls ended with each run that is over.
+type runs struct {
+	now   *run
+	ended func(*run) error
+}
+
+func (s *runs) add(e *event) error {
+	if s.now.isOver(e) {
+		if err := s.end(); err != nil {
+			return err
+		}
+	}
+	s.now.observe(e)
+	return nil
+}
+
+// end ends the last run.
+func (s *runs) end() error {
+	r := s.now
+	s.now = newRun()
+	if r.start.IsZero() {
+		return nil
+	}
+	return s.ended(r)
 }
 
 // An outcome is what has become of a container.
@@ -255,6 +299,20 @@ const (
 
 func (o outcome) String() string {
 	return [...]string{"waiting", "working", "unchanged", "changed", "skipped", "failed"}[o]
+}
+
+// due returns the container of the CA where that is what the gateway or the proxy
+// is still to be set up by, else 0.
+func (r *run) due(c *container) int {
+	if r.done || r.begin == nil || r.begin.CA == nil || r.action() != "create" || r.dryRun() {
+		return 0
+	}
+	for part, of := range map[string]*place{"nginx": r.begin.Gateway, "traefik": r.begin.Proxy} {
+		if of != nil && of.CTID == c.ctid && c.last(part+".ready") == nil && c.last(part+".failed") == nil {
+			return r.begin.CA.CTID
+		}
+	}
+	return 0
 }
 
 // outcome returns what has become of c so far: the worst of all results while
@@ -283,6 +341,9 @@ func (e *event) outcome() outcome {
 	return unchanged
 }
 
+// elapsed returns how long the work took of which an event tells.
+func (e *event) elapsed() time.Duration { return time.Duration(e.ElapsedMS) * time.Millisecond }
+
 // working returns the stage that is under way, nil where there is none. Of several,
 // it is the last to have begun.
 func (c *container) working() *stage {
@@ -306,7 +367,7 @@ func (c *container) took(now time.Time) time.Duration {
 	}
 	var measured time.Duration // by the programs, which work also between the stages
 	for _, e := range c.results {
-		measured += time.Duration(e.ElapsedMS) * time.Millisecond
+		measured += e.elapsed()
 	}
 	return max(sum, measured)
 }
@@ -405,24 +466,45 @@ func (r *run) ending() ending {
 	if r.status > 0 || r.begin == nil || !r.done {
 		return broken
 	}
-	end := well
+	if r.anyFailure() {
+		return broken
+	}
 	for _, c := range r.containers {
-		switch c.outcome() {
-		case failed, skipped:
-			return broken
-		case changed:
-			if r.dryRun() {
-				end = different
+		e := c.last("ct.status")
+		if r.dryRun() && c.outcome() == changed || e != nil && e.condition() != asConfigured {
+			return different
+		}
+	}
+	return well
+}
+
+// anyFailure reports whether an event tells of a failure.
+func (r *run) anyFailure() bool {
+	return len(r.with(failed))+len(r.with(skipped)) > 0 ||
+		slices.ContainsFunc(r.points, func(e *event) bool { return e.Result == "failed" })
+}
+
+// kind returns what kind of run it is: status, check or dry-run, which change nothing, or run.
+func (r *run) kind() string {
+	switch {
+	case r.begin == nil:
+		for _, c := range r.containers {
+			for _, e := range c.results {
+				switch e.Event {
+				case "ct.status":
+					return "status"
+				case "ct.preview":
+					return "dry-run"
+				}
 			}
 		}
-		if e := c.last("ct.status"); e != nil && e.condition() != asConfigured {
-			end = different
+		if len(r.points) > 0 {
+			return "check"
 		}
+	case r.begin.Action == "status", r.begin.Action == "check":
+		return r.begin.Action
+	case r.begin.DryRun:
+		return "dry-run"
 	}
-	for _, p := range r.points {
-		if p.Result == "failed" {
-			return broken
-		}
-	}
-	return end
+	return "run"
 }

@@ -37,6 +37,15 @@ type line []span
 // text returns a line without colours.
 func text(words ...string) line { return line{{plainText, strings.Join(words, "")}} }
 
+// width is how many columns a line takes.
+func (l line) width() int {
+	sum := 0
+	for _, part := range l {
+		sum += width(escape(part.text))
+	}
+	return sum
+}
+
 // screen is where people read.
 type screen struct {
 	out     *os.File
@@ -71,11 +80,7 @@ func (s *screen) measure() {
 
 // format returns a line as it is written, cut to some columns unless these are 0.
 func (s *screen) format(l line, columns int) string {
-	total := 0
-	for _, part := range l {
-		total += width(escape(part.text))
-	}
-	over := columns > 0 && total > columns
+	over := columns > 0 && l.width() > columns
 	var b strings.Builder
 	for _, part := range l {
 		text := escape(part.text)
@@ -105,26 +110,32 @@ func (s *screen) print(lines ...line) error {
 	return err
 }
 
-// wrapped returns text in lines of the screen, each behind the indent.
-func (s *screen) wrapped(indent string, look style, text string) []line {
-	room := s.columns - width(indent)
-	if s.columns == 0 || room < 10 {
-		return []line{{{plainText, indent}, {look, text}}}
+// wrapped returns words in lines of the screen: the first behind head, the others
+// behind the indent. Of text of very many lines it has the first and the last.
+func (s *screen) wrapped(head line, indent string, look style, words string) []line {
+	var all []line
+	add := func(text string) {
+		all = append(all, append(head, span{look, text}))
+		head = line{{plainText, indent}}
 	}
-	var lines []line
-	row := ""
-	for word := range strings.SplitSeq(escape(text), " ") {
-		if row != "" && width(row)+1+width(word) > room {
-			lines = append(lines, line{{plainText, indent}, {look, row}})
-			row = word
+	for _, row := range abridged(strings.Split(strings.TrimRight(words, "\n"), "\n")) {
+		if s.columns == 0 {
+			add(row)
 			continue
 		}
-		if row != "" {
-			row += " "
+		parts := strings.Split(escape(row), " ")
+		text, used := parts[0], head.width()+width(parts[0])
+		for _, word := range parts[1:] {
+			if used += 1 + width(word); used > s.columns {
+				add(text)
+				text, used = word, head.width()+width(word)
+				continue
+			}
+			text += " " + word
 		}
-		row += word
+		add(text)
 	}
-	return append(lines, line{{plainText, indent}, {look, row}})
+	return all
 }
 
 // columnsOf counts as terminals do, whatever the locale.
@@ -157,14 +168,19 @@ func escape(text string) string {
 		case r == '\n':
 			b.WriteString(" ")
 		case hidden(r):
-			quoted := strconv.QuoteToASCII(rest[:size])
-			b.WriteString(quoted[1 : len(quoted)-1])
+			b.WriteString(quoted(rest[:size]))
 		default:
 			b.WriteString(rest[:size])
 		}
 		rest = rest[size:]
 	}
 	return b.String()
+}
+
+// quoted returns text in the form of a Go string, without the quotes.
+func quoted(text string) string {
+	literal := strconv.QuoteToASCII(text)
+	return literal[1 : len(literal)-1]
 }
 
 // hidden reports whether r is not to be written as it is. An invalid byte, which

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +11,8 @@ import (
 // maxNames is how many containers are named where there is nothing to say of each.
 const maxNames = 12
 
-// maxChanges is how many changes of a container are named: the log has all.
+// maxChanges is how many changes of a container are named: the log has all. Of one
+// that is new, all is changed: only how it was made is named.
 const maxChanges = 20
 
 // maxTable is how many containers of a run that is over have a line each.
@@ -51,19 +53,19 @@ func (s *summary) whole() []line {
 		all = append(all, append(title(r), when))
 	}
 	for _, e := range r.warnings {
-		all = append(all, happened(r, e, false)...)
+		all = append(all, s.out.happened(r, e, false)...)
 	}
 	for _, e := range r.points {
-		all = append(all, happened(r, e, false)...)
+		all = append(all, s.out.happened(r, e, false)...)
 	}
 	for _, c := range r.all() {
 		for _, e := range c.results {
 			if e.Event == "ct.preview" {
-				all = append(all, happened(r, e, false)...)
+				all = append(all, s.out.happened(r, e, false)...)
 			}
 		}
 	}
-	if a := r.action(); a != "status" && a != "check" && !r.dryRun() && len(r.order) <= maxTable {
+	if r.kind() == "run" && len(r.order) <= maxTable {
 		all = append(all, s.out.table(r, r.all(), nil, time.Time{})...)
 	}
 	return append(all, s.lines()...)
@@ -73,7 +75,7 @@ func (s *summary) whole() []line {
 func (s *summary) listing() line {
 	round := "-"
 	if s.run.begin != nil {
-		round = s.run.begin.Round
+		round = fmt.Sprintf("%.8s", s.run.begin.Round) // --run takes the beginning
 	}
 	when := s.run.start.Local().Format("2006-01-02 15:04:05")
 	return append(line{{plainText, round + "  " + when + "  "}}, s.verdict()...)
@@ -91,9 +93,12 @@ func (s *summary) runLines() []line {
 	var rows []line
 	for _, c := range r.with(changed) {
 		if !r.dryRun() {
-			all := distinct(c.changes())
-			if more := len(all) - maxChanges; more > 0 {
-				all = append(all[:maxChanges], fmt.Sprintf("and %d more", more))
+			all, most := distinct(c.changes()), maxChanges
+			if made := slices.IndexFunc(all, isMaking); made >= 0 {
+				most = made + 1
+			}
+			if more := len(all) - most; more > 2 {
+				all = append(all[:most], fmt.Sprintf("and %d more", more))
 			}
 			rows = append(rows, s.listed(c.label(), strings.Join(all, ", "))...)
 		}
@@ -106,9 +111,11 @@ func (s *summary) runLines() []line {
 
 	rows = nil
 	for _, c := range r.all() {
+		first := "" // which the programs after it repeat
 		for _, e := range c.results {
-			if e.isFailure() {
+			if e.isFailure() && (first == "" || !strings.HasSuffix(e.Error, first)) {
 				rows = append(rows, s.failure(c, e)...)
+				first = cmp.Or(first, e.Error)
 			}
 		}
 	}
@@ -176,19 +183,23 @@ func (s *summary) root() []line {
 	if e == nil {
 		return nil
 	}
-	head := line{{bold, "Root of the CA"}}
-	if e.Subject != "" {
-		head = append(head, span{plainText, " " + e.Subject})
-	}
+	about := line{{plainText, "  " + e.Subject}}
 	if !e.NotAfter.IsZero() {
-		head = append(head, span{plainText, ", "}, s.left(e.NotAfter, 30*24*time.Hour))
+		if e.Subject != "" {
+			about = append(about, span{plainText, ", "})
+		}
+		about = append(about, s.left(e.NotAfter, 30*24*time.Hour))
 	}
+	all := []line{{{bold, "Root of the CA:"}}}
+	if e.Subject != "" || !e.NotAfter.IsZero() {
+		all = append(all, about)
+	}
+	all = append(all, text("  SHA-256 ", e.SHA256))
 	if e.FromHost {
-		head = append(head, span{yellow, ", as pinned on the host: the CA could not be asked"})
+		all = append(all, line{{yellow, "  as pinned on the host: the CA could not be asked"}})
 	}
-	all := []line{append(head, span{plainText, ":"}), text("  ", e.SHA256)}
 	if e.Also != "" {
-		all = append(all, text("  ", e.Also, " as well"))
+		all = append(all, text("  SHA-256 ", e.Also, " as well"))
 	}
 	if rot := r.rotation; rot != nil {
 		all = append(all, text("  rotation: the last step is ", rot.Step))
@@ -211,9 +222,12 @@ func (s *summary) certificateSummary(c *container, e *event) []line {
 	if len(e.Names) <= 2 {
 		what = strings.Join(e.Names, ", ")
 	}
-	return append(rows, line{
-		{plainText, "  " + c.label() + ": "}, s.left(e.NotAfter, 2*time.Hour), {plainText, ", " + what},
-	})
+	left := s.left(e.NotAfter, 2*time.Hour)
+	shown := s.listed(c.label(), left.text+", "+what)
+	if rest, ok := strings.CutPrefix(shown[0][1].text, c.label()+": "+left.text); ok {
+		shown[0] = line{{plainText, "  " + c.label() + ": "}, left, {plainText, rest}}
+	}
+	return append(rows, shown...)
 }
 
 // left says how long something holds, in red where that is less than soon.
@@ -228,7 +242,7 @@ func (s *summary) left(until time.Time, soon time.Duration) span {
 // failure returns what has failed and why. Hints stand last in an error, and are
 // shown of any.
 func (s *summary) failure(c *container, e *event) []line {
-	what := strings.Trim(parts[writers[e.Event]]+e.Stage, " ")
+	what := strings.Trim(parts[writers[e.Event]]+" "+e.Stage, " ")
 	rows := []line{{{plainText, "  "}, {bold, c.label()}, {plainText, ": " + what}}}
 	for i, row := range abridged(strings.Split(strings.TrimRight(e.Error, "\n"), "\n")) {
 		look := plainText
@@ -255,9 +269,7 @@ func (s *summary) listed(name, words string) []line {
 	if words == "" {
 		return []line{text("  ", name)}
 	}
-	rows := s.out.wrapped("    ", plainText, name+": "+words)
-	rows[0][0].text = "  "
-	return rows
+	return s.out.wrapped(text("  ", name, ": "), "    ", plainText, words)
 }
 
 // names says which containers there are of a kind, or how many.
@@ -272,10 +284,7 @@ func (s *summary) names(what string, look style, containers []*container) []line
 	for i, c := range containers {
 		labels[i] = c.label()
 	}
-	rows := s.out.wrapped("  ", plainText, what+": "+strings.Join(labels, ", "))
-	first := strings.TrimPrefix(rows[0][1].text, what+":")
-	rows[0] = line{{look, what + ":"}, {plainText, first}}
-	return rows
+	return s.out.wrapped(line{{look, what + ":"}, {plainText, " "}}, "  ", plainText, strings.Join(labels, ", "))
 }
 
 // verdict says in one line how the run has ended.
@@ -284,15 +293,22 @@ func (s *summary) verdict() line {
 	counted := counts(r)
 	took := " after " + lasted(r.end.Sub(r.start))
 	action := r.action()
-	if action == "" {
+	switch {
+	case action == "":
 		action = "run"
+	case r.dryRun():
+		action = "dry run of " + action
 	}
 	switch r.ending() {
 	case stopped:
 		by := fmt.Sprintf(" by signal %d: ", r.status-128)
 		return line{{red, action + ": stopped"}, {plainText, took + by + counted}}
 	case broken:
-		l := line{{red, action + ": failed"}, {plainText, took + ": " + counted}}
+		how := ": failed"
+		if action == "status" && r.done {
+			how = ": broken"
+		}
+		l := line{{red, action + how}, {plainText, took + ": " + counted}}
 		if !r.done {
 			l = append(l, span{plainText, "; it has ended early"})
 		}
@@ -303,6 +319,9 @@ func (s *summary) verdict() line {
 			what = ": differs from the configuration: "
 		}
 		return line{{yellow, action}, {plainText, what + counted}}
+	}
+	if r.dryRun() {
+		return line{{green, action}, {plainText, ": nothing is to be changed: " + counted}}
 	}
 	return line{{green, action + ": all well"}, {plainText, took + ": " + counted}}
 }
@@ -319,11 +338,13 @@ func counts(r *run) string {
 		words = []string{"failed", "warning", "left out", "ok"}
 	case "status":
 		for _, c := range r.containers {
-			if e := c.last("ct.status"); e != nil {
+			if e := c.last("ct.status"); c.outcome() == failed {
+				have["broken"]++
+			} else if e != nil {
 				have[e.condition()]++
 			}
 		}
-		words = []string{"missing", "not as configured", asConfigured}
+		words = []string{"broken", "missing", "not as configured", asConfigured}
 	default:
 		for _, c := range r.containers {
 			have[c.outcome().String()]++
@@ -335,17 +356,25 @@ func counts(r *run) string {
 	var all []string
 	for _, word := range words {
 		if have[word] > 0 {
-			shown := word
-			if r.dryRun() && word == "changed" {
-				shown = "would change"
+			shown := fmt.Sprintf("%d %s", have[word], word)
+			switch {
+			case word == "warning":
+				shown = many(have[word], word)
+			case word == "changed" && r.dryRun():
+				shown = fmt.Sprintf("%d would change", have[word])
 			}
-			all = append(all, fmt.Sprintf("%d %s", have[word], shown))
+			all = append(all, shown)
 		}
 	}
 	if len(all) == 0 {
 		return "nothing to do"
 	}
 	return strings.Join(all, ", ")
+}
+
+// isMaking reports whether a change is that of a container that was not there.
+func isMaking(change string) bool {
+	return strings.HasPrefix(change, "created from ") || strings.HasPrefix(change, "cloned from ")
 }
 
 // distinct returns words, each once, in their order.

@@ -6,28 +6,33 @@ import (
 	"time"
 )
 
-// pointLines returns what one look of a check has found: in a line where all is
+// point returns what one look of a check has found: in a line where all is
 // well.
-func pointLines(r *run, e *event) []line {
+func (s *screen) point(r *run, e *event) []line {
 	about := e.Point
 	if e.CTID != 0 {
 		about = r.container(e.CTID).label() + ": " + e.Point
 	}
 	look := map[string]style{"ok": green, "warning": yellow, "failed": red, "left out": dim}[e.Result]
 	head := line{{look, pad(e.Result, len("left out"))}, {plainText, "  "}}
-	if e.Result == "ok" {
-		return []line{append(head, span{plainText, about}, span{dim, "  " + e.Text})}
-	}
 	const indent = "          "
-	all := block(append(head, span{bold, about}, span{plainText, ": "}), indent, e.Text)
-	if e.Remedy != "" {
-		all = append(all, block(line{{plainText, indent}, {bold, "→ "}}, indent+"  ", e.Remedy)...)
+	if e.Result == "ok" {
+		return s.wrapped(append(head, span{plainText, about + "  "}), indent, dim, e.Text)
+	}
+	all := s.wrapped(append(head, span{bold, about}, span{plainText, ": "}), indent, plainText, e.Text)
+	// It may be a command, which is to be copied.
+	before := line{{plainText, indent}, {bold, "→ "}}
+	for _, row := range abridged(strings.Split(strings.TrimRight(e.Remedy, "\n"), "\n")) {
+		if e.Remedy != "" {
+			all = append(all, append(before, span{plainText, row}))
+			before = text(indent, "  ")
+		}
 	}
 	return all
 }
 
 // asConfigured is the condition of a container that no run would change.
-const asConfigured = "as it should be"
+const asConfigured = "as configured"
 
 // condition says in a word how a ct.status finds its container.
 func (e *event) condition() string {
@@ -84,13 +89,16 @@ func (s *summary) statusLines() []line {
 	}
 	for _, c := range r.all() {
 		for _, e := range c.results {
-			switch {
-			case e.Event == "nginx.status":
+			switch e.Event {
+			case "nginx.status":
 				all = append(append(all, nil), s.served("Gateway", c, e)...)
-			case e.Event == "traefik.status":
+			case "traefik.status":
 				all = append(append(all, nil), s.served("Proxy", c, e)...)
-			case e.isFailure():
-				all = append(append(all, nil), s.failure(c, e)...)
+			case "ca.status": // stands below
+			default:
+				if e.isFailure() {
+					all = append(append(all, nil), s.failure(c, e)...)
+				}
 			}
 		}
 	}
@@ -110,10 +118,8 @@ func (s *summary) statusNotes(e *event) []line {
 	var all []line
 	add := func(what string, look style, words []string) {
 		if len(words) > 0 {
-			rows := s.out.wrapped("        ", plainText, what+": "+strings.Join(words, ", "))
-			first := strings.TrimPrefix(rows[0][1].text, what)
-			rows[0] = line{{plainText, "      "}, {look, what}, {plainText, first}}
-			all = append(all, rows...)
+			head := line{{plainText, "      "}, {look, what}, {plainText, ": "}}
+			all = append(all, s.out.wrapped(head, "        ", plainText, strings.Join(words, ", "))...)
 		}
 	}
 	some := func(word string) []string {
@@ -150,20 +156,23 @@ func (s *summary) served(what string, c *container, e *event) []line {
 	if e.Address != "" {
 		head = append(head, span{plainText, " at " + e.Address})
 	}
-	all := []line{head}
+	all := append([]line{head}, s.broken(e)...)
 	if e.Error != "" {
-		return append(all, block(line{{plainText, "  "}, {red, "broken"}, {plainText, ": "}}, "    ", e.Error)...)
+		return all
 	}
-	var table [][]span
+	column := 0
 	for _, cert := range e.Certificates {
+		column = max(column, width(escape(cert.Name)))
+	}
+	for _, cert := range e.Certificates {
+		row := text("  ", pad(cert.Name, column), "  ")
 		if cert.Error != "" {
-			table = append(table, []span{{plainText, "  " + cert.Name}, {red, cert.Error}, {}})
+			all = append(all, s.out.wrapped(row, "    ", red, cert.Error)...)
 			continue
 		}
-		holds := s.left(cert.NotAfter, 2*time.Hour)
-		table = append(table, []span{{plainText, "  " + cert.Name}, holds, {plainText, cert.Issuer}})
+		all = append(all, append(row, s.left(cert.NotAfter, 2*time.Hour), span{plainText, "  " + cert.Issuer}))
 	}
-	return append(all, s.aligned(table)...)
+	return all
 }
 
 // trusted shows the root that is trusted.
@@ -180,10 +189,19 @@ func (s *summary) trusted(e *event) []line {
 			all = append(all, text("  ", root.sum, " ", root.where))
 		}
 	}
-	if e.Error != "" {
-		all = append(all, block(line{{plainText, "  "}, {red, "broken"}, {plainText, ": "}}, "    ", e.Error)...)
+	return append(all, s.broken(e)...)
+}
+
+// broken says what is wrong with what an event of the action status tells of.
+func (s *summary) broken(e *event) []line {
+	word := span{red, "broken"}
+	switch {
+	case e.Error == "":
+		return nil
+	case e.OutOfReach:
+		word = span{yellow, "out of reach"}
 	}
-	return all
+	return s.out.wrapped(line{{plainText, "  "}, word, {plainText, ": "}}, "    ", plainText, e.Error)
 }
 
 // aligned returns the rows of a table as lines. Where the screen is too narrow for

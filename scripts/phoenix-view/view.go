@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -20,7 +19,6 @@ type display interface {
 // A view shows what the programs say, and keeps it.
 type view struct {
 	quiet    bool
-	messages bool // the programs' stderr is shown as well
 	last     *run // of before, out of the log; nil where there is none
 	now      func() time.Time
 	finished func(*run) error // is called with each run that has ended; may be nil
@@ -55,6 +53,11 @@ func (v *view) event(raw []byte, e *event, err error) {
 		return
 	}
 	v.display.event(v.run, e)
+	if e.Event == "plan.started" && v.run.dryRun() { // messages may have come before it
+		for _, m := range v.hidden.messages {
+			v.display.message(v.run, m)
+		}
+	}
 }
 
 // message takes a line of the programs' stderr.
@@ -84,32 +87,32 @@ func (v *view) end() {
 			complain(err)
 		}
 	}
-	if r.start.IsZero() || r.begin == nil && r.status >= 0 && len(r.containers) == 0 {
-		// Nothing was planned: the messages have said why.
+	s := &summary{run: r, last: v.last, now: v.now(), out: v.out}
+	untold := v.hidden.untold(r)
+	switch {
+	case r.start.IsZero() || r.begin == nil && r.status >= 0 && len(r.containers) == 0:
+		// Nothing was planned: the messages say why.
 		if v.quiet {
 			v.tell(nil)
 		}
-		return
-	}
-	s := &summary{run: r, last: v.last, now: v.now(), out: v.out}
-	ended := r.ending()
-	switch {
+		for _, m := range untold {
+			v.display.say(text(m.line))
+		}
 	case !v.quiet:
-		if untold := v.hidden.untold(r); untold != nil {
+		if untold != nil {
 			v.display.say(nil, line{{bold, "The programs have said:"}})
-			for _, m := range untold {
-				v.display.say(text("  ", m.line))
-			}
+		}
+		for _, m := range untold {
+			v.display.say(text("  ", m.line))
 		}
 		v.display.say(s.lines()...)
-	case ended != well:
+	case r.ending() != well:
 		var points []line
 		for _, e := range r.points {
-			points = append(points, happened(r, e, true)...)
+			points = append(points, v.out.happened(r, e, true)...)
 		}
 		v.tell(append(points, s.lines()...))
-	case r.action() == "status" || r.action() == "check":
-	case slices.ContainsFunc(r.order, func(id int) bool { return r.containers[id].outcome() == changed }):
+	case r.kind() == "run" && len(r.with(changed)) > 0:
 		v.out.print(s.lines()...)
 	}
 	v.hidden, v.all = kept{}, kept{}
@@ -138,14 +141,4 @@ func (v *view) close() {
 	if v.display != nil {
 		v.display.close()
 	}
-}
-
-// anyFailure reports whether an event tells of a failure.
-func (r *run) anyFailure() bool {
-	for _, c := range r.containers {
-		if c.outcome() == failed || c.outcome() == skipped {
-			return true
-		}
-	}
-	return slices.ContainsFunc(r.points, func(e *event) bool { return e.Result == "failed" })
 }

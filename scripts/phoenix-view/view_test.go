@@ -15,6 +15,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/hinshun/vt10x"
+	"golang.org/x/sys/unix"
 )
 
 // begun is when the runs of the tests begin, and now when they are looked at.
@@ -55,7 +56,8 @@ type terminal struct {
 	master *os.File
 	shown  vt10x.Terminal
 	mu     sync.Mutex
-	raw    bytes.Buffer // all that was written to it
+	raw    bytes.Buffer  // all that was written to it
+	read   chan struct{} // closed when it is closed, and all is shown
 }
 
 func newTerminal(t *testing.T, columns, rows int, env map[string]string) *terminal {
@@ -64,15 +66,15 @@ func newTerminal(t *testing.T, columns, rows int, env map[string]string) *termin
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, master: master, shown: vt10x.New(vt10x.WithSize(columns, rows))}
+	term := &terminal{t: t, master: master, shown: vt10x.New(vt10x.WithSize(columns, rows)),
+		read: make(chan struct{})}
 	term.resize(columns, rows)
 	if env == nil {
 		env = map[string]string{"TERM": "xterm"}
 	}
 	term.screen = newScreen(slave, func(name string) string { return env[name] })
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(term.read)
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := master.Read(buf)
@@ -87,10 +89,18 @@ func newTerminal(t *testing.T, columns, rows int, env map[string]string) *termin
 	}()
 	t.Cleanup(func() {
 		slave.Close()
-		<-done
+		<-term.read
 		master.Close()
 	})
 	return term
+}
+
+// end closes a view, and the terminal, which shows then all that the view has
+// written.
+func (term *terminal) end(v *view) {
+	v.close()
+	term.screen.out.Close()
+	<-term.read
 }
 
 func (term *terminal) resize(columns, rows int) {
@@ -128,15 +138,7 @@ func (term *terminal) shows(texts ...string) {
 
 // viewAt returns a view whose clock stands at now.
 func viewAt(quiet, messages bool, out *screen) *view {
-	v := &view{quiet: quiet, now: func() time.Time { return now }, out: out, run: newRun(), sorter: newSorter()}
-	switch {
-	case quiet:
-	case out.rows > 0:
-		v.display = newLive(out, &v.mu, messages, v.now)
-	default:
-		v.display = &plain{out: out, messages: messages}
-	}
-	return v
+	return newView(quiet, messages, out, func() time.Time { return now })
 }
 
 // feed reads events as they come from stdin.
@@ -184,18 +186,18 @@ func TestLive(t *testing.T) {
 	feed(v,
 		at(5, "ct.ready", `"ctid":900,"changed":true,"changes":["created","started"],"elapsed_ms":4100`),
 		at(5, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"clone"`))
-	term.shows("  900 ct-900  changed    4.1 s  create 2.0 s, start 2.0 s\n  103 ct-103  clone 5 s")
+	term.shows("  900 ct-900  changed     4.1 s  create 2.0 s, start 2.0 s\n  103 ct-103  clone 5 s")
 	feed(v,
 		at(8, "ct.ready", `"ctid":103,"changed":false,"restart_required":["memory"],"elapsed_ms":3000`),
 		at(9, "ca.exported", `"ctid":103,"sha256":"abcdef","subject":"Root","not_after":"2035-12-31T15:04:12Z"`),
 		at(9, "nginx.ready", `"ctid":103,"names":["a.example"],"not_after":"2026-01-03T15:04:27Z"`),
 		at(0, "plan.done", ""))
-	v.close()
+	term.end(v)
 	want := `create: 2 containers of /etc/c.json
 warning: 900 ct-900: no snapshot
 bash: line 3: 77 Killed
-  900 ct-900  changed    4.1 s  create 2.0 s, start 2.0 s
-  103 ct-103  unchanged  3.0 s  clone 3.0 s
+  900 ct-900  changed     4.1 s  create 2.0 s, start 2.0 s
+  103 ct-103  unchanged   3.0 s  clone 3.0 s
 
 Changed:
   900 ct-900: created, started
@@ -204,14 +206,61 @@ Restart required (phoenix --restart):
   103 ct-103: memory
 Certificates:
   103 ct-103: 24 h left, a.example
-Root of the CA Root, 3649 days left:
-  abcdef
+Root of the CA:
+  Root, 3649 days left
+  SHA-256 abcdef
 
 create: all well after 9.0 s: 1 changed, 1 unchanged`
 	term.shows("create: all well")
 	if have := term.lines(); have != want {
 		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
 	}
+}
+
+// A first run fits a terminal: of what is new it is said how it was made, not each file
+// in it; the stages that took longest come first, each
+// once; long names are in lines of their own.
+func TestFirstRun(t *testing.T) {
+	term := newTerminal(t, 80, 24, nil)
+	v := viewAt(false, true, term.screen)
+	feed(v, plan("create", "", 900)...)
+	for i, stage := range []string{"create", "start", "base_setup", "start"} {
+		feed(v, at(float64(i*i), "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"`+stage+`"`))
+	}
+	names := `"gateway.internal.example","a-service-of-a-long-name.internal.example"`
+	feed(v, at(10, "ct.ready", `"ctid":900,"changed":true,"changes":["destroyed","cloned from 9@s","memory 1","a","b"]`),
+		at(10, "traefik.ready", `"ctid":900,"changed":true,"changes":["c"],"names":[`+names+
+			`],"not_after":"2026-01-03T15:04:27Z"`), at(10, "plan.done", ""))
+	v.close()
+	want := `create: 1 container of /etc/c.json
+  900 ct-900  changed    10.0 s  base_setup 5.0 s, start 4.0 s, create 1.0 s
+
+Changed:
+  900 ct-900: destroyed, cloned from 9@s, and 4 more
+Certificates:
+  900 ct-900: 24 h left, gateway.internal.example,
+    a-service-of-a-long-name.internal.example
+
+create: all well after 10.0 s: 1 changed`
+	term.shows("create: all well")
+	if have := term.lines(); have != want {
+		t.Errorf("the terminal shows\n%s\nwant\n%s", have, want)
+	}
+}
+
+// A gateway is not done before it has been set up as one.
+func TestGatewayIsDue(t *testing.T) {
+	term := newTerminal(t, 80, 24, nil)
+	v := viewAt(false, true, term.screen)
+	feed(v, plan("create", `,"ca":{"ctid":103},"gateway":{"ctid":101}`, 103, 101)...)
+	feed(v, at(1, "ct.ready", `"ctid":101,"changed":true,"changes":["started"]`),
+		at(1, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"step_ca"`))
+	term.shows("  103 ct-103  step_ca 9 s\n  101 ct-101  waits for 103 ct-103")
+	feed(v, at(2, "ct.stage", `"ctid":101,"program":"phx-nginx","stage":"packages"`))
+	term.shows("  101 ct-101  packages 8 s")
+	feed(v, at(4, "nginx.ready", `"ctid":101,"changed":false`))
+	term.shows("  101 ct-101  changed     2.0 s  packages 2.0 s")
+	v.close()
 }
 
 // At any width each container has one line, also after a change of the width.
@@ -223,13 +272,13 @@ func TestWidth(t *testing.T) {
 		feed(v, plan("create", "", 900, 103)...)
 		feed(v, at(0, "ct.planned", `"ctid":104,"name":"`+long+`","needs":[]`),
 			at(1, "ct.stage", `"ctid":900,"program":"phx-lxc","stage":"create `+long+`"`))
-		term.shows("900 ct-900")
+		term.shows("  104 長", " create 長い名前") // and nothing more is drawn
 		term.resize(columns, 70)
 		v.display.(*live).resize()
 		feed(v, at(2, "ct.stage", `"ctid":103,"program":"phx-lxc","stage":"`+long+`"`))
 		term.shows(" 103 ct-")
 		feed(v, at(3, "ct.ready", `"ctid":900,"changed":true,"changes":["`+long+`"],"elapsed_ms":1`))
-		v.close()
+		term.end(v)
 		term.shows("failed")
 		table, _, _ := strings.Cut(term.lines(), "\n\n")
 		for row := range strings.SplitSeq(table, "\n") {
@@ -266,7 +315,7 @@ func TestManyContainers(t *testing.T) {
 		feed(v, at(3, "ct.ready", fmt.Sprintf(`"ctid":%d,"changed":false,"changes":[]`, id)))
 	}
 	feed(v, at(0, "plan.done", ""))
-	v.close()
+	term.end(v)
 	term.shows("Unchanged: 199 containers\nFailed:\n  100 ct-100: clone\n    no room\n    hint: make room\n\n" +
 		"create: failed")
 	term.mu.Lock()
@@ -298,7 +347,7 @@ func TestTerminals(t *testing.T) {
 		term := newTerminal(t, 80, 24, test.env)
 		v := viewAt(false, false, term.screen)
 		feed(v, events...)
-		v.close()
+		term.end(v)
 		term.shows("create: all well")
 		term.mu.Lock()
 		raw := term.raw.String()
@@ -315,10 +364,12 @@ func TestTerminals(t *testing.T) {
 	}
 }
 
+// own are the sequences that phoenix-view itself writes to a terminal.
+var own = regexp.MustCompile(`\x1b\[(?:[0-9]+m|[0-9]+A|J)`)
+
 // Nothing that an event or a message says acts on the terminal.
 func TestHostile(t *testing.T) {
 	const evil = `\u001b[2J\u001b]0;x\u0007\r\u009b31m\u202e\u0000\n\u001b[5A\tx\u007f`
-	own := regexp.MustCompile(`\x1b\[(?:[0-9]+m|[0-9]+A|J)`)
 	for _, action := range []string{"create", "status", "check", evil} {
 		for _, dry := range []string{"", `,"dry_run":true`} {
 			term := newTerminal(t, 60, 24, nil)
@@ -343,7 +394,7 @@ func TestHostile(t *testing.T) {
 				events = append(events, at(1, name, strings.ReplaceAll(fields, "E", evil)))
 			}
 			feed(v, events...)
-			v.close()
+			term.end(v)
 			term.shows("after 1.0 s")
 			term.mu.Lock()
 			raw := term.raw.String()
@@ -402,21 +453,34 @@ func TestOddStreams(t *testing.T) {
 // Many events are read to the end while the terminal takes nothing, and what waits for
 // it is bounded.
 func TestStoppedTerminal(t *testing.T) {
-	r, w, err := os.Pipe() // of which nobody reads
+	r, w, err := os.Pipe() // full, and of which nobody reads
 	if err != nil {
 		t.Fatal(err)
 	}
+	size, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(make([]byte, size))
 	v := viewAt(false, true, &screen{out: w, columns: 80, rows: 24})
+	l := v.display.(*live)
+	v.mu.Lock()
+	l.say(text("something"))
+	for len(l.above) > 0 { // until it is being written
+		v.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		v.mu.Lock()
+	}
+	v.mu.Unlock()
 	var events strings.Builder
-	for range 100_000 {
+	for range 2 * maxAbove {
 		events.WriteString(at(1, "warning", `"program":"phx-lxc","text":"something"`) + "\n")
 	}
 	if err := readEvents(strings.NewReader(events.String()), nil, v.event); err != nil {
 		t.Fatal(err)
 	}
 	v.mu.Lock()
-	l := v.display.(*live)
-	if len(l.above) > maxAbove || l.gone == 0 {
+	if len(l.above) != maxAbove || l.gone != maxAbove {
 		t.Errorf("%d lines wait, %d are left out", len(l.above), l.gone)
 	}
 	v.mu.Unlock()
@@ -496,6 +560,71 @@ func TestSorter(t *testing.T) {
 	}
 }
 
+// Where nothing was planned, the messages say why, whatever they are about.
+func TestNothingPlanned(t *testing.T) {
+	const message = "phx-plan: 777: not in /etc/c.json"
+	for _, events := range [][]string{nil, {at(1, "run.ended", `"status":2`)}} {
+		if have := shown(t, false, events, []string{message}); have != message+"\n" {
+			t.Errorf("%q: %q", events, have)
+		}
+	}
+}
+
+// What events say of a broken service, or of a point of a check, is said once.
+func TestSaidOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		events  []string
+		message string
+		want    string
+	}{
+		"status": {append(plan("status", "", 103),
+			at(1, "ct.status", `"ctid":103,"state":"running"`), at(1, "ca.status", `"ctid":103,"error":"it is gone"`),
+			at(2, "plan.done", ""), at(3, "run.ended", `"status":1`)),
+			"phx-ca-export: 103 Step-CA: it is gone", "status: broken after 3.0 s: 1 broken\n"},
+		"check": {append(plan("check", "", 103),
+			at(1, "check.point", `"point":"bridge","result":"failed","text":"it is gone"`), at(2, "plan.done", "")),
+			"phx-lxc: bridge: failed: it is gone", "check: failed after 2.0 s: 1 failed\n"},
+		"repeated": {append(plan("create", "", 102),
+			at(1, "ct.failed", `"ctid":102,"stage":"start","error":"it is gone"`),
+			at(1, "traefik.failed", `"ctid":102,"stage":"join","error":"the container failed: it is gone"`),
+			at(2, "plan.done", "")),
+			"", "Failed:\n  102 ct-102: start\n    it is gone\n\ncreate: failed"},
+	} {
+		have := shown(t, false, test.events, []string{test.message})
+		_, end, _ := strings.Cut(have, "\n\n") // before it, plain lines tell what happens
+		if name == "check" {
+			end = have
+		}
+		if strings.Count(end, "it is gone") != 1 || !strings.Contains(end, test.want) {
+			t.Errorf("%s: %s", name, have)
+		}
+	}
+}
+
+// A service that cannot be reached may be well.
+func TestOutOfReach(t *testing.T) {
+	have := shown(t, false, append(plan("status", "", 102),
+		at(1, "ct.status", `"ctid":102,"state":"running"`),
+		at(1, "traefik.status", `"ctid":102,"error":"no way there","out_of_reach":true`),
+		at(2, "plan.done", ""), at(3, "run.ended", `"status":0`)), nil)
+	if !strings.Contains(have, "  out of reach: no way there\n") || !strings.Contains(have, "status: all well after") {
+		t.Error(have)
+	}
+}
+
+// Words are kept whole, and a line is not longer than the screen where they are not.
+func TestWrapped(t *testing.T) {
+	s := &screen{columns: 20}
+	have := ""
+	for _, l := range s.wrapped(line{{yellow, "warning: "}}, "  ", plainText, "a word of text,\n  and averyverylongwordin it 長い 長い") {
+		have += s.format(l, 0) + "\n"
+	}
+	const want = "warning: a word of\n  text,\n    and\n  averyverylongwordin\n  it 長い 長い\n"
+	if have != want {
+		t.Errorf("%q", have)
+	}
+}
+
 // A failure that no event tells is told by what was hidden before.
 func TestUntoldFailure(t *testing.T) {
 	events := append(plan("create", "", 103),
@@ -522,14 +651,14 @@ func TestDryRun(t *testing.T) {
 Would change: 103 ct-103
 Unchanged: 102 ct-102
 
-create: something is to be changed: 1 would change, 1 unchanged
+dry run of create: something is to be changed: 1 would change, 1 unchanged
 `
 	if have := shown(t, false, events, nil); have != want {
 		t.Errorf("%s\nwant\n%s", have, want)
 	}
 	// The messages say the same.
 	have := shown(t, false, events, []string{"phx-lxc: 103 ct-103: would run: pct set"})
-	if strings.Contains(have, "description") {
+	if strings.Contains(have, "description") || strings.Count(have, "would run: pct set\n") != 1 {
 		t.Error(have)
 	}
 }
@@ -545,7 +674,7 @@ func TestTables(t *testing.T) {
 			`{"name":"b.example","error":"expired"}]`),
 		at(3, "ca.status", `"ctid":103,"sha256":"ab","pinned":"cd","ca_url":"https://10.0.0.10:9000",`+
 			`"error":"they differ"`),
-		at(3, "plan.done", ""), at(3, "run.ended", `"status":3`))
+		at(3, "plan.done", ""), at(3, "run.ended", `"status":1`))
 	const want = `
 CTID  NAME    STATE     IP          SNAPSHOT
 900   ct-900  template  10.0.0.200  final-form
@@ -564,7 +693,7 @@ CA 103 ct-103 at https://10.0.0.10:9000
   cd pinned
   broken: they differ
 
-status: differs from the configuration: 1 not as configured, 1 as it should be
+status: broken after 3.0 s: 1 broken, 1 as configured
 `
 	if have := shown(t, false, status, nil); !strings.HasSuffix(have, want) {
 		t.Errorf("%s\nwant\n%s", have, want)
@@ -572,7 +701,7 @@ status: differs from the configuration: 1 not as configured, 1 as it should be
 	term := newTerminal(t, 40, 40, map[string]string{"TERM": "dumb"})
 	v := viewAt(false, false, term.screen)
 	feed(v, status...)
-	v.close()
+	term.end(v)
 	term.shows("\nCTID  NAME    STATE     IP\n900   ct-900  template  10.0.0.200\n")
 
 	check := append(plan("check", "", 900),

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// brief is how long something takes of which nobody is told how long.
+const brief = 100 * time.Millisecond
+
 // lasted formats how long something took.
 func lasted(d time.Duration) string {
 	switch d = max(0, d); {
@@ -14,6 +17,14 @@ func lasted(d time.Duration) string {
 		return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
 	}
 	return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+}
+
+// clock formats how long something has been going on.
+func clock(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%d s", int(max(0, d).Seconds()))
+	}
+	return lasted(d)
 }
 
 // roughly formats a duration by its greatest unit.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -197,7 +198,14 @@ func stopOn(signals <-chan os.Signal, cancel context.CancelCauseFunc) int {
 	return 128 + n
 }
 
-func usage(_ *cli.Context, err error, _ bool) error { return Usagef("%v", err) }
+// badVariable is what the library says of a flag's variable.
+var badVariable = regexp.MustCompile(`^could not parse .* from environment variable "(\w+)" for flag ([a-z-]+): `)
+
+// usage says in the words of the help texts what the library says of flags.
+func usage(_ *cli.Context, err error, _ bool) error {
+	said := strings.Replace(err.Error(), "flag provided but not defined: -", "unknown option --", 1)
+	return Usagef("%s", badVariable.ReplaceAllString(said, "--$2, or $1: "))
+}
 
 // closeOnExec keeps what the process has inherited beyond stderr (the
 // driver's lock above all) from the programs that it starts: the lock must be

@@ -71,6 +71,18 @@ func Escape(text string) string {
 	return b.String()
 }
 
+// OneLine returns text that comes from elsewhere, such as what a peer on the network
+// has said, escaped and in one line. Of a long one the rest is left out, and that is
+// said.
+func OneLine(text string) string {
+	const limit = 1 << 10
+	more := ""
+	if cut := len(text) - limit; cut > 0 {
+		text, more = text[:limit], fmt.Sprintf("… (cut, %d bytes more)", cut)
+	}
+	return strings.ReplaceAll(Escape(text), "\n", `\n`) + more
+}
+
 // hidden reports whether r is not to be written as it is. An invalid byte,
 // which reads as U+FFFD, may be one.
 func hidden(r rune) bool {

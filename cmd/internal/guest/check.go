@@ -76,7 +76,7 @@ func CertificateOf(name string, leaf *x509.Certificate, err error) remote.Certif
 	if err != nil {
 		c.Error = err.Error()
 	}
-	return c
+	return c.Short() // there may be thousands, and each may have all names of what was shown
 }
 
 // Connects returns an error unless a TCP connection to address comes up within a

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"net"
 	"strings"
@@ -189,4 +190,13 @@ func TestConnects(t *testing.T) {
 		t.Error(err)
 	}
 	(<-listening).Close()
+}
+
+// What a service shows has names of any length, in what is wrong with it as well.
+func TestLongWordsOfACertificate(t *testing.T) {
+	leaf := &x509.Certificate{Issuer: pkix.Name{CommonName: strings.Repeat("x", 1<<18)}}
+	c := CertificateOf("a.example", leaf, errors.New(strings.Repeat("x", 1<<18)))
+	if len(c.Issuer)+len(c.Error) > 1<<10 {
+		t.Errorf("the issuer has %d bytes, the error %d", len(c.Issuer), len(c.Error))
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // runningCommand is a command of Proxmox that is at work on a container.
@@ -73,7 +75,7 @@ func (h *Host) commandOn(dir, ctid string) (text string, isTask bool) {
 		args := words[i+1:]
 		isOn := args[1] == ctid || args[0] == "clone" && len(args) > 2 && args[2] == ctid
 		if isOn && !slices.Contains(passive, args[0]) {
-			return Quote(append([]string{filepath.Base(w)}, args...)), false
+			return remedy.Quote(append([]string{filepath.Base(w)}, args...)), false
 		}
 	}
 	return "", false

@@ -94,13 +94,6 @@ func TestGigabytes(t *testing.T) {
 	}
 }
 
-func TestQuote(t *testing.T) {
-	got := Quote([]string{"pct", "set", "103", "--description", "it's\n$(x)", ""})
-	if want := `pct set 103 --description 'it'\''s` + "\n" + `$(x)' ''`; got != want {
-		t.Errorf("%s", got)
-	}
-}
-
 // A snapshot that is being taken or deleted, or never was to the end, is none.
 func TestUnfinishedSnapshot(t *testing.T) {
 	c := ParseConf([]byte("memory: 512\n\n[done]\nmemory: 1\n\n[taking]\nmemory: 2\nsnapstate: " +

@@ -45,6 +45,8 @@ var hints = compileHints([][2]string{
 		"Proxmox does not offer it, or the list of this host is old: pveam update; see it with: pveam available"},
 	{`storage '[A-Za-z0-9._-]+' does not exist`,
 		"see the storages of this host with: pvesm status; and correct storage_pool"},
+	{`storage '([A-Za-z0-9._-]+)' is disabled`,
+		"switch it on with: pvesm set $1 --disable 0"},
 	{`storage '([A-Za-z0-9._-]+)' does not support container directories`,
 		"let the storage take containers: pvesm set $1 --content rootdir,TYPES, with the TYPES that it has already; " +
 			"or choose another storage_pool"},

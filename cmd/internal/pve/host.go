@@ -269,7 +269,7 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 	}
 	label := c.Label
 	if label == "" {
-		label = Quote(append([]string{filepath.Base(c.Argv[0])}, c.Argv[1:]...))
+		label = remedy.Quote(append([]string{filepath.Base(c.Argv[0])}, c.Argv[1:]...))
 	}
 	room := keep
 	if c.Guest {
@@ -393,19 +393,4 @@ func (h *Host) GuestState(ctx context.Context, qm string, id int, states map[int
 // parseStatus reads what pct status and qm status print.
 func parseStatus(out []byte) string {
 	return strings.TrimPrefix(strings.TrimSpace(string(out)), "status: ")
-}
-
-// unquoted are the characters that mean nothing to a shell.
-const unquoted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
-
-// Quote joins the words of a command as a shell would read them.
-func Quote(argv []string) string {
-	words := make([]string, len(argv))
-	for i, w := range argv {
-		if w == "" || strings.Trim(w, unquoted) != "" {
-			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-		words[i] = w
-	}
-	return strings.Join(words, " ")
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/process"
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // TestMain becomes a program of phx that runs a task which does not end.
@@ -128,6 +129,22 @@ func TestFeatureThatDoesNotEnd(t *testing.T) {
 		all.Go(start) // they wait more than they work
 	}
 	all.Wait()
+}
+
+// Many a script says on stdout why it fails, beside a warning on stderr.
+func TestErrorOfScriptHasItsLastLines(t *testing.T) {
+	var log strings.Builder
+	err := (&Host{}).RunFeature(context.Background(), &log, nil, "/bin/sh", "-c",
+		"seq 2000; echo 'locale: not set' >&2; echo 'the mirror does not answer'; exit 42")
+	if err == nil || !strings.Contains(err.Error(), ": exit status 42\n| ") ||
+		!strings.Contains(err.Error(), "\n| 2000\n") || !strings.Contains(err.Error(), "\n| locale: not set") ||
+		!strings.Contains(err.Error(), "\n| the mirror does not answer") ||
+		strings.Count(err.Error(), "\n| ") > 20 {
+		t.Errorf("error %v", err)
+	}
+	if !strings.HasPrefix(log.String(), "1\n2\n") || !strings.Contains(log.String(), "locale: not set\n") {
+		t.Errorf("log %q", log.String())
+	}
 }
 
 func shell(script string) Command { return Command{Argv: []string{"/bin/sh", "-c", script}} }
@@ -290,6 +307,9 @@ func TestGuestsWordsAreQuoted(t *testing.T) {
 		if h := hint("pct x", "lxc: first\n"+said+"\nlast"); h != "" {
 			t.Errorf("%s: %s", said, h)
 		}
+	}
+	if h := hint("pct x", "clone failed: storage 'lab' is disabled"); h != "switch it on with: pvesm set lab --disable 0" {
+		t.Errorf("hint %q", h)
 	}
 	if h := hint("pct x", "trying to acquire lock...can't lock file '/run/lock/lxc/pve-config-710.lock' - got "+
 		"timeout\n"); !strings.Contains(h, "fuser -v /run/lock/lxc/pve-config-710.lock") {
@@ -485,7 +505,7 @@ func TestPreviewRunsOnlyWhatReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(file); err == nil || len(preview.Commands) != 1 ||
-		Quote(preview.Commands[0]) != "touch "+file {
+		remedy.Quote(preview.Commands[0]) != "touch "+file {
 		t.Errorf("told %q, and the command ran", preview.Commands)
 	}
 	c := shell("echo read")

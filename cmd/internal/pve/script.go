@@ -3,25 +3,62 @@ package pve
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
+
+	"thinkheads.ai/phx/cmd/internal/process"
 )
 
 // RunFeature runs a feature's script, argv, which works in a container; env is
 // added to its environment. What the script prints, which is mostly what the
 // container says, goes to log.
 func (h *Host) RunFeature(ctx context.Context, log io.Writer, env []string, argv ...string) error {
-	_, err := h.Run(ctx, Command{
+	return h.runScript(ctx, log, Command{
 		Argv:     argv,
 		Env:      append([]string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot}, env...),
-		Stdout:   log,
-		Stderr:   log,
 		Guest:    true,
 		Patience: 10 * time.Second,
 	})
+}
+
+// runScript runs a command whose output goes to log. Its error has the last lines of
+// that: many a script says on stdout why it fails.
+func (h *Host) runScript(ctx context.Context, log io.Writer, c Command) error {
+	said := &lastLines{log: log}
+	c.Stdout, c.Stderr = said, said
+	_, err := h.Run(ctx, c)
+	flood := (*process.TooMuch)(nil)
+	if failed := (*CommandError)(nil); errors.As(err, &failed) && !errors.As(err, &flood) {
+		text := strings.TrimSpace(string(said.text[max(0, len(said.text)-keepOfGuest):]))
+		lines := strings.Split(text, "\n")
+		failed.Output = strings.Join(lines[max(0, len(lines)-lastOfScript):], "\n")
+	}
 	return err
+}
+
+// lastOfScript is how many lines of a script its error has: the log has had all.
+const lastOfScript = 20
+
+// lastLines passes on what is written to it, by several writers, and keeps the end.
+type lastLines struct {
+	mu   sync.Mutex
+	log  io.Writer
+	text []byte
+}
+
+func (l *lastLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, p...)
+	if len(l.text) > 2*keepOfGuest {
+		l.text = append(l.text[:0], l.text[len(l.text)-keepOfGuest:]...)
+	}
+	return l.log.Write(p)
 }
 
 // Application is an application script with what it finds in its working
@@ -125,7 +162,5 @@ func (h *Host) RunApplication(ctx context.Context, ctid int, a Application, log 
 	c := h.Exec(ctid, append(append(argv, "--"), a.Env...)...)
 	c.Label = fmt.Sprintf("pct exec %d (%s)", ctid, name)
 	c.Stdin = io.MultiReader(texts...)
-	c.Stdout, c.Stderr = log, log
-	_, err := h.Run(ctx, c)
-	return err
+	return h.runScript(ctx, log, c)
 }

@@ -228,6 +228,12 @@ func (h *Host) LacksArchive(template string) bool {
 	return missing && h.downloadCommand(template) != nil
 }
 
+// LocatesArchive reports whether storage.cfg says where the archive of a template is.
+func (h *Host) LocatesArchive(template string) bool {
+	file, _, _ := h.archive(template)
+	return file != ""
+}
+
 // CheckArchive returns an error if the archive is missing that a container is created
 // from, or cannot be looked at.
 func (h *Host) CheckArchive(template string) error {
@@ -237,7 +243,7 @@ func (h *Host) CheckArchive(template string) error {
 		return fmt.Errorf("template: %w", err)
 	case missing && command != nil:
 		return remedy.Errorf("let phx download it, with --download (PHX_DOWNLOAD=1), or run: pveam update && "+
-			Quote(command), "the template is missing")
+			remedy.Quote(command), "the template is missing")
 	case missing:
 		return remedy.Errorf("put the archive there, or correct the configuration", "the template %s is missing", file)
 	}
@@ -266,7 +272,8 @@ func (h *Host) CheckHookScript(volume string) error {
 	case err != nil:
 		return fmt.Errorf("hook script: %w", err)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return remedy.Errorf("run: "+Quote([]string{"chmod", "+x", file}), "the hook script %s is not executable", file)
+		return remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", file}),
+			"the hook script %s is not executable", file)
 	}
 	return nil
 }
@@ -280,7 +287,7 @@ func (h *Host) Download(ctx context.Context, template string) error {
 	}
 	// It exits 0 even when the task has failed.
 	if file, missing, _ := h.archive(template); missing {
-		return fmt.Errorf("%s exited 0, but %s is not there: %s", Quote(argv), file, whyNot(said))
+		return fmt.Errorf("%s exited 0, but %s is not there: %s", remedy.Quote(argv), file, whyNot(said))
 	}
 	return nil
 }

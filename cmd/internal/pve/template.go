@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // IsTemplate reports whether the container is a template: it never runs, has no
@@ -47,7 +49,7 @@ func (c *Container) CheckTemplate() error {
 	if len(c.Conf.Snapshots) > 0 {
 		var commands []string
 		for _, s := range c.Conf.Snapshots {
-			commands = append(commands, Quote([]string{"pct", "delsnapshot", c.ID(), s.Name}))
+			commands = append(commands, remedy.Quote([]string{"pct", "delsnapshot", c.ID(), s.Name}))
 		}
 		all = append(all, fmt.Errorf("pct makes no template of a container with snapshots, and phx deletes none: "+
 			"where nothing needs them any more, run: %s", strings.Join(commands, " && ")))

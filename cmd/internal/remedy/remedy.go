@@ -54,3 +54,18 @@ func Each(err error) []error {
 	}
 	return all
 }
+
+// unquoted are the characters that mean nothing to a shell.
+const unquoted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%"
+
+// Quote joins the words of a command as a shell would read them.
+func Quote(argv []string) string {
+	words := make([]string, len(argv))
+	for i, w := range argv {
+		if w == "" || strings.Trim(w, unquoted) != "" {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		words[i] = w
+	}
+	return strings.Join(words, " ")
+}

@@ -33,3 +33,10 @@ func TestEach(t *testing.T) {
 		t.Errorf("%v for nothing", have)
 	}
 }
+
+func TestQuote(t *testing.T) {
+	got := Quote([]string{"pct", "set", "103", "--description", "it's\n$(x)", ""})
+	if want := `pct set 103 --description 'it'\''s` + "\n" + `$(x)' ''`; got != want {
+		t.Errorf("%s", got)
+	}
+}

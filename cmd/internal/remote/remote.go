@@ -63,6 +63,13 @@ type Certificate struct {
 	Error    string    `json:"error,omitempty"` // why it is none that verifies; "" when it does
 }
 
+// Short returns the certificate with what is too long of its words left out.
+func (c Certificate) Short() Certificate {
+	c.Issuer, c.Error = cut(c.Issuer, maxIssuer), cut(c.Error, maxCertError)
+	c.NotAfter = c.NotAfter.UTC().Truncate(time.Second)
+	return c
+}
+
 // Fit returns those of the certificates, shortened, for which an event has room:
 // first those that do not verify, then those that expire first. They keep their
 // order.
@@ -70,9 +77,7 @@ func Fit(all []Certificate) []Certificate {
 	order := make([]int, len(all))
 	short := slices.Clone(all)
 	for i := range short {
-		c := &short[i]
-		c.Issuer, c.Error = cut(c.Issuer, maxIssuer), cut(c.Error, maxCertError)
-		c.NotAfter = c.NotAfter.UTC().Truncate(time.Second)
+		short[i] = short[i].Short()
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(i, j int) int {

@@ -159,7 +159,7 @@ func read(path string) (*Script, error) {
 func (s *Script) Executable() error {
 	info, err := os.Stat(s.Path)
 	if err == nil && info.Mode()&0o111 == 0 {
-		err = remedy.Errorf("run: chmod +x "+s.Path, "%s: not executable", s.Path)
+		err = remedy.Errorf("run: "+remedy.Quote([]string{"chmod", "+x", s.Path}), "%s: not executable", s.Path)
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // tree writes files below a new directory.
@@ -95,6 +97,14 @@ func TestFirstDirectoryCounts(t *testing.T) {
 	}
 	if s, err := (Dirs{old}).Application("app.sh"); err != nil || s.Executable() == nil {
 		t.Errorf("a file that is not executable: %v, %v", s, err)
+	}
+	// What is to be run may be copied into a shell.
+	evil := &Script{Path: filepath.Join(t.TempDir(), "$(touch it)")}
+	if err := os.WriteFile(evil.Path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, run := remedy.Split(evil.Executable()); !strings.HasSuffix(run, "/$(touch it)'") {
+		t.Errorf("the remedy is %s", run)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -106,18 +105,22 @@ func (s *serviceStatus) ask(ctx context.Context, look looked) error {
 	// A firewall, or another VLAN, may lie between: what it shows in its container is
 	// as good.
 	certificates, err := s.inside(ctx, roots)
-	if err == nil {
+	// A connection that is refused has reached somebody.
+	refused := errors.Is(notReached, syscall.ECONNREFUSED)
+	if err == nil && (!refused || slices.ContainsFunc(certificates, isShown)) {
 		s.Address = "127.0.0.1:" + port
 		s.take(certificates)
 		return nil
 	}
-	// A connection that is refused has reached somebody.
-	s.OutOfReach = !errors.Is(notReached, syscall.ECONNREFUSED)
+	s.OutOfReach = !refused
 	if s.OutOfReach {
 		return fmt.Errorf("it cannot be seen from this host: %w; nor asked in its container: %w", notReached, err)
 	}
 	return fmt.Errorf("nothing serves there: %w: run phoenix, which sets it up again", notReached)
 }
+
+// isShown reports whether c is a certificate, and not only why there is none.
+func isShown(c remote.Certificate) bool { return c.SHA256 != "" || c.Error == "" }
 
 // reach finds the address at which the service takes connections from this host.
 func (s *serviceStatus) reach(ctx context.Context) error {
@@ -168,13 +171,11 @@ func (s *serviceStatus) take(certificates []remote.Certificate) {
 func events(certificates []remote.Certificate) []event.Certificate {
 	all := make([]event.Certificate, len(certificates))
 	for i, c := range certificates {
-		c.Issuer, c.Error = oneLine(c.Issuer), oneLine(c.Error)
+		c.Issuer, c.Error = cmdline.OneLine(c.Issuer), cmdline.OneLine(c.Error)
 		all[i] = event.Certificate(c)
 	}
 	return all
 }
-
-func oneLine(text string) string { return strings.ReplaceAll(cmdline.Escape(text), "\n", `\n`) }
 
 // problems returns what is wrong, for people, of much the first.
 func (s *serviceStatus) problems() []string {

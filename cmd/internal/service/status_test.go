@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/event"
 )
 
@@ -57,7 +58,7 @@ func TestStatusOfWhatCannotBeAsked(t *testing.T) {
 
 // Names in somebody's certificate, which are in errors, cannot begin a line.
 func TestErrorsOfOneLine(t *testing.T) {
-	if got := oneLine("a\nphx-nginx: all well\x1b[2J"); got != `a\nphx-nginx: all well\x1b[2J` {
+	if got := cmdline.OneLine("a\nphx-nginx: all well\x1b[2J"); got != `a\nphx-nginx: all well\x1b[2J` {
 		t.Errorf("%q", got)
 	}
 }

@@ -464,6 +464,9 @@ func (c *call) cloneDisks(conf *config, disks []mount, full bool, snap string, m
 				return err
 			}
 		}
+		if err := c.usable(s); err != nil {
+			return err
+		}
 		to, err := s.newVolume(conf.vmid)
 		if err != nil {
 			return err

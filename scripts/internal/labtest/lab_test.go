@@ -239,6 +239,7 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
+	t.Run("Sessions", func(t *testing.T) { l.testSessions(t, seen) })
 	t.Run("Pages", l.testPages)
 	t.Run("Rotation", l.testRotation)
 	t.Run("Networks", l.testNetworks)

@@ -28,10 +28,12 @@ func (l lab) testPackage(t *testing.T) {
 	start := time.Now()
 	debs := l.buildPackages(t)
 	t.Logf("built: %.1f s", time.Since(start).Seconds())
+	t.Run("unpacked", func(t *testing.T) { l.testUnpackedPackage(t, debs.first) })
 	start = time.Now()
-	templates := strings.Fields(l.do(t, "scripts/internal/labtest/template", "bookworm", "trixie"))
+	ours := l.do(t, "sh", "-euc", `ls "$1"/debian-12-phx-lab_*.tar.zst`, "sh", l.path("storage/local/template/cache"))
+	templates := strings.Fields(l.do(t, "scripts/internal/labtest/template", "trixie", strings.TrimSpace(ours)))
 	t.Logf("templates: %.1f s", time.Since(start).Seconds())
-	for i, suite := range []string{"bookworm", "trixie"} {
+	for i, suite := range []string{"trixie", "bookworm"} {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			l.testInstalledPackage(t, fmt.Sprint(990+i), templates[i], debs)
@@ -94,6 +96,18 @@ func (l lab) buildPackages(t *testing.T) debs {
 	l.do(t, "dpkg", "--compare-versions", newer, "gt", version)
 	l.do(t, "dpkg", "--compare-versions", newer, "lt", "0.1.0-1")
 	return debs{first, second, version}
+}
+
+// testUnpackedPackage: from where the package is unpacked, its programs do the job of the lab as those of the checkout
+// do, and find all as it should be.
+func (l lab) testUnpackedPackage(t *testing.T, deb string) {
+	root := t.TempDir()
+	l.do(t, "dpkg", "-x", deb, root)
+	out := l.inside(t, "env", "-u", "PHX_SCRIPTS", "bash", "-euc", `PATH=$1/usr/bin:$PATH
+		[[ $(type -P phoenix phx-lxc) == "$1/usr/bin/phoenix"$'\n'"$1/usr/bin/phx-lxc" ]]
+		for verb in status check; do phoenix $verb >/dev/null; done
+		phoenix`, "bash", root)
+	checkUnchanged(t, out)
 }
 
 // checkSBOM: the bill of materials names each program, and for each the modules that Go has linked into it.
@@ -244,8 +258,10 @@ func (l lab) testInstalledPackage(t *testing.T, ctid, template string, debs debs
 	g.checkPages(t)
 	g.checkConfiguration(t)
 	g.checkLink(t)
-	g.checkLog(t)
-	g.checkUnits(t, l)
+	g.makeHost(t)
+	g.checkCheck(t)
+	g.checkUnits(t)
+	g.checkTerminal(t)
 	g.checkUpgrade(t, debs)
 
 	g.do(t, "systemctl is-active phoenix.timer && "+apt+"remove phx")
@@ -253,7 +269,7 @@ func (l lab) testInstalledPackage(t *testing.T, ctid, template string, debs debs
 		t.Error("the timer is at work after the package was removed")
 	}
 	g.do(t, "test -e /etc/phx/phoenix_lxc_configs.json; test -e /var/log/phoenix/events.jsonl; ! ls /usr/bin/phx-*")
-	g.do(t, apt+"purge phx; rm -r /usr/local/bin/pct /usr/local/sbin/sendmail /etc/default/phoenix "+
+	g.do(t, apt+"purge phx; rm -r /usr/local/bin/{pct,pvesm} /usr/local/sbin/sendmail /etc/default/phoenix "+
 		"/etc/systemd/system/phoenix.timer.d; systemctl daemon-reload")
 	compareFiles(t, "after purge", before, g.files(t))
 	if left := g.do(t, "systemctl list-unit-files --no-legend 'phoenix*' || true"); left != "" {
@@ -318,7 +334,10 @@ func (g guest) checkPages(t *testing.T) {
 		done
 		COMP_WORDS=(phoenix 10) COMP_CWORD=1 COMP_LINE='phoenix 10' COMP_POINT=10
 		_phx phoenix 10 phoenix
-		[[ " ${COMPREPLY[*]}" == *" 103"* ]]`)
+		[[ " ${COMPREPLY[*]}" == *" 103"* ]]
+		COMP_WORDS=(phoenix sta) COMP_LINE='phoenix sta' COMP_POINT=11
+		_phx phoenix sta phoenix
+		[[ " ${COMPREPLY[*]} " == *" start "* && " ${COMPREPLY[*]} " == *" status "* ]]`)
 	g.do(t, `zsh -fc 'autoload -U compinit && compinit -u -D && [[ $_comps[phoenix] == _phoenix ]]'`)
 }
 
@@ -377,32 +396,13 @@ func (g guest) checkLink(t *testing.T) {
 	compareFiles(t, "after link --undo", before, g.files(t))
 }
 
-// checkLog: the log is rotated, and what is rotated is no more readable than it was.
-func (g guest) checkLog(t *testing.T) {
+// makeHost makes of the container a host with the lab's pct, and with a feature of an installation of before the
+// package.
+func (g guest) makeHost(t *testing.T) {
 	t.Helper()
-	g.do(t, `(umask 027; echo '{}' >/var/log/phoenix/events.jsonl)
-		logrotate --force /etc/logrotate.d/phx
-		test "$(stat -c '%U:%G %a' /var/log/phoenix/events.jsonl.1)" = 'root:adm 640'
-		test ! -e /var/log/phoenix/events.jsonl`)
-}
-
-// checkUnits: systemd finds nothing wrong with the units; none is enabled before somebody says so; the timer runs
-// phoenix, a run that meets another one is no failure, and root gets a mail about one that fails.
-func (g guest) checkUnits(t *testing.T, l lab) {
-	t.Helper()
-	if out := g.do(t, `systemd-analyze verify phoenix.service phoenix.timer phoenix-watch.service `+
-		`phoenix-failed@phoenix.service.service 2>&1`); out != "" {
-		t.Errorf("systemd-analyze verify: %s", out)
-	}
-	for _, unit := range []string{"phoenix.timer", "phoenix-watch.service"} {
-		if out := g.do(t, "systemctl is-enabled "+unit+" || true; systemctl is-active "+unit+" || true"); out !=
-			"disabled\ninactive\n" {
-			t.Errorf("%s, which nobody has enabled: %s", unit, out)
-		}
-	}
-	g.put(t, l.path("bin", "pct"), "/usr/local/bin/pct")
-	// The feature is one of an installation of before the package.
+	g.put(t, g.l.path("bin", "pct"), "/usr/local/bin/pct")
 	g.do(t, `chmod 755 /usr/local/bin/pct
+		ln -s pct /usr/local/bin/pvesm
 		mkdir -p `+local+`/bin
 		printf '%s\n' '#!/bin/sh' 'echo "$1" >>/root/host/mine' \
 			>`+local+`/bin/phoenix_hypervisor_feature_install_mine.sh
@@ -419,9 +419,84 @@ func (g guest) checkUnits(t *testing.T, l lab) {
 				"cores": 1, "storage_pool": "lab", "storage_size_gb": 1, "unprivileged": true,
 				"features": ["mine"],
 				"network_config": {"name": "eth0", "bridge": "vmbr0", "ip": "10.0.0.50/24", "gw": "10.0.0.1"}}}}
-		EOF
-		mkdir /etc/systemd/system/phoenix.timer.d
-		printf '%s\n' '[Timer]' OnBootSec= OnActiveSec=1s RandomizedDelaySec=0 \
+		EOF`)
+}
+
+// hand begins a script that runs phoenix by hand as the units do; atTerminal runs a command at a terminal.
+const hand = `set -a; . /etc/default/phoenix; set +a
+	atTerminal() { TERM=xterm NO_COLOR=1 script -qec "stty cols 80; $*" /dev/null </dev/null; }
+`
+
+// checkCheck: phoenix check tells what this host lacks and how to mend that, and then that all is well.
+func (g guest) checkCheck(t *testing.T) {
+	t.Helper()
+	r := g.try(t, hand+"atTerminal phoenix check", nil)
+	if r.status != 1 || !strings.Contains(r.stdout, "bridge vmbr0: there is no interface vmbr0") ||
+		!strings.Contains(r.stdout, "pvesh create /nodes/host/network --iface vmbr0") ||
+		!strings.Contains(r.stdout, "check: failed after ") || !strings.Contains(r.stdout, " 1 failed, ") {
+		t.Errorf("phoenix check without a bridge: status %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	r = g.try(t, hand+"ip link add vmbr0 type bridge; ip link set vmbr0 up; atTerminal phoenix check", nil)
+	if r.status != 0 || strings.Contains(r.stdout, " failed") {
+		t.Errorf("phoenix check: status %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	g.do(t, "ip link delete vmbr0; test ! -e /root/host/pve/lxc/950.conf")
+}
+
+// checkTerminal: at a terminal phoenix is for people, the log has the events, with --quiet it says nothing when nothing
+// has changed, and a pipe gets the events; the log is rotated, goes on after that, and is no more readable then.
+func (g guest) checkTerminal(t *testing.T) {
+	t.Helper()
+	see := func(command string, status int, want ...string) {
+		t.Helper()
+		r := g.try(t, hand+command, nil)
+		if r.status != status {
+			t.Errorf("%s: status %d, want %d: %s%s", command, r.status, status, r.stdout, r.stderr)
+		}
+		for _, text := range want {
+			if !strings.Contains(r.stdout, text) {
+				t.Errorf("%s: no %q in: %s%s", command, text, r.stdout, r.stderr)
+			}
+		}
+		if len(want) == 0 && r.stdout+r.stderr != "" || strings.Contains(r.stdout, `{"event"`) {
+			t.Errorf("%s shows: %s%s", command, r.stdout, r.stderr)
+		}
+	}
+	see("atTerminal phoenix", 0, "Unchanged: 950 small", "create: all well after ", "1 unchanged")
+	see("atTerminal phoenix status", 0, "running", "Last run", "status: all well after ")
+	see("phoenix --quiet", 0)
+	g.do(t, "sed -i 's/\"memory_mb\": 64/\"memory_mb\": 96/' /etc/phx/phoenix_lxc_configs.json")
+	see("atTerminal phoenix status", 3, "a run would change: memory 96", "differs from the configuration")
+	see("phoenix --quiet", 0, "950 small", "memory")
+	see("phoenix 2>/dev/null | jq -r .event", 0, "ct.ready\n", "plan.done\n")
+	see("phoenix-view --html /root/page.html /var/log/phoenix/events.jsonl; cat /root/page.html", 0, "<!doctype html>",
+		"950 small", "</html>")
+	g.do(t, hand+`cd /var/log/phoenix
+		logrotate --force /etc/logrotate.d/phx
+		test ! -e events.jsonl
+		phoenix --quiet
+		for log in events.jsonl events.jsonl.1; do
+			test "$(stat -c '%U:%G %a' $log)" = 'root:adm 640'
+			tail -n 1 $log | grep -q '"event":"run.ended"'
+		done`)
+}
+
+// checkUnits: systemd finds nothing wrong with the units; none is enabled before somebody says so; the timer runs
+// phoenix, a run that meets another one is no failure, and root gets a mail about one that fails.
+func (g guest) checkUnits(t *testing.T) {
+	t.Helper()
+	if out := g.do(t, `systemd-analyze verify phoenix.service phoenix.timer phoenix-watch.service `+
+		`phoenix-failed@phoenix.service.service 2>&1`); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	for _, unit := range []string{"phoenix.timer", "phoenix-watch.service"} {
+		if out := g.do(t, "systemctl is-enabled "+unit+" || true; systemctl is-active "+unit+" || true"); out !=
+			"disabled\ninactive\n" {
+			t.Errorf("%s, which nobody has enabled: %s", unit, out)
+		}
+	}
+	g.do(t, `mkdir /etc/systemd/system/phoenix.timer.d
+		printf '%s\n' '[Timer]' OnBootSec= OnActiveSec=1s AccuracySec=1ms RandomizedDelaySec=0 \
 			>/etc/systemd/system/phoenix.timer.d/test.conf
 		cat >/usr/local/sbin/sendmail <<-'EOF'
 			#!/bin/sh
@@ -446,12 +521,14 @@ func (g guest) checkUnits(t *testing.T, l lab) {
 		!strings.Contains(mail, "memory_mb: must be a number, not a string") {
 		t.Errorf("the mail about a failure: %s", mail)
 	}
+	g.do(t, `sed -i 's/"much"/64/' /etc/phx/phoenix_lxc_configs.json`)
 }
 
 // checkUpgrade: an upgrade keeps the configuration, its mode, and that the timer is enabled, and asks nothing.
 func (g guest) checkUpgrade(t *testing.T, debs debs) {
 	t.Helper()
-	g.do(t, `sed -i 's/"much"/128/' /etc/phx/phoenix_lxc_configs.json; chmod 640 /etc/phx/phoenix_lxc_configs.json
+	g.do(t, `sed -i 's/"memory_mb": 96/"memory_mb": 128/' /etc/phx/phoenix_lxc_configs.json
+		chmod 640 /etc/phx/phoenix_lxc_configs.json
 		cp /etc/phx/phoenix_lxc_configs.json /root/kept`)
 	old := g.do(t, "phx-plan --version")
 	// The watcher takes over at once what has changed, and is another one after the upgrade.

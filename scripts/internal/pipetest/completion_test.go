@@ -180,7 +180,7 @@ func TestCompletion(t *testing.T) {
 		{"phoenix --every 1", ""},
 		{"phoenix-cli Let", "LetsGo"},
 		{"phoenix-cli stop 10", "101 102 103"},
-		{"phx-plan --action ", "create delete recreate restart start status stop"},
+		{"phx-plan --action ", "check create delete recreate restart start status stop"},
 		{"phx-plan --action=re", "recreate restart"},
 		{"phx-plan --answer ", "gateway proxy"},
 		{"phx-plan --format d", "dnsmasq dot"},

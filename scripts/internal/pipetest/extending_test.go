@@ -55,6 +55,11 @@ esac
 	if motd := h.read("motd"); !strings.Contains(motd, "not written again") {
 		t.Errorf("the feature script ran twice: %q", motd)
 	}
+	h.program(files[1], "#!/bin/sh\necho 'the mirror does not answer'\nexit 42\n")
+	if out, status := h.bash("phx-plan | phx-lxc 2>log | jq -r 'select(.event == \"ct.failed\").error'"); status != 0 ||
+		!strings.HasSuffix(out, "motd.sh 500: exit status 42\n| the mirror does not answer\n") {
+		t.Errorf("status %d, the event has %s\n%s", status, out, h.read("log"))
+	}
 	h.write("motd", "")
 	if out, stderr, status := h.command(h.path(files[2]), "500"); status == 0 {
 		t.Errorf("the health check does not miss it: %s%s", out, stderr)

@@ -67,6 +67,46 @@ func TestInterruptAtATerminal(t *testing.T) {
 	}
 }
 
+// A terminal that is gone, as when a connection breaks, ends the run in order: the log
+// has how it has ended, and the next run can begin.
+func TestTerminalThatIsGone(t *testing.T) {
+	w := t.TempDir()
+	if err := makeHost(w); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(repo, "scripts", "phoenix"))
+	cmd.Dir = w
+	log := filepath.Join(w, "log", "events.jsonl")
+	cmd.Env = []string{"TERM=xterm", "PHX_LOG=" + log, "PHX_LAB_DELAY=0.3"}
+	for name, value := range environment(w) {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 80, Rows: 24})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); !bytes.Contains(readAll(t, w+"/host/log/pct.log"), []byte("create")); {
+		if time.Now().After(deadline) {
+			cmd.Process.Kill()
+			t.Fatal("nothing is created")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	terminal.Close()
+	cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGHUP {
+		t.Errorf("phoenix has ended with %v", cmd.ProcessState)
+	}
+	if have := string(readAll(t, log)); !strings.HasSuffix(have, `,"status":129}`+"\n") {
+		t.Errorf("the log does not end with the status:\n%s", have)
+	}
+	again := exec.Command(cmd.Path)
+	again.Dir, again.Env = w, cmd.Env
+	if out, err := again.CombinedOutput(); err != nil {
+		t.Errorf("the next run: %v\n%s", err, out)
+	}
+}
+
 // syncBuffer is a buffer that is read while it is written.
 type syncBuffer struct {
 	mu  sync.Mutex

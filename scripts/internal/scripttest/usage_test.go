@@ -17,7 +17,9 @@ var (
 	readVariable = regexp.MustCompile(`\$\{?(` + variable.String() + `)(:?[-+?])?`)
 	// An option in a pattern of case, or in a comparison.
 	readOption = regexp.MustCompile(`(?m)^\t*(--[a-z-]+)\*?(?: \||\))|(?:\bin|\||==) (--[a-z-]+)\*?[ )]`)
-	getenv     = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("(PHX_[A-Z_]+)"\)`)
+	// Options in a pattern of case, such as --@(dry-run|quiet)).
+	readOptions = regexp.MustCompile(`--@\(([a-z|-]+)\)`)
+	getenv      = regexp.MustCompile(`os\.(?:Getenv|LookupEnv)\("(PHX_[A-Z_]+)"\)`)
 )
 
 // TestUsage: the usage text of a script, which is the comment at its top and what it prints as its usage, names each
@@ -88,6 +90,11 @@ func optionsOf(code string) map[string]bool {
 	options := map[string]bool{}
 	for _, m := range readOption.FindAllStringSubmatch(code, -1) {
 		options[m[1]+m[2]] = true
+	}
+	for _, m := range readOptions.FindAllStringSubmatch(code, -1) {
+		for name := range strings.SplitSeq(m[1], "|") {
+			options["--"+name] = true
+		}
 	}
 	return options
 }
