@@ -7,9 +7,12 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -88,6 +91,20 @@ func TestAnswersOfAHostileCA(t *testing.T) {
 		}
 		if i := strings.Index(said, advice); i >= 0 && !strings.Contains(said[:i], `"`) {
 			t.Errorf("%s: as if phx said it: %.500q", name, said)
+		}
+	}
+}
+
+// Who has taken a connection and then broken it off has been reached.
+func TestIsNotReached(t *testing.T) {
+	for want, errs := range map[bool][]error{
+		true:  {fmt.Errorf("health: %w", &net.OpError{Op: "dial", Err: syscall.ETIMEDOUT})},
+		false: {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, errors.New("500 Internal Server Error")},
+	} {
+		for _, err := range errs {
+			if have := isNotReached(err); have != want {
+				t.Errorf("%v: %t", err, have)
+			}
 		}
 	}
 }
