@@ -23,7 +23,6 @@ var update = flag.Bool("update", false, "record docs/sessions.md and docs/run.pn
 // A session is a run that docs/sessions.md shows, in one block.
 type session struct {
 	command, shown string
-	status         int
 }
 
 func (s session) String() string { return "$ " + s.command + "\n" + s.shown }
