@@ -18,8 +18,8 @@ _phx_words() {
 	} 2>/dev/null </dev/null | LC_ALL=C.UTF-8 awk -v "program=$program" -f "$_phx_dir/words.awk" 2>/dev/null
 }
 
-# CTID and name of each container of a configuration, or of that which phoenix would take. Names come from that file, and
-# are only shown.
+# CTID and name of each container of a configuration, or of that which phoenix would take. Names come from that file,
+# and are only shown.
 _phx_containers() {
 	timeout 5 phx-plan --format table --action status --keep-going ${1:+--config "$1"} 2>/dev/null </dev/null |
 		awk 'NR > 1 && $1 ~ /^[0-9]+$/ { gsub(/[^A-Za-z0-9._-]/, "?", $2); print $1, $2 }'
