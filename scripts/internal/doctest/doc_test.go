@@ -155,6 +155,11 @@ func TestPackageComments(t *testing.T) {
 // commands for a Proxmox VE host, others to read, what a terminal showed, and data.
 var fences = []string{"sh", "sh host", "sh norun", "console", "json", "yaml"}
 
+// notRun is what blocks begin with that are neither run in the lab nor for a host:
+// what the tests are, what they run elsewhere, and programs that they take out of
+// the page.
+var notRun = []string{"./scripts/", "go ", "PHX_TEST_LAB=1 go test ", "#!/bin/"}
+
 // TestPages: links of the pages lead to files, lines have 120 columns at most, but
 // for tables and blocks of code, and each of these says what it is. README.md is
 // short.
@@ -168,6 +173,11 @@ func TestPages(t *testing.T) {
 		t.Fatalf("%d manual pages, %v", len(manual), err)
 	}
 	pages = append(pages, manual...)
+	manuals, err := filepath.Glob(repo + "docs/man/*.md")
+	if err != nil || len(manuals) == 0 {
+		t.Fatalf("%q, %v", manuals, err)
+	}
+	pages = append(pages, manuals...)
 	for _, name := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} {
 		pages = append(pages, repo+name)
 	}
@@ -186,6 +196,10 @@ func TestPages(t *testing.T) {
 			if fence, ok := strings.CutPrefix(line, "```"); ok {
 				if code = !code; code && !slices.Contains(fences, fence) {
 					t.Errorf("%s:%d: %q is none of %q", page, i+1, fence, fences)
+				}
+				isNotRun := func(begin string) bool { return strings.HasPrefix(lines[i+1], begin) }
+				if fence == "sh norun" && !slices.ContainsFunc(notRun, isNotRun) {
+					t.Errorf("%s:%d: is run by no test, and is not for a host", page, i+2)
 				}
 			}
 			if n := utf8.RuneCountInString(line); n > 120 && !code && !strings.HasPrefix(line, "|") {
