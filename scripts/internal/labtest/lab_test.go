@@ -218,6 +218,7 @@ func TestLab(t *testing.T) {
 	t.Run("SecondUp", l.testSecondUp)
 	t.Run("Check", l.testCheck)
 	t.Run("PipeByHand", l.testPipeByHand)
+	t.Run("Sessions", func(t *testing.T) { l.testSessions(t, seen) }) // before others give containers features
 	t.Run("Status", l.testStatus)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
 	t.Run("Firewall", l.testFirewall)
@@ -239,7 +240,6 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("Kill/up", func(t *testing.T) { l.testKilledUp(t, false) })
 	t.Run("Kill/everything", func(t *testing.T) { l.testKilledUp(t, true) })
-	t.Run("Sessions", func(t *testing.T) { l.testSessions(t, seen) })
 	t.Run("Pages", l.testPages)
 	t.Run("Rotation", l.testRotation)
 	t.Run("Networks", l.testNetworks)
