@@ -102,7 +102,14 @@ func (l lab) testStatus(t *testing.T) {
 	})
 
 	names := []string{domain, "--san", domain, "--san", "*." + domain}
-	reload := func() { l.in(t, gateway, "systemctl", "reload", "nginx") }
+	// The workers of before take connections for a moment after the reload.
+	reload := func() {
+		l.in(t, gateway, "sh", "-euc", `before=$(pgrep -x nginx)
+			systemctl reload nginx
+			for pid in $before; do
+				while ps -o args= -p "$pid" | grep -q 'worker process *$'; do sleep 0.1; done
+			done`)
+	}
 	undo := func() {}
 	for _, broken := range []struct {
 		what, event, want string
