@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -68,12 +67,8 @@ func (l *lab) child(cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return die(255, "%v", err)
 	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, handled...)
-	defer close(signals)
-	defer signal.Stop(signals)
-	go func() {
-		for s := range signals {
+	go func() { // those that came before the command was there, too
+		for s := range l.signals {
 			cmd.Process.Signal(s)
 		}
 	}()

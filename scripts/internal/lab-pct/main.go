@@ -55,7 +55,8 @@ type lab struct {
 	dir     string
 	node    string
 	backend backend
-	ctx     context.Context // cancelled by a signal, which is its cause
+	ctx     context.Context  // cancelled by a signal, which is its cause
+	signals <-chan os.Signal // all that came
 	stdout  io.Writer
 	stderr  io.Writer
 	warned  map[int][]byte // configurations whose bad lines were reported
@@ -189,17 +190,19 @@ func main() {
 	}
 
 	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
+	signals, passed := make(chan os.Signal, 1), make(chan os.Signal, 4)
 	signal.Notify(signals, handled...)
 	go func() {
-		cancel(signalled{(<-signals).(syscall.Signal)})
-		for range 3 { // then pct loses its patience with its worker
-			<-signals
+		for range 4 { // then pct loses its patience with its worker
+			s := <-signals
+			passed <- s
+			cancel(signalled{s.(syscall.Signal)})
 		}
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}()
 
-	l := &lab{dir: dir, node: node, ctx: ctx, stdout: os.Stdout, stderr: os.Stderr, warned: make(map[int][]byte)}
+	l := &lab{dir: dir, node: node, ctx: ctx, signals: passed, stdout: os.Stdout, stderr: os.Stderr,
+		warned: make(map[int][]byte)}
 	status := 255
 	var inner innerStatus
 	switch err := l.run(os.Args[1:]); {
