@@ -237,8 +237,29 @@ func TestNextEndsWithItsContext(t *testing.T) {
 	cause := errors.New("stopped")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
-	if _, err := NewStream(r, io.Discard, nil).Next(ctx); err != cause {
+	s := NewStream(r, io.Discard, nil)
+	s.wait = time.Millisecond
+	if _, err := s.Next(ctx); err != cause {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// What the programs before this one say last is passed on, but that the plan is
+// done, which this one has not brought to its end.
+func TestNextPassesOnTheLastWords(t *testing.T) {
+	r, w := io.Pipe()
+	cause := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	var out bytes.Buffer
+	last := `{"event":"ct.failed","ctid":101}` + "\n"
+	go func() {
+		io.WriteString(w, last+last)
+		io.WriteString(w, done+last)
+		w.Close()
+	}()
+	if _, err := NewStream(r, &out, nil).Next(ctx, NameContainerFailed); err != cause || out.String() != last+last+last {
+		t.Errorf("%v, passed on %q", err, out.String())
 	}
 }
 

@@ -63,17 +63,23 @@ type Stream struct {
 
 	watch sync.Once // of the ctx that limits all writing
 	limit *stoppable
+	wait  time.Duration // lastWords
 }
 
-// patience is how long a reader of the events may take to read the last ones
-// after the program was told to end.
+// patience is how long a reader of the events may take to read each of the last
+// ones after the program was told to end.
 const patience = 5 * time.Second
 
-// stoppable writes to w until it is stopped: a write that blocks fails then.
+// lastWords is how long the programs before this one may take to say their last
+// words when it was told to end: phx-lxc waits 30 s for a task of Proxmox.
+const lastWords = 45 * time.Second
+
+// stoppable writes to w. Once told is closed, a write that blocks fails after
+// some time.
 type stoppable struct {
 	w        io.Writer
 	patience time.Duration
-	stopped  chan struct{}
+	told     chan struct{}
 }
 
 var errNotRead = errors.New("they are not read, and the program was told to end")
@@ -91,16 +97,14 @@ func (s *stoppable) Write(p []byte) (int, error) {
 	select {
 	case r := <-done:
 		return r.n, r.err
-	case <-s.stopped: // p is not used again: the error stays in the buffer before this
+	case <-s.told:
+	}
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-time.After(s.patience): // p is not used again: the error stays in the buffer before this
 		return 0, errNotRead
 	}
-}
-
-// stopAfter stops s some time after ctx is done.
-func (s *stoppable) stopAfter(ctx context.Context) {
-	context.AfterFunc(ctx, func() {
-		time.AfterFunc(s.patience, func() { close(s.stopped) })
-	})
 }
 
 // NewStream returns a stream that reads events from in and writes them to
@@ -120,6 +124,7 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 		bad:   bad,
 		out:   bufio.NewWriterSize(limit, 64<<10),
 		limit: limit,
+		wait:  lastWords,
 	}
 }
 
@@ -133,24 +138,36 @@ func NewStream(in io.Reader, out io.Writer, bad func(error)) *Stream {
 // it did not, [ErrEmpty] when a pipe had no line at all, the cause of ctx
 // when that is done, what is wrong with a plan.started, without which nothing
 // of a plan may be done, or what reading or writing said; nothing can be read
-// afterwards. The ctx of the first call limits all writing: what nobody reads
-// fails some seconds after it is done.
+// afterwards. When ctx is done, the programs before this one end, too: what
+// they still say is forwarded first, but for a plan.done. The ctx of the first
+// call limits all writing: what nobody reads fails then after some seconds.
 func (s *Stream) Next(ctx context.Context, names ...string) (Event, error) {
-	s.watch.Do(func() { s.limit.stopAfter(ctx) })
+	s.watch.Do(func() { context.AfterFunc(ctx, func() { close(s.limit.told) }) })
 	type result struct {
 		ev  Event
 		err error
 	}
 	read := make(chan result, 1)
-	go func() {
+	next := func(names []string) {
 		ev, err := s.next(names)
 		read <- result{ev, err}
-	}()
+	}
+	go next(names)
 	select {
-	case <-ctx.Done():
-		return Event{}, context.Cause(ctx)
 	case r := <-read:
 		return r.ev, r.err
+	case <-ctx.Done():
+	}
+	for enough := time.After(s.wait); ; {
+		select {
+		case r := <-read:
+			if r.err != nil {
+				return Event{}, context.Cause(ctx)
+			}
+			go next(nil)
+		case <-enough:
+			return Event{}, context.Cause(ctx)
+		}
 	}
 }
 
