@@ -206,14 +206,19 @@ phoenix_quote() {
 phoenix_quote_program='
 use strict;
 use IO::Handle;
-use POSIX qw(setsid WNOHANG);
+use POSIX qw(setsid WNOHANG :signal_h);
 my ($label, @command) = @ARGV;
 my ($line_limit, $left) = (8 << 10, 16 << 20);
 open STDIN, "<", "/dev/null" if -t STDIN;
 pipe my $out, my $out_end and pipe my $err, my $err_end or die "$label: pipe: $!\n";
+# From before the command is there, a signal waits until it can be passed on.
+my %signals = (HUP => SIGHUP, INT => SIGINT, TERM => SIGTERM);
+my $signals = POSIX::SigSet->new(values %signals);
+sigprocmask(SIG_BLOCK, $signals);
 defined(my $pid = fork) or die "$label: fork: $!\n";
 if (!$pid) {
 	setsid();
+	sigprocmask(SIG_UNBLOCK, $signals);
 	open STDOUT, ">&", $out_end and open STDERR, ">&", $err_end or exit 126;
 	opendir my $fds, "/proc/self/fd" or exit 126;
 	my @others = grep { /^\d+$/ && $_ > 2 } readdir $fds;
@@ -223,10 +228,11 @@ if (!$pid) {
 }
 close $_ for $out_end, $err_end;
 sub end { kill TERM => -$pid or kill TERM => $pid }
-my %signals = (HUP => 1, INT => 2, TERM => 15);
 for my $signal (keys %signals) {
+	next if ($SIG{$signal} // "") eq "IGNORE"; # as below nohup
 	$SIG{$signal} = sub { end(); exit 128 + $signals{$signal} };
 }
+sigprocmask(SIG_UNBLOCK, $signals);
 
 sub show { # adds a line that has ended to what is shown
 	my ($s) = @_;
