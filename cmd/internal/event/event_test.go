@@ -258,7 +258,8 @@ func TestNextPassesOnTheLastWords(t *testing.T) {
 		io.WriteString(w, done+last)
 		w.Close()
 	}()
-	if _, err := NewStream(r, &out, nil).Next(ctx, NameContainerFailed); err != cause || out.String() != last+last+last {
+	_, err := NewStream(r, &out, nil).Next(ctx, NameContainerFailed)
+	if err != cause || out.String() != last+last+last {
 		t.Errorf("%v, passed on %q", err, out.String())
 	}
 }
