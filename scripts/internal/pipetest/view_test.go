@@ -56,7 +56,7 @@ func TestInterruptAtATerminal(t *testing.T) {
 		t.Errorf("phoenix has ended with %v", cmd.ProcessState)
 	}
 	for _, want := range []string{
-		"create: 4 containers of ", "create: stopped", " by signal 2: ", "phx-lxc: 900 Copy-Base: ",
+		"create: 4 containers of ", "Failed:\r\n  900 Copy-Base: ", "create: stopped", " by signal 2: 1 failed, ",
 	} {
 		if !strings.Contains(shown.String(), want) {
 			t.Errorf("%q is not on the terminal:\n%s", want, shown.String())
