@@ -100,6 +100,7 @@ func (l lab) testCheck(t *testing.T) {
 		points, status = l.check(t, "A=B", gateway)
 		l.wantPoint(t, points, status, 1, "address "+gatewayIP, "failed", "this host")
 		l.inside(t, "ip", "addr", "del", gatewayIP+"/32", "dev", "vmbr0")
+		l.inside(t, "ip", "neigh", "flush", "to", gatewayIP) // who else had it, the host would go on trying for seconds
 		l.inside(t, "pct", "start", gateway)
 	})
 	t.Run("firewall", func(t *testing.T) {
