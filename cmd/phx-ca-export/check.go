@@ -310,8 +310,7 @@ func (e *exporter) checkFlows(at place, r *report) {
 				remedy = "start the service there"
 			} else if !ours {
 				remedy = fmt.Sprintf("start it; what phx has set up there, a run starts: phoenix %d; "+
-					"what listens there: "+
-					"pct exec %[1]d -- ss -ltn", f.ToCTID)
+					"what listens there: pct exec %[1]d -- ss -ltn", f.ToCTID)
 			}
 			e.point(at.ctid, name, event.CheckWarning, remedy, "%s can be reached, and nothing listens there", target)
 		case "":

@@ -15,16 +15,15 @@ import (
 	"github.com/creack/pty"
 )
 
-// Ctrl-C at a terminal ends the programs, and not phoenix-view: it tells how the run
-// has ended, and the log has it.
-func TestInterruptAtATerminal(t *testing.T) {
-	w := t.TempDir()
+// atATerminal starts phoenix at a terminal, on a host in the directory w; log is the
+// file of its events.
+func atATerminal(t *testing.T, w, log string) (*exec.Cmd, *os.File) {
+	t.Helper()
 	if err := makeHost(w); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(filepath.Join(repo, "scripts", "phoenix"))
 	cmd.Dir = w
-	log := filepath.Join(w, "log", "events.jsonl")
 	cmd.Env = []string{"TERM=xterm", "NO_COLOR=1", "PHX_LOG=" + log, "PHX_LAB_DELAY=0.3"}
 	for name, value := range environment(w) {
 		cmd.Env = append(cmd.Env, name+"="+value)
@@ -33,20 +32,36 @@ func TestInterruptAtATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer terminal.Close()
+	t.Cleanup(func() { terminal.Close() })
+	return cmd, terminal
+}
+
+// awaitCreation waits until the run of cmd, on a host in the directory w, creates a
+// container; shown returns what is on its terminal.
+func awaitCreation(t *testing.T, cmd *exec.Cmd, w string, shown func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !bytes.Contains(readAll(t, w+"/host/log/pct.log"), []byte("create")); {
+		if time.Now().After(deadline) {
+			cmd.Process.Kill()
+			t.Fatalf("nothing is created:\n%s", shown())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Ctrl-C at a terminal ends the programs, and not phoenix-view: it tells how the run
+// has ended, and the log has it.
+func TestInterruptAtATerminal(t *testing.T) {
+	w := t.TempDir()
+	log := filepath.Join(w, "log", "events.jsonl")
+	cmd, terminal := atATerminal(t, w, log)
 	var shown syncBuffer
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		io.Copy(&shown, terminal) // until the terminal is gone
 	}()
-	for deadline := time.Now().Add(time.Minute); !bytes.Contains(readAll(t, w+"/host/log/pct.log"), []byte("create")); {
-		if time.Now().After(deadline) {
-			cmd.Process.Kill()
-			t.Fatalf("nothing is created:\n%s", shown.String())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	awaitCreation(t, cmd, w, shown.String)
 	if _, err := terminal.Write([]byte{3}); err != nil {
 		t.Fatal(err)
 	}
@@ -71,27 +86,9 @@ func TestInterruptAtATerminal(t *testing.T) {
 // has how it has ended, and the next run can begin.
 func TestTerminalThatIsGone(t *testing.T) {
 	w := t.TempDir()
-	if err := makeHost(w); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(repo, "scripts", "phoenix"))
-	cmd.Dir = w
 	log := filepath.Join(w, "log", "events.jsonl")
-	cmd.Env = []string{"TERM=xterm", "PHX_LOG=" + log, "PHX_LAB_DELAY=0.3"}
-	for name, value := range environment(w) {
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 80, Rows: 24})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(time.Minute); !bytes.Contains(readAll(t, w+"/host/log/pct.log"), []byte("create")); {
-		if time.Now().After(deadline) {
-			cmd.Process.Kill()
-			t.Fatal("nothing is created")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	cmd, terminal := atATerminal(t, w, log)
+	awaitCreation(t, cmd, w, func() string { return "" })
 	terminal.Close()
 	cmd.Wait()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGHUP {
