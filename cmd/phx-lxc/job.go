@@ -46,7 +46,8 @@ type job struct {
 	config      func() (*config.Text, error) // the file of the plan
 	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
-	host        *pve.Host // in a dry run: one with a preview
+	fetch       func(*scripts.Script) // what a feature script needs
+	host        *pve.Host             // in a dry run: one with a preview
 	ct          *pve.Container
 	stage       string     // what is being done, for errors
 	doing       string     // what of the stage, where ct.stage is to tell more than that; see begins
