@@ -72,7 +72,8 @@ type survey struct {
 	host    *pve.Host
 	jobs    []*job
 	wrong   []error // for each job, why its container cannot be worked on
-	listed  error   // why it is not known which containers run
+	known   map[int]string // states of all containers
+	listed  error          // why they are not known
 	guests  func() ([]pve.Guest, error)
 	storage func() (map[string]pve.StorageStatus, error)
 }
