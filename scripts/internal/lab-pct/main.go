@@ -1,7 +1,8 @@
 // Pct is the lab's stand-in for the pct of Proxmox VE: the same sub-commands, options, messages,
 // exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
 //
-// Called as pvesm, it stands in for that, too, and is not in the log.
+// Called as pvesm, it stands in for that, too, and is not in the log. Called as lxc-attach, it is
+// that of the fake's containers.
 //
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
@@ -20,6 +21,8 @@
 //	lock/pve-config-ID.lock  held while a configuration is changed
 //	lock/firewall.nft        the rules that are in force
 //	log/pct.log              one line per call: time, exit status, milliseconds, arguments
+//	log/attach.log           the same of the calls of lxc-attach (fake only)
+//	proc/net/unix            fake only: a line for each container that runs, as in /proc/net/unix
 //
 // Further environment variables:
 //
@@ -27,9 +30,10 @@
 //	                  or fake (no containers at all, for tests)
 //	PHX_LAB_EXEC      fake only: the program that stands for the inside of every container; exec
 //	                  runs it as PROGRAM CTID COMMAND ARG…, with PHX_LAB_KEEP_ENV=0 or 1 added
-//	PHX_LAB_DELAY     seconds that every call sleeps first
+//	PHX_LAB_DELAY     seconds that every call sleeps first, but for those of lxc-attach
 //	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
-//	                  work as if a tool had failed, hang there until a signal comes, or are killed there
+//	                  work as if a tool had failed, hang there until a signal comes, or are killed there;
+//	                  exec is lxc-attach, too
 //	PHX_LAB_HA        which pct status or list that finds an HA-managed container in another state than
 //	                  it should have changes it first: 2 if unset, 0 for none
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
@@ -195,8 +199,8 @@ func main() {
 	go func() {
 		for range 4 { // then pct loses its patience with its worker
 			s := <-signals
-			passed <- s
 			cancel(signalled{s.(syscall.Signal)})
+			passed <- s
 		}
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}()
@@ -222,9 +226,6 @@ func main() {
 			fmt.Fprintln(os.Stderr, msg)
 		}
 	}
-	if isPVESM() {
-		os.Exit(status)
-	}
 	if err := l.log(start, status, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
 	}
@@ -237,11 +238,20 @@ func main() {
 	os.Exit(status)
 }
 
-// isPVESM reports whether this program is called as pvesm.
-func isPVESM() bool { return filepath.Base(os.Args[0]) == "pvesm" }
+// calledAs is the program that this one stands in for: pct, pvesm or lxc-attach.
+func calledAs() string {
+	switch name := filepath.Base(os.Args[0]); name {
+	case "pvesm", "lxc-attach":
+		return name
+	}
+	return "pct"
+}
 
 // run runs one command line.
 func (l *lab) run(args []string) error {
+	if calledAs() == "lxc-attach" {
+		return l.attach(args)
+	}
 	if s := os.Getenv("PHX_LAB_DELAY"); s != "" {
 		seconds, err := strconv.ParseFloat(s, 64)
 		if err != nil {
@@ -251,7 +261,7 @@ func (l *lab) run(args []string) error {
 			return err
 		}
 	}
-	if isPVESM() {
+	if calledAs() == "pvesm" {
 		return l.pvesm(args)
 	}
 	if err := l.setBackend(); err != nil {
@@ -370,7 +380,11 @@ func (c *call) fault() error {
 
 // log appends the line of a finished call.
 func (l *lab) log(start time.Time, status int, args []string) error {
-	path := filepath.Join(l.dir, "log", "pct.log")
+	name := map[string]string{"pct": "pct.log", "lxc-attach": "attach.log"}[calledAs()]
+	if name == "" {
+		return nil
+	}
+	path := filepath.Join(l.dir, "log", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}

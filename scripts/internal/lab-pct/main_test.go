@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pct": main})
+	testscript.Main(m, map[string]func(){"pct": main, "lxc-attach": main})
 }
 
 func TestScripts(t *testing.T) {
