@@ -62,12 +62,8 @@ type filter struct {
 
 // Flags are the options of a filter.
 func Flags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-		&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
-		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
-	}
+	return append(pve.Flags(),
+		&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}})
 }
 
 // Run runs the program as a filter over stdin and stdout.
@@ -78,12 +74,14 @@ func Run(c *cli.Context, program Program) error {
 		return err
 	case !isFilter:
 		return cmdline.Usagef("unknown command %q", c.Args().First())
-	case c.Duration("timeout") <= 0:
-		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
+	}
+	host, err := pve.FromFlags(c)
+	if err != nil {
+		return err
 	}
 	f := &filter{
 		program: program,
-		host:    &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		host:    host,
 		scripts: scripts.FromFlag(c),
 	}
 	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
