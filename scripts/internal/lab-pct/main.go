@@ -2,15 +2,16 @@
 // exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
 //
 // Called as pvesm, it stands in for that, too, and is not in the log. Called as lxc-attach, it is
-// that of the fake's containers.
+// that of the fake's containers. Called as pve-daemons, it stays, and does what Proxmox's daemons do.
 //
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
-//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
+//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them,
+//	                         and so does pve-daemons
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
-//	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
+//	pve/priv/lock/NAME/      locks of the cluster: every call, and pve-daemons, removes those that are older than 120 s
 //	pve/local                a link to nodes/NODE, where the node has another name than the host
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
@@ -34,8 +35,8 @@
 //	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
 //	                  work as if a tool had failed, hang there until a signal comes, or are killed there;
 //	                  exec is lxc-attach, too
-//	PHX_LAB_HA        which pct status or list that finds an HA-managed container in another state than
-//	                  it should have changes it first: 2 if unset, 0 for none
+//	PHX_LAB_HA        which pct status or list, or look of pve-daemons, that finds an HA-managed container
+//	                  in another state than it should have changes it first: 2 if unset, 0 for none
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
 package main
 
@@ -238,10 +239,10 @@ func main() {
 	os.Exit(status)
 }
 
-// calledAs is the program that this one stands in for: pct, pvesm or lxc-attach.
+// calledAs is the program that this one stands in for: pct, pvesm, lxc-attach or pve-daemons.
 func calledAs() string {
 	switch name := filepath.Base(os.Args[0]); name {
-	case "pvesm", "lxc-attach":
+	case "pvesm", "lxc-attach", "pve-daemons":
 		return name
 	}
 	return "pct"
@@ -267,6 +268,9 @@ func (l *lab) run(args []string) error {
 	if err := l.setBackend(); err != nil {
 		return err
 	}
+	if calledAs() == "pve-daemons" {
+		return l.daemons()
+	}
 	if len(args) == 0 {
 		return die(255, "%s", usageAll("no command specified"))
 	}
@@ -286,7 +290,7 @@ func (l *lab) run(args []string) error {
 	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
 		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
 	}
-	l.freeClusterLocks(120 * time.Second)
+	l.freeClusterLocks(staleAfter)
 	if err := l.applyFirewall(); err != nil {
 		return err
 	}
