@@ -71,7 +71,7 @@ type survey struct {
 	*round
 	host    *pve.Host
 	jobs    []*job
-	wrong   []error // for each job, why its container cannot be worked on
+	wrong   []error        // for each job, why its container cannot be worked on
 	known   map[int]string // states of all containers
 	listed  error          // why they are not known
 	guests  func() ([]pve.Guest, error)
