@@ -2,9 +2,10 @@
 # Usage: . phoenix_assets.sh
 #        bash phoenix_assets.sh fetch NAME…
 #
-# Functions of the feature scripts, which run on the Proxmox host: programs with a verified checksum, and the one
-# pct exec that puts them into a container. With fetch, it gets programs for scripts that will run later, and verifies
-# them; phx-lxc does so for the scripts that name theirs in a line "# Assets: NAME…" of the comment at their top.
+# Functions of the feature scripts, which run on the Proxmox host: programs with a verified checksum, and the one call
+# of pct exec, or of what it becomes, that puts them into a container. With fetch, it gets programs for scripts that will
+# run later, and verifies them; phx-lxc does so for the scripts that name theirs in a line "# Assets: NAME…" of the
+# comment at their top.
 #
 #   phoenix_feature NAME "$@"     checks the arguments CTID [CA_URL]; sets ctid
 #   phoenix_asset NAME ARCH       prints the path of a verified program; beside it lies a SHA256SUMS that lists it
@@ -12,15 +13,21 @@
 #                                 prints behind "| "
 #   phoenix_install SCRIPT NAME…  puts programs into the container's /usr/local/bin, where their checksums are verified,
 #                                 then runs SCRIPT there
+#   phoenix_inside COMMAND…       runs a command as root in the container, and shows what it prints in the same way
 #
 # Environment:
 #   PHX_PCT             the pct to run; default pct
+#   PHX_ATTACH          direct: into the container by lxc-attach, without pct; else, and unset, by pct exec
+#   PHX_LXC_PATH        of direct: where LXC keeps the containers; default /var/lib/lxc
+#   PHX_PROC            of direct: where the kernel shows the host's sockets; default /proc
+#   PHX_PVE_ROOT        of direct: Proxmox VE's files; default /etc/pve
 #   PHX_ASSETS          directory that holds programs and their SHA256SUMS, or pinned release archives; unset: the
 #                       releases of phoenix_assets.tsv are downloaded
 #   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
 #   PHX_CACHE           directory where downloaded releases are kept, for root alone; default /var/cache/phx
 #
-# pct gets the variables PHX_… and PHOENIX_…, those of proxies and a few others, and nothing else of the environment.
+# pct and lxc-attach get the variables PHX_… and PHOENIX_…, those of proxies and a few others, and nothing else of the
+# environment.
 
 shopt -s inherit_errexit # set -e counts in $(…) too
 umask 022
@@ -308,11 +315,31 @@ waitpid $pid, 0 and $status = $? if !defined $status;
 exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 '
 
+# What pct exec does is to see that the container is there and runs, and to become lxc-attach: PHX_ATTACH=direct does the
+# same, with the same words.
+phoenix_inside() {
+	local attach=("${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" --)
+	local root=${PHX_PVE_ROOT:-/etc/pve} path=${PHX_LXC_PATH:-/var/lib/lxc} proc=${PHX_PROC:-/proc}
+	if [[ ${PHX_ATTACH:-pct} == direct ]]; then
+		if [[ ! -e $root/lxc/$ctid.conf ]]; then
+			printf "| Configuration file 'nodes/%s/lxc/%s.conf' does not exist\n" \
+				"$(basename "$(readlink "$root/local" || hostname -s)")" "$ctid" >&2
+			return 2
+		fi
+		if [[ $(<"$proc/net/unix")$'\n' != *" @$path/$ctid/command"$'\n'* ]]; then
+			printf "| container '%s' not running!\n" "$ctid" >&2
+			return 255
+		fi
+		attach=(lxc-attach -n "$ctid" --clear-env --)
+		[[ $path == /var/lib/lxc ]] || attach=(lxc-attach -P "$path" "${attach[@]:1}")
+	fi
+	phoenix_quote timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${attach[@]}" "$@"
+}
+
 phoenix_exec() {
 	local script=$1 status=0
 	shift
-	phoenix_quote timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" -- \
-		/bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" || status=$?
+	phoenix_inside /bin/sh -c "$phoenix_prelude$script" "$phoenix_label" "$@" || status=$?
 	[[ $status != 124 ]] ||
 		phoenix_die "not done in time: see what it waits for with: ${PHX_PCT:-pct} exec $ctid -- ps -ef"
 	return "$status"

@@ -32,13 +32,39 @@ func (s *survey) root(context.Context) []point {
 	return []point{good("this is root")}
 }
 
-func (s *survey) pct(context.Context) []point {
-	if s.listed != nil {
-		p := fails(s.listed)
+// pct looks whether pct answers, and, where runs know without it which containers
+// run, whether it says the same.
+func (s *survey) pct(ctx context.Context) []point {
+	failed := func(err error) []point {
+		p := fails(err)
 		p.remedy = cmp.Or(p.remedy, "see what it says, and how long it takes, with: pct list")
 		return []point{p}
 	}
-	return []point{good("pct list answers")}
+	if s.listed != nil {
+		return failed(s.listed)
+	}
+	if !s.host.Direct {
+		return []point{good("pct list answers")}
+	}
+	byPCT := *s.host
+	byPCT.Direct = false
+	before := s.known
+	theirs, err := byPCT.List(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	after, err := s.host.List(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	for ctid, state := range after {
+		if state == before[ctid] && state != theirs[ctid] { // it was not started or stopped just now
+			return []point{bad("have runs ask pct, with PHX_ATTACH=pct, and report this to phx's developers",
+				"container %d is %s for pct list, and %s by LXC's socket", ctid,
+				cmp.Or(theirs[ctid], "missing"), state)}
+		}
+	}
+	return []point{good("pct list answers, and says what runs know without it")}
 }
 
 // oldestPCT is the first version of pve-container whose pct exec knows --keep-env,

@@ -76,7 +76,12 @@ func build(dir string, flags ...string) (output []byte, err error) {
 			return output, err
 		}
 	}
-	return nil, os.Symlink("pct", filepath.Join(dir, "pvesm"))
+	for _, name := range []string{"pvesm", "lxc-attach"} {
+		if err := os.Symlink("pct", filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // full reports whether much is to be tried, as scripts/test does, and not just
@@ -137,6 +142,8 @@ func environment(w string) map[string]string {
 		"PHX_LAB_EXEC":    w + "/inside",
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
+		"PHX_ATTACH":      "pct",
+		"PHX_LXC_PATH":    w + "/host/lxc",
 		"PHX_PROC":        w + "/host/proc",
 		"PHX_SYSROOT":     w + "/host/root",
 		"PHX_SUBUID":      w + "/subuid",
@@ -154,7 +161,7 @@ func environment(w string) map[string]string {
 // for the inside of the containers.
 func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
-		"host/storage/lab", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
+		"host/storage/lab", "host/proc/net", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
@@ -172,6 +179,7 @@ func makeHost(w string) error {
 			"/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w +
 			"/host/storage/lab\n\tcontent rootdir\n",
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
+		"host/proc/net/unix":                    "Num       RefCount Protocol Flags    Type St Inode Path\n",
 		"phoenix_lxc_configs.json":              config,
 		"subuid":                                "root:100000:65536\n",
 		"subgid":                                "root:100000:65536\nroot:44:1\n0:33:2\n",
