@@ -185,9 +185,9 @@ func setMark(text []byte, name, value string) []byte {
 	head, rest := firstSection(text)
 	var lines []string
 	for l := range strings.Lines(string(head)) {
-		m := rawLine.FindStringSubmatch(strings.TrimRight(l, "\r\n"))
-		if m != nil && m[1] == "lxc.group" && strings.HasPrefix(m[2], markPrefix(name)) {
-			if value == "" || m[2] != markPrefix(name)+value {
+		raw, _ := parseRaw(l)
+		if raw.Key == "lxc.group" && strings.HasPrefix(raw.Value, markPrefix(name)) {
+			if value == "" || raw.Value != markPrefix(name)+value {
 				continue
 			}
 			value = "" // it is there already

@@ -445,7 +445,10 @@ func rewriteNotes(text []byte, notes string) []byte {
 // noteOf returns the text of a line of notes.
 func noteOf(line string) (note string, ok bool) {
 	note, ok = strings.CutPrefix(strings.TrimRight(line, "\r\n"), "#")
-	return decode(note), ok
+	if !ok {
+		return "", false
+	}
+	return decode(note), true
 }
 
 // signed notes that the record of container ctid has been signed.
