@@ -109,9 +109,12 @@ phoenix_find() { # NAME ARCH
 	if [[ ! -d $kept ]]; then
 		(umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
 		exec {phoenix_lock}>>"$kept.lock"
-		flock -w 600 "$phoenix_lock" ||
-			phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
-				"find it with: fuser -v $kept.lock"
+		if ! flock -n "$phoenix_lock"; then
+			printf '%s: waits for the download of %s, which is under way\n' "$phoenix_label" "$name" >&2
+			flock -w 600 "$phoenix_lock" ||
+				phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
+					"find it with: fuser -v $kept.lock"
+		fi
 		[[ -d $kept ]] || phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
 		exec {phoenix_lock}>&-
 	fi

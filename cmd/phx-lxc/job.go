@@ -25,6 +25,7 @@ type options struct {
 	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	subUID, subGID                  string     // files with the ids of the host that root may map
 	sysroot                         string     // see --sysroot
+	aptProxy                        string     // for Debian packages in containers; "" for none
 	pctVersion                      string     // of pve-container; "" where that is not known
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool

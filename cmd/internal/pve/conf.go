@@ -59,6 +59,12 @@ func (h *Host) confPaths() (map[int]string, error) {
 	return all, nil
 }
 
+// Exists reports whether a container is on this host, as far as that can be told.
+func (h *Host) Exists(ctid int) bool {
+	_, err := os.Stat(h.confPath(ctid))
+	return err == nil
+}
+
 // ReadConf reads a container's configuration file. The error is an
 // [io/fs.ErrNotExist] when there is no such container on this host.
 func (h *Host) ReadConf(ctid int) (*Conf, error) {
