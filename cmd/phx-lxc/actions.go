@@ -118,13 +118,7 @@ func (j *job) ownHost() *pve.Host {
 
 // emitPreview says what would be done, and reports whether that is anything.
 func (j *job) emitPreview() bool {
-	preview := event.ContainerPreview{
-		CTID: j.c.CTID, Name: j.c.Name, Commands: j.host.Preview.Commands, Files: []event.FileChange{},
-	}
-	j.host.Preview.Diffs(func(path, diff string) {
-		preview.Files = append(preview.Files, event.FileChange{Path: path, Diff: diff})
-	})
-	preview.Changed = len(preview.Commands)+len(preview.Files) > 0
+	preview := j.previewed()
 	if !preview.Changed {
 		j.logf("nothing to do")
 	}
@@ -136,6 +130,18 @@ func (j *job) emitPreview() bool {
 	}
 	j.emit(preview)
 	return preview.Changed
+}
+
+// previewed returns what would be done.
+func (j *job) previewed() event.ContainerPreview {
+	preview := event.ContainerPreview{
+		CTID: j.c.CTID, Name: j.c.Name, Commands: j.host.Preview.Commands, Files: []event.FileChange{},
+	}
+	j.host.Preview.Diffs(func(path, diff string) {
+		preview.Files = append(preview.Files, event.FileChange{Path: path, Diff: diff})
+	})
+	preview.Changed = len(preview.Commands)+len(preview.Files) > 0
+	return preview
 }
 
 // brief returns a command for people, in which a word of many lines, such as a

@@ -62,6 +62,7 @@ type job struct {
 	together    []int      // containers that the plan destroys before it
 	replaces    bool       // the container that is there is destroyed first
 	complete    bool       // it is a template, and nothing more is to be done
+	healthy     bool       // its health checks have succeeded, before what it needs was ready
 	differs     []string   // of a template: what the configuration wants otherwise
 
 	status *event.ContainerStatus // what the action status has found

@@ -69,9 +69,11 @@ type round struct {
 type node struct {
 	done       chan struct{} // closed when it is ready, failed or skipped
 	ready      bool
-	source     cloneSource // for others
-	needs      []int       // those of the plan, once it is planned
-	recreation *recreation // nil unless it is recreated
+	looked     chan struct{} // closed when unchanged is known, unless done is before
+	unchanged  bool          // it runs, and nothing is to be done on it and on what it needs
+	source     cloneSource   // for others
+	needs      []int         // those of the plan, once it is planned
+	recreation *recreation   // nil unless it is recreated
 }
 
 // newRound returns the round of a plan; started is nil for what comes without a
@@ -110,7 +112,7 @@ func (r *round) node(ctid int) *node {
 	defer r.mu.Unlock()
 	n := r.nodes[ctid]
 	if n == nil {
-		n = &node{done: make(chan struct{})}
+		n = &node{done: make(chan struct{}), looked: make(chan struct{})}
 		r.nodes[ctid] = n
 	}
 	return n
@@ -164,6 +166,9 @@ func (r *round) take(planned event.ContainerPlanned) error {
 			needs = nil
 			r.awaitSource(container.CloneFrom, planned.Needs)
 		}
+		if planned.Action == "create" && !r.options.dryRun {
+			r.early(n, j, needs)
+		}
 		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
 			return
@@ -203,6 +208,76 @@ func (r *round) begin() (release func(), ok bool) {
 	}
 }
 
+// early looks, before what a container needs is ready, whether anything is to be
+// done on it. If not, it says that the container runs, and runs its health checks
+// while others are not ready. Nothing is changed. Where there is nothing to wait for,
+// it does not look.
+func (r *round) early(n *node, j *job, needs []int) {
+	looks, unchanged := false, false
+	r.holding(func() {
+		if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
+			unchanged = j.isUnchanged(r.ctx)
+		}
+	})
+	if !looks {
+		return
+	}
+	n.unchanged = unchanged && r.areUnchanged(needs)
+	close(n.looked)
+	if !n.unchanged {
+		return
+	}
+	r.emit(event.ContainerRunning{CTID: j.c.CTID, Name: j.c.Name})
+	if j.hasHealthChecks() && r.anyUnfinished(needs) {
+		r.holding(func() { j.healthy = j.isHealthyAtOnce(r.ctx) })
+	}
+}
+
+// holding does something while it counts as a container at work, unless nothing new
+// may be started.
+func (r *round) holding(do func()) {
+	if release, ok := r.begin(); ok {
+		defer release()
+		do()
+	}
+}
+
+// anyUnfinished reports whether the work on one of these containers goes on.
+func (r *round) anyUnfinished(ids []int) bool {
+	for _, id := range ids {
+		select {
+		case <-r.node(id).done:
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// areUnchanged waits until it is known of each of these containers whether it is
+// ready, or runs and nothing is to be done on it, and reports whether that is so of
+// all. Others must not be told before that a container runs which needs them: what
+// they do with it may be about these, too.
+func (r *round) areUnchanged(ids []int) bool {
+	for _, id := range ids {
+		n := r.node(id)
+		if reason, _ := r.awaitNode(id, n.looked); reason != "" {
+			return false
+		}
+		select {
+		case <-n.done:
+			if !n.ready {
+				return false
+			}
+		default:
+			if !n.unchanged {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // before returns the containers of the plan that a container needs, and those that
 // these need.
 func (r *round) before(ctid int) []int {
@@ -228,26 +303,34 @@ const planBrokeOff = "the plan broke off"
 // the container to blame, if any.
 func (r *round) await(needs []int) (reason string, because int) {
 	for _, need := range needs {
-		n := r.node(need)
-		select {
-		case <-n.done:
-		case <-r.halted:
-			return planBrokeOff, 0
-		case <-r.planned:
-			if n.source.container == nil {
-				return fmt.Sprintf("container %d is needed and not planned", need), need
-			}
-			select {
-			case <-n.done:
-			case <-r.halted:
-				return planBrokeOff, 0
-			}
+		if reason, because := r.awaitNode(need, nil); reason != "" {
+			return reason, because
 		}
-		if !n.ready {
+		if !r.node(need).ready {
 			return fmt.Sprintf("container %d is not ready", need), need
 		}
 	}
 	return "", 0
+}
+
+// awaitNode waits until the work on a container is done, or looked is closed. It
+// returns why that will not be, and the container to blame, if any.
+func (r *round) awaitNode(ctid int, looked <-chan struct{}) (reason string, because int) {
+	n := r.node(ctid)
+	for planned := r.planned; ; planned = nil {
+		select {
+		case <-n.done:
+			return "", 0
+		case <-looked:
+			return "", 0
+		case <-r.halted:
+			return planBrokeOff, 0
+		case <-planned:
+			if n.source.container == nil {
+				return fmt.Sprintf("container %d is needed and not planned", ctid), ctid
+			}
+		}
+	}
 }
 
 // awaitSource waits, where the plan has the source of a clone, until it has been

@@ -93,9 +93,9 @@ func Run(c *cli.Context, program Program) error {
 func (f *filter) run(ctx context.Context) error {
 	p := newPlanState()
 	for {
-		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
-			event.NameContainerPreview, event.NameContainerStatus, event.NameContainerFailed,
-			event.NameContainerSkipped,
+		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned,
+			event.NameContainerRunning, event.NameContainerReady, event.NameContainerPreview, event.NameContainerStatus,
+			event.NameContainerFailed, event.NameContainerSkipped,
 			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint,
 			event.NameNginxReady, event.NameNginxFailed)
 		if err != nil {
