@@ -6,10 +6,8 @@
 # host, with phoenix_assets.sh. The container depends on that of the CA, and has update-ca-certificates (Debian, Alpine,
 # SUSE) or update-ca-trust (Fedora, Arch).
 #
-# Environment:
-#   PHX_CA_ROOTS        the SHA-256 of the pinned roots, joined by commas, as phx-lxc has found them; default: all
-#   PHX_PCT             the pct to run; default pct
-#   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
+# Environment, beside that of phoenix_assets.sh:
+#   PHX_CA_ROOTS  the SHA-256 of the pinned roots, joined by commas, as phx-lxc has found them; default: all
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=/dev/null
@@ -24,8 +22,7 @@ roots=$("$export" roots "${sums[@]}" </dev/null) ||
 
 # Not by phoenix_exec: a container without systemd can trust a CA, too.
 # shellcheck disable=SC2016 # expanded in the container
-phoenix_quote timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${PHX_PCT:-pct}" exec --keep-env 0 "${ctid:?}" -- \
-	/bin/sh -c 'set -eu
+phoenix_inside /bin/sh -c 'set -eu
 say() { echo "$0: $*"; }
 die() { say "$*" >&2; exit 1; }
 umask 077

@@ -30,12 +30,18 @@ Options:
     --accept-new-root HEX  trust the CA's new root, which has this SHA-256, in
                            place of the pinned one; 1: whichever it has
                            (PHX_ACCEPT_NEW_ROOT)
+    --attach auto|direct|pct
+                           go into containers by lxc-attach, without pct, or by
+                           pct exec; default auto: without, where pct is that of
+                           Proxmox VE (PHX_ATTACH)
     --ctid CTID            copy the root out of this container, and read no
                            events
+    --lxc-path DIR         LXC's containers; default /var/lib/lxc (PHX_LXC_PATH)
     --output FILE          copy the root to this file; default phoenix_ca.crt in
                            /usr/local/phoenix_hypervisor/persistent-storage/ssl
                            (PHX_CA_FILE)
     --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --proc DIR             processes; default /proc (PHX_PROC)
     --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
     --rotate-root STEP     take this step of a rotation of the root
                            (PHX_ROTATE_ROOT)
@@ -62,13 +68,10 @@ phx-ca-export(8) has more: man phx-ca-export.
 `
 
 func main() {
-	flags := []cli.Flag{
+	flags := append(pve.Flags(),
 		&cli.IntFlag{Name: "ctid"},
-		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
 		&cli.StringFlag{Name: "accept-new-root", EnvVars: []string{"PHX_ACCEPT_NEW_ROOT"}},
-	}
+	)
 	cmdline.Main(&cli.App{
 		Name:                  "phx-ca-export",
 		CustomAppHelpTemplate: usage,
@@ -98,8 +101,12 @@ func main() {
 
 // newExporter reads the options that all forms have.
 func newExporter(c *cli.Context) (*exporter, error) {
+	host, err := pve.FromFlags(c)
+	if err != nil {
+		return nil, err
+	}
 	e := &exporter{
-		host:   &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		host:   host,
 		path:   c.String("output"),
 		accept: c.String("accept-new-root"),
 		rotate: c.String("rotate-root"),
@@ -110,9 +117,6 @@ func newExporter(c *cli.Context) (*exporter, error) {
 			return nil, cmdline.Usagef("--accept-new-root: %v, or 1 for any root", err)
 		}
 		e.accept = sum
-	}
-	if c.Duration("timeout") <= 0 {
-		return nil, cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
 	}
 	switch e.rotate {
 	case "", cahost.StepTrust, cahost.StepCertificates, cahost.StepDrop:

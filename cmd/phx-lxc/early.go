@@ -36,6 +36,7 @@ func (j *job) isHealthyAtOnce(ctx context.Context) bool {
 	early.quiet, early.stage = true, event.StageHealthCheck
 	early.host = early.ownHost()
 	err := early.probe(ctx, 1)
-	j.begun = early.begun // which is not told again
+	j.stages = early.stages
+	j.stages.End() // it may wait for others now
 	return err == nil
 }

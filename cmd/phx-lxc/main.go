@@ -34,6 +34,10 @@ Options:
     --adopt CTIDS          record the scripts of these containers as run, and
                            do not run them, as in 103,950; 1: of all that are
                            planned (PHX_ADOPT)
+    --attach auto|direct|pct
+                           go into containers by lxc-attach, without pct, or by
+                           pct exec; default auto: without, where pct is that of
+                           Proxmox VE (PHX_ATTACH)
     --download             download templates that are missing (PHX_DOWNLOAD)
     --dry-run              only say what would be done (PHX_DRY_RUN)
     --enforce-firewall     put firewalls in force, also on containers that were
@@ -61,6 +65,7 @@ Options for where things are on the host:
                            /etc/phx (PHX_APPARMOR)
     --apparmor-d DIR       AppArmor profiles of the host; default
                            /etc/apparmor.d (PHX_APPARMOR_D)
+    --lxc-path DIR         LXC's containers; default /var/lib/lxc (PHX_LXC_PATH)
     --pct PROGRAM          run this in place of pct (PHX_PCT)
     --pct-version VERSION  version of pve-container; default the installed one
                            (PHX_PCT_VERSION)
@@ -85,7 +90,7 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-lxc",
 		CustomAppHelpTemplate: usage,
-		Flags: []cli.Flag{
+		Flags: append(pve.Flags(), []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", EnvVars: []string{"PHX_DRY_RUN"}},
 			&cli.BoolFlag{Name: "download", EnvVars: []string{"PHX_DOWNLOAD"}},
 			&cli.BoolFlag{Name: "enforce-firewall", EnvVars: []string{"PHX_ENFORCE_FIREWALL"}},
@@ -97,20 +102,16 @@ func main() {
 			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
 			&cli.StringFlag{Name: "apparmor", Value: cmdline.DefaultAppArmor(), EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
-			&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},
 			&cli.StringFlag{Name: "pvesm", Value: "pvesm", EnvVars: []string{"PHX_PVESM"}},
 			&cli.StringFlag{Name: "qm", Value: "qm", EnvVars: []string{"PHX_QM"}},
-			&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
 			&cli.StringFlag{Name: "pve-lock", Value: "/run/lock/lxc", EnvVars: []string{"PHX_PVE_LOCK"}},
 			&cli.StringFlag{Name: "subuid", Value: "/etc/subuid", EnvVars: []string{"PHX_SUBUID"}},
 			&cli.StringFlag{Name: "subgid", Value: "/etc/subgid", EnvVars: []string{"PHX_SUBGID"}},
-			&cli.StringFlag{Name: "proc", Value: "/proc", EnvVars: []string{"PHX_PROC"}},
 			&cli.StringFlag{Name: "sysroot", Value: "/", EnvVars: []string{"PHX_SYSROOT"}},
 			&cli.StringFlag{Name: "pct-version", EnvVars: []string{"PHX_PCT_VERSION"}},
 			&cli.DurationFlag{Name: "lock-wait", Value: time.Minute, EnvVars: []string{"PHX_LOCK_WAIT"}},
-			&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
-		},
+		}...),
 		Action: provision,
 	})
 }
@@ -124,8 +125,10 @@ func provision(c *cli.Context) error {
 		return cmdline.Usagef("unexpected argument %q: containers are named to phx-plan", c.Args().First())
 	case c.Int("jobs") < 1:
 		return cmdline.Usagef("--jobs %d: must be at least 1", c.Int("jobs"))
-	case c.Duration("timeout") <= 0:
-		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
+	}
+	host, err := pve.FromFlags(c)
+	if err != nil {
+		return err
 	}
 	adopt, err := named(c, "adopt")
 	if err != nil {
@@ -137,11 +140,7 @@ func provision(c *cli.Context) error {
 	}
 	p := &provisioner{
 		options: options{
-			host: pve.Host{
-				PCT: c.String("pct"), PVEAM: c.String("pveam"), PVESM: c.String("pvesm"),
-				PVERoot: c.String("pve-root"), PVELock: c.String("pve-lock"), Proc: c.String("proc"),
-				Timeout: c.Duration("timeout"),
-			},
+			host:           *host,
 			qm:             c.String("qm"),
 			scripts:        scripts.FromFlag(c),
 			adopt:          adopt,
@@ -184,6 +183,9 @@ func named(c *cli.Context, option string) (containers, error) {
 
 // filter does what the plans of the stream ask for, to its end.
 func (p *provisioner) filter(ctx context.Context) error {
+	assets, stop := newFetcher(ctx, p.options)
+	defer stop()
+	p.assets = assets
 	r := p.newRound(ctx, nil)
 	for {
 		ev, err := p.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned)

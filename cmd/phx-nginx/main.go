@@ -20,7 +20,13 @@ container, apply does it, render prints its configuration, and renew renews the
 certificate when that is due.
 
 Options:
+    --attach auto|direct|pct
+                           go into containers by lxc-attach, without pct, or by
+                           pct exec; default auto: without, where pct is that of
+                           Proxmox VE (PHX_ATTACH)
+    --lxc-path DIR         LXC's containers; default /var/lib/lxc (PHX_LXC_PATH)
     --pct PROGRAM          run this in place of pct (PHX_PCT)
+    --proc DIR             processes; default /proc (PHX_PROC)
     --pve-root DIR         Proxmox VE's files; default /etc/pve (PHX_PVE_ROOT)
     --scripts DIRS         find feature scripts in these directories, separated
                            by colons (PHX_SCRIPTS); default /usr/share/phx, and

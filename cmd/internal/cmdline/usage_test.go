@@ -24,7 +24,7 @@ var (
 // The usage text of each program names its flags and their variables, and the manual page also the other variables that
 // the program reads, in whatever package of the module; and neither names anything else.
 func TestUsageNamesEveryFlag(t *testing.T) {
-	shared := sources(t, "../service")
+	ofService, ofHost := sources(t, "../service"), sources(t, "../pve")
 	programs, err := filepath.Glob("../../phx-*/main.go")
 	if err != nil || len(programs) != 6 {
 		t.Fatalf("%q, %v", programs, err)
@@ -41,7 +41,10 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 		}
 		usage, code := string(m[1]), sources(t, filepath.Dir(path))
 		if strings.Contains(code, "service.Flags()") {
-			code += shared
+			code += ofService
+		}
+		if strings.Contains(code, "pve.Flags()") {
+			code += ofHost
 		}
 		flags, variables := map[string]bool{"help": true, "version": true}, map[string]bool{}
 		for _, f := range flagLiteral.FindAllStringSubmatch(code, -1) {

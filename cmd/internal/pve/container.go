@@ -182,8 +182,16 @@ func (c *Container) SnapshotNames() []string {
 // ReleaseLock returns the command that releases the lock of a task that was killed.
 func (c *Container) ReleaseLock() string { return c.Conf.releaseLock(c.CTID) }
 
-// askState asks pct whether the container runs.
+// askState asks whether the container runs.
 func (c *Container) askState(ctx context.Context) error {
+	if c.host.Direct {
+		state, err := c.host.lookAt(c.CTID)
+		if err != nil {
+			return c.host.commandError(Command{Argv: []string{c.host.PCT, "status", c.ID()}}, nil, nil, err)
+		}
+		c.Running = state == "running"
+		return nil
+	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID()}, Reads: true})
 	if err == nil {
 		c.Running = parseStatus(out) == "running"
@@ -602,6 +610,13 @@ func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	since, _ := restartOf(c.Conf)
 	if since == 0 || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
 		return nil
+	}
+	if c.host.Direct {
+		at, found := c.host.startedAt(c.CTID)
+		if !found || at.Before(time.Unix(since+1, 0)) { // since is rounded down
+			return nil
+		}
+		return c.forgetRestart(ctx)
 	}
 	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
 	if err != nil {

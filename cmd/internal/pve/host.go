@@ -39,6 +39,11 @@ type Host struct {
 	PVELock string // where Proxmox VE locks its files; "" for /run/lock/lxc
 	Proc    string // the host's processes; "" for /proc
 
+	// Direct says that ways into containers go through lxc-attach, and that states
+	// come from files: without pct, which does the same and takes half a second.
+	Direct  bool
+	LXCPath string // where LXC has its containers; "" for [DefaultLXCPath]
+
 	// Preview, if set, gets each command instead of its being run, but for those
 	// that only read, and each change of a file instead of its being made.
 	Preview *Preview
@@ -85,6 +90,10 @@ type Command struct {
 	Env    []string  // added to the environment
 	Label  string    // what to call the command in an error; "": its arguments
 	Reads  bool      // it changes nothing
+
+	// ctid and inner are the container and the command of an [Host.Exec].
+	ctid  int
+	inner []string
 
 	// Guest says that what it prints may be the words of a container, or of
 	// whoever wrote a script: they are quoted, and no hint is made of them.
@@ -179,7 +188,8 @@ func (e *CommandError) Error() string {
 	}
 	reason, rest := blame(output)
 	var exit *exec.ExitError
-	if reason == "" || !errors.As(e.Err, &exit) {
+	var refused *refusal
+	if reason == "" || !errors.As(e.Err, &exit) && !errors.As(e.Err, &refused) {
 		reason, rest = e.Err.Error(), nonEmpty(output)
 	}
 	text := append([]string{e.Label + ": " + reason}, rest...)
@@ -229,6 +239,12 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 	if !c.Reads {
 		h.begins("")
 	}
+	argv := c.Argv
+	if h.Direct && c.ctid != 0 {
+		if argv, err = h.attach(c); err != nil {
+			return nil, nil, h.commandError(c, nil, nil, err)
+		}
+	}
 	limit := c.MaxStdout
 	if limit == 0 && c.Stdout == nil && !c.Guest {
 		limit = process.MaxList
@@ -239,7 +255,7 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 		patience = taskPatience
 	}
 	stdout, stderr, err := process.Run(ctx, process.Command{
-		Argv: c.Argv, Env: append(environment(), c.Env...),
+		Argv: argv, Env: append(environment(), c.Env...),
 		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
 		MaxStdout: limit, Survive: !c.Guest, NoKill: task,
 		Timeout: h.timeout(c), Patience: patience,
@@ -252,6 +268,11 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 		}
 		return stdout, stderr, nil
 	}
+	return nil, nil, h.commandError(c, stdout, stderr, err)
+}
+
+// commandError returns the error of a command that has failed with err.
+func (h *Host) commandError(c Command, stdout, stderr []byte, err error) error {
 	if timedOut := (*process.TimedOut)(nil); errors.As(err, &timedOut) && timedOut.Limit == h.limit() {
 		cause := fmt.Errorf("%w (--timeout or PHX_TIMEOUT gives it more)", timedOut)
 		if still := (*process.StillRuns)(nil); errors.As(err, &still) {
@@ -262,7 +283,10 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		wayOut := "run this on the Proxmox VE host"
-		if c.Argv[0] == h.PCT {
+		switch {
+		case h.Direct && c.ctid != 0:
+			wayOut += ", or have pct exec used: PHX_ATTACH=pct"
+		case c.Argv[0] == h.PCT:
 			wayOut += ", or name pct's place in PHX_PCT"
 		}
 		err = remedy.Errorf(wayOut, "%w", err)
@@ -278,9 +302,12 @@ func (h *Host) run(ctx context.Context, c Command) (_, _ []byte, err error) {
 			stdout = nil // a flood explains nothing
 		}
 	}
+	if refused := (*refusal)(nil); errors.As(err, &refused) {
+		stderr = []byte(refused.said + "\n")
+	}
 	stderr = stderr[max(0, len(stderr)-room):]
 	stdout = stdout[max(0, len(stdout)-(room-len(stderr))):]
-	return nil, nil, &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
+	return &CommandError{Label: label, Output: string(stdout) + string(stderr), Guest: c.Guest, Err: err}
 }
 
 // maxWarnings is how many lines of warnings a command may have.
@@ -351,16 +378,23 @@ func (h *Host) pctCommand(args ...string) Command {
 // Exec returns the command that runs argv inside a container: as root, with
 // an environment of PATH, TERM and container only, its exit status that of
 // argv. Its stdin is /dev/null until the caller sets another.
+//
+// Its Argv, which errors and previews show, is that of pct exec, also where
+// lxc-attach is run.
 func (h *Host) Exec(ctid int, argv ...string) Command {
 	return Command{
 		Argv:  append([]string{h.PCT, "exec", "--keep-env", "0", strconv.Itoa(ctid), "--"}, argv...),
 		Guest: true,
+		ctid:  ctid, inner: argv,
 	}
 }
 
 // List returns the state ("running", "stopped") of every container of the
 // host, by CTID.
 func (h *Host) List(ctx context.Context) (map[int]string, error) {
+	if h.Direct {
+		return h.lookAtAll()
+	}
 	out, err := h.Run(ctx, Command{Argv: []string{h.PCT, "list"}, Reads: true})
 	if err != nil {
 		return nil, err

@@ -12,32 +12,35 @@ import (
 )
 
 // runsSince reports whether a container certainly has not been started at or
-// after since: that is so where LXC's own process for it is found, and is older.
-// Looking for it takes milliseconds; a call of pct takes half a second.
+// after since.
 func (h *Host) runsSince(ctid int, since time.Time) bool {
-	proc := h.Proc
-	if proc == "" {
-		proc = "/proc"
-	}
+	at, found := h.startedAt(ctid)
+	return found && at.Before(since)
+}
+
+// startedAt returns when a container was started, where LXC's own process for it is
+// found. Looking for it takes milliseconds; a call of pct takes half a second.
+func (h *Host) startedAt(ctid int) (at time.Time, found bool) {
 	var boot unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
-		return false
+		return at, false
 	}
 	booted := time.Now().Add(-time.Duration(boot.Nano()))
-	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
-	older := false
+	dirs, _ := filepath.Glob(filepath.Join(h.proc(), "[0-9]*"))
 	for _, dir := range dirs {
 		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || !isMonitor(string(line), strconv.Itoa(ctid)) || !ofThisHost(proc, dir) {
+		if err != nil || !isMonitor(string(line), strconv.Itoa(ctid)) || !ofThisHost(h.proc(), dir) {
 			continue
 		}
 		hundredths, err := strconv.ParseInt(begun(dir), 10, 64)
-		if err != nil || !booted.Add(time.Duration(hundredths)*10*time.Millisecond).Before(since) {
-			return false
+		if err != nil {
+			return at, false
 		}
-		older = true
+		if start := booted.Add(time.Duration(hundredths) * 10 * time.Millisecond); start.After(at) {
+			at, found = start, true
+		}
 	}
-	return older
+	return at, found
 }
 
 // isMonitor reports whether a command line is that of LXC's process for a

@@ -18,9 +18,16 @@ import (
 // added to its environment. What the script prints, which is mostly what the
 // container says, goes to log.
 func (h *Host) RunFeature(ctx context.Context, log io.Writer, env []string, argv ...string) error {
+	way := "pct"
+	if h.Direct {
+		way = "direct"
+	}
 	return h.runScript(ctx, log, Command{
-		Argv:     argv,
-		Env:      append([]string{"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot}, env...),
+		Argv: argv,
+		Env: append([]string{
+			"PHX_PCT=" + h.PCT, "PHX_PVE_ROOT=" + h.PVERoot,
+			"PHX_ATTACH=" + way, "PHX_LXC_PATH=" + h.lxcPath(), "PHX_PROC=" + h.proc(),
+		}, env...),
 		Guest:    true,
 		Patience: 10 * time.Second,
 	})

@@ -62,12 +62,8 @@ type filter struct {
 
 // Flags are the options of a filter.
 func Flags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "pct", Value: "pct", EnvVars: []string{"PHX_PCT"}},
-		&cli.StringFlag{Name: "pve-root", Value: "/etc/pve", EnvVars: []string{"PHX_PVE_ROOT"}},
-		&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
-		&cli.DurationFlag{Name: "timeout", Value: pve.DefaultTimeout, EnvVars: []string{"PHX_TIMEOUT"}},
-	}
+	return append(pve.Flags(),
+		&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}})
 }
 
 // Run runs the program as a filter over stdin and stdout.
@@ -78,12 +74,14 @@ func Run(c *cli.Context, program Program) error {
 		return err
 	case !isFilter:
 		return cmdline.Usagef("unknown command %q", c.Args().First())
-	case c.Duration("timeout") <= 0:
-		return cmdline.Usagef("--timeout %s: must be more than 0", c.Duration("timeout"))
+	}
+	host, err := pve.FromFlags(c)
+	if err != nil {
+		return err
 	}
 	f := &filter{
 		program: program,
-		host:    &pve.Host{PCT: c.String("pct"), PVERoot: c.String("pve-root"), Timeout: c.Duration("timeout")},
+		host:    host,
 		scripts: scripts.FromFlag(c),
 	}
 	f.stream = event.NewStream(os.Stdin, os.Stdout, f.fail)
@@ -150,7 +148,7 @@ func (f *filter) finish(p *planState) {
 	p.gatewayReady.set(false)
 	f.work.Wait()
 	if why := p.missing(); why != "" {
-		f.reportFailure(p.container.CTID, p.container.Name, "join", why)
+		f.reportFailure(p.container.Name, event.ServiceFailed{CTID: p.container.CTID, Stage: "join", Error: why})
 	}
 }
 
@@ -202,7 +200,9 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		if answer != nil && answer.Stage != "" {
 			stage = answer.Stage
 		}
-		f.reportFailure(t.CTID, t.Container.Name, stage, err.Error())
+		f.reportFailure(t.Container.Name, event.ServiceFailed{
+			CTID: t.CTID, Stage: stage, Error: err.Error(), Stages: t.stages.Took(),
+		})
 		return
 	}
 	for _, change := range t.changes {
@@ -217,6 +217,7 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		Changes: append(append([]string{}, t.changes...), answer.Changes...),
 
 		Certificates: events(answer.Certificates), ElapsedMS: time.Since(start).Milliseconds(),
+		Stages: t.stages.Took(),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))
@@ -226,9 +227,9 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 	f.emit(f.program.Ready(ready))
 }
 
-func (f *filter) reportFailure(ctid int, name, stage, why string) {
-	f.fail(fmt.Errorf("%d %s: %s: %s", ctid, name, stage, why))
-	f.emit(f.program.Failed(event.ServiceFailed{CTID: ctid, Stage: stage, Error: why}))
+func (f *filter) reportFailure(name string, failed event.ServiceFailed) {
+	f.fail(fmt.Errorf("%d %s: %s: %s", failed.CTID, name, failed.Stage, failed.Error))
+	f.emit(f.program.Failed(failed))
 }
 
 func (f *filter) emit(body event.Body) {

@@ -34,9 +34,9 @@ func (c *call) status() error {
 		return outside(err)
 	}
 	status := "stopped"
-	pid := c.backend.pid(c.vmid)
-	if pid != 0 {
-		status = "running"
+	pid := 0
+	if c.running() {
+		status, pid = "running", c.backend.pid(c.vmid)
 	}
 	if !c.p.bool("verbose") {
 		fmt.Fprintf(c.stdout, "status: %s\n", status)

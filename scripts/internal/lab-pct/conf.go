@@ -144,8 +144,11 @@ func (l *lab) lockedFile(name string, f func() error) error {
 	}
 }
 
+// staleAfter is the age at which a lock of the cluster is free.
+const staleAfter = 120 * time.Second
+
 // freeClusterLocks does what the file system of a real /etc/pve does when a lock is asked for: one
-// of a program that died is free after 120 s. Its age is that of the directory: whoever waits for
+// of a program that died is free after two minutes. Its age is that of the directory: whoever waits for
 // it sets its other times.
 func (l *lab) freeClusterLocks(expiry time.Duration) {
 	locks, _ := filepath.Glob(filepath.Join(l.dir, "pve", "priv", "lock", "*"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,21 +13,58 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
-// fakeBackend has no containers: one "runs" while a file says so.
+// fakeBackend has no containers: one "runs" while proc/net/unix has its line.
 type fakeBackend struct{ *lab }
 
 func (b *fakeBackend) dir(vmid int) string {
 	return filepath.Join(b.lab.dir, "lxc", strconv.Itoa(vmid))
 }
 
-func (b *fakeBackend) state(vmid int) string { return filepath.Join(b.dir(vmid), "running") }
+// sockets is the file that shows the sockets at which LXC's monitors take commands, one for each
+// container that runs.
+func (b *fakeBackend) sockets() string { return filepath.Join(b.lab.dir, "proc/net/unix") }
+
+func (b *fakeBackend) socket(vmid int) string { return "@" + b.dir(vmid) + "/command" }
 
 func (b *fakeBackend) running(vmid int) bool {
-	_, err := os.Stat(b.state(vmid))
-	return err == nil
+	data, err := os.ReadFile(b.sockets())
+	return err == nil && bytes.Contains(data, []byte(" "+b.socket(vmid)+"\n"))
+}
+
+// setRunning adds a container's socket, or removes it.
+func (b *fakeBackend) setRunning(vmid int, on bool) error {
+	if err := os.MkdirAll(filepath.Dir(b.sockets()), 0o755); err != nil {
+		return err
+	}
+	lock, err := os.Open(filepath.Dir(b.sockets()))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(b.sockets())
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = []byte("Num       RefCount Protocol Flags    Type St Inode Path\n"), nil
+	}
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	for line := range strings.Lines(string(data)) {
+		if !strings.HasSuffix(line, " "+b.socket(vmid)+"\n") {
+			out.WriteString(line)
+		}
+	}
+	if on {
+		fmt.Fprintf(&out, "%016x: 00000002 00000000 00010000 0001 01 %d %s\n", vmid, vmid, b.socket(vmid))
+	}
+	return renameio.WriteFile(b.sockets(), out.Bytes(), 0o444)
 }
 
 func (b *fakeBackend) pid(vmid int) int {
@@ -37,7 +75,7 @@ func (b *fakeBackend) pid(vmid int) int {
 }
 
 func (b *fakeBackend) uptime(vmid int) time.Duration {
-	info, err := os.Stat(b.state(vmid))
+	info, err := os.Stat(b.proc(vmid))
 	if err != nil {
 		return 0
 	}
@@ -119,7 +157,7 @@ func (b *fakeBackend) start(conf *config) error {
 	if err := b.process(conf.vmid); err != nil {
 		return err
 	}
-	return os.WriteFile(b.state(conf.vmid), nil, 0o644)
+	return b.setRunning(conf.vmid, true)
 }
 
 // proc is where the fake's processes are seen, as in /proc.
@@ -152,7 +190,7 @@ func (b *fakeBackend) process(vmid int) error {
 
 func (b *fakeBackend) stop(vmid int) error {
 	os.RemoveAll(b.proc(vmid))
-	return os.Remove(b.state(vmid))
+	return b.setRunning(vmid, false)
 }
 
 func (b *fakeBackend) shutdown(vmid, _ int) error { return b.stop(vmid) }
@@ -168,7 +206,12 @@ func (b *fakeBackend) exec(vmid int, keepEnv bool, argv []string) error {
 		keep = "1"
 	}
 	cmd.Env = append(os.Environ(), "PHX_LAB_KEEP_ENV="+keep)
-	return b.child(cmd)
+	err := b.child(cmd)
+	var inner innerStatus
+	if errors.As(err, &inner) && b.ctx.Err() == nil {
+		return innerStatus{code: inner.code} // by a signal from inside, which ends lxc-attach with a status
+	}
+	return err
 }
 
 // inside opens a container's disk.

@@ -33,7 +33,11 @@ func (b *lxcBackend) lxc(program string, vmid int, args ...string) []string {
 	return append([]string{program, "-P", b.path(), "-n", strconv.Itoa(vmid)}, args...)
 }
 
-func (b *lxcBackend) running(vmid int) bool { return b.pid(vmid) != 0 }
+// running is what Proxmox has for it: a monitor that takes commands.
+func (b *lxcBackend) running(vmid int) bool {
+	sockets, err := os.ReadFile("/proc/net/unix")
+	return err == nil && bytes.Contains(sockets, []byte(" @"+b.dir(vmid)+"/command\n"))
+}
 
 func (b *lxcBackend) pid(vmid int) int {
 	if _, err := os.Stat(filepath.Join(b.dir(vmid), "config")); err != nil {
@@ -113,6 +117,7 @@ func (b *lxcBackend) writeConfig(conf *config) error {
 	if init := conf.values["entrypoint"]; init != "" {
 		line("lxc.init.cmd", "%s", init)
 	}
+	line("lxc.environment", "TERM=linux")
 	for env := range strings.SplitSeq(conf.values["env"], "\x00") {
 		if env != "" {
 			line("lxc.environment", "%s", env)
@@ -355,9 +360,17 @@ func (b *lxcBackend) stop(vmid int) error {
 	return b.waitStopped(vmid)
 }
 
+// waitStopped waits, as Proxmox does, for the end of the monitor.
 func (b *lxcBackend) waitStopped(vmid int) error {
-	argv := b.lxc("lxc-wait", vmid, "-s", "STOPPED", "-t", "10")
-	return b.tool(argv[0], argv[1:]...)
+	for deadline := time.Now().Add(lockTimeout); b.running(vmid); {
+		if time.Now().After(deadline) {
+			return workerDie("container did not stop")
+		}
+		if err := b.sleep(10 * time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *lxcBackend) shutdown(vmid, timeout int) error {
@@ -381,22 +394,21 @@ func (b *lxcBackend) freeze(vmid int, on bool) error {
 }
 
 func (b *lxcBackend) exec(vmid int, keepEnv bool, command []string) error {
-	env := []string{"--clear-env", "--set-var", "TERM=linux", "--"}
+	env := "--clear-env"
 	if keepEnv {
-		env = []string{"--keep-env", "--"}
+		env = "--keep-env"
 	}
-	argv := b.lxc("lxc-attach", vmid, append(env, command...)...)
+	argv := b.lxc("lxc-attach", vmid, append([]string{env, "--"}, command...)...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	// pct runs with a PATH of its own, which is what a kept environment hands on.
 	cmd.Env = []string{"PATH=/sbin:/bin:/usr/sbin:/usr/bin"}
 	for _, e := range os.Environ() {
 		switch name, _, _ := strings.Cut(e, "="); name {
-		case "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TERM":
+		case "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR":
 		default:
 			cmd.Env = append(cmd.Env, e)
 		}
 	}
-	cmd.Env = append(cmd.Env, "TERM=linux")
 	return b.child(cmd)
 }
 

@@ -1,15 +1,17 @@
 // Pct is the lab's stand-in for the pct of Proxmox VE: the same sub-commands, options, messages,
 // exit statuses and configuration files (pve-container 6.1), traps included, over plain LXC.
 //
-// Called as pvesm, it stands in for that, too, and is not in the log.
+// Called as pvesm, it stands in for that, too, and is not in the log. Called as lxc-attach, it is
+// that of the fake's containers. Called as pve-daemons, it stays, and does what Proxmox's daemons do.
 //
 // It lives in the directory $PHX_LAB_DIR (default /var/lib/phx-lab):
 //
 //	pve/lxc/ID.conf          configuration of container ID, as in /etc/pve/lxc
-//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them
+//	pve/firewall/ID.fw       its firewall file: copied by clone, removed by destroy; every call enforces all of them,
+//	                         and so does pve-daemons
 //	pve/firewall/cluster.fw  the firewall file of the datacenter: without "enable: 1" none is enforced
 //	pve/nodes/NODE/qemu-server/ID.conf  virtual machines, whose IDs are taken
-//	pve/priv/lock/NAME/      locks of the cluster: every call removes those that are older than 120 s
+//	pve/priv/lock/NAME/      locks of the cluster: every call, and pve-daemons, removes those that are older than 120 s
 //	pve/local                a link to nodes/NODE, where the node has another name than the host
 //	pve/storage.cfg          storages "lab" (volumes) and "local" (templates)
 //	pve/ha/resources.cfg     containers that are started and stopped by the stand-in for Proxmox's HA manager
@@ -20,6 +22,8 @@
 //	lock/pve-config-ID.lock  held while a configuration is changed
 //	lock/firewall.nft        the rules that are in force
 //	log/pct.log              one line per call: time, exit status, milliseconds, arguments
+//	log/attach.log           the same of the calls of lxc-attach (fake only)
+//	proc/net/unix            fake only: a line for each container that runs, as in /proc/net/unix
 //
 // Further environment variables:
 //
@@ -27,11 +31,12 @@
 //	                  or fake (no containers at all, for tests)
 //	PHX_LAB_EXEC      fake only: the program that stands for the inside of every container; exec
 //	                  runs it as PROGRAM CTID COMMAND ARG…, with PHX_LAB_KEEP_ENV=0 or 1 added
-//	PHX_LAB_DELAY     seconds that every call sleeps first
+//	PHX_LAB_DELAY     seconds that every call sleeps first, but for those of lxc-attach
 //	PHX_LAB_FAIL      "start 103;exec 101 hang;clone 102 kill": these calls fail in the middle of their
-//	                  work as if a tool had failed, hang there until a signal comes, or are killed there
-//	PHX_LAB_HA        which pct status or list that finds an HA-managed container in another state than
-//	                  it should have changes it first: 2 if unset, 0 for none
+//	                  work as if a tool had failed, hang there until a signal comes, or are killed there;
+//	                  exec is lxc-attach, too
+//	PHX_LAB_HA        which pct status or list, or look of pve-daemons, that finds an HA-managed container
+//	                  in another state than it should have changes it first: 2 if unset, 0 for none
 //	PHX_LAB_READONLY  1: every call that would change something ends with status 99
 package main
 
@@ -195,8 +200,8 @@ func main() {
 	go func() {
 		for range 4 { // then pct loses its patience with its worker
 			s := <-signals
-			passed <- s
 			cancel(signalled{s.(syscall.Signal)})
+			passed <- s
 		}
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}()
@@ -222,9 +227,6 @@ func main() {
 			fmt.Fprintln(os.Stderr, msg)
 		}
 	}
-	if isPVESM() {
-		os.Exit(status)
-	}
 	if err := l.log(start, status, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "pct: writing the lab's log:", err)
 	}
@@ -237,11 +239,20 @@ func main() {
 	os.Exit(status)
 }
 
-// isPVESM reports whether this program is called as pvesm.
-func isPVESM() bool { return filepath.Base(os.Args[0]) == "pvesm" }
+// calledAs is the program that this one stands in for: pct, pvesm, lxc-attach or pve-daemons.
+func calledAs() string {
+	switch name := filepath.Base(os.Args[0]); name {
+	case "pvesm", "lxc-attach", "pve-daemons":
+		return name
+	}
+	return "pct"
+}
 
 // run runs one command line.
 func (l *lab) run(args []string) error {
+	if calledAs() == "lxc-attach" {
+		return l.attach(args)
+	}
 	if s := os.Getenv("PHX_LAB_DELAY"); s != "" {
 		seconds, err := strconv.ParseFloat(s, 64)
 		if err != nil {
@@ -251,11 +262,14 @@ func (l *lab) run(args []string) error {
 			return err
 		}
 	}
-	if isPVESM() {
+	if calledAs() == "pvesm" {
 		return l.pvesm(args)
 	}
 	if err := l.setBackend(); err != nil {
 		return err
+	}
+	if calledAs() == "pve-daemons" {
+		return l.daemons()
 	}
 	if len(args) == 0 {
 		return die(255, "%s", usageAll("no command specified"))
@@ -276,7 +290,7 @@ func (l *lab) run(args []string) error {
 	if os.Getenv("PHX_LAB_READONLY") == "1" && !slices.Contains(readOnly, cmd.name) {
 		return die(99, "pct: refused by PHX_LAB_READONLY: pct %s", quote(args))
 	}
-	l.freeClusterLocks(120 * time.Second)
+	l.freeClusterLocks(staleAfter)
 	if err := l.applyFirewall(); err != nil {
 		return err
 	}
@@ -370,7 +384,11 @@ func (c *call) fault() error {
 
 // log appends the line of a finished call.
 func (l *lab) log(start time.Time, status int, args []string) error {
-	path := filepath.Join(l.dir, "log", "pct.log")
+	name := map[string]string{"pct": "pct.log", "lxc-attach": "attach.log"}[calledAs()]
+	if name == "" {
+		return nil
+	}
+	path := filepath.Join(l.dir, "log", name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}

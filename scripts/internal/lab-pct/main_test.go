@@ -11,7 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pct": main})
+	testscript.Main(m, map[string]func(){"pct": main, "lxc-attach": main, "pve-daemons": main})
 }
 
 func TestScripts(t *testing.T) {
@@ -73,14 +73,14 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// awaitfor TEXT FILE: wait until the file holds the text.
-func await(ts *testscript.TestScript, _ bool, args []string) {
+// [!] awaitfor TEXT FILE: wait until the file holds the text, or does not.
+func await(ts *testscript.TestScript, neg bool, args []string) {
 	for range 500 {
 		data, _ := os.ReadFile(ts.MkAbs(args[1]))
-		if strings.Contains(string(data), args[0]) {
+		if strings.Contains(string(data), args[0]) != neg {
 			return
 		}
 		ts.Check(ts.Exec("sleep", "0.02"))
 	}
-	ts.Fatalf("%s never held %q", args[1], args[0])
+	ts.Fatalf("%s: waited in vain for %q", args[1], args[0])
 }

@@ -167,7 +167,7 @@ func TestChangedWhileWaiting(t *testing.T) {
 	h := converged(t, nil)
 	h.configure(map[string]any{"memory_mb": 640})
 	h.bash("$PHX_PCT set 500 --lock backup")
-	release := "rm host/lxc/500/running; sed -i 's/^memory: .*/memory: 640/; /^lock: /d' " + conf500
+	release := "sed -i '/500.command/d' host/proc/net/unix; sed -i 's/^memory: .*/memory: 640/; /^lock: /d' " + conf500
 	if said, calls, status := h.phxAwaiting(release, "create"); status != 0 || calls != "start 500\n" {
 		t.Errorf("status %d, calls\n%s\n%s", status, calls, said)
 	}

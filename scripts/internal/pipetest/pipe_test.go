@@ -76,7 +76,12 @@ func build(dir string, flags ...string) (output []byte, err error) {
 			return output, err
 		}
 	}
-	return nil, os.Symlink("pct", filepath.Join(dir, "pvesm"))
+	for _, name := range []string{"pvesm", "lxc-attach"} {
+		if err := os.Symlink("pct", filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // full reports whether much is to be tried, as scripts/test does, and not just
@@ -137,6 +142,8 @@ func environment(w string) map[string]string {
 		"PHX_LAB_EXEC":    w + "/inside",
 		"PHX_PVE_ROOT":    w + "/host/pve",
 		"PHX_PVE_LOCK":    w + "/host/lock",
+		"PHX_ATTACH":      "pct",
+		"PHX_LXC_PATH":    w + "/host/lxc",
 		"PHX_PROC":        w + "/host/proc",
 		"PHX_SYSROOT":     w + "/host/root",
 		"PHX_SUBUID":      w + "/subuid",
@@ -154,7 +161,7 @@ func environment(w string) map[string]string {
 // for the inside of the containers.
 func makeHost(w string) error {
 	for _, dir := range []string{"host/pve/lxc", "host/pve/firewall", "host/storage/local/template/cache",
-		"host/storage/lab", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
+		"host/storage/lab", "host/proc/net", "host/root/sys/class/net/vmbr0/bridge", "scripts", "ca", "ssl"} {
 		if err := os.MkdirAll(filepath.Join(w, dir), 0o755); err != nil {
 			return err
 		}
@@ -172,6 +179,7 @@ func makeHost(w string) error {
 			"/host/storage/local\n\tcontent vztmpl\n\nbtrfs: lab\n\tpath " + w +
 			"/host/storage/lab\n\tcontent rootdir\n",
 		"host/storage/local/template/cache/debian-12-standard_12.12-1_amd64.tar.zst": "",
+		"host/proc/net/unix":                    "Num       RefCount Protocol Flags    Type St Inode Path\n",
 		"phoenix_lxc_configs.json":              config,
 		"subuid":                                "root:100000:65536\n",
 		"subgid":                                "root:100000:65536\nroot:44:1\n0:33:2\n",
@@ -208,6 +216,7 @@ part_of_hosts() {
 	fi
 }
 case "$*" in
+/bin/true) ;;
 *" phx-ca-export")
 	while read -r command path rest; do
 		case $command:$path in
@@ -316,16 +325,27 @@ func certificates(dir string) error {
 }
 
 // stages FILE CTID [PROGRAM:STAGE…] checks what a stream tells of the work on a
-// container, in this order: each ct.stage, and "warning" in the place of a stage.
+// container, in this order: each ct.stage, and "warning" in the place of a stage. The
+// result of each program has to name the same stages.
 func stages(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: stages FILE CTID [PROGRAM:STAGE…]")
 	}
+	programs := map[string]string{
+		"ct.ready": "phx-lxc", "ct.failed": "phx-lxc", "ca.exported": "phx-ca-export", "ca.failed": "phx-ca-export",
+		"nginx.ready": "phx-nginx", "nginx.failed": "phx-nginx",
+		"traefik.ready": "phx-traefik", "traefik.failed": "phx-traefik",
+	}
 	var have []string
+	told := map[string][]string{} // by program
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
 		var ev struct {
 			Event, Program, Stage string
 			CTID                  int
+			Stages                []struct {
+				Stage string
+				MS    *int64
+			}
 		}
 		if err := json.Unmarshal([]byte(line), &ev); err != nil {
 			ts.Fatalf("not an event: %q", line)
@@ -334,8 +354,22 @@ func stages(ts *testscript.TestScript, neg bool, args []string) {
 		case strconv.Itoa(ev.CTID) != args[1]:
 		case ev.Event == "ct.stage":
 			have = append(have, ev.Program+":"+ev.Stage)
+			told[ev.Program] = append(told[ev.Program], ev.Stage)
 		case ev.Event == "warning":
 			have = append(have, ev.Program+":warning")
+		case programs[ev.Event] != "":
+			var measured []string
+			for _, s := range ev.Stages {
+				if s.MS == nil || *s.MS < 0 {
+					ts.Fatalf("%s: a stage that is not measured: %q", ev.Event, line)
+				}
+				measured = append(measured, s.Stage)
+			}
+			if program := programs[ev.Event]; !slices.Equal(measured, told[program]) {
+				ts.Fatalf("%s: %s has measured %q, and has told %q", ev.Event, program, measured, told[program])
+			} else {
+				delete(told, program)
+			}
 		}
 	}
 	if !slices.Equal(have, args[2:]) {

@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pct": pct, "curl": curl, "phx-ca-export": export})
+	testscript.Main(m, map[string]func(){"pct": pct, "lxc-attach": attach, "curl": curl, "phx-ca-export": export})
 }
 
 // TestScripts runs testdata/*.txtar. $SCRIPTS is the directory of the scripts under test.
@@ -55,24 +55,47 @@ func TestScripts(t *testing.T) {
 // PHX_TEST_STDIN=short passes on half of it. With PHX_TEST_ROOT it runs the script for real, with the container's
 // places moved below that directory.
 func pct() {
-	work := os.Getenv("PHX_TEST_WORK")
-	var line []string
-	for _, arg := range os.Args[1:] {
-		line = append(line, strconv.Quote(arg))
-	}
-	log, err := os.OpenFile(work+"/pct.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	check(err)
-	_, err = fmt.Fprintln(log, strings.Join(line, " "))
-	check(err)
+	record("pct.log")
 	if len(os.Args) < 10 || strings.Join(os.Args[1:4], " ") != "exec --keep-env 0" ||
 		strings.Join(os.Args[5:8], " ") != "-- /bin/sh -c" {
 		check(fmt.Errorf("pct: not the one call that is expected: %q", os.Args[1:]))
 	}
-	script := os.Args[8]
+	inside(os.Args[8], os.Args[9:])
+}
+
+// attach is lxc-attach: it does the same, and records its arguments in $WORK/attach.log.
+func attach() {
+	record("attach.log")
+	args := os.Args[1:]
+	if len(args) > 2 && args[0] == "-P" {
+		args = args[2:]
+	}
+	if len(args) < 8 || args[0] != "-n" || strings.Join(args[2:6], " ") != "--clear-env -- /bin/sh -c" {
+		check(fmt.Errorf("lxc-attach: not the one call that is expected: %q", os.Args[1:]))
+	}
+	inside(args[6], args[7:])
+}
+
+// record adds the arguments of this program to a log.
+func record(name string) {
+	var line []string
+	for _, arg := range os.Args[1:] {
+		line = append(line, strconv.Quote(arg))
+	}
+	log, err := os.OpenFile(os.Getenv("PHX_TEST_WORK")+"/"+name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	check(err)
+	_, err = fmt.Fprintln(log, strings.Join(line, " "))
+	check(err)
+}
+
+// inside is what happens in the container.
+func inside(script string, args []string) {
+	work := os.Getenv("PHX_TEST_WORK")
 	check(os.WriteFile(work+"/inner.sh", []byte(script), 0o600))
 
 	var stdin []byte
 	if os.Getenv("PHX_TEST_STDIN") != "none" {
+		var err error
 		stdin, err = io.ReadAll(os.Stdin)
 		check(err)
 		check(os.WriteFile(work+"/stdin", stdin, 0o600))
@@ -86,7 +109,7 @@ func pct() {
 		if !strings.Contains(moved, root+"/run/phx.lock") {
 			check(errors.New("pct: this is not a script whose places are known: not running it on this machine"))
 		}
-		cmd := exec.Command("/bin/sh", append([]string{"-c", moved}, os.Args[9:]...)...)
+		cmd := exec.Command("/bin/sh", append([]string{"-c", moved}, args...)...)
 		cmd.Env = []string{"PATH=" + work + "/stubs:/usr/bin:/bin", "WORK=" + work}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), os.Stdout, os.Stderr
 		_ = cmd.Run()
