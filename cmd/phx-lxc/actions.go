@@ -60,7 +60,7 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 		j.fail(err)
 		return false, err
 	}
-	return j.succeed(act, start), nil
+	return j.succeed(act, start.Add(j.waited)), nil
 }
 
 // look finds out how the container is.
@@ -78,6 +78,13 @@ func (j *job) look() error {
 
 // fail reports the error with which the work on the container has ended.
 func (j *job) fail(err error) {
+	if waits := (*unready)(nil); errors.As(err, &waits) {
+		j.logf("skipped: %v", err)
+		j.emit(event.ContainerSkipped{
+			CTID: j.c.CTID, Name: j.c.Name, Reason: err.Error(), Because: waits.because, Created: true,
+		})
+		return
+	}
 	j.logf("%s: %v", j.stage, err)
 	j.emit(event.ContainerFailed{
 		CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error(), Stages: j.stages.Took(),

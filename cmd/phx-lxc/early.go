@@ -14,17 +14,32 @@ func (j *job) inPreview() *job {
 	p := *j
 	p.quiet = true
 	p.options.dryRun, p.options.lockWait = true, 0
+	p.cloned = func() {}
 	p.once = func(_ string, _ func(), do func() error) error { return do() } // the work itself is still to be done
 	return &p
 }
 
-// isUnchanged reports whether the container runs and nothing is to be done on it.
-func (j *job) isUnchanged(ctx context.Context) bool {
+// foresee reports whether the container does not exist, and whether it runs and
+// nothing is to be done on it.
+func (j *job) foresee(ctx context.Context) (missing, unchanged bool) {
 	p := j.inPreview()
-	if p.look() != nil || !p.ct.Running || p.converge(ctx) != nil {
-		return false
+	if p.look() != nil {
+		return false, false
 	}
-	return len(p.changes) == 0 && len(p.due) == 0 && !p.previewed().Changed
+	if p.ct.Conf == nil {
+		return true, false
+	}
+	if !p.ct.Running || p.converge(ctx) != nil {
+		return false, false
+	}
+	return false, len(p.changes) == 0 && len(p.due) == 0 && !p.previewed().Changed
+}
+
+// canMake reports whether the container does not exist, and nothing is foreseen to
+// keep it from being made.
+func (j *job) canMake(ctx context.Context) bool {
+	p := j.inPreview()
+	return p.look() == nil && p.ct.Conf == nil && p.converge(ctx) == nil
 }
 
 func (j *job) hasHealthChecks() bool { return j.c.HealthCheck != nil || len(j.c.HealthChecks) > 0 }

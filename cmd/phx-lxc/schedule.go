@@ -74,6 +74,8 @@ type node struct {
 	unchanged  bool          // it runs, and nothing is to be done on it and on what it needs
 	source     cloneSource   // for others
 	needs      []int         // those of the plan, once it is planned
+	cloned     chan struct{} // closed when no clone of it is to be made, or not yet
+	hasCloned  func()        // closes cloned
 	recreation *recreation   // nil unless it is recreated
 }
 
@@ -113,7 +115,8 @@ func (r *round) node(ctid int) *node {
 	defer r.mu.Unlock()
 	n := r.nodes[ctid]
 	if n == nil {
-		n = &node{done: make(chan struct{}), looked: make(chan struct{})}
+		n = &node{done: make(chan struct{}), looked: make(chan struct{}), cloned: make(chan struct{})}
+		n.hasCloned = sync.OnceFunc(func() { close(n.cloned) })
 		r.nodes[ctid] = n
 	}
 	return n
@@ -138,7 +141,8 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	j := &job{
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
 		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
-		fetch: r.run.assets.fetch,
+		fetch: r.run.assets.fetch, pause: r.pause, cloned: n.hasCloned,
+		turn: func() func() { return r.turn(ctid, container.CloneFrom) },
 	}
 	if act.looks { // by a preview, and without waiting
 		j.options.dryRun, j.options.restart, j.options.lockWait = true, false, 0
@@ -162,10 +166,12 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	n.needs = planned.Needs
 	if planned.Action == "recreate" {
 		n.recreation = &recreation{checked: make(chan struct{}), gone: make(chan struct{})}
+		n.hasCloned() // others do not wait for it
 	}
 	r.mu.Unlock()
 	r.run.work.Go(func() {
 		defer close(n.done)
+		defer n.hasCloned()
 		if n.recreation != nil {
 			r.recreate(n, j, planned.Needs)
 			return
@@ -175,8 +181,8 @@ func (r *round) take(planned event.ContainerPlanned) error {
 			needs = nil
 			r.awaitSource(container.CloneFrom, planned.Needs)
 		}
-		if planned.Action == "create" && !r.options.dryRun {
-			r.early(n, j, needs)
+		if planned.Action == "create" && !r.options.dryRun && r.early(n, j, needs) {
+			needs = nil
 		}
 		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
@@ -217,29 +223,61 @@ func (r *round) begin() (release func(), ok bool) {
 	}
 }
 
-// early looks, before what a container needs is ready, whether anything is to be
-// done on it. If not, it says that the container runs, and runs its health checks
-// while others are not ready. Nothing is changed. Where there is nothing to wait for,
-// it does not look.
-func (r *round) early(n *node, j *job, needs []int) {
-	looks, unchanged := false, false
+// early looks, before what a container needs is ready, what is to be done on it. If
+// nothing is, it says that the container runs, and runs its health checks while others
+// are not ready. If it is still to be made, and can be, early waits for its clone
+// source, and reports that this can be done now. Nothing is changed here. Where there
+// is nothing to wait for, it does not look.
+func (r *round) early(n *node, j *job, needs []int) (makes bool) {
+	looks, missing, unchanged := false, false, false
 	r.holding(func() {
 		if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
-			unchanged = j.isUnchanged(r.ctx)
+			missing, unchanged = j.foresee(r.ctx)
 		}
 	})
 	if !looks {
-		return
+		return false
 	}
 	n.unchanged = unchanged && r.areUnchanged(needs)
 	close(n.looked)
+	if missing && !r.anyUnfinished(needs) {
+		return false
+	}
+	if missing && r.canMake(j, needs) {
+		j.await = func() (reason string, because int) {
+			if start := time.Now(); r.anyUnfinished(needs) {
+				j.begins("waiting for what it needs")
+				j.pause(func() { r.await(needs) })
+				j.waited = time.Since(start)
+			}
+			return r.await(needs)
+		}
+		return true
+	}
+	n.hasCloned()
 	if !n.unchanged {
-		return
+		return false
 	}
 	r.emit(event.ContainerRunning{CTID: j.c.CTID, Name: j.c.Name})
 	if j.hasHealthChecks() && r.anyUnfinished(needs) {
 		r.holding(func() { j.healthy = j.isHealthyAtOnce(r.ctx) })
 	}
+	return false
+}
+
+// canMake waits until a missing container can be made, if it is a clone, and reports
+// whether it can: nothing in that may fail for what is still to be done on others.
+func (r *round) canMake(j *job, needs []int) (can bool) {
+	if source := j.c.CloneFrom; source != 0 {
+		if !slices.Contains(needs, source) {
+			return false
+		}
+		if reason, _ := r.await([]int{source}); reason != "" {
+			return false
+		}
+	}
+	r.holding(func() { can = j.canMake(r.ctx) })
+	return can
 }
 
 // holding does something while it counts as a container at work, unless nothing new
@@ -249,6 +287,70 @@ func (r *round) holding(do func()) {
 		defer release()
 		do()
 	}
+}
+
+// pause waits for something while others may be worked on in the place of a container
+// at work.
+func (r *round) pause(wait func()) {
+	<-r.run.jobs
+	wait()
+	r.run.jobs <- struct{}{}
+}
+
+// turn returns what waits until a container may be cloned: until those clones of its
+// source are made that others need, unless it is one of these. It returns nil where
+// there is nothing to wait for.
+func (r *round) turn(ctid, source int) (wait func()) {
+	var before []*node
+	select {
+	case <-r.planned: // what others need is known then
+		if before = r.clonedBefore(ctid, source); len(before) == 0 {
+			return nil
+		}
+	default:
+	}
+	return func() {
+		select {
+		case <-r.planned:
+			before = r.clonedBefore(ctid, source)
+		case <-r.halted:
+			return
+		}
+		for _, n := range before {
+			select {
+			case <-n.cloned:
+			case <-r.halted:
+				return
+			}
+		}
+	}
+}
+
+// clonedBefore returns the containers of the plan that are to be cloned from a source
+// before another one, and are not yet. The plan is complete.
+func (r *round) clonedBefore(ctid, source int) (nodes []*node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	needed := map[int]bool{}
+	for _, n := range r.nodes {
+		for _, id := range n.needs {
+			needed[id] = true
+		}
+	}
+	if needed[ctid] {
+		return nil
+	}
+	for id, n := range r.nodes {
+		if !needed[id] || n.source.container == nil || n.source.container.CloneFrom != source {
+			continue
+		}
+		select {
+		case <-n.cloned:
+		default:
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
 }
 
 // anyUnfinished reports whether the work on one of these containers goes on.

@@ -275,12 +275,13 @@ type ContainerFailed struct {
 const StageHealthCheck = "health check"
 
 // ContainerSkipped is written by phx-lxc for a container on which nothing was
-// done, and by phx-plan for one that it has left out of the plan for a mistake.
+// done, or which was made and not started, and by phx-plan for one that it has left out of the plan for a mistake.
 type ContainerSkipped struct {
 	CTID    int    `json:"ctid"`
 	Name    string `json:"name"`
 	Reason  string `json:"reason"`
 	Because int    `json:"because,omitempty"` // the container that is not ready, or wrong; 0 when it is not for one
+	Created bool   `json:"created,omitempty"` // it was made, and not started
 }
 
 // CAExported is written by phx-ca-export when the file at Path holds the root

@@ -101,7 +101,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 		if ours {
 			p.notReady = "was skipped: " + body.Reason
 			// Without another container, what is there is mended as far as that goes.
-			p.ready = p.ready || body.Because != 0 && exists(body.CTID)
+			p.ready = p.ready || body.Because != 0 && !body.Created && exists(body.CTID)
 		}
 	case event.CAExported:
 		if p.plan.CA == nil || body.CTID != p.plan.CA.CTID {
