@@ -19,20 +19,13 @@ func (j *job) inPreview() *job {
 	return &p
 }
 
-// foresee reports whether the container does not exist, and whether it runs and
-// nothing is to be done on it.
-func (j *job) foresee(ctx context.Context) (missing, unchanged bool) {
+// isUnchanged reports whether the container runs and nothing is to be done on it.
+func (j *job) isUnchanged(ctx context.Context) bool {
 	p := j.inPreview()
-	if p.look() != nil {
-		return false, false
+	if p.look() != nil || !p.ct.Running || p.converge(ctx) != nil {
+		return false
 	}
-	if p.ct.Conf == nil {
-		return true, false
-	}
-	if !p.ct.Running || p.converge(ctx) != nil {
-		return false, false
-	}
-	return false, len(p.changes) == 0 && len(p.due) == 0 && !p.previewed().Changed
+	return len(p.changes) == 0 && len(p.due) == 0 && !p.previewed().Changed
 }
 
 // canMake reports whether the container does not exist, and nothing is foreseen to

@@ -223,38 +223,28 @@ func (r *round) begin() (release func(), ok bool) {
 	}
 }
 
-// early looks, before what a container needs is ready, what is to be done on it. If
-// nothing is, it says that the container runs, and runs its health checks while others
-// are not ready. If it is still to be made, and can be, early waits for its clone
-// source, and reports that this can be done now. Nothing is changed here. Where there
-// is nothing to wait for, it does not look.
+// early does what can be done before all is ready that a container needs. If it is
+// still to be made, and can be, early waits for its clone source alone, and reports
+// that this can be done now. If nothing is to be done on it, nor on what it needs, it
+// says that the container runs, and runs its health checks while others are not ready.
+// Where there is nothing to wait for, it does not look.
 func (r *round) early(n *node, j *job, needs []int) (makes bool) {
-	looks, missing, unchanged := false, false, false
-	r.holding(func() {
-		if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
-			missing, unchanged = j.foresee(r.ctx)
-		}
-	})
+	if !r.run.options.host.HasConf(j.c.CTID) {
+		return r.makesEarly(n, j, needs)
+	}
+	n.hasCloned()
+	looks := true
+	if r.areUnchanged(needs) {
+		r.holding(func() {
+			if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
+				n.unchanged = j.isUnchanged(r.ctx)
+			}
+		})
+	}
 	if !looks {
 		return false
 	}
-	n.unchanged = unchanged && r.areUnchanged(needs)
 	close(n.looked)
-	if missing && !r.anyUnfinished(needs) {
-		return false
-	}
-	if missing && r.canMake(j, needs) {
-		j.await = func() (reason string, because int) {
-			if start := time.Now(); r.anyUnfinished(needs) {
-				j.begins("waiting for what it needs")
-				j.pause(func() { r.await(needs) })
-				j.waited = time.Since(start)
-			}
-			return r.await(needs)
-		}
-		return true
-	}
-	n.hasCloned()
 	if !n.unchanged {
 		return false
 	}
@@ -263,6 +253,27 @@ func (r *round) early(n *node, j *job, needs []int) (makes bool) {
 		r.holding(func() { j.healthy = j.isHealthyAtOnce(r.ctx) })
 	}
 	return false
+}
+
+// makesEarly reports whether a container is made now, and waits for what else it needs
+// before it is started.
+func (r *round) makesEarly(n *node, j *job, needs []int) bool {
+	if !r.anyUnfinished(needs) {
+		return false
+	}
+	if !r.canMake(j, needs) {
+		n.hasCloned()
+		return false
+	}
+	j.await = func() (reason string, because int) {
+		if start := time.Now(); r.anyUnfinished(needs) {
+			j.begins("waiting for what it needs")
+			j.pause(func() { r.await(needs) })
+			j.waited = time.Since(start)
+		}
+		return r.await(needs)
+	}
+	return true
 }
 
 // canMake waits until a missing container can be made, if it is a clone, and reports
