@@ -395,7 +395,7 @@ func events(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("not an event: %q", line)
 		}
 		switch {
-		case slices.Contains([]string{"ct.planned", "ct.stage", "warning"}, ev.Event),
+		case slices.Contains([]string{"ct.planned", "ct.stage", "ct.running", "warning"}, ev.Event),
 			strings.HasPrefix(ev.Event, "plan."):
 			continue
 		}
