@@ -219,6 +219,7 @@ func TestLab(t *testing.T) {
 	t.Run("Check", l.testCheck)
 	t.Run("PipeByHand", l.testPipeByHand)
 	t.Run("Sessions", func(t *testing.T) { l.testSessions(t, seen) }) // before others give containers features
+	t.Run("Ways", l.testWays)
 	t.Run("Status", l.testStatus)
 	t.Run("Secrets", func(t *testing.T) { l.testSecrets(t, seen) })
 	t.Run("Firewall", l.testFirewall)
