@@ -1,14 +1,18 @@
 # shellcheck shell=bash
 # Usage: . phoenix_assets.sh
+#        bash phoenix_assets.sh fetch NAME…
 #
 # Functions of the feature scripts, which run on the Proxmox host: programs with a verified checksum, and the one call
-# of pct exec, or of what it becomes, that puts them into a container.
+# of pct exec, or of what it becomes, that puts them into a container. With fetch, it gets programs for scripts that will
+# run later, and verifies them; phx-lxc does so for the scripts that name theirs in a line "# Assets: NAME…" of the
+# comment at their top.
 #
 #   phoenix_feature NAME "$@"     checks the arguments CTID [CA_URL]; sets ctid
 #   phoenix_asset NAME ARCH       prints the path of a verified program; beside it lies a SHA256SUMS that lists it
 #   phoenix_exec SCRIPT [ARG…]    runs SCRIPT by sh as root in the container, once that is up; shows each line that it
 #                                 prints behind "| "
-#   phoenix_install SCRIPT NAME…  puts programs into the container's /usr/local/bin, then runs SCRIPT there
+#   phoenix_install SCRIPT NAME…  puts programs into the container's /usr/local/bin, where their checksums are verified,
+#                                 then runs SCRIPT there
 #   phoenix_inside COMMAND…       runs a command as root in the container, and shows what it prints in the same way
 #
 # Environment:
@@ -22,7 +26,8 @@
 #   PHX_SCRIPT_TIMEOUT  how long what runs in the container may take, in seconds; default 1500
 #   PHX_CACHE           directory where downloaded releases are kept, for root alone; default /var/cache/phx
 #
-# pct and lxc-attach get the variables PHX_… and PHOENIX_…, those of proxies and a few others, and nothing else of the environment.
+# pct and lxc-attach get the variables PHX_… and PHOENIX_…, those of proxies and a few others, and nothing else of the
+# environment.
 
 shopt -s inherit_errexit # set -e counts in $(…) too
 umask 022
@@ -70,10 +75,18 @@ phoenix_verify() { # FILE SHA256
 	local found
 	found=$(sha256sum <"$1") || phoenix_die "$1: cannot be read"
 	found=${found%% *}
-	[[ $found == "$2" ]] || phoenix_die "$1: wrong checksum: expected sha256 $2, found $found: nothing was installed"
+	[[ $found == "$2" ]] || phoenix_die "$1: wrong checksum: expected sha256 $2, found $found: it is not installed"
 }
 
 phoenix_asset() {
+	local path
+	path=$(phoenix_find "$@")
+	phoenix_verify "$path" "$(phoenix_sum "$(dirname "$path")" "$1")"
+	printf '%s\n' "$path"
+}
+
+# phoenix_find is phoenix_asset for whoever verifies the program: a release is verified here before it is unpacked.
+phoenix_find() { # NAME ARCH
 	local name=$1 arch=$2 version url sum member archive
 	IFS=$'\t' read -r version url sum member < <(
 		awk -F'\t' -v OFS='\t' -v name="$name" -v arch="$arch" '
@@ -82,10 +95,7 @@ phoenix_asset() {
 	archive=${url##*/}
 
 	if [[ -n ${PHX_ASSETS:-} ]]; then
-		local listed
-		listed=$(phoenix_sum "$PHX_ASSETS" "$name")
-		if [[ -n $listed && -f $PHX_ASSETS/$name ]]; then
-			phoenix_verify "$PHX_ASSETS/$name" "$listed"
+		if [[ -f $PHX_ASSETS/$name && -n $(phoenix_sum "$PHX_ASSETS" "$name") ]]; then
 			printf '%s\n' "$PHX_ASSETS/$name"
 			return
 		fi
@@ -94,26 +104,26 @@ phoenix_asset() {
 				'put one there, or unset PHX_ASSETS to download'
 	fi
 
-	# A release is kept under its pin, so another pin is another directory.
+	# A release is kept under its pin, so another pin is another directory. It appears complete or not at all.
 	local kept=$phoenix_cache/$sum
-	(umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
-	exec {phoenix_lock}<"$phoenix_cache"
-	flock -w 600 "$phoenix_lock" ||
-		phoenix_die "$phoenix_cache: another download has held its lock for 10 minutes:" \
-			"find it with: fuser -v $phoenix_cache"
 	if [[ ! -d $kept ]]; then
-		phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
+		(umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
+		exec {phoenix_lock}>>"$kept.lock"
+		flock -w 600 "$phoenix_lock" ||
+			phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
+				"find it with: fuser -v $kept.lock"
+		[[ -d $kept ]] || phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
+		exec {phoenix_lock}>&-
 	fi
-	exec {phoenix_lock}<&-
-	listed=$(phoenix_sum "$kept" "$name")
-	phoenix_verify "$kept/$name" "${listed:-none}"
+	[[ -f $kept/$name && -n $(phoenix_sum "$kept" "$name") ]] ||
+		phoenix_die "$kept: has no $name listed in its SHA256SUMS: remove this directory"
 	printf '%s\n' "$kept/$name"
 }
 
 # phoenix_release fetches one release archive and unpacks its program into the directory KEPT, which appears complete or
 # not at all.
 phoenix_release() { # TITLE URL ARCHIVE SHA256 MEMBER KEPT
-	local title=$1 url=$2 archive=$3 sum=$4 member=$5 kept=$6 name=${1%% *} new=$phoenix_cache/new file
+	local title=$1 url=$2 archive=$3 sum=$4 member=$5 kept=$6 name=${1%% *} new=$6.new file
 	rm -rf -- "$new"
 	(umask 077 && mkdir "$new")
 	if [[ -n ${PHX_ASSETS:-} ]]; then
@@ -377,16 +387,34 @@ fi
 '
 
 phoenix_install() {
-	local script=$1 arch name path sum size files=() args=()
+	local script=$1 arch name path sum size files=() args=() status=0 i
 	shift
 	arch=$(phoenix_arch)
 	for name in "$@"; do
-		path=$(phoenix_asset "$name" "$arch")
+		path=$(phoenix_find "$name" "$arch")
 		sum=$(phoenix_sum "$(dirname "$path")" "$name")
 		size=$(stat -Lc %s -- "$path")
 		files+=("$path")
 		args+=("$name" "$sum" "$size")
 	done
 	# The receiver stops reading when it needs no more, and checks what it got: its status counts, not that of cat.
-	{ cat -- "${files[@]}" 2>/dev/null || :; } | phoenix_exec "$phoenix_receiver$script" "${args[@]}"
+	{ cat -- "${files[@]}" 2>/dev/null || :; } | phoenix_exec "$phoenix_receiver$script" "${args[@]}" || status=$?
+	if ((status)); then # not before: it takes as long as in the container
+		for i in "${!files[@]}"; do
+			phoenix_verify "${files[i]}" "${args[3 * i + 1]}"
+		done
+	fi
+	return "$status"
 }
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+	if [[ ${1-} != fetch || $# -lt 2 ]]; then
+		echo 'usage: bash phoenix_assets.sh fetch NAME…' >&2
+		exit 2
+	fi
+	set -euo pipefail
+	phoenix_arch=$(phoenix_arch)
+	for phoenix_name in "${@:2}"; do
+		phoenix_asset "$phoenix_name" "$phoenix_arch" >/dev/null
+	done
+fi

@@ -9,6 +9,8 @@
 #   PHX_DOMAIN        the domain of the services
 #   PHX_SERVICE_NAME  the name of the container's traefik_service, below the domain
 #   PHX_SERVICE_PORT  the port of the container's traefik_service
+#
+# Assets: step-ca step
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=/dev/null

@@ -3,6 +3,8 @@
 #
 # Installs traefik as /usr/local/bin/traefik, and adds the system user traefik. Runs on the Proxmox host, with the
 # environment variables of phoenix_assets.sh.
+#
+# Assets: traefik
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"

@@ -116,6 +116,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	name, err := canAsk(ev)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, name))
 	logf := func(format string, args ...any) { cmdline.Logf("%s: %s", label, fmt.Sprintf(format, args...)) }
+	var stages event.Stages
 	o := cahost.Options{
 		Settings: &settings,
 		Rotate:   e.rotate,
@@ -123,7 +124,9 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		Log:      logf,
 		Warn:     func(format string, args ...any) { e.warn(ctid, label, fmt.Sprintf(format, args...)) },
 		Begins: func(stage string) {
-			e.emit(event.ContainerStage{CTID: ctid, Program: cmdline.Name(), Stage: stage})
+			if stages.Begins(stage) {
+				e.emit(event.ContainerStage{CTID: ctid, Program: cmdline.Name(), Stage: stage})
+			}
 		},
 	}
 	var x *exported
@@ -132,7 +135,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	}
 	if err != nil {
 		e.fail(fmt.Errorf("%s: %w", label, err))
-		e.emit(event.CAFailed{CTID: ctid, Error: err.Error()})
+		e.emit(event.CAFailed{CTID: ctid, Error: err.Error(), Stages: stages.Took()})
 		if x, err = e.fromHost(ctx); err != nil {
 			e.fail(fmt.Errorf("%s: nothing is exported from the host either: %w", label, err))
 			return
@@ -149,6 +152,7 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 		CTID: ctid, Path: e.path, SHA256: x.Pin.Primary, Also: x.Pin.Also, CAURL: settings.URL(),
 		Changed: x.changed || len(x.Changes) > 0, FromHost: x.fromHost,
 		Subject: x.Roots[0].Subject.CommonName, NotAfter: x.Roots[0].NotAfter.UTC(),
+		Stages: stages.Took(),
 	}
 	if !x.fromHost {
 		done.Known = &event.CAKnows{Hosts: pve.Hash(x.Hosts), Neighbours: pve.Hash(x.Neighbours)}

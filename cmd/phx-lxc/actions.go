@@ -79,7 +79,9 @@ func (j *job) look() error {
 // fail reports the error with which the work on the container has ended.
 func (j *job) fail(err error) {
 	j.logf("%s: %v", j.stage, err)
-	j.emit(event.ContainerFailed{CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error()})
+	j.emit(event.ContainerFailed{
+		CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error(), Stages: j.stages.Took(),
+	})
 }
 
 // succeed reports the result of an action that has been carried out. toDo is that
@@ -156,6 +158,7 @@ func (j *job) isReady(elapsed time.Duration) event.Body {
 		Changed: len(j.changes) > 0, Changes: j.changes,
 		RestartRequired: j.ct.RestartRequired(), ApplicationScript: j.c.ApplicationScript,
 		NotInForce: j.notInForce, TemplateDiffers: j.differs, ElapsedMS: elapsed.Milliseconds(),
+		Stages: j.stages.Took(),
 	}
 }
 

@@ -105,13 +105,12 @@ func (r *round) survey(ctx context.Context) *survey {
 	s.host = &host
 	s.guests = sync.OnceValues(host.Guests)
 	s.storage = sync.OnceValues(func() (map[string]pve.StorageStatus, error) { return host.StorageStatus(ctx) })
-	var states map[int]string
-	states, s.listed = r.states()
+	s.known, s.listed = r.states()
 	for _, j := range s.jobs {
 		j.changes = []string{}
 		j.host = j.ownHost()
 		j.ct = j.host.Container(j.c.CTID, j.records, j.options.lockWait, j.logf)
-		s.wrong = append(s.wrong, j.ct.Look(states))
+		s.wrong = append(s.wrong, j.ct.Look(s.known))
 	}
 	return s
 }

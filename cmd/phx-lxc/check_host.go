@@ -32,13 +32,39 @@ func (s *survey) root(context.Context) []point {
 	return []point{good("this is root")}
 }
 
-func (s *survey) pct(context.Context) []point {
-	if s.listed != nil {
-		p := fails(s.listed)
+// pct looks whether pct answers, and, where runs know without it which containers
+// run, whether it says the same.
+func (s *survey) pct(ctx context.Context) []point {
+	failed := func(err error) []point {
+		p := fails(err)
 		p.remedy = cmp.Or(p.remedy, "see what it says, and how long it takes, with: pct list")
 		return []point{p}
 	}
-	return []point{good("pct list answers")}
+	if s.listed != nil {
+		return failed(s.listed)
+	}
+	if !s.host.Direct {
+		return []point{good("pct list answers")}
+	}
+	byPCT := *s.host
+	byPCT.Direct = false
+	before := s.known
+	theirs, err := byPCT.List(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	after, err := s.host.List(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	for ctid, state := range after {
+		if state == before[ctid] && state != theirs[ctid] { // it was not started or stopped just now
+			return []point{bad("have runs ask pct, with PHX_ATTACH=pct, and report this to phx's developers",
+				"container %d is %s for pct list, and %s by LXC's socket", ctid,
+				cmp.Or(theirs[ctid], "missing"), state)}
+		}
+	}
+	return []point{good("pct list answers, and says what runs know without it")}
 }
 
 // oldestPCT is the first version of pve-container whose pct exec knows --keep-env,
@@ -163,7 +189,8 @@ func (s *survey) oldManifest() []point {
 // A program is one that feature scripts put into containers.
 type program struct{ name, url, archive, sum string }
 
-// programs looks for the programs that are still to be installed: in PHX_ASSETS,
+// programs looks for the programs that feature scripts name and that are still to be
+// installed: in PHX_ASSETS,
 // among what was downloaded before, or whether they can be downloaded.
 func (s *survey) programs(ctx context.Context) []point {
 	var needed []program
@@ -174,16 +201,18 @@ func (s *survey) programs(ctx context.Context) []point {
 		}
 		for _, feature := range j.c.Features {
 			script, err := j.readFeature(feature)
-			if err != nil || !hasWord(script.Text, "phoenix_install") || j.ct.Record[script.name] == script.hash {
-				continue // it is not there, see scripts; or installs none, or has done so
+			if err != nil || j.ct.Record[script.name] == script.hash {
+				continue // it is not there, see scripts; or has installed them
 			}
-			table := script.Shared("phoenix_assets.tsv")
-			if tables[table] == nil {
-				tables[table] = readAssets(table)
-			}
-			for _, p := range tables[table] {
-				if installs(script.Text, p.name) && !slices.Contains(needed, p) {
-					needed = append(needed, p)
+			for _, a := range s.options.scripts.Assets(script.Script) {
+				table := strings.TrimSuffix(a.Library, ".sh") + ".tsv"
+				if tables[table] == nil {
+					tables[table] = readAssets(table)
+				}
+				for _, p := range tables[table] {
+					if p.name == a.Name && !slices.Contains(needed, p) {
+						needed = append(needed, p)
+					}
 				}
 			}
 		}
@@ -196,17 +225,6 @@ func (s *survey) programs(ctx context.Context) []point {
 		points = append(points, s.checkProgram(ctx, p).named("program %s", p.name))
 	}
 	return points
-}
-
-// installs reports whether a script names a program among those that it installs.
-func installs(text []byte, name string) bool {
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if !strings.HasPrefix(line, "#") && slices.Contains(fields, name) {
-			return true
-		}
-	}
-	return false
 }
 
 // readAssets reads the releases for this host's architecture.

@@ -46,23 +46,24 @@ type job struct {
 	config      func() (*config.Text, error) // the file of the plan
 	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
-	host        *pve.Host // in a dry run: one with a preview
+	fetch       func(*scripts.Script) // what a feature script needs
+	host        *pve.Host             // in a dry run: one with a preview
 	ct          *pve.Container
-	stage       string     // what is being done, for errors
-	doing       string     // what of the stage, where ct.stage is to tell more than that; see begins
-	begun       string     // what ct.stage has told last
-	created     bool       // by this run
-	started     bool       // or restarted, by this run
-	changes     []string   // that this run has made
-	scripts     []script   // that are configured
-	due         []script   // those that have to run
-	adopted     []string   // names of those that were recorded in this run without being run
-	profileHash string     // of the container's own AppArmor profile
-	ownProfiles pve.Hashes // of AppArmor profiles that phx has written for the one before it
-	together    []int      // containers that the plan destroys before it
-	replaces    bool       // the container that is there is destroyed first
-	complete    bool       // it is a template, and nothing more is to be done
-	differs     []string   // of a template: what the configuration wants otherwise
+	stage       string       // what is being done, for errors
+	doing       string       // what of the stage, where ct.stage is to tell more than that; see begins
+	stages      event.Stages // that ct.stage has told
+	created     bool         // by this run
+	started     bool         // or restarted, by this run
+	changes     []string     // that this run has made
+	scripts     []script     // that are configured
+	due         []script     // those that have to run
+	adopted     []string     // names of those that were recorded in this run without being run
+	profileHash string       // of the container's own AppArmor profile
+	ownProfiles pve.Hashes   // of AppArmor profiles that phx has written for the one before it
+	together    []int        // containers that the plan destroys before it
+	replaces    bool         // the container that is there is destroyed first
+	complete    bool         // it is a template, and nothing more is to be done
+	differs     []string     // of a template: what the configuration wants otherwise
 
 	status *event.ContainerStatus // what the action status has found
 	quiet  bool                   // nothing is said of what a run would do
@@ -123,10 +124,9 @@ func (j *job) warn(ctid int, logf pve.Logf, format string, args ...any) {
 // and again after a wait.
 func (j *job) begins(wait string) {
 	stage := cmp.Or(wait, j.doing, j.stage)
-	if j.options.dryRun || stage == j.begun {
+	if j.options.dryRun || !j.stages.Begins(stage) {
 		return
 	}
-	j.begun = stage
 	j.emit(event.ContainerStage{CTID: j.c.CTID, Program: cmdline.Name(), Stage: stage})
 }
 

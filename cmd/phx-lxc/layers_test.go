@@ -16,7 +16,7 @@ import (
 // layers has, for each file, those whose functions, types, fields and constants
 // it may use.
 var layers = map[string]string{
-	"main.go": "schedule.go job.go check.go",
+	"main.go": "schedule.go assets.go job.go check.go",
 	"check.go": "survey.go check_containers.go check_host.go check_storage.go check_network.go schedule.go " +
 		"actions.go recreate.go stages.go create.go mounts.go scripts.go job.go desired.go",
 	"check_containers.go": "survey.go inputs.go job.go desired.go",
@@ -24,7 +24,8 @@ var layers = map[string]string{
 	"check_storage.go":    "survey.go check_containers.go schedule.go template.go job.go volumes.go",
 	"check_network.go":    "survey.go schedule.go job.go firewall.go networks.go",
 	"survey.go":           "schedule.go job.go",
-	"schedule.go":         "recreate.go actions.go stages.go job.go",
+	"schedule.go":         "recreate.go actions.go stages.go assets.go job.go",
+	"assets.go":           "job.go",
 	"recreate.go":         "actions.go stages.go create.go mounts.go scripts.go template.go job.go desired.go",
 	"actions.go":          "status.go stages.go job.go desired.go",
 	"status.go":           "stages.go job.go desired.go",

@@ -183,6 +183,9 @@ func named(c *cli.Context, option string) (containers, error) {
 
 // filter does what the plans of the stream ask for, to its end.
 func (p *provisioner) filter(ctx context.Context) error {
+	assets, stop := newFetcher(ctx, p.options)
+	defer stop()
+	p.assets = assets
 	r := p.newRound(ctx, nil)
 	for {
 		ev, err := p.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned)

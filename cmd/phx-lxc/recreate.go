@@ -135,6 +135,7 @@ func (j *job) destroyToRecreate(ctx context.Context) error {
 	if j.host.Preview != nil {
 		j.host.PreviewDestroy(j.c.CTID)
 	} else {
+		j.stages.End() // it may wait for others now
 		j.emit(event.ContainerRemoved(j.hasChanged()))
 	}
 	j.ownProfiles = j.ct.Before.Hashes(pve.ProfileWord)

@@ -21,6 +21,7 @@ type provisioner struct {
 	stream  *event.Stream
 	jobs    chan struct{} // a token for each container at work
 	work    sync.WaitGroup
+	assets  *fetcher
 
 	mu     sync.Mutex
 	failed bool
@@ -135,6 +136,7 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	j := &job{
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
 		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
+		fetch: r.run.assets.fetch,
 	}
 	if act.looks { // by a preview, and without waiting
 		j.options.dryRun, j.options.restart, j.options.lockWait = true, false, 0
@@ -146,6 +148,13 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		j.options.dryRun = true
 		r.checked = append(r.checked, j)
 		return nil
+	}
+	if planned.Provisions() && !j.options.dryRun {
+		var source *config.Container
+		if j.source != nil {
+			source = j.source.container
+		}
+		r.run.assets.fetchFor(container, source, planned.Action == "recreate")
 	}
 	r.mu.Lock()
 	n.needs = planned.Needs

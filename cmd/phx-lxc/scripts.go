@@ -141,6 +141,13 @@ func (j *job) findDueScripts(context.Context) (err error) {
 			j.warnf("%s: %s is phx's own, and %s, which is of before, is not used", s.name, s.Path, s.Passed)
 		}
 	}
+	if !j.options.dryRun && !j.complete {
+		for _, s := range j.due {
+			if s.feature {
+				j.fetch(s.Script)
+			}
+		}
+	}
 	if len(j.adopted) > 0 {
 		what := strings.Join(j.adopted, ", ")
 		j.warnf("not run, because the container was there before: %s: what is there is taken for their work; "+

@@ -71,8 +71,9 @@ type survey struct {
 	*round
 	host    *pve.Host
 	jobs    []*job
-	wrong   []error // for each job, why its container cannot be worked on
-	listed  error   // why it is not known which containers run
+	wrong   []error        // for each job, why its container cannot be worked on
+	known   map[int]string // states of all containers
+	listed  error          // why they are not known
 	guests  func() ([]pve.Guest, error)
 	storage func() (map[string]pve.StorageStatus, error)
 }

@@ -36,7 +36,11 @@ func WriteOwned(path string, content []byte, mode fs.FileMode, uid, gid int) err
 }
 
 func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File) error) error {
-	RemoveLeftovers(path)
+	base := "." + filepath.Base(path)
+	removeLeftovers(filepath.Dir(path), func(name string) bool {
+		number, ok := strings.CutPrefix(name, base)
+		return ok && number != "" && strings.Trim(number, digits) == ""
+	})
 	f, lock, err := pending(path, mode)
 	if err != nil {
 		return err
@@ -56,7 +60,7 @@ func write(path string, content []byte, mode fs.FileMode, prepare func(*os.File)
 }
 
 // pending makes the temporary file, and locks it for as long as the returned
-// descriptor is open: [RemoveLeftovers] removes only files that are not locked.
+// descriptor is open: removeLeftovers removes only files that are not locked.
 // Between making and locking, another writer may have removed it: then pending
 // tries again.
 //
@@ -85,16 +89,24 @@ func pending(path string, mode fs.FileMode) (f *renameio.PendingFile, lock int, 
 	}
 }
 
-// RemoveLeftovers removes the temporary files that killed writers of path have
-// left, as [Write] does. It is for callers that have nothing to write. Files
-// that cannot be removed stay.
-func RemoveLeftovers(path string) {
-	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)
+// RemoveLeftovers removes the temporary files that killed writers have left in a
+// directory, of files whose names end in suffix, as [Write] does of its own file.
+// It is for callers that may have nothing to write. Files that cannot be removed
+// stay.
+func RemoveLeftovers(dir, suffix string) {
+	removeLeftovers(dir, func(name string) bool {
+		return strings.HasSuffix(strings.TrimRight(name, digits), suffix) && !strings.HasSuffix(name, suffix)
+	})
+}
+
+const digits = "0123456789"
+
+// removeLeftovers removes the temporary files in dir whose names isOne is true of:
+// renameio's form is a dot, the file's name, and a number.
+func removeLeftovers(dir string, isOne func(name string) bool) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		// renameio's form: a number behind the name.
-		number, ok := strings.CutPrefix(e.Name(), prefix)
-		if !ok || number == "" || strings.Trim(number, "0123456789") != "" || !e.Type().IsRegular() {
+		if !strings.HasPrefix(e.Name(), ".") || !isOne(e.Name()) || !e.Type().IsRegular() {
 			continue
 		}
 		name := filepath.Join(dir, e.Name())

@@ -191,6 +191,8 @@ type ContainerReady struct {
 	NotInForce        bool     `json:"firewall_not_in_force,omitempty"`
 	TemplateDiffers   []string `json:"template_differs,omitempty"` // what the file wants otherwise of a template
 	ElapsedMS         int64    `json:"elapsed_ms"`
+
+	Stages []StageTime `json:"stages,omitempty"` // how long each took, in the order in which they began
 }
 
 // ContainerChanged is the form of [ContainerStarted], [ContainerStopped] and
@@ -254,6 +256,8 @@ type ContainerFailed struct {
 	Name  string `json:"name"`
 	Stage string `json:"stage"` // what was being done; see [StageHealthCheck]
 	Error string `json:"error"`
+
+	Stages []StageTime `json:"stages,omitempty"` // as in [ContainerReady]
 }
 
 // StageHealthCheck is the stage of a [ContainerFailed] that is complete but for
@@ -285,6 +289,8 @@ type CAExported struct {
 	NotAfter time.Time `json:"not_after,omitzero"`
 
 	Known *CAKnows `json:"known,omitempty"` // nil where nobody has looked into the container
+
+	Stages []StageTime `json:"stages,omitempty"` // as in [ContainerReady]
 }
 
 // CAKnows is how the CA's container finds the proxy: hashes of what it has.
@@ -298,6 +304,8 @@ type CAKnows struct {
 type CAFailed struct {
 	CTID  int    `json:"ctid"`
 	Error string `json:"error"`
+
+	Stages []StageTime `json:"stages,omitempty"` // as in [ContainerReady]
 }
 
 // CAStatus is written by phx-ca-export for the action status. Nothing is changed.
@@ -343,6 +351,7 @@ type ServiceReady struct {
 
 	Certificates []Certificate `json:"certificates,omitempty"` // by name
 	ElapsedMS    int64         `json:"elapsed_ms"`             // how long the work on it took
+	Stages       []StageTime   `json:"stages,omitempty"`       // as in [ContainerReady]
 }
 
 // Certificate is what a service shows for a name.
@@ -371,6 +380,8 @@ type ServiceFailed struct {
 	CTID  int    `json:"ctid"`
 	Stage string `json:"stage"`
 	Error string `json:"error"`
+
+	Stages []StageTime `json:"stages,omitempty"` // as in [ContainerReady]
 }
 
 type (

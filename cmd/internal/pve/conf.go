@@ -1,7 +1,6 @@
 package pve
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -70,12 +69,44 @@ func (h *Host) ReadConf(ctid int) (*Conf, error) {
 	return ParseConf(data), nil
 }
 
-// Forms of lines as pve-container 6.1 reads them.
+// Forms of lines as pve-container 6.1 reads them. A run reads the file of each container
+// several times: what a line is by its beginning is not left to an expression.
 var (
-	rawLine   = regexp.MustCompile(`^(lxc\.[a-z0-9_\-.]+)(?::|\s*=)\s*(.*?)\s*$`)
-	valueLine = regexp.MustCompile(`^([a-z][a-z_]*\d*):\s*(.*?)\s*$`)
-	section   = regexp.MustCompile(`^\[([^\]]+)\]\s*$`)
+	rawLine    = regexp.MustCompile(`^(lxc\.[a-z0-9_\-.]+)(?::|\s*=)\s*(.*?)\s*$`)
+	optionName = regexp.MustCompile(`^[a-z][a-z_]*\d*$`)
+	section    = regexp.MustCompile(`^\[([^\]]+)\]\s*$`)
 )
+
+// parseRaw reads a raw line.
+func parseRaw(line string) (RawLine, bool) {
+	if !strings.HasPrefix(line, "lxc.") {
+		return RawLine{}, false
+	}
+	if m := rawLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil {
+		return RawLine{m[1], m[2]}, true
+	}
+	return RawLine{}, false
+}
+
+// parseValue reads the line of an option.
+func parseValue(line string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(line, ":")
+	if !ok || !optionName.MatchString(name) {
+		return "", "", false
+	}
+	return name, strings.Trim(value, " \t\n\f\r"), true
+}
+
+// parseSection reads the line at which a section begins.
+func parseSection(line string) (name string, ok bool) {
+	if !strings.HasPrefix(line, "[") {
+		return "", false
+	}
+	if m := section.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil {
+		return m[1], true
+	}
+	return "", false
+}
 
 // ParseConf parses the text of a configuration file. Lines of no known form
 // are passed over, as Proxmox does.
@@ -91,28 +122,28 @@ func ParseConf(data []byte) *Conf {
 	}
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimRight(line, "\r\n")
-		if m := section.FindStringSubmatch(line); m != nil {
+		if name, ok := parseSection(line); ok {
 			flush()
-			if pending = m[1] == "pve:pending"; pending {
+			if pending = name == "pve:pending"; pending {
 				current = &Section{}
 				continue
 			}
-			c.Snapshots = append(c.Snapshots, Snapshot{m[1], Section{Values: map[string]string{}}})
+			c.Snapshots = append(c.Snapshots, Snapshot{name, Section{Values: map[string]string{}}})
 			current = &c.Snapshots[len(c.Snapshots)-1].Section
 			continue
 		}
 		if text, ok := strings.CutPrefix(line, "#"); ok {
 			description = append(description, decode(text))
-		} else if m := rawLine.FindStringSubmatch(line); m != nil {
-			current.Raw = append(current.Raw, RawLine{m[1], m[2]})
-		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+		} else if raw, ok := parseRaw(line); ok {
+			current.Raw = append(current.Raw, raw)
+		} else if name, value, ok := parseValue(line); ok {
 			switch {
-			case pending && m[1] == "delete":
-				c.Deleted = strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' || r == ' ' })
+			case pending && name == "delete":
+				c.Deleted = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
 			case pending:
-				c.Pending[m[1]] = m[2]
+				c.Pending[name] = value
 			default:
-				current.Values[m[1]] = m[2]
+				current.Values[name] = value
 			}
 		}
 	}
@@ -124,8 +155,8 @@ func ParseConf(data []byte) *Conf {
 // section header: what is pending and the snapshots come after it.
 func firstSection(text []byte) (head, rest []byte) {
 	at := 0
-	for line := range bytes.Lines(text) {
-		if section.Match(bytes.TrimRight(line, "\r\n")) {
+	for line := range strings.Lines(string(text)) {
+		if _, ok := parseSection(line); ok {
 			return text[:at], text[at:]
 		}
 		at += len(line)

@@ -32,6 +32,14 @@ func (h *Host) editConf(ctx context.Context, ctid int, rewrite func([]byte) []by
 		func() (func(), error) { return flock.Acquire(ctx, lock, lockTimeout) })
 }
 
+// removeLeftovers removes what a killed run has left beside the files that editConf
+// and editFirewall replace. A directory is read once for all containers: to read it
+// for each takes longer than all else where there are a thousand.
+func (h *Host) removeLeftovers() {
+	atomicfile.RemoveLeftovers(filepath.Join(h.PVERoot, "lxc"), ".conf")
+	atomicfile.RemoveLeftovers(filepath.Join(h.PVERoot, "firewall"), ".fw")
+}
+
 // editFile replaces the file at path, which read reads, by what rewrite makes of
 // it; acquire takes its lock.
 func editFile(path string, rewrite func([]byte) []byte, read func(string) ([]byte, error),
@@ -41,7 +49,6 @@ func editFile(path string, rewrite func([]byte) []byte, read func(string) ([]byt
 		return false, fmt.Errorf("edit a configuration file: %w", err)
 	}
 	if bytes.Equal(rewrite(old), old) {
-		atomicfile.RemoveLeftovers(path)
 		return false, nil
 	}
 	release, err := acquire()
@@ -178,9 +185,9 @@ func setMark(text []byte, name, value string) []byte {
 	head, rest := firstSection(text)
 	var lines []string
 	for l := range strings.Lines(string(head)) {
-		m := rawLine.FindStringSubmatch(strings.TrimRight(l, "\r\n"))
-		if m != nil && m[1] == "lxc.group" && strings.HasPrefix(m[2], markPrefix(name)) {
-			if value == "" || m[2] != markPrefix(name)+value {
+		raw, _ := parseRaw(l)
+		if raw.Key == "lxc.group" && strings.HasPrefix(raw.Value, markPrefix(name)) {
+			if value == "" || raw.Value != markPrefix(name)+value {
 				continue
 			}
 			value = "" // it is there already

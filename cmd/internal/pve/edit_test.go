@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,6 +90,39 @@ func TestNothingIsLockedWhereNothingDiffers(t *testing.T) {
 	}
 	if changed, err := h.editConf(ctx, 101, appendLine("x")); changed || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without the lock: %t, %v", changed, err)
+	}
+}
+
+// What a killed run has left beside the files of containers is removed also where a
+// run has nothing to write.
+func TestLeftoversOfKilledRuns(t *testing.T) {
+	h := newHost(t)
+	h.write(t, 101, "cores: 1\n")
+	if err := os.Mkdir(filepath.Join(h.PVERoot, "firewall"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	leftovers := []string{"lxc/.101.conf12", "lxc/.102.conf34", "firewall/.101.fw56"}
+	others := []string{"lxc/101.conf", "lxc/101.conf12", "lxc/.101.conf", "lxc/.101.conf.12", "firewall/.101.fwx7"}
+	for _, name := range append(leftovers, others...) {
+		if err := os.WriteFile(filepath.Join(h.PVERoot, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	preview := *h
+	preview.Preview = &Preview{}
+	for _, step := range []struct {
+		host *Host
+		want []string
+	}{{&preview, append(leftovers, others...)}, {h, others}} {
+		if _, err := step.host.Records(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range append(leftovers, others...) {
+			_, err := os.Lstat(filepath.Join(h.PVERoot, name))
+			if is, want := err == nil, slices.Contains(step.want, name); is != want {
+				t.Errorf("%s is there: %t, want %t", name, is, want)
+			}
+		}
 	}
 }
 

@@ -129,14 +129,6 @@ func RewriteRaw(text []byte, wanted []RawLine, written Hashes) []byte {
 	return slices.Concat(joinLines(arrange(lines, texts, end)), rest)
 }
 
-// parseRaw reads a line of a conf file's section.
-func parseRaw(line string) (RawLine, bool) {
-	if m := rawLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil {
-		return RawLine{m[1], m[2]}, true
-	}
-	return RawLine{}, false
-}
-
 // RawHashes returns the hashes of raw lines as a word of a [Record].
 func RawHashes(lines []RawLine) string {
 	texts := make([]string, len(lines))

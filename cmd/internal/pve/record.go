@@ -118,9 +118,13 @@ type recordFile struct {
 	Unkeyed []int  `json:"unkeyed,omitempty"`
 }
 
-// Records returns the records of a host. Where there is no key yet it makes
-// one, but for a preview: then what it signs is of no use later.
+// Records returns the records of a host, and removes what killed runs have left
+// beside the files with them. Where there is no key yet it makes one. A preview
+// removes nothing, and what it signs without a key is of no use later.
 func (h *Host) Records(ctx context.Context) (*Records, error) {
+	if h.Preview == nil {
+		h.removeLeftovers()
+	}
 	r := &Records{host: h, path: filepath.Join(h.stateDir(), "record.json")}
 	err := r.load()
 	switch {
@@ -441,7 +445,10 @@ func rewriteNotes(text []byte, notes string) []byte {
 // noteOf returns the text of a line of notes.
 func noteOf(line string) (note string, ok bool) {
 	note, ok = strings.CutPrefix(strings.TrimRight(line, "\r\n"), "#")
-	return decode(note), ok
+	if !ok {
+		return "", false
+	}
+	return decode(note), true
 }
 
 // signed notes that the record of container ctid has been signed.

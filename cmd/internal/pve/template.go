@@ -138,15 +138,15 @@ func joinIDs(ids []int) string {
 // file are, used or not, in all of its sections.
 func bases(text []byte) []int {
 	var all []int
-	for line := range bytes.Lines(text) {
-		m := valueLine.FindStringSubmatch(strings.TrimRight(string(line), "\r\n"))
-		if m == nil || m[1] != "rootfs" && !mountPointOption.MatchString(m[1]) && !unusedOption.MatchString(m[1]) {
+	for line := range strings.Lines(string(text)) {
+		name, value, ok := parseValue(line)
+		if !ok || name != "rootfs" && !mountPointOption.MatchString(name) && !unusedOption.MatchString(name) {
 			continue
 		}
-		if IsBind(m[2]) {
+		if IsBind(value) {
 			continue
 		}
-		for _, base := range baseVolume.FindAllStringSubmatch(MountSource(m[2]), -1) {
+		for _, base := range baseVolume.FindAllStringSubmatch(MountSource(value), -1) {
 			if id, err := strconv.Atoi(base[1]); err == nil {
 				all = append(all, id)
 			}

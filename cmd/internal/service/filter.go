@@ -148,7 +148,7 @@ func (f *filter) finish(p *planState) {
 	p.gatewayReady.set(false)
 	f.work.Wait()
 	if why := p.missing(); why != "" {
-		f.reportFailure(p.container.CTID, p.container.Name, "join", why)
+		f.reportFailure(p.container.Name, event.ServiceFailed{CTID: p.container.CTID, Stage: "join", Error: why})
 	}
 }
 
@@ -200,7 +200,9 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		if answer != nil && answer.Stage != "" {
 			stage = answer.Stage
 		}
-		f.reportFailure(t.CTID, t.Container.Name, stage, err.Error())
+		f.reportFailure(t.Container.Name, event.ServiceFailed{
+			CTID: t.CTID, Stage: stage, Error: err.Error(), Stages: t.stages.Took(),
+		})
 		return
 	}
 	for _, change := range t.changes {
@@ -215,6 +217,7 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 		Changes: append(append([]string{}, t.changes...), answer.Changes...),
 
 		Certificates: events(answer.Certificates), ElapsedMS: time.Since(start).Milliseconds(),
+		Stages: t.stages.Took(),
 	}
 	if ready.Changed {
 		t.Logf("ready (%s)", cmdline.Elapsed(start))
@@ -224,9 +227,9 @@ func (f *filter) setUp(ctx context.Context, t *Target) {
 	f.emit(f.program.Ready(ready))
 }
 
-func (f *filter) reportFailure(ctid int, name, stage, why string) {
-	f.fail(fmt.Errorf("%d %s: %s: %s", ctid, name, stage, why))
-	f.emit(f.program.Failed(event.ServiceFailed{CTID: ctid, Stage: stage, Error: why}))
+func (f *filter) reportFailure(name string, failed event.ServiceFailed) {
+	f.fail(fmt.Errorf("%d %s: %s: %s", failed.CTID, name, failed.Stage, failed.Error))
+	f.emit(f.program.Failed(failed))
 }
 
 func (f *filter) emit(body event.Body) {

@@ -48,7 +48,7 @@ type Target struct {
 	rootFile string       // the CA's root certificates on the host
 	scripts  scripts.Dirs // where the feature scripts are
 	changes  []string     // that the host's half has made
-	begun    string       // what ct.stage has told last
+	stages   event.Stages // that ct.stage has told
 	emit     func(event.Body)
 }
 
@@ -157,8 +157,7 @@ func warn(emit func(event.Body), c *config.Container, text string) {
 
 // Begins tells whoever follows the work that a stage begins that takes time, once.
 func (t *Target) Begins(stage string) {
-	if stage != t.begun {
-		t.begun = stage
+	if t.stages.Begins(stage) {
 		t.emit(event.ContainerStage{CTID: t.CTID, Program: cmdline.Name(), Stage: stage})
 	}
 }

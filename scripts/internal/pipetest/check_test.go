@@ -32,6 +32,12 @@ var checkCases = []checkCase{
 		mend:   "-",
 	},
 	{
+		name: "pct and LXC say different things", made: true,
+		env:   []string{"PHX_ATTACH=direct", "PHX_LXC_PATH=/nosuch"},
+		point: "pct", result: "failed", text: "^container 500 is running for pct list, and stopped by LXC's socket$",
+		remedy: "PHX_ATTACH=pct", mend: "-", unseen: true,
+	},
+	{
 		name: "old pct", env: []string{"PHX_PCT_VERSION=5.0.8"}, unseen: true,
 		point: "pve-container", result: "failed", text: `^5\.0\.8: phx needs 5\.0\.9$`, remedy: "apt update",
 		mend: "-",

@@ -246,6 +246,7 @@ part_of_hosts() {
 	fi
 }
 case "$*" in
+/bin/true) ;;
 *" phx-ca-export")
 	while read -r command path rest; do
 		case $command:$path in
@@ -354,16 +355,27 @@ func certificates(dir string) error {
 }
 
 // stages FILE CTID [PROGRAM:STAGE…] checks what a stream tells of the work on a
-// container, in this order: each ct.stage, and "warning" in the place of a stage.
+// container, in this order: each ct.stage, and "warning" in the place of a stage. The
+// result of each program has to name the same stages.
 func stages(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: stages FILE CTID [PROGRAM:STAGE…]")
 	}
+	programs := map[string]string{
+		"ct.ready": "phx-lxc", "ct.failed": "phx-lxc", "ca.exported": "phx-ca-export", "ca.failed": "phx-ca-export",
+		"nginx.ready": "phx-nginx", "nginx.failed": "phx-nginx",
+		"traefik.ready": "phx-traefik", "traefik.failed": "phx-traefik",
+	}
 	var have []string
+	told := map[string][]string{} // by program
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
 		var ev struct {
 			Event, Program, Stage string
 			CTID                  int
+			Stages                []struct {
+				Stage string
+				MS    *int64
+			}
 		}
 		if err := json.Unmarshal([]byte(line), &ev); err != nil {
 			ts.Fatalf("not an event: %q", line)
@@ -372,8 +384,22 @@ func stages(ts *testscript.TestScript, neg bool, args []string) {
 		case strconv.Itoa(ev.CTID) != args[1]:
 		case ev.Event == "ct.stage":
 			have = append(have, ev.Program+":"+ev.Stage)
+			told[ev.Program] = append(told[ev.Program], ev.Stage)
 		case ev.Event == "warning":
 			have = append(have, ev.Program+":warning")
+		case programs[ev.Event] != "":
+			var measured []string
+			for _, s := range ev.Stages {
+				if s.MS == nil || *s.MS < 0 {
+					ts.Fatalf("%s: a stage that is not measured: %q", ev.Event, line)
+				}
+				measured = append(measured, s.Stage)
+			}
+			if program := programs[ev.Event]; !slices.Equal(measured, told[program]) {
+				ts.Fatalf("%s: %s has measured %q, and has told %q", ev.Event, program, measured, told[program])
+			} else {
+				delete(told, program)
+			}
 		}
 	}
 	if !slices.Equal(have, args[2:]) {

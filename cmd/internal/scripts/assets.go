@@ -1,0 +1,62 @@
+package scripts
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// An Asset is a program that a feature script puts into containers, and that can be
+// fetched before the script runs.
+type Asset struct {
+	Library string // the file that the scripts share and that fetches it
+	Name    string
+}
+
+// maxAssets is how many a script can name.
+const maxAssets = 16
+
+var assetForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// Assets returns what a script names in a line "# Assets: NAME…" of the comment at
+// its top: nothing for a script of before, and where there is nothing to fetch it
+// with, beside the script or in one of the directories.
+func (d Dirs) Assets(s *Script) []Asset {
+	var assets []Asset
+	library := ""
+	for lines := bufio.NewScanner(bytes.NewReader(s.Text)); !s.Former && lines.Scan(); {
+		comment, ok := strings.CutPrefix(lines.Text(), "#")
+		if !ok {
+			break
+		}
+		names, ok := strings.CutPrefix(strings.TrimSpace(comment), "Assets:")
+		if !ok {
+			continue
+		}
+		if library == "" {
+			library = d.library(s)
+		}
+		for name := range strings.FieldsSeq(names) {
+			a := Asset{library, name}
+			if library != "" && assetForm.MatchString(name) && len(assets) < maxAssets && !slices.Contains(assets, a) {
+				assets = append(assets, a)
+			}
+		}
+	}
+	return assets
+}
+
+// library returns the path of the file that the scripts share, "" where there is none.
+func (d Dirs) library(s *Script) string {
+	for _, dir := range append(Dirs{filepath.Dir(s.Path)}, d...) {
+		path := filepath.Join(dir, shipped)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
+}
