@@ -20,8 +20,12 @@ import (
 	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
-// TestMain becomes a program of phx that runs a task which does not end.
+// TestMain becomes a program of phx that runs a task which does not end, or a command in
+// a container.
 func TestMain(m *testing.M) {
+	if os.Getenv("EXEC") != "" {
+		cmdline.Main(&cli.App{Flags: Flags(), Action: execProgram})
+	}
 	if task := os.Getenv("TASK"); task != "" {
 		cmdline.Main(&cli.App{Action: func(c *cli.Context) error {
 			_, err := (&Host{}).Run(c.Context, shell(task))

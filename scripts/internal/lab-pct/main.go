@@ -196,7 +196,7 @@ func main() {
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, passed := make(chan os.Signal, 1), make(chan os.Signal, 4)
-	signal.Notify(signals, handled...)
+	signal.Notify(signals, slices.DeleteFunc(slices.Clone(handled), signal.Ignored)...) // as below nohup
 	go func() {
 		for range 4 { // then pct loses its patience with its worker
 			s := <-signals

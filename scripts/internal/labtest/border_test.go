@@ -69,7 +69,7 @@ perl -e 'open(T, "+<", "/dev/tty") or exit; ioctl(T, 0x5412, my $c = $_) for spl
 	}
 	const quietly = " </dev/null >/dev/null 2>&1"
 	for _, run := range []string{
-		"phoenix", "phoenix --dry-run", "phoenix --action status",
+		"phoenix", "phoenix --dry-run", "phoenix --action status", "env PHX_ATTACH=pct phoenix",
 		// People run these by hand.
 		"phoenix_hypervisor_feature_install_base_setup.sh 101" + quietly,
 		"phoenix_hypervisor_feature_install_step_cli.sh 101" + quietly,

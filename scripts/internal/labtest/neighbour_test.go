@@ -146,9 +146,12 @@ func (l lab) testFirewall(t *testing.T) {
 		"OUT DROP -dest 10.0.0.1 -p tcp -dport 7005\n"
 	l.filterNeighbour(t, rules)
 	check("with rules", true, false, false, true, true, false)
-	// Who writes the file tells nobody: the next call of pct, whichever it is, takes it.
+	// Who writes the file tells nobody: the daemon takes it, or the next call of pct, whichever it is.
+	inForce := l.read(t, "lock", "firewall.nft")
 	write(t, l.path("pve", "firewall", neighbour+".fw"), strings.ReplaceAll(rules, "7001", "7002"), 0o640)
-	l.inside(t, "pct", "list")
+	if !within(10*time.Second, func() bool { return l.read(t, "lock", "firewall.nft") != inForce }) {
+		t.Error("the daemon has not taken the file")
+	}
 	check("with changed rules", false, true, false, true, true, false)
 	write(t, l.path("pve", "firewall", neighbour+".fw"), strings.ReplaceAll(rules, "enable: 1", "enable: 0"), 0o640)
 	l.inside(t, "pct", "list")

@@ -200,7 +200,7 @@ func (l lab) testNetworks(t *testing.T) {
 			t.Fatalf("second run: status %d", r.status)
 		}
 		checkUnchangedOf(t, r.stdout, 7)
-		if n := len(calls); n > 12 {
+		if n := len(calls); n > secondBudget {
 			t.Errorf("second run: %d calls of pct: %q", n, calls)
 		}
 	}

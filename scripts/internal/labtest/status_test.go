@@ -19,14 +19,14 @@ type served struct {
 }
 
 // status runs phoenix status, which has to end with an exit status and to change nothing, and returns its events.
-func (l lab) status(t *testing.T, want int) string {
+func (l lab) status(t *testing.T, want int, env ...string) string {
 	t.Helper()
 	files := func() string {
 		return l.do(t, "sh", "-c", `cd "$PHX_LAB_DIR"
 			find pve persistent-storage -type f -exec sha256sum {} + | sort`)
 	}
 	before := files()
-	r := l.try(t, "scripts/lab", "run", "phoenix", "status")
+	r := l.try(t, "scripts/lab", slices.Concat([]string{"run", "env"}, env, []string{"phoenix", "status"})...)
 	if r.status != want {
 		t.Errorf("status %d, want %d\n%s", r.status, want, r.stderr)
 	}
@@ -56,6 +56,11 @@ func (l lab) testStatus(t *testing.T) {
 	services := l.services(t)
 	n := l.calls(t)
 	well := l.status(t, 0)
+	if got := l.calls(t) - n; got != 0 {
+		t.Errorf("%d calls of pct", got)
+	}
+	n = l.calls(t)
+	l.status(t, 0, "PHX_ATTACH=pct")
 	if got := l.calls(t) - n; got != 2 {
 		t.Errorf("%d calls of pct, want 2: one list, and one into the CA's container", got)
 	}
