@@ -6,7 +6,7 @@
 # phoenix_assets.sh.
 #
 # Environment, beside that of phoenix_assets.sh:
-#   PHX_APT_PROXY     the proxy by which apt gets the packages, http://HOST:PORT; unset or empty: as the container is set
+#   PHX_APT_PROXY     the proxy by which apt gets the packages, http://HOST:PORT; unset: as the container is set
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
