@@ -53,11 +53,17 @@ func (h *Host) running() (map[int]bool, error) {
 		}
 		name, isCommand := strings.CutSuffix(fields[7], "/command")
 		name, isOurs := strings.CutPrefix(name, "@"+h.lxcPath()+"/")
-		if ctid, err := strconv.Atoi(name); err == nil && isCommand && isOurs {
+		if ctid, isCTID := parseCTID(name); isCTID && isCommand && isOurs {
 			all[ctid] = true
 		}
 	}
 	return all, nil
+}
+
+// parseCTID returns the CTID in a name; "0103" and "+103" have none.
+func parseCTID(name string) (ctid int, ok bool) {
+	ctid, err := strconv.Atoi(name)
+	return ctid, err == nil && strconv.Itoa(ctid) == name
 }
 
 // lookAtAll is [Host.List] without pct.
@@ -73,7 +79,7 @@ func (h *Host) lookAtAll() (map[int]string, error) {
 	states := map[int]string{}
 	for _, e := range entries {
 		name, isConf := strings.CutSuffix(e.Name(), ".conf")
-		if ctid, err := strconv.Atoi(name); err == nil && isConf {
+		if ctid, isCTID := parseCTID(name); isCTID && isConf {
 			states[ctid] = stateWord(running[ctid])
 		}
 	}

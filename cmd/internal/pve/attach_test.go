@@ -32,11 +32,15 @@ func directHost(t *testing.T) *Host {
 		socket+"6 @/var/lib/lxc/101/command\n"+ // of another directory
 		socket+"7 /tmp/x @/lxc/101/command\n"+ // a name with a blank
 		socket+"8 @/lxc/101/command/command\n"+
+		socket+"9 @/lxc/0101/command\n"+
+		socket+"9 @/lxc/+101/command\n"+
 		socket+"9 @/lxc//command\n")
 	write("pve/lxc/101.conf", "memory: 512\n")
 	write("pve/lxc/103.conf", "memory: 512\n")
 	write("pve/lxc/103.conf.tmp.1", "")
 	write("pve/lxc/x.conf", "")
+	write("pve/lxc/0104.conf", "")
+	write("pve/lxc/+105.conf", "")
 	if err := os.Symlink("nodes/alpha", filepath.Join(dir, "pve/local")); err != nil {
 		t.Fatal(err)
 	}
