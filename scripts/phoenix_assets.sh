@@ -3,9 +3,9 @@
 #        bash phoenix_assets.sh fetch NAME…
 #
 # Functions of the feature scripts, which run on the Proxmox host: programs with a verified checksum, and the one call
-# of pct exec, or of what it becomes, that puts them into a container. With fetch, it gets programs for scripts that will
-# run later, and verifies them; phx-lxc does so for the scripts that name theirs in a line "# Assets: NAME…" of the
-# comment at their top.
+# of pct exec, or of what it becomes, that puts them into a container. With fetch, it gets programs for scripts that
+# will run later, and verifies them; phx-lxc does so for the scripts that name theirs in a line "# Assets: NAME…" of
+# the comment at their top.
 #
 #   phoenix_feature NAME "$@"     checks the arguments CTID [CA_URL]; sets ctid
 #   phoenix_asset NAME ARCH       prints the path of a verified program; beside it lies a SHA256SUMS that lists it
@@ -109,9 +109,12 @@ phoenix_find() { # NAME ARCH
 	if [[ ! -d $kept ]]; then
 		(umask 077 && mkdir -p "$phoenix_cache") || phoenix_die "$phoenix_cache: cannot be created"
 		exec {phoenix_lock}>>"$kept.lock"
-		flock -w 600 "$phoenix_lock" ||
-			phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
-				"find it with: fuser -v $kept.lock"
+		if ! flock -n "$phoenix_lock"; then
+			printf '%s: waits for the download of %s, which is under way\n' "$phoenix_label" "$name" >&2
+			flock -w 600 "$phoenix_lock" ||
+				phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
+					"find it with: fuser -v $kept.lock"
+		fi
 		[[ -d $kept ]] || phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"
 		exec {phoenix_lock}>&-
 	fi
@@ -315,8 +318,8 @@ waitpid $pid, 0 and $status = $? if !defined $status;
 exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
 '
 
-# What pct exec does is to see that the container is there and runs, and to become lxc-attach: PHX_ATTACH=direct does the
-# same, with the same words.
+# What pct exec does is to see that the container is there and runs, and to become lxc-attach: PHX_ATTACH=direct does
+# the same, with the same words.
 phoenix_inside() {
 	local attach=("${PHX_PCT:-pct}" exec --keep-env 0 "$ctid" --)
 	local root=${PHX_PVE_ROOT:-/etc/pve} path=${PHX_LXC_PATH:-/var/lib/lxc} proc=${PHX_PROC:-/proc}

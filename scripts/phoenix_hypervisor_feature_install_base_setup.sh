@@ -4,14 +4,22 @@
 # Installs the packages that every container needs, and the locale en_US.UTF-8, as far as they are missing. The locale
 # becomes the default where there is none. Runs on the Proxmox host, with the environment variables of
 # phoenix_assets.sh.
+#
+# Environment, beside that of phoenix_assets.sh:
+#   PHX_APT_PROXY     the proxy by which apt gets the packages, http://HOST:PORT; unset: as the container is set
 set -euo pipefail
 # shellcheck source=/dev/null
 . "$(dirname "$(readlink -f "$0")")/phoenix_assets.sh"
 
 phoenix_feature base_setup "$@"
+proxy=${PHX_APT_PROXY-}
+[[ -z $proxy || $proxy =~ ^http://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+]):[0-9]{1,5}$ ]] ||
+	phoenix_die "PHX_APT_PROXY=$proxy: must be http://HOST:PORT"
 
 # shellcheck disable=SC2016 # expanded in the container
 phoenix_exec '
+proxy=$1
+shift
 missing=
 for package; do
 	[ "$(dpkg-query -W -f "\${db:Status-Status}" "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
@@ -37,10 +45,11 @@ export DEBIAN_FRONTEND=noninteractive
 # Without the options of dpkg, it asks about a file that was edited.
 # shellcheck disable=SC2086
 packages() {
+	apt() { limited apt-get -q ${proxy:+-o "Acquire::http::Proxy=$proxy"} "$@"; }
 	limited dpkg --force-confdef --force-confold --configure -a &&
-		limited apt-get -q -o APT::Update::Error-Mode=any \
+		apt -o APT::Update::Error-Mode=any \
 			-o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 update &&
-		limited apt-get -q -y --no-install-recommends install $missing
+		apt -y --no-install-recommends install $missing
 }
 begin=$(date +%s)
 until out=$(packages 2>&1 </dev/null); do
@@ -55,4 +64,4 @@ until out=$(packages 2>&1 </dev/null); do
 done
 say "installed$missing"
 set_locale
-' ca-certificates curl git iproute2 jq locales netbase openssl procps vim wget </dev/null
+' "$proxy" ca-certificates curl git iproute2 jq locales netbase openssl procps vim wget </dev/null

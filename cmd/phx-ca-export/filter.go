@@ -37,15 +37,24 @@ func (e *exporter) fail(err error) {
 	e.mu.Unlock()
 }
 
-// filter has the CA of each plan exported, once its container has come to an end.
+// filter has the CA of each plan exported, once its container runs as it should, or
+// the work on it has come to an end.
 func (e *exporter) filter(ctx context.Context) error {
 	var p *config.Plan
 	begun, asks, checks := false, false, false // asks: for the CA's status
+	var end chan event.Event                   // for the end of the container that runs; nil when none is waited for
+	over := func() {
+		if end != nil {
+			close(end)
+			end = nil
+		}
+	}
 	for {
 		ev, err := e.stream.Next(ctx, event.NamePlanStarted,
-			event.NameContainerReady, event.NameContainerStatus, event.NameContainerFailed,
-			event.NameContainerSkipped)
+			event.NameContainerRunning, event.NameContainerReady, event.NameContainerStatus,
+			event.NameContainerFailed, event.NameContainerSkipped)
 		if err != nil {
+			over()
 			e.work.Wait()
 			if !errors.Is(err, io.EOF) {
 				return err
@@ -54,6 +63,7 @@ func (e *exporter) filter(ctx context.Context) error {
 		}
 		switch {
 		case ev.Name == event.NamePlanStarted:
+			over()
 			begun = false
 			started := ev.Body.(event.PlanStarted)
 			asks, checks = started.Action == "status", started.Action == "check"
@@ -62,6 +72,7 @@ func (e *exporter) filter(ctx context.Context) error {
 				e.fail(fmt.Errorf("event stream: line %d: plan.started: %w", ev.Line, err))
 			}
 		case ev.Name == event.NamePlanDone:
+			over()
 			e.work.Wait()
 			if checks && p != nil {
 				e.check(ctx, p)
@@ -78,11 +89,18 @@ func (e *exporter) filter(ctx context.Context) error {
 		case asks:
 			begun = true
 			e.work.Go(func() { e.reportStatus(ctx, p, ev) })
+		case begun && end != nil && ev.Name != event.NameContainerRunning:
+			end <- ev
+			over()
 		case begun:
 			e.fail(fmt.Errorf("event stream: line %d: a second end of the CA's container %d", ev.Line, ev.CTID()))
 		default:
 			begun = true
-			e.work.Go(func() { e.react(ctx, p, ev) })
+			if ev.Name == event.NameContainerRunning {
+				end = make(chan event.Event, 1)
+			}
+			plan, ends := p, end
+			e.work.Go(func() { e.react(ctx, plan, ev, ends) })
 		}
 	}
 	if e.failed {
@@ -96,6 +114,8 @@ func (e *exporter) filter(ctx context.Context) error {
 // what the host has.
 func canAsk(ev event.Event) (name string, err error) {
 	switch body := ev.Body.(type) {
+	case event.ContainerRunning:
+		return body.Name, nil
 	case event.ContainerReady:
 		return body.Name, nil
 	case event.ContainerSkipped:
@@ -109,9 +129,12 @@ func canAsk(ev event.Event) (name string, err error) {
 	return "", nil
 }
 
-// react exports the root of the CA of which ev tells the end, and says so.
-// Where the CA cannot be asked, the pinned root is exported.
-func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
+// react exports the root of the CA of which ev tells that it runs, or the end, and
+// says so. One that runs and is not well is left alone until its end comes: for its
+// health, phx-lxc may have its application script run again, and those who are told of
+// an export ask it for certificates. Where the CA cannot be asked, the pinned root is
+// exported.
+func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event, end <-chan event.Event) {
 	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
 	name, err := canAsk(ev)
 	label := strings.TrimSpace(fmt.Sprintf("%d %s", ctid, name))
@@ -131,7 +154,14 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event) {
 	}
 	var x *exported
 	if err == nil {
+		o.IfWell = ev.Name == event.NameContainerRunning
 		x, err = e.export(ctx, ctid, o)
+	}
+	if errors.Is(err, cahost.ErrUnwell) {
+		if ended, ok := <-end; ok {
+			e.react(ctx, p, ended, nil)
+		}
+		return
 	}
 	if err != nil {
 		e.fail(fmt.Errorf("%s: %w", label, err))

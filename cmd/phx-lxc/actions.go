@@ -60,7 +60,7 @@ func (j *job) do(ctx context.Context, act action) (toDo bool, err error) {
 		j.fail(err)
 		return false, err
 	}
-	return j.succeed(act, start), nil
+	return j.succeed(act, start.Add(j.waited)), nil
 }
 
 // look finds out how the container is.
@@ -78,6 +78,13 @@ func (j *job) look() error {
 
 // fail reports the error with which the work on the container has ended.
 func (j *job) fail(err error) {
+	if waits := (*unready)(nil); errors.As(err, &waits) {
+		j.logf("skipped: %v", err)
+		j.emit(event.ContainerSkipped{
+			CTID: j.c.CTID, Name: j.c.Name, Reason: err.Error(), Because: waits.because, Created: true,
+		})
+		return
+	}
 	j.logf("%s: %v", j.stage, err)
 	j.emit(event.ContainerFailed{
 		CTID: j.c.CTID, Name: j.c.Name, Stage: j.stage, Error: err.Error(), Stages: j.stages.Took(),
@@ -120,13 +127,7 @@ func (j *job) ownHost() *pve.Host {
 
 // emitPreview says what would be done, and reports whether that is anything.
 func (j *job) emitPreview() bool {
-	preview := event.ContainerPreview{
-		CTID: j.c.CTID, Name: j.c.Name, Commands: j.host.Preview.Commands, Files: []event.FileChange{},
-	}
-	j.host.Preview.Diffs(func(path, diff string) {
-		preview.Files = append(preview.Files, event.FileChange{Path: path, Diff: diff})
-	})
-	preview.Changed = len(preview.Commands)+len(preview.Files) > 0
+	preview := j.previewed()
 	if !preview.Changed {
 		j.logf("nothing to do")
 	}
@@ -138,6 +139,18 @@ func (j *job) emitPreview() bool {
 	}
 	j.emit(preview)
 	return preview.Changed
+}
+
+// previewed returns what would be done.
+func (j *job) previewed() event.ContainerPreview {
+	preview := event.ContainerPreview{
+		CTID: j.c.CTID, Name: j.c.Name, Commands: j.host.Preview.Commands, Files: []event.FileChange{},
+	}
+	j.host.Preview.Diffs(func(path, diff string) {
+		preview.Files = append(preview.Files, event.FileChange{Path: path, Diff: diff})
+	})
+	preview.Changed = len(preview.Commands)+len(preview.Files) > 0
+	return preview
 }
 
 // brief returns a command for people, in which a word of many lines, such as a

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -60,7 +59,7 @@ func (f *fetcher) fetch(s *scripts.Script) {
 // that is there, findDueScripts does when it knows which scripts are due. source is
 // what it is cloned from, nil where that is not known: a clone has what was done there.
 func (f *fetcher) fetchFor(c, source *config.Container, recreate bool) {
-	if _, err := f.host.ReadConf(c.CTID); !errors.Is(err, fs.ErrNotExist) && !recreate {
+	if len(c.Features) == 0 || !recreate && f.host.HasConf(c.CTID) {
 		return
 	}
 	for _, feature := range c.Features {

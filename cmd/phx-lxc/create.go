@@ -27,6 +27,9 @@ func (j *job) define(ctx context.Context) error {
 		return j.clone(ctx)
 	case j.ct.Conf == nil:
 		return j.create(ctx)
+	}
+	j.cloned() // by an earlier run, or others
+	switch {
 	case j.ct.IsTemplate():
 		return j.leaveTemplate(ctx)
 	case j.c.IsTemplate && j.ct.Conf.HasBaseVolumes(): // an interrupted conversion
@@ -223,19 +226,33 @@ func (j *job) chooseSource(ctx context.Context) (from *pve.Snapshot, expected *p
 
 // lockSource waits until no other clone of the source is being made.
 func (j *job) lockSource() {
-	if j.source.copying.TryLock() {
+	wait := j.turn()
+	if wait == nil && j.source.copying.TryLock() {
 		return
 	}
 	j.begins(fmt.Sprintf("waiting for another clone of %d", j.c.CloneFrom))
-	j.source.copying.Lock()
+	j.pause(func() {
+		if wait != nil {
+			wait()
+		}
+		j.source.copying.Lock()
+	})
 	j.begins("")
+}
+
+// unlockSource lets others clone the source.
+func (j *job) unlockSource() {
+	j.source.copying.Unlock()
+	j.cloned()
 }
 
 // clone makes the container from a template, or from another one's snapshot.
 func (j *job) clone(ctx context.Context) error {
 	j.doing = "clone"
-	j.lockSource()
-	defer j.source.copying.Unlock()
+	if !j.options.dryRun {
+		j.lockSource()
+		defer j.unlockSource()
+	}
 
 	start := time.Now()
 	id := j.c.CloneFrom

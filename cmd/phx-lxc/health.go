@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,11 +22,11 @@ import (
 // the script gets another try. A dry run leaves them out: they are commands of
 // the configuration's author, and may do anything.
 func (j *job) checkHealth(ctx context.Context) error {
-	if !j.ct.Running || j.options.dryRun {
+	if !j.ct.Running || j.options.dryRun || j.healthy && len(j.changes) == 0 {
 		return nil
 	}
 	isApplication := func(s script) bool { return !s.feature }
-	err := j.probe(ctx)
+	err := j.probe(ctx, math.MaxInt)
 	i := slices.IndexFunc(j.scripts, isApplication)
 	ran := slices.ContainsFunc(j.due, isApplication)
 	if err == nil || i < 0 || ran || context.Cause(ctx) != nil {
@@ -44,11 +45,12 @@ func (j *job) checkHealth(ctx context.Context) error {
 	}
 	j.doing = ""
 	j.changed(start, "%s again", s.name)
-	return j.probe(ctx)
+	return j.probe(ctx, math.MaxInt)
 }
 
-// probe runs the health checks.
-func (j *job) probe(ctx context.Context) error {
+// probe runs the health checks, each until it succeeds, as often as it is configured
+// and at most so many times.
+func (j *job) probe(ctx context.Context, atMost int) error {
 	if check := j.c.HealthCheck; check != nil {
 		words := strings.Fields(check.Command)
 		commands := []pve.Command{j.host.Exec(j.c.CTID, words...)}
@@ -58,7 +60,7 @@ func (j *job) probe(ctx context.Context) error {
 				commands = append(commands, pve.Command{Argv: words, Guest: true})
 			}
 		}
-		err := j.retry(ctx, check.Retries, check.Interval, commands...)
+		err := j.retry(ctx, min(check.Retries, atMost), check.Interval, commands...)
 		if foreign != nil && isNoProgram(err) {
 			err = fmt.Errorf("%w\nit is there on the host, and does not run there: %w", err, foreign)
 		}
@@ -72,7 +74,7 @@ func (j *job) probe(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 		argv := append([]string{s.Path}, probe.Args...)
-		if err := j.retry(ctx, 3, 5, pve.Command{Argv: argv, Guest: true}); err != nil {
+		if err := j.retry(ctx, min(3, atMost), 5, pve.Command{Argv: argv, Guest: true}); err != nil {
 			return fmt.Errorf("%s: %w", probe.Name, err)
 		}
 	}

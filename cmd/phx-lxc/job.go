@@ -25,6 +25,7 @@ type options struct {
 	profiles, profileDir            string     // of AppArmor: where they come from, and where they go
 	subUID, subGID                  string     // files with the ids of the host that root may map
 	sysroot                         string     // see --sysroot
+	aptProxy                        string     // for Debian packages in containers; "" for none
 	pctVersion                      string     // of pve-container; "" where that is not known
 	lockWait                        time.Duration
 	dryRun, restart, ignoreExternal bool
@@ -46,24 +47,30 @@ type job struct {
 	config      func() (*config.Text, error) // the file of the plan
 	datacenter  *sync.Once                   // for saying that the datacenter's firewall is off
 	emit        func(event.Body)
-	fetch       func(*scripts.Script) // what a feature script needs
-	host        *pve.Host             // in a dry run: one with a preview
+	fetch       func(*scripts.Script)               // what a feature script needs
+	pause       func(wait func())                   // others are worked on while it waits
+	turn        func() (wait func())                // until it may be cloned; nil for now
+	cloned      func()                              // notes that it is, or is not to be
+	await       func() (reason string, because int) // why it may not be started; nil where it may
+	host        *pve.Host                           // in a dry run: one with a preview
 	ct          *pve.Container
-	stage       string       // what is being done, for errors
-	doing       string       // what of the stage, where ct.stage is to tell more than that; see begins
-	stages      event.Stages // that ct.stage has told
-	created     bool         // by this run
-	started     bool         // or restarted, by this run
-	changes     []string     // that this run has made
-	scripts     []script     // that are configured
-	due         []script     // those that have to run
-	adopted     []string     // names of those that were recorded in this run without being run
-	profileHash string       // of the container's own AppArmor profile
-	ownProfiles pve.Hashes   // of AppArmor profiles that phx has written for the one before it
-	together    []int        // containers that the plan destroys before it
-	replaces    bool         // the container that is there is destroyed first
-	complete    bool         // it is a template, and nothing more is to be done
-	differs     []string     // of a template: what the configuration wants otherwise
+	stage       string        // what is being done, for errors
+	doing       string        // what of the stage, where ct.stage is to tell more than that; see begins
+	stages      event.Stages  // that ct.stage has told
+	created     bool          // by this run
+	started     bool          // or restarted, by this run
+	changes     []string      // that this run has made
+	scripts     []script      // that are configured
+	due         []script      // those that have to run
+	adopted     []string      // names of those that were recorded in this run without being run
+	profileHash string        // of the container's own AppArmor profile
+	ownProfiles pve.Hashes    // of AppArmor profiles that phx has written for the one before it
+	together    []int         // containers that the plan destroys before it
+	replaces    bool          // the container that is there is destroyed first
+	complete    bool          // it is a template, and nothing more is to be done
+	healthy     bool          // its health checks have succeeded, before what it needs was ready
+	waited      time.Duration // for what it needs, which is no work on it
+	differs     []string      // of a template: what the configuration wants otherwise
 
 	status *event.ContainerStatus // what the action status has found
 	quiet  bool                   // nothing is said of what a run would do

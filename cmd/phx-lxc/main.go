@@ -34,6 +34,8 @@ Options:
     --adopt CTIDS          record the scripts of these containers as run, and
                            do not run them, as in 103,950; 1: of all that are
                            planned (PHX_ADOPT)
+    --apt-proxy URL        have base_setup get Debian packages by this proxy,
+                           http://HOST:PORT (PHX_APT_PROXY)
     --attach auto|direct|pct
                            go into containers by lxc-attach, without pct, or by
                            pct exec; default auto: without, where pct is that of
@@ -100,6 +102,7 @@ func main() {
 			&cli.GenericFlag{Name: "scripts", Value: &scripts.Flag{}, EnvVars: []string{"PHX_SCRIPTS"}},
 			&cli.StringFlag{Name: "adopt", EnvVars: []string{"PHX_ADOPT"}},
 			&cli.StringFlag{Name: "rerun", EnvVars: []string{"PHX_RERUN"}},
+			&cli.StringFlag{Name: "apt-proxy", EnvVars: []string{"PHX_APT_PROXY"}},
 			&cli.StringFlag{Name: "apparmor", Value: cmdline.DefaultAppArmor(), EnvVars: []string{"PHX_APPARMOR"}},
 			&cli.StringFlag{Name: "apparmor-d", Value: "/etc/apparmor.d", EnvVars: []string{"PHX_APPARMOR_D"}},
 			&cli.StringFlag{Name: "pveam", Value: "pveam", EnvVars: []string{"PHX_PVEAM"}},
@@ -138,6 +141,10 @@ func provision(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	aptProxy, err := cmdline.AptProxy(c)
+	if err != nil {
+		return err
+	}
 	p := &provisioner{
 		options: options{
 			host:           *host,
@@ -145,6 +152,7 @@ func provision(c *cli.Context) error {
 			scripts:        scripts.FromFlag(c),
 			adopt:          adopt,
 			rerun:          rerun,
+			aptProxy:       aptProxy,
 			profiles:       c.String("apparmor"),
 			profileDir:     c.String("apparmor-d"),
 			subUID:         c.String("subuid"),

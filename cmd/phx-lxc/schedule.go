@@ -70,9 +70,13 @@ type round struct {
 type node struct {
 	done       chan struct{} // closed when it is ready, failed or skipped
 	ready      bool
-	source     cloneSource // for others
-	needs      []int       // those of the plan, once it is planned
-	recreation *recreation // nil unless it is recreated
+	looked     chan struct{} // closed when unchanged is known, unless done is before
+	unchanged  bool          // it runs, and nothing is to be done on it and on what it needs
+	source     cloneSource   // for others
+	needs      []int         // those of the plan, once it is planned
+	cloned     chan struct{} // closed when no clone of it is to be made, or not yet
+	hasCloned  func()        // closes cloned
+	recreation *recreation   // nil unless it is recreated
 }
 
 // newRound returns the round of a plan; started is nil for what comes without a
@@ -111,7 +115,8 @@ func (r *round) node(ctid int) *node {
 	defer r.mu.Unlock()
 	n := r.nodes[ctid]
 	if n == nil {
-		n = &node{done: make(chan struct{})}
+		n = &node{done: make(chan struct{}), looked: make(chan struct{}), cloned: make(chan struct{})}
+		n.hasCloned = sync.OnceFunc(func() { close(n.cloned) })
 		r.nodes[ctid] = n
 	}
 	return n
@@ -136,7 +141,8 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	j := &job{
 		c: container, external: planned.External, plan: r.plan, options: r.options, states: r.states,
 		once: r.once, guest: r.guest, records: r.records, config: r.config, datacenter: &r.datacenter, emit: r.emit,
-		fetch: r.run.assets.fetch,
+		fetch: r.run.assets.fetch, pause: r.pause, cloned: n.hasCloned,
+		turn: func() func() { return r.turn(ctid, container.CloneFrom) },
 	}
 	if act.looks { // by a preview, and without waiting
 		j.options.dryRun, j.options.restart, j.options.lockWait = true, false, 0
@@ -160,10 +166,12 @@ func (r *round) take(planned event.ContainerPlanned) error {
 	n.needs = planned.Needs
 	if planned.Action == "recreate" {
 		n.recreation = &recreation{checked: make(chan struct{}), gone: make(chan struct{})}
+		n.hasCloned() // others do not wait for it
 	}
 	r.mu.Unlock()
 	r.run.work.Go(func() {
 		defer close(n.done)
+		defer n.hasCloned()
 		if n.recreation != nil {
 			r.recreate(n, j, planned.Needs)
 			return
@@ -172,6 +180,9 @@ func (r *round) take(planned event.ContainerPlanned) error {
 		if act.looks { // what it needs tells nothing of how it is itself
 			needs = nil
 			r.awaitSource(container.CloneFrom, planned.Needs)
+		}
+		if planned.Action == "create" && !r.options.dryRun && r.early(n, j, needs) {
+			needs = nil
 		}
 		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
@@ -212,6 +223,183 @@ func (r *round) begin() (release func(), ok bool) {
 	}
 }
 
+// early does what can be done before all is ready that a container needs. If it is
+// still to be made, and can be, early waits for its clone source alone, and reports
+// that this can be done now. If nothing is to be done on it, nor on what it needs, it
+// says that the container runs, and runs its health checks while others are not ready.
+// Where there is nothing to wait for, it does not look.
+func (r *round) early(n *node, j *job, needs []int) (makes bool) {
+	if !r.run.options.host.HasConf(j.c.CTID) {
+		return r.makesEarly(n, j, needs)
+	}
+	n.hasCloned()
+	looks := true
+	if r.areUnchanged(needs) {
+		r.holding(func() {
+			if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
+				n.unchanged = j.isUnchanged(r.ctx)
+			}
+		})
+	}
+	if !looks {
+		return false
+	}
+	close(n.looked)
+	if !n.unchanged {
+		return false
+	}
+	r.emit(event.ContainerRunning{CTID: j.c.CTID, Name: j.c.Name})
+	if j.hasHealthChecks() && r.anyUnfinished(needs) {
+		r.holding(func() { j.healthy = j.isHealthyAtOnce(r.ctx) })
+	}
+	return false
+}
+
+// makesEarly reports whether a container is made now, and waits for what else it needs
+// before it is started.
+func (r *round) makesEarly(n *node, j *job, needs []int) bool {
+	if !r.anyUnfinished(needs) {
+		return false
+	}
+	if !r.canMake(j, needs) {
+		n.hasCloned()
+		return false
+	}
+	j.await = func() (reason string, because int) {
+		if start := time.Now(); r.anyUnfinished(needs) {
+			j.begins("waiting for what it needs")
+			j.pause(func() { r.await(needs) })
+			j.waited = time.Since(start)
+		}
+		return r.await(needs)
+	}
+	return true
+}
+
+// canMake waits until a missing container can be made, if it is a clone, and reports
+// whether it can: nothing in that may fail for what is still to be done on others.
+func (r *round) canMake(j *job, needs []int) (can bool) {
+	if source := j.c.CloneFrom; source != 0 {
+		if !slices.Contains(needs, source) {
+			return false
+		}
+		if reason, _ := r.await([]int{source}); reason != "" {
+			return false
+		}
+	}
+	r.holding(func() { can = j.canMake(r.ctx) })
+	return can
+}
+
+// holding does something while it counts as a container at work, unless nothing new
+// may be started.
+func (r *round) holding(do func()) {
+	if release, ok := r.begin(); ok {
+		defer release()
+		do()
+	}
+}
+
+// pause waits for something while others may be worked on in the place of a container
+// at work.
+func (r *round) pause(wait func()) {
+	<-r.run.jobs
+	wait()
+	r.run.jobs <- struct{}{}
+}
+
+// turn returns what waits until a container may be cloned: until those clones of its
+// source are made that others need, unless it is one of these. It returns nil where
+// there is nothing to wait for.
+func (r *round) turn(ctid, source int) (wait func()) {
+	var before []*node
+	select {
+	case <-r.planned: // what others need is known then
+		if before = r.clonedBefore(ctid, source); len(before) == 0 {
+			return nil
+		}
+	default:
+	}
+	return func() {
+		select {
+		case <-r.planned:
+			before = r.clonedBefore(ctid, source)
+		case <-r.halted:
+			return
+		}
+		for _, n := range before {
+			select {
+			case <-n.cloned:
+			case <-r.halted:
+				return
+			}
+		}
+	}
+}
+
+// clonedBefore returns the containers of the plan that are to be cloned from a source
+// before another one, and are not yet. The plan is complete.
+func (r *round) clonedBefore(ctid, source int) (nodes []*node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	needed := map[int]bool{}
+	for _, n := range r.nodes {
+		for _, id := range n.needs {
+			needed[id] = true
+		}
+	}
+	if needed[ctid] {
+		return nil
+	}
+	for id, n := range r.nodes {
+		if !needed[id] || n.source.container == nil || n.source.container.CloneFrom != source {
+			continue
+		}
+		select {
+		case <-n.cloned:
+		default:
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// anyUnfinished reports whether the work on one of these containers goes on.
+func (r *round) anyUnfinished(ids []int) bool {
+	for _, id := range ids {
+		select {
+		case <-r.node(id).done:
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// areUnchanged waits until it is known of each of these containers whether it is
+// ready, or runs and nothing is to be done on it, and reports whether that is so of
+// all. Others must not be told before that a container runs which needs them: what
+// they do with it may be about these, too.
+func (r *round) areUnchanged(ids []int) bool {
+	for _, id := range ids {
+		n := r.node(id)
+		if reason, _ := r.awaitNode(id, n.looked); reason != "" {
+			return false
+		}
+		select {
+		case <-n.done:
+			if !n.ready {
+				return false
+			}
+		default:
+			if !n.unchanged {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // before returns the containers of the plan that a container needs, and those that
 // these need.
 func (r *round) before(ctid int) []int {
@@ -237,26 +425,34 @@ const planBrokeOff = "the plan broke off"
 // the container to blame, if any.
 func (r *round) await(needs []int) (reason string, because int) {
 	for _, need := range needs {
-		n := r.node(need)
-		select {
-		case <-n.done:
-		case <-r.halted:
-			return planBrokeOff, 0
-		case <-r.planned:
-			if n.source.container == nil {
-				return fmt.Sprintf("container %d is needed and not planned", need), need
-			}
-			select {
-			case <-n.done:
-			case <-r.halted:
-				return planBrokeOff, 0
-			}
+		if reason, because := r.awaitNode(need, nil); reason != "" {
+			return reason, because
 		}
-		if !n.ready {
+		if !r.node(need).ready {
 			return fmt.Sprintf("container %d is not ready", need), need
 		}
 	}
 	return "", 0
+}
+
+// awaitNode waits until the work on a container is done, or looked is closed. It
+// returns why that will not be, and the container to blame, if any.
+func (r *round) awaitNode(ctid int, looked <-chan struct{}) (reason string, because int) {
+	n := r.node(ctid)
+	for planned := r.planned; ; planned = nil {
+		select {
+		case <-n.done:
+			return "", 0
+		case <-looked:
+			return "", 0
+		case <-r.halted:
+			return planBrokeOff, 0
+		case <-planned:
+			if n.source.container == nil {
+				return fmt.Sprintf("container %d is needed and not planned", ctid), ctid
+			}
+		}
+	}
 }
 
 // awaitSource waits, where the plan has the source of a clone, until it has been

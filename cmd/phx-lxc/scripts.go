@@ -227,7 +227,8 @@ func (j *job) runScript(ctx context.Context, s script) error {
 	} else if j.c.BootstrapCAURL != "" {
 		argv = append(argv, j.c.BootstrapCAURL)
 	}
-	return j.host.RunFeature(ctx, log, env, argv...)
+	// It is not among what a script depends on: packages are the same by any way.
+	return j.host.RunFeature(ctx, log, append(env, "PHX_APT_PROXY="+j.options.aptProxy), argv...)
 }
 
 // warnOfOtherConfig says when a script of before reads another configuration on

@@ -47,6 +47,7 @@ func (j *job) converge(ctx context.Context) error {
 		{"disk", j.growDisks}, // before what may wait for the next start, and has the disk's size in it
 		{"configure", j.configure},
 		{"record", j.pruneRecord},
+		{"start", j.awaitNeeds},
 		{"start", j.startIfNeeded},
 		{"restart", j.restartIfAllowed},
 		{"snapshot", j.snapshotBeforeScripts},
@@ -375,6 +376,29 @@ func (j *job) growDisks(ctx context.Context) error {
 			return err
 		}
 		j.changed(start, "%s %dG", d.option, d.want)
+	}
+	return nil
+}
+
+// unready is the error of a container that was made, and not started, because another
+// one that it needs is not ready.
+type unready struct {
+	reason  string
+	because int // the container to blame, 0 for none
+}
+
+func (e *unready) Error() string {
+	return e.reason + "; this one is made by now, and the next run goes on with it"
+}
+
+// awaitNeeds waits until a container may be started that was made before all that it
+// needs was ready.
+func (j *job) awaitNeeds(context.Context) error {
+	if j.await == nil {
+		return nil
+	}
+	if reason, because := j.await(); reason != "" {
+		return &unready{reason, because}
 	}
 	return nil
 }

@@ -57,6 +57,7 @@ func TestGatewayIsChecked(t *testing.T) {
 		"status":      func(g *gateway) { g.StatusPort = 443 },
 		"status host": func(g *gateway) { g.StatusHost = "gateway.example" },
 		"fingerprint": func(g *gateway) { g.Fingerprint = "abc" },
+		"apt proxy":   func(g *gateway) { g.AptProxy = "http://u:p@cache:3142" },
 		"URL":         func(g *gateway) { g.CAURL = "http://10.0.0.10:9000" },
 		"URL path":    func(g *gateway) { g.CAURL = "https://10.0.0.10:9000/x" },
 	} {

@@ -74,6 +74,7 @@ func apply(ctx context.Context, g gateway, ask guest.Ask, tell guest.Tell) *remo
 		if err := g.check(); err != nil {
 			return err
 		}
+		s.AptProxy, g.AptProxy = g.AptProxy, "" // which is not kept
 		roots, err := s.Prepare(ctx, "phx-nginx", g.Trust, g.Interface, g.Neighbours)
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"github.com/smallstep/cli-utils/token"
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/ca"
+	"thinkheads.ai/phx/cmd/internal/cmdline"
 	"thinkheads.ai/phx/cmd/internal/config"
 	"thinkheads.ai/phx/cmd/internal/event"
 	"thinkheads.ai/phx/cmd/internal/process"
@@ -25,10 +26,16 @@ import (
 
 // filter is the host's half.
 func filter(c *cli.Context) error {
+	aptProxy, err := cmdline.AptProxy(c)
+	if err != nil {
+		return err
+	}
 	return service.Run(c, service.Program{
 		Name:   "nginx",
 		Script: config.GatewayScript,
-		SetUp:  setUp,
+		SetUp: func(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+			return setUp(ctx, t, aptProxy)
+		},
 		Shows:  shows,
 		Ready:  func(r event.ServiceReady) event.Body { return event.NginxReady(r) },
 		Failed: func(f event.ServiceFailed) event.Body { return event.NginxFailed(f) },
@@ -39,12 +46,14 @@ func filter(c *cli.Context) error {
 // shows are the names for which the gateway has to show a certificate.
 func shows(p *config.Plan) []string { return append([]string{p.Domain}, p.Hosts()...) }
 
-// setUp has the container of a target set up as the gateway.
-func setUp(ctx context.Context, t *service.Target) (*remote.Answer, error) {
+// setUp has the container of a target set up as the gateway, with packages that come
+// by aptProxy.
+func setUp(ctx context.Context, t *service.Target, aptProxy string) (*remote.Answer, error) {
 	g, err := requestFor(t)
 	if err != nil {
 		return nil, err
 	}
+	g.AptProxy = aptProxy
 	return t.Call(ctx, g, g.names(), func(need string) (any, error) {
 		if need != "token" {
 			return nil, fmt.Errorf("the container's half asks for %q, which this phx-nginx does not know", need)

@@ -20,6 +20,8 @@ container, apply does it, render prints its configuration, and renew renews the
 certificate when that is due.
 
 Options:
+    --apt-proxy URL        get Debian packages by this proxy, http://HOST:PORT
+                           (PHX_APT_PROXY)
     --attach auto|direct|pct
                            go into containers by lxc-attach, without pct, or by
                            pct exec; default auto: without, where pct is that of
@@ -56,8 +58,9 @@ func main() {
 	cmdline.Main(&cli.App{
 		Name:                  "phx-nginx",
 		CustomAppHelpTemplate: usage,
-		Flags:                 service.Flags(),
-		Action:                filter,
+		Flags: append(service.Flags(),
+			&cli.StringFlag{Name: "apt-proxy", EnvVars: []string{"PHX_APT_PROXY"}}),
+		Action: filter,
 		Commands: []*cli.Command{
 			{
 				Name: "apply", CustomHelpTemplate: usage, Action: applyCommand,

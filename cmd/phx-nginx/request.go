@@ -29,6 +29,7 @@ type gateway struct {
 	Addresses  []string          `json:"addresses,omitempty"` // of the gateway, where it has several
 	Interface  string            `json:"interface"`           // through which its neighbours are reached
 	Neighbours []guest.Neighbour `json:"neighbours,omitempty"`
+	AptProxy   string            `json:"apt_proxy,omitempty"` // for this request alone; "" for none
 }
 
 var domainForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
@@ -45,6 +46,8 @@ func (g gateway) check() error {
 		return fmt.Errorf("status host %q: not a host name below %s", g.StatusHost, g.Domain)
 	case slices.ContainsFunc(g.Names, func(name string) bool { return !isBelow(name, g.Domain) }):
 		return fmt.Errorf("names %q: not all are host names below %s", g.Names, g.Domain)
+	case g.AptProxy != "" && cmdline.CheckAptProxy(g.AptProxy) != nil:
+		return fmt.Errorf("apt proxy %q: %w", g.AptProxy, cmdline.CheckAptProxy(g.AptProxy))
 	case g.Root == "":
 		return errors.New("root certificate: no place is given")
 	}

@@ -47,6 +47,10 @@ type Options struct {
 	// if set, gets in its place what people should know of and what is no failure.
 	Log, Warn func(format string, args ...any)
 
+	// IfWell refuses with [ErrUnwell], before anything is changed, a CA that does
+	// not say that it is well at its URL; it needs Settings.
+	IfWell bool
+
 	// Begins, if set, is told of what begins in the container that takes time.
 	Begins func(stage string)
 }
@@ -77,6 +81,9 @@ func Pinned(store *Store) (*Result, error) {
 	roots, err := store.roots(*pin)
 	return &Result{Pin: *pin, Roots: roots}, err
 }
+
+// ErrUnwell is the error of [Converge] for a CA that is not well.
+var ErrUnwell = errors.New("the CA is not well")
 
 // Converge brings a CA's container and the pin on the host together, by one
 // pct exec: what the container has is compared with the pin and with settings,
@@ -127,6 +134,11 @@ func (w *work) run() (result *Result, err error) {
 	}
 	if err := w.read(); err != nil {
 		return nil, err
+	}
+	if w.IfWell {
+		if _, err := c.call("health", w.Settings.URL(), w.rootFile); err != nil {
+			return nil, ErrUnwell
+		}
 	}
 	if err := w.checkPin(); err != nil {
 		return nil, err

@@ -42,6 +42,7 @@ const (
 	NameCheckPoint = "check.point"
 
 	NameContainerStage   = "ct.stage"
+	NameContainerRunning = "ct.running"
 	NameContainerReady   = "ct.ready"
 	NameContainerStarted = "ct.started"
 	NameContainerStopped = "ct.stopped"
@@ -177,6 +178,15 @@ type ContainerStage struct {
 	Stage   string `json:"stage"` // as in [ContainerFailed] and [ServiceFailed]
 }
 
+// ContainerRunning is written by phx-lxc before the end of the work on a container:
+// it runs, nothing is to be done on it, and neither on what it needs. What is still
+// under way are health checks, its own or those of what it needs. Its
+// [ContainerReady], [ContainerFailed] or [ContainerSkipped] follows.
+type ContainerRunning struct {
+	CTID int    `json:"ctid"`
+	Name string `json:"name"`
+}
+
 // ContainerReady is written by phx-lxc for a container that is as the
 // configuration has it.
 type ContainerReady struct {
@@ -265,12 +275,13 @@ type ContainerFailed struct {
 const StageHealthCheck = "health check"
 
 // ContainerSkipped is written by phx-lxc for a container on which nothing was
-// done, and by phx-plan for one that it has left out of the plan for a mistake.
+// done, or which was made and not started, and by phx-plan for one that it has left out of the plan for a mistake.
 type ContainerSkipped struct {
 	CTID    int    `json:"ctid"`
 	Name    string `json:"name"`
 	Reason  string `json:"reason"`
 	Because int    `json:"because,omitempty"` // the container that is not ready, or wrong; 0 when it is not for one
+	Created bool   `json:"created,omitempty"` // it was made, and not started
 }
 
 // CAExported is written by phx-ca-export when the file at Path holds the root
@@ -407,6 +418,7 @@ func (PlanDone) about() (string, int)           { return NamePlanDone, 0 }
 func (e Warning) about() (string, int)          { return NameWarning, e.CTID }
 func (e CheckPoint) about() (string, int)       { return NameCheckPoint, e.CTID }
 func (e ContainerStage) about() (string, int)   { return NameContainerStage, e.CTID }
+func (e ContainerRunning) about() (string, int) { return NameContainerRunning, e.CTID }
 func (e ContainerReady) about() (string, int)   { return NameContainerReady, e.CTID }
 func (e ContainerStarted) about() (string, int) { return NameContainerStarted, e.CTID }
 func (e ContainerStopped) about() (string, int) { return NameContainerStopped, e.CTID }
@@ -436,6 +448,7 @@ var decoders = map[string]func(raw []byte) (Body, error){
 	NameWarning:          decode[Warning],
 	NameCheckPoint:       decode[CheckPoint],
 	NameContainerStage:   decode[ContainerStage],
+	NameContainerRunning: decode[ContainerRunning],
 	NameContainerReady:   decode[ContainerReady],
 	NameContainerStarted: decode[ContainerStarted],
 	NameContainerStopped: decode[ContainerStopped],

@@ -30,6 +30,10 @@ type Setup struct {
 
 	Certificates []remote.Certificate // that have been seen served
 
+	// AptProxy is the proxy by which apt gets packages, http://HOST:PORT; "" for what
+	// the container is set to.
+	AptProxy string
+
 	tell  Tell
 	begun string // what has been told last that begins
 }

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -178,16 +180,7 @@ func TestInstall(t *testing.T) {
 			write(t, "/var/lib/dpkg/updates/0001", "Package: phx-interrupted\nStatus: "+
 				"install ok unpacked\nMaintainer: x <x@x>\nArchitecture: all\nVersion: 1\nDescription: x\n")
 			write(t, "/var/lib/dpkg/info/phx-interrupted.list", "/.\n")
-			build := exec.Command("sh", "-euc", `mkdir -p x/DEBIAN
-				printf '%s\n' 'Package: phx-test' 'Version: 1' 'Architecture: all' 'Maintainer: x <x@x>' \
-					'Description: x' >x/DEBIAN/control
-				dpkg-deb -b x phx-test_1_all.deb >&2
-				{ cat x/DEBIAN/control; echo Filename: ./phx-test_1_all.deb; echo Size: $(stat -c %s phx-test_1_all.deb)
-					set -- $(sha256sum phx-test_1_all.deb); echo SHA256: $1; } >Packages`)
-			build.Dir = repo
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
+			buildPackage(t, repo)
 			held, err := os.OpenFile(lock, os.O_CREATE|os.O_RDWR, 0o640)
 			if err != nil {
 				t.Fatal(err)
@@ -222,6 +215,57 @@ func TestInstall(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// buildPackage makes the package phx-test in a directory from which apt installs.
+func buildPackage(t *testing.T, repo string) {
+	t.Helper()
+	build := exec.Command("sh", "-euc", `mkdir -p x/DEBIAN
+		printf '%s\n' 'Package: phx-test' 'Version: 1' 'Architecture: all' 'Maintainer: x <x@x>' \
+			'Description: x' >x/DEBIAN/control
+		dpkg-deb -b x phx-test_1_all.deb >&2
+		{ cat x/DEBIAN/control; echo Filename: ./phx-test_1_all.deb; echo Size: $(stat -c %s phx-test_1_all.deb)
+			set -- $(sha256sum phx-test_1_all.deb); echo SHA256: $1; } >Packages`)
+	build.Dir = repo
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// TestInstallByProxy: apt itself gets a package from a server that only the proxy reaches, and is set as before.
+func TestInstallByProxy(t *testing.T) {
+	repo := packageDatabase(t)
+	buildPackage(t, repo)
+	var mu sync.Mutex
+	var asked []string
+	files := http.FileServer(http.Dir(repo))
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, r.URL.String())
+		mu.Unlock()
+		files.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	write(t, "/etc/apt/sources.list", "deb [trusted=yes] http://packages.invalid/ ./\n")
+	before, err := os.ReadDir("/etc/apt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Setup{AptProxy: proxy.URL}).Install(t.Context(), "phx-test"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Contains(asked, "http://packages.invalid/./phx-test_1_all.deb") {
+		t.Errorf("the proxy was asked for %q", asked)
+	}
+	after, err := os.ReadDir("/etc/apt")
+	if err != nil || len(after) != len(before) {
+		t.Errorf("/etc/apt has %v, had %v, %v", after, before, err)
+	}
+	if out, err := Run(t.Context(), "apt-config", "dump"); err != nil || strings.Contains(out, proxy.URL) {
+		t.Errorf("apt is set to %s, %v", out, err)
+	}
 }
 
 // packageDatabase lets this test's apt and dpkg have an empty database, and

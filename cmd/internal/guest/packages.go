@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -53,11 +54,15 @@ func (s *Setup) Install(ctx context.Context, pkg string) error {
 }
 
 func (s *Setup) install(ctx context.Context, pkg string) error {
+	apt := []string{"apt-get", "-q"}
+	if s.AptProxy != "" { // for this call alone: nothing of it stays in the container
+		apt = append(apt, "-o", "Acquire::http::Proxy="+s.AptProxy)
+	}
 	for _, argv := range [][]string{
 		// Without these, dpkg asks about a file that was edited.
 		{"dpkg", "--force-confdef", "--force-confold", "--configure", "-a"},
-		{"apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"},
-		{"apt-get", "install", "-q", "-y", "--no-install-recommends", pkg},
+		slices.Concat(apt, []string{"update", "-o", "APT::Update::Error-Mode=any"}),
+		slices.Concat(apt, []string{"install", "-y", "--no-install-recommends", pkg}),
 	} {
 		if _, err := Run(ctx, argv...); err != nil {
 			return err

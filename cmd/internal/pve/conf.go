@@ -1,7 +1,9 @@
 package pve
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -57,6 +59,12 @@ func (h *Host) confPaths() (map[int]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// HasConf reports whether a container is on this host, as far as that can be seen.
+func (h *Host) HasConf(ctid int) bool {
+	_, err := os.Stat(h.confPath(ctid))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // ReadConf reads a container's configuration file. The error is an

@@ -12,13 +12,13 @@ import (
 
 // Serve is the host's end of a conversation: it supplies what the container's
 // half asks for until its answer has come, and returns that answer, of which
-// Error may be set. program is the program itself. names are those of the
-// service's certificates: the host knows them, and they replace what the answer
-// says. supply returns the JSON value of each other need; its error is told to
-// the container's half, whose answer then follows. tell gets what that half says
-// while it works. The error is [ErrEnded] when there is no other half any more, and
-// else says what it did wrong.
-func Serve(in io.Reader, out io.Writer, program []byte, names []string,
+// Error may be set. program is the program itself, which is read when it is asked
+// for. names are those of the service's certificates: the host knows them, and they
+// replace what the answer says. supply returns the JSON value of each other need;
+// its error is told to the container's half, whose answer then follows. tell gets
+// what that half says while it works. The error is [ErrEnded] when there is no other
+// half any more, and else says what it did wrong.
+func Serve(in io.Reader, out io.Writer, program io.Reader, names []string,
 	supply func(need string) (any, error), tell func(Note),
 ) (*Answer, error) {
 	lines := bufio.NewReader(in)
@@ -57,7 +57,7 @@ func Serve(in io.Reader, out io.Writer, program []byte, names []string,
 		}
 		asked[m.Need] = true
 		if m.Need == "program" {
-			_, err = out.Write(program)
+			_, err = io.Copy(out, program)
 		} else {
 			err = send(out, m.Need, supply)
 		}

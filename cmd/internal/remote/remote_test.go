@@ -176,7 +176,8 @@ func FuzzTalk(f *testing.F) {
 		asked, told := map[string]bool{}, 0
 		names := []string{"a.example"}
 		var sent bytes.Buffer
-		answer, err := Serve(bytes.NewReader(said), &sent, []byte("program"), names, func(need string) (any, error) {
+		program := strings.NewReader("program")
+		answer, err := Serve(bytes.NewReader(said), &sent, program, names, func(need string) (any, error) {
 			if asked[need] || !needForm.MatchString(need) {
 				t.Fatalf("asked for %q", need)
 			}

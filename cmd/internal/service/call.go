@@ -93,14 +93,23 @@ func call(ctx context.Context, host *pve.Host, ctid int, names []string,
 	if err != nil {
 		return nil, err
 	}
-	program, err := os.ReadFile(path)
+	program, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(program)
+	defer program.Close()
+	sum := sha256.New()
+	size, err := io.Copy(sum, program)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := program.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
 	name := filepath.Base(path)
 
-	cmd := host.Exec(ctid, "/bin/sh", "-c", boot, "sh", name, hex.EncodeToString(sum[:]), strconv.Itoa(len(program)))
+	cmd := host.Exec(ctid, "/bin/sh", "-c", boot, "sh", name, hex.EncodeToString(sum.Sum(nil)),
+		strconv.FormatInt(size, 10))
 	cmd.Label = fmt.Sprintf("pct exec %d (%s apply)", ctid, name)
 	cmd.Timeout = callTimeout
 	cmd.Stderr = log
@@ -109,7 +118,7 @@ func call(ctx context.Context, host *pve.Host, ctid int, names []string,
 
 // converse has the conversation with a command that is the container's half, and
 // returns its answer. program is what it gets that asks for the program.
-func converse(ctx context.Context, host *pve.Host, cmd pve.Command, program []byte, names []string,
+func converse(ctx context.Context, host *pve.Host, cmd pve.Command, program io.Reader, names []string,
 	supply func(need string) (any, error), tell func(remote.Note),
 ) (*remote.Answer, error) {
 	c, err := host.Converse(ctx, cmd, 4<<10)

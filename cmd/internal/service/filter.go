@@ -91,9 +91,9 @@ func Run(c *cli.Context, program Program) error {
 func (f *filter) run(ctx context.Context) error {
 	p := newPlanState()
 	for {
-		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned, event.NameContainerReady,
-			event.NameContainerPreview, event.NameContainerStatus, event.NameContainerFailed,
-			event.NameContainerSkipped,
+		ev, err := f.stream.Next(ctx, event.NamePlanStarted, event.NameContainerPlanned,
+			event.NameContainerRunning, event.NameContainerReady, event.NameContainerPreview, event.NameContainerStatus,
+			event.NameContainerFailed, event.NameContainerSkipped,
 			event.NameCAExported, event.NameCAFailed, event.NameCAFingerprint,
 			event.NameNginxReady, event.NameNginxFailed)
 		if err != nil {
@@ -116,7 +116,7 @@ func (f *filter) run(ctx context.Context) error {
 			p.gatewayReady.set(false)
 			p = newPlanState()
 		}
-		if err := p.observe(ev, f.program.Script, f.exists); err != nil {
+		if err := p.observe(ev, f.program.Script, f.host.HasConf); err != nil {
 			f.fail(fmt.Errorf("event stream: line %d: %w", ev.Line, err))
 		}
 		if p.looked != nil && !p.started {
@@ -134,12 +134,6 @@ func (f *filter) run(ctx context.Context) error {
 		return cmdline.Status(1)
 	}
 	return nil
-}
-
-// exists reports whether a container is on this host.
-func (f *filter) exists(ctid int) bool {
-	_, err := f.host.ReadConf(ctid)
-	return err == nil
 }
 
 // finish waits for the work on a plan that is over, and reports what the

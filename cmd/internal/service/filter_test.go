@@ -215,6 +215,30 @@ func TestAnyOrder(t *testing.T) {
 	}
 }
 
+// The work begins when the container runs as it should, and not again at its end,
+// whatever that is.
+func TestRunning(t *testing.T) {
+	f := newFixture(t)
+	running := of(gateway, "ct.running", "")
+	for _, end := range []string{
+		of(gateway, "ct.ready", ""),
+		of(gateway, "ct.failed", `,"stage":"health check","error":"not healthy"`),
+		of(gateway, "ct.failed", `,"stage":"disk","error":"no disk"`),
+		of(gateway, "ct.skipped", `,"reason":"103 is not ready","because":103`),
+	} {
+		r := f.filter(t, started(), f.planned("create"), running, f.exported(), f.fingerprint(), end, done())
+		if r.err != nil || len(r.targets) != 1 || !strings.Contains(r.out, `"nginx.ready"`) {
+			t.Errorf("%s: %d times, %v\n%s", end, len(r.targets), r.err, r.out)
+		}
+	}
+	// Without the CA's root it is said what has become of the container.
+	skipped := of(gateway, "ct.skipped", `,"reason":"103 is not ready","because":103`)
+	r := f.filter(t, started(), f.planned("create"), running, skipped, done())
+	if r.err == nil || len(r.targets) != 0 || r.failure() != "join: the container was skipped: 103 is not ready" {
+		t.Errorf("%d times, %v, %q", len(r.targets), r.err, r.failure())
+	}
+}
+
 // What has failed is mended as far as that goes, and only where something is.
 func TestWithoutTheCA(t *testing.T) {
 	skipped := of(gateway, "ct.skipped", `,"reason":"103 failed","because":103`)

@@ -14,7 +14,7 @@ import (
 type planState struct {
 	plan      config.Plan
 	container *config.Container // the program's; nil when none is planned
-	ready     bool              // it can be worked on
+	ready     bool              // it can be worked on: it runs as it should, or the work on it is over
 	notReady  string            // why it will not get ready
 	started   bool              // the work on it
 
@@ -85,7 +85,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 		container, err := config.ParseContainer(body.CTID, body.Config)
 		p.container, p.asks = container, asks
 		return err
-	case event.ContainerReady:
+	case event.ContainerRunning, event.ContainerReady:
 		p.ready = p.ready || ours
 	case event.ContainerPreview:
 		if ours {
@@ -101,7 +101,7 @@ func (p *planState) observe(ev event.Event, script string, exists func(ctid int)
 		if ours {
 			p.notReady = "was skipped: " + body.Reason
 			// Without another container, what is there is mended as far as that goes.
-			p.ready = p.ready || body.Because != 0 && exists(body.CTID)
+			p.ready = p.ready || body.Because != 0 && !body.Created && exists(body.CTID)
 		}
 	case event.CAExported:
 		if p.plan.CA == nil || body.CTID != p.plan.CA.CTID {

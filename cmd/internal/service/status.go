@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -148,7 +149,7 @@ func (s *serviceStatus) inside(ctx context.Context, roots []*x509.Certificate) (
 	cmd.Label = fmt.Sprintf("pct exec %d (%s %s)", s.CTID, filepath.Base(program), guest.ShownCommand)
 	cmd.Timeout, cmd.MaxStdout = statusLimit, process.MaxCapture
 	question := guest.Question{Names: s.names, Roots: string(cert.Encode(roots...))}
-	answer, err := converse(ctx, s.filter.host, cmd, nil, s.names,
+	answer, err := converse(ctx, s.filter.host, cmd, strings.NewReader(""), s.names,
 		func(string) (any, error) { return question, nil }, func(remote.Note) {})
 	switch {
 	case err != nil:

@@ -234,6 +234,7 @@ func TestLab(t *testing.T) {
 	t.Run("Terminal", l.testTerminal)
 	t.Run("Flood", l.testFlood)
 	t.Run("Changes", l.testChanges)
+	t.Run("AptProxy", l.testAptProxy)
 	t.Run("Init", l.testInit)
 	filters := []string{"phx-lxc"}
 	if long() {

@@ -111,7 +111,8 @@ var (
 	stepRE = regexp.MustCompile(`(?m)^<li>(?:<span class="soft">after .*?: </span>)?` +
 		`<a href="#ct-(\d+)">\d+</a> <bdi>(.*?)</bdi>, (\S+): (.*?) <span class="soft">\(from (.*?)\)</span></li>$`)
 	stageRE = regexp.MustCompile(`(?m)^<tr><td class="name"><a href="#ct-(\d+)">.*?</td><td>(.*?)</td>` +
-		`<td><bdi>(.*?)</bdi></td><td class="number">.*?</td><td class="number">(.*?)</td><td>.*?</td><td>yes</td></tr>$`)
+		`<td><bdi>(.*?)</bdi></td><td class="number">.*?</td><td class="number">(.*?)</td>` +
+		`<td>.*?</td><td>yes</td></tr>$`)
 )
 
 // criticalPath returns the critical path of the run of which the file events in
@@ -128,8 +129,12 @@ func criticalPath(b *testing.B, dir string) string {
 			stages[m[1]+m[2]] = append(stages[m[1]+m[2]], m[3]+" "+took)
 		}
 	}
+	steps := stepRE.FindAllStringSubmatch(string(page), -1)
+	if len(steps) == 0 || len(stages) == 0 {
+		b.Fatal("phoenix-view's page has no critical path, or another form than it had")
+	}
 	lines := []string{"critical path:"}
-	for _, m := range stepRE.FindAllStringSubmatch(string(page), -1) {
+	for _, m := range steps {
 		ctid, name, program, took, from := m[1], m[2], m[3], m[4], m[5]
 		lines = append(lines, fmt.Sprintf("from %s: %s %s, %s, %s: %s", from, ctid, name, program, took,
 			strings.Join(stages[ctid+program], ", ")))
