@@ -84,7 +84,8 @@ func TestAttach(t *testing.T) {
 	t.Setenv("SSL_CERT_FILE", "/x")
 	_, err := h.Run(context.Background(), h.Exec(103, "/bin/sh", "-c", "a b", ""))
 	if err == nil || !strings.HasPrefix(err.Error(), "pct exec --keep-env 0 103 -- /bin/sh -c 'a b' '': "+
-		"exit status 7\n| -P|/lxc|-n|103|--clear-env|--|/bin/sh|-c|a b||") || strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		"exit status 7\n| -P|/lxc|-n|103|--clear-env|--|/bin/sh|-c|a b||") ||
+		strings.Contains(err.Error(), "SSL_CERT_FILE") {
 		t.Errorf("%v", err)
 	}
 	h.LXCPath = ""

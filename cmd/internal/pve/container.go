@@ -608,11 +608,14 @@ func (c *Container) forgetRestart(ctx context.Context) error {
 // the container since.
 func (c *Container) ClearRestartIfDone(ctx context.Context) error {
 	since, _ := restartOf(c.Conf)
-	if since == 0 || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
+	if since == 0 || !c.Running {
 		return nil
 	}
-	if c.host.Direct {
-		at, found := c.host.startedAt(c.CTID)
+	at, found := c.host.startedAt(c.CTID)
+	switch {
+	case found && at.Before(time.Unix(since, 0)):
+		return nil
+	case c.host.Direct:
 		if !found || at.Before(time.Unix(since+1, 0)) { // since is rounded down
 			return nil
 		}
