@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // A call of pct costs half a second of Perl, and for two of its commands that is
@@ -64,11 +66,12 @@ func (h *Host) running() (map[int]bool, error) {
 func (h *Host) lookAtAll() (map[int]string, error) {
 	running, err := h.running() // first: a container that is made meanwhile is stopped, not missing
 	if err != nil {
-		return nil, err
+		return nil, remedy.Errorf("have pct asked, with PHX_ATTACH=pct", "%w", err)
 	}
 	entries, err := os.ReadDir(filepath.Join(h.PVERoot, "lxc"))
 	if err != nil {
-		return nil, fmt.Errorf("list the containers: %w", err)
+		return nil, remedy.Errorf("see what keeps Proxmox VE's files from being there with: systemctl status pve-cluster",
+			"list the containers: %w", err)
 	}
 	states := map[int]string{}
 	for _, e := range entries {

@@ -62,13 +62,14 @@ func TestStatesWithoutPct(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	h.PVERoot += "/missing" // as when pmxcfs is down
-	if states, err := h.List(context.Background()); err == nil {
-		t.Errorf("states without Proxmox's files: %v", states)
+	if states, err := h.List(context.Background()); err == nil ||
+		!strings.HasSuffix(err.Error(), ": systemctl status pve-cluster") {
+		t.Errorf("states without Proxmox's files: %v, %v", states, err)
 	}
 	h = directHost(t)
 	h.Proc += "/missing"
-	if states, err := h.List(context.Background()); err == nil {
-		t.Errorf("states without the kernel's: %v", states)
+	if states, err := h.List(context.Background()); err == nil || !strings.HasSuffix(err.Error(), "PHX_ATTACH=pct") {
+		t.Errorf("states without the kernel's: %v, %v", states, err)
 	}
 }
 
