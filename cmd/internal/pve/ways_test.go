@@ -157,10 +157,10 @@ func TestWaysIntoAContainer(t *testing.T) {
 		"limits":   {argv: sh("cat /proc/self/limits"), prior: before("ulimit -n 1000; ulimit -c 0; ulimit -s 4096")},
 		"descriptors": {argv: sh("ls /proc/self/fd"), want: printed("0\n1\n2\n3\n", ""), // 3 is that of ls
 			prior: before("exec 5</dev/null 9>>lock 200</dev/null")},
-		"signals": {argv: []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"},
-			match: `SigBlk:\s0+\nSigIgn:\s0+\n`},
+		"signals": {argv: []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"}, // but for SIGPIPE
+			match: `SigBlk:\s0+\nSigIgn:\s0+1000\n`},
 		"signals, below nohup": {argv: []string{"grep", "^SigIgn", "/proc/self/status"}, prior: before("trap '' HUP"),
-			want: printed("SigIgn:\t0000000000000001\n", "")},
+			want: printed("SigIgn:\t0000000000001001\n", "")},
 		"niceness": {argv: []string{"nice"}, prior: before("renice -n 19 $$ >/dev/null"), want: printed("19\n", "")},
 		"oom_score_adj": {argv: sh("cat /proc/self/oom_score_adj"), prior: before("echo 321 >/proc/self/oom_score_adj"),
 			want: printed("321\n", "")},
@@ -261,13 +261,15 @@ func TestWaysOfSignals(t *testing.T) {
 	const script = `for s in HUP INT TERM; do trap "echo $s >>$1" $s; done
 		: >"$1"; echo $$; exec 2>/dev/null; n=0; while [ $n -lt 15 ]; do sleep 0.1; n=$((n + 1)); done
 		echo ended >>"$1"`
-	const after = `while kill -0 "$1" 2>/dev/null; do sleep 0.05; done; cat "$2"; rm "$2"`
+	// One signal by two ways is one, or two where the first was taken before the second came.
+	const after = `while kill -0 "$1" 2>/dev/null; do sleep 0.05; done; uniq "$2"; rm "$2"`
 	for _, tt := range []struct {
 		to  string // "phx", or "command": pct or lxc-attach
 		sig syscall.Signal
 	}{
 		{"phx", syscall.SIGTERM}, {"phx", syscall.SIGINT}, {"phx", syscall.SIGKILL},
-		{"command", syscall.SIGTERM}, {"command", syscall.SIGINT}, {"command", syscall.SIGKILL},
+		// No SIGINT: lxc-attach ignores it, but only from some moment on after the command has begun.
+		{"command", syscall.SIGTERM}, {"command", syscall.SIGKILL},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tt.to, tt.sig), func(t *testing.T) {
 			t.Parallel()
