@@ -17,7 +17,9 @@ import (
 // nearly all that it does. pct exec looks whether the container is on this host and
 // runs, and becomes lxc-attach; pct list and pct status read the files in /etc/pve/lxc
 // and /proc/net/unix (pve-container 6.1.10, src/PVE/CLI/pct.pm and src/PVE/LXC.pm).
-// Where [Host.Direct] is set, that is done here. What can be seen of it is the same.
+// Where [Host.Direct] is set, that is done here. What can be seen of it is the same, but
+// that pct, in a locale other than UTF-8 such as cron's, spoils arguments that are not
+// ASCII, and warns of each line of a conf file that it cannot read.
 
 // DefaultLXCPath is where LXC has its containers under Proxmox VE.
 const DefaultLXCPath = "/var/lib/lxc"
@@ -76,7 +78,9 @@ func (h *Host) lookAtAll() (map[int]string, error) {
 	states := map[int]string{}
 	for _, e := range entries {
 		name, isConf := strings.CutSuffix(e.Name(), ".conf")
-		if ctid, err := strconv.Atoi(name); err == nil && isConf {
+		ctid, err := strconv.Atoi(name)
+		// As for pmxcfs, 0101.conf is no container's.
+		if err == nil && isConf && ctid > 0 && strconv.Itoa(ctid) == name && !e.IsDir() {
 			states[ctid] = stateWord(running[ctid])
 		}
 	}
@@ -120,7 +124,14 @@ func (h *Host) attach(c Command) ([]string, error) {
 	if state != "running" {
 		return nil, &refusal{255, fmt.Sprintf("container '%d' not running!", c.ctid)}
 	}
-	argv := []string{"lxc-attach"}
+	program, err := exec.LookPath("lxc-attach") // env's status would be that of a program missing in the container
+	if err != nil {
+		return nil, err
+	}
+	// Whatever pct becomes ignores SIGPIPE: IO::Multiplex sets that where it is loaded,
+	// and pct loads it with the classes of virtual machines. What runs in the container
+	// inherits it: the status of dpkg -l in "dpkg -l | head -n 1" depends on that.
+	argv := []string{"env", "--ignore-signal=PIPE", program}
 	if h.lxcPath() != DefaultLXCPath {
 		argv = append(argv, "-P", h.lxcPath())
 	}

@@ -36,7 +36,9 @@ func directHost(t *testing.T) *Host {
 	write("pve/lxc/101.conf", "memory: 512\n")
 	write("pve/lxc/103.conf", "memory: 512\n")
 	write("pve/lxc/103.conf.tmp.1", "")
-	write("pve/lxc/x.conf", "")
+	for _, name := range []string{"x", "0102", "+104", "-105", "106.conf", "107.conf/108"} {
+		write("pve/lxc/"+name+".conf", "")
+	}
 	if err := os.Symlink("nodes/alpha", filepath.Join(dir, "pve/local")); err != nil {
 		t.Fatal(err)
 	}
@@ -73,11 +75,11 @@ func TestStatesWithoutPct(t *testing.T) {
 	}
 }
 
-// What runs is lxc-attach, and what is told is pct exec.
+// What runs is lxc-attach, with SIGPIPE ignored, and what is told is pct exec.
 func TestAttach(t *testing.T) {
 	h := directHost(t)
 	bin := t.TempDir()
-	program := "#!/bin/sh\nprintf '%s|' \"$@\"; env | sort >&2; exit 7\n"
+	program := "#!/bin/sh\nkill -PIPE $$\nprintf '%s|' \"$@\"; env | sort >&2; exit 7\n"
 	if err := os.WriteFile(filepath.Join(bin, "lxc-attach"), []byte(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +109,13 @@ func TestAttach(t *testing.T) {
 			t.Errorf("%d: %v", ctid, err)
 		}
 	}
-	t.Setenv("PATH", "/nonexistent")
+	if err := os.Remove(filepath.Join(bin, "lxc-attach")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/usr/bin/env", filepath.Join(bin, "env")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
 	_, err = h.Run(context.Background(), h.Exec(101, "true"))
 	if err == nil || !strings.Contains(err.Error(), "PHX_ATTACH=pct") {
 		t.Errorf("%v", err)

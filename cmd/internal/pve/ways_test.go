@@ -157,10 +157,10 @@ func TestWaysIntoAContainer(t *testing.T) {
 		"limits":   {argv: sh("cat /proc/self/limits"), prior: before("ulimit -n 1000; ulimit -c 0; ulimit -s 4096")},
 		"descriptors": {argv: sh("ls /proc/self/fd"), want: printed("0\n1\n2\n3\n", ""), // 3 is that of ls
 			prior: before("exec 5</dev/null 9>>lock 200</dev/null")},
-		"signals": {argv: []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"},
-			match: `SigBlk:\s0+\nSigIgn:\s0+\n`},
+		"signals": {argv: []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"}, // but for SIGPIPE
+			match: `SigBlk:\s0+\nSigIgn:\s0+1000\n`},
 		"signals, below nohup": {argv: []string{"grep", "^SigIgn", "/proc/self/status"}, prior: before("trap '' HUP"),
-			want: printed("SigIgn:\t0000000000000001\n", "")},
+			want: printed("SigIgn:\t0000000000001001\n", "")},
 		"niceness": {argv: []string{"nice"}, prior: before("renice -n 19 $$ >/dev/null"), want: printed("19\n", "")},
 		"oom_score_adj": {argv: sh("cat /proc/self/oom_score_adj"), prior: before("echo 321 >/proc/self/oom_score_adj"),
 			want: printed("321\n", "")},
@@ -268,7 +268,8 @@ func TestWaysOfSignals(t *testing.T) {
 		sig syscall.Signal
 	}{
 		{"phx", syscall.SIGTERM}, {"phx", syscall.SIGINT}, {"phx", syscall.SIGKILL},
-		{"command", syscall.SIGTERM}, {"command", syscall.SIGINT}, {"command", syscall.SIGKILL},
+		// No SIGINT: lxc-attach ignores it, but only from some moment on after the command has begun.
+		{"command", syscall.SIGTERM}, {"command", syscall.SIGKILL},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tt.to, tt.sig), func(t *testing.T) {
 			t.Parallel()
