@@ -74,7 +74,7 @@ type node struct {
 	unchanged  bool          // it runs, and nothing is to be done on it and on what it needs
 	source     cloneSource   // for others
 	needs      []int         // those of the plan, once it is planned
-	cloned     chan struct{} // closed when no clone of it is to be made, or not yet
+	cloned     chan struct{} // closed when it has been made, or will not be for now
 	hasCloned  func()        // closes cloned
 	recreation *recreation   // nil unless it is recreated
 }
@@ -373,8 +373,8 @@ func (r *round) anyUnfinished(ids []int) bool {
 
 // areUnchanged waits until it is known of each of these containers whether it is
 // ready, or runs and nothing is to be done on it, and reports whether that is so of
-// all. Others must not be told before that a container runs which needs them: what
-// they do with it may be about these, too.
+// all. It is not said before that a container runs which needs them: what others then
+// do with that one may concern these, too.
 func (r *round) areUnchanged(ids []int) bool {
 	for _, id := range ids {
 		n := r.node(id)
