@@ -334,8 +334,10 @@ phoenix_inside() {
 			printf "| container '%s' not running!\n" "$ctid" >&2
 			return 255
 		fi
-		attach=(lxc-attach -n "$ctid" --clear-env --)
-		[[ $path == /var/lib/lxc ]] || attach=(lxc-attach -P "$path" "${attach[@]:1}")
+		# Whatever pct becomes ignores SIGPIPE, and so does what that runs.
+		attach=(env --ignore-signal=PIPE lxc-attach)
+		[[ $path == /var/lib/lxc ]] || attach+=(-P "$path")
+		attach+=(-n "$ctid" --clear-env --)
 	fi
 	phoenix_quote timeout -k 10 "${PHX_SCRIPT_TIMEOUT:-1500}" "${attach[@]}" "$@"
 }

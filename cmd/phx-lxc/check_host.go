@@ -190,8 +190,8 @@ func (s *survey) oldManifest() []point {
 type program struct{ name, url, archive, sum string }
 
 // programs looks for the programs that feature scripts name and that are still to be
-// installed: in PHX_ASSETS,
-// among what was downloaded before, or whether they can be downloaded.
+// installed: in PHX_ASSETS, among what was downloaded before, or whether they can be
+// downloaded.
 func (s *survey) programs(ctx context.Context) []point {
 	var needed []program
 	tables := map[string][]program{}

@@ -74,7 +74,7 @@ type node struct {
 	unchanged  bool          // it runs, and nothing is to be done on it and on what it needs
 	source     cloneSource   // for others
 	needs      []int         // those of the plan, once it is planned
-	cloned     chan struct{} // closed when no clone of it is to be made, or not yet
+	cloned     chan struct{} // closed when it has been made, or will not be for now
 	hasCloned  func()        // closes cloned
 	recreation *recreation   // nil unless it is recreated
 }
@@ -181,8 +181,13 @@ func (r *round) take(planned event.ContainerPlanned) error {
 			needs = nil
 			r.awaitSource(container.CloneFrom, planned.Needs)
 		}
-		if planned.Action == "create" && !r.options.dryRun && r.early(n, j, needs) {
-			needs = nil
+		if planned.Action == "create" && !r.options.dryRun {
+			if r.options.host.HasConf(ctid) {
+				n.hasCloned()
+				r.lookEarly(n, j, needs)
+			} else if r.canMakeEarly(n, j, needs) {
+				needs = nil // it waits for them later
+			}
 		}
 		if reason, because := r.await(needs); reason != "" {
 			r.skip(container, reason, because)
@@ -223,41 +228,36 @@ func (r *round) begin() (release func(), ok bool) {
 	}
 }
 
-// early does what can be done before all is ready that a container needs. If it is
-// still to be made, and can be, early waits for its clone source alone, and reports
-// that this can be done now. If nothing is to be done on it, nor on what it needs, it
-// says that the container runs, and runs its health checks while others are not ready.
-// Where there is nothing to wait for, it does not look.
-func (r *round) early(n *node, j *job, needs []int) (makes bool) {
-	if !r.run.options.host.HasConf(j.c.CTID) {
-		return r.makesEarly(n, j, needs)
+// lookEarly finds out, before all is ready that a container needs, whether it runs and
+// nothing is to be done on it, nor on what it needs. Then it says so, and runs its health
+// checks while others are not ready. Where there is nothing to wait for, it does not look.
+func (r *round) lookEarly(n *node, j *job, needs []int) {
+	if !r.areUnchanged(needs) {
+		close(n.looked)
+		return
 	}
-	n.hasCloned()
-	looks := true
-	if r.areUnchanged(needs) {
-		r.holding(func() {
-			if looks = j.hasHealthChecks() || r.anyUnfinished(needs); looks {
-				n.unchanged = j.isUnchanged(r.ctx)
-			}
-		})
+	release, ok := r.begin()
+	if !ok {
+		return
 	}
-	if !looks {
-		return false
+	defer release()
+	if !j.hasHealthChecks() && !r.anyUnfinished(needs) {
+		return
 	}
+	n.unchanged = j.isUnchanged(r.ctx)
 	close(n.looked)
 	if !n.unchanged {
-		return false
+		return
 	}
 	r.emit(event.ContainerRunning{CTID: j.c.CTID, Name: j.c.Name})
 	if j.hasHealthChecks() && r.anyUnfinished(needs) {
-		r.holding(func() { j.healthy = j.isHealthyAtOnce(r.ctx) })
+		j.healthy = j.isHealthyAtOnce(r.ctx)
 	}
-	return false
 }
 
-// makesEarly reports whether a container is made now, and waits for what else it needs
-// before it is started.
-func (r *round) makesEarly(n *node, j *job, needs []int) bool {
+// canMakeEarly reports whether a container that does not exist can be made now, which
+// it waits for. If so, the container waits for what else it needs before it is started.
+func (r *round) canMakeEarly(n *node, j *job, needs []int) bool {
 	if !r.anyUnfinished(needs) {
 		return false
 	}
@@ -266,19 +266,21 @@ func (r *round) makesEarly(n *node, j *job, needs []int) bool {
 		return false
 	}
 	j.await = func() (reason string, because int) {
-		if start := time.Now(); r.anyUnfinished(needs) {
-			j.begins("waiting for what it needs")
-			j.pause(func() { r.await(needs) })
-			j.waited = time.Since(start)
+		if !r.anyUnfinished(needs) {
+			return r.await(needs)
 		}
-		return r.await(needs)
+		start := time.Now()
+		j.begins("waiting for what it needs")
+		j.pause(func() { reason, because = r.await(needs) })
+		j.waited = time.Since(start)
+		return reason, because
 	}
 	return true
 }
 
-// canMake waits until a missing container can be made, if it is a clone, and reports
-// whether it can: nothing in that may fail for what is still to be done on others.
-func (r *round) canMake(j *job, needs []int) (can bool) {
+// canMake waits for the clone source of a container that does not exist, and reports
+// whether it can be made: nothing in that may fail for what is still to be done on others.
+func (r *round) canMake(j *job, needs []int) bool {
 	if source := j.c.CloneFrom; source != 0 {
 		if !slices.Contains(needs, source) {
 			return false
@@ -287,17 +289,12 @@ func (r *round) canMake(j *job, needs []int) (can bool) {
 			return false
 		}
 	}
-	r.holding(func() { can = j.canMake(r.ctx) })
-	return can
-}
-
-// holding does something while it counts as a container at work, unless nothing new
-// may be started.
-func (r *round) holding(do func()) {
-	if release, ok := r.begin(); ok {
-		defer release()
-		do()
+	release, ok := r.begin()
+	if !ok {
+		return false
 	}
+	defer release()
+	return j.canMake(r.ctx)
 }
 
 // pause waits for something while others may be worked on in the place of a container
@@ -312,10 +309,9 @@ func (r *round) pause(wait func()) {
 // source are made that others need, unless it is one of these. It returns nil where
 // there is nothing to wait for.
 func (r *round) turn(ctid, source int) (wait func()) {
-	var before []*node
 	select {
 	case <-r.planned: // what others need is known then
-		if before = r.clonedBefore(ctid, source); len(before) == 0 {
+		if len(r.clonedBefore(ctid, source)) == 0 {
 			return nil
 		}
 	default:
@@ -323,11 +319,10 @@ func (r *round) turn(ctid, source int) (wait func()) {
 	return func() {
 		select {
 		case <-r.planned:
-			before = r.clonedBefore(ctid, source)
 		case <-r.halted:
 			return
 		}
-		for _, n := range before {
+		for _, n := range r.clonedBefore(ctid, source) {
 			select {
 			case <-n.cloned:
 			case <-r.halted:
@@ -378,8 +373,8 @@ func (r *round) anyUnfinished(ids []int) bool {
 
 // areUnchanged waits until it is known of each of these containers whether it is
 // ready, or runs and nothing is to be done on it, and reports whether that is so of
-// all. Others must not be told before that a container runs which needs them: what
-// they do with it may be about these, too.
+// all. It is not said before that a container runs which needs them: what others then
+// do with that one may concern these, too.
 func (r *round) areUnchanged(ids []int) bool {
 	for _, id := range ids {
 		n := r.node(id)
@@ -527,137 +522,4 @@ func (r *round) guestName(id int) string {
 		return fmt.Sprintf("%d %s", id, name)
 	}
 	return strconv.Itoa(id)
-}
-
-// recreation is how far a container of the plan has come that is recreated.
-type recreation struct {
-	checked chan struct{} // closed when it is known whether it can be recreated
-	can     bool
-	gone    chan struct{} // closed when it has been destroyed, or will not be
-	isGone  bool
-}
-
-// recreate recreates the container of a node. needs are those of the plan. Nothing
-// is destroyed before all that are to be recreated have been looked at, and what
-// they need and is not recreated itself is ready.
-func (r *round) recreate(n *node, j *job, needs []int) {
-	var early, late []int
-	checked := sync.OnceFunc(func() { close(n.recreation.checked) })
-	gone := sync.OnceFunc(func() { close(n.recreation.gone) })
-	defer gone()
-	defer checked()
-
-	select { // which others are recreated is known then
-	case <-r.planned:
-	case <-r.halted:
-		r.skip(j.c, planBrokeOff, 0)
-		return
-	}
-	for _, id := range needs {
-		if r.needsRecreated(id) {
-			late = append(late, id)
-		} else {
-			early = append(early, id)
-		}
-	}
-	if reason, because := r.await(early); reason != "" {
-		r.skip(j.c, reason, because)
-		return
-	}
-	start := time.Now()
-	all := r.recreated()
-	if !r.atWork(j, func() error { return j.prepareToRecreate(r.ctx, all) }) {
-		return
-	}
-	n.recreation.can = true
-	checked()
-	if reason, because := r.awaitRecreation(j.c.CTID, all); reason != "" {
-		r.skip(j.c, reason, because)
-		return
-	}
-	if !r.atWork(j, func() error { return j.destroyToRecreate(r.ctx) }) {
-		return
-	}
-	n.recreation.isGone = true
-	gone()
-	if reason, because := r.await(late); reason != "" {
-		reason += fmt.Sprintf("; this one is destroyed by now: create it with: phoenix %d", j.c.CTID)
-		r.skip(j.c, reason, because)
-		return
-	}
-	if !r.atWork(j, func() error { return j.converge(r.ctx) }) {
-		return
-	}
-	n.ready = true
-	toDo := j.succeed(actions["recreate"], start)
-	r.run.note(toDo, false)
-}
-
-// awaitRecreation waits until a container may be destroyed that is recreated with all
-// the others: until all of them can be recreated, and those are gone that need it. Else it
-// returns why not, and the container to blame, if any.
-func (r *round) awaitRecreation(ctid int, all []int) (reason string, because int) {
-	for _, id := range all {
-		other := r.node(id).recreation
-		select {
-		case <-other.checked:
-		case <-r.halted:
-			return planBrokeOff, 0
-		}
-		if !other.can {
-			return fmt.Sprintf("container %d is not recreated, so nothing was destroyed", id), id
-		}
-	}
-	for _, id := range all {
-		other := r.node(id)
-		if !slices.Contains(other.needs, ctid) {
-			continue
-		}
-		if <-other.recreation.gone; !other.recreation.isGone {
-			return fmt.Sprintf("container %d, which needs it, is still there", id), id
-		}
-	}
-	return "", 0
-}
-
-// atWork does a part of the work on a container, and reports whether that has
-// succeeded. If not, the reason has been reported.
-func (r *round) atWork(j *job, part func() error) bool {
-	release, ok := r.begin()
-	if !ok {
-		r.skip(j.c, planBrokeOff, 0)
-		return false
-	}
-	defer release()
-	err := part()
-	if err != nil {
-		j.fail(err)
-		r.run.note(false, true)
-	}
-	if j.ct != nil {
-		r.node(j.c.CTID).source.conf = j.ct.Conf
-	}
-	return err == nil
-}
-
-// recreated returns the ids of the containers of the plan that are recreated. The
-// plan is complete.
-func (r *round) recreated() []int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var ids []int
-	for id, n := range r.nodes {
-		if n.recreation != nil {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-// needsRecreated reports whether a container of the plan is recreated, or needs
-// one that is, which therefore cannot be waited for before. The plan is complete.
-func (r *round) needsRecreated(id int) bool {
-	all := append(r.before(id), id)
-	return slices.ContainsFunc(r.recreated(), func(id int) bool { return slices.Contains(all, id) })
 }

@@ -454,8 +454,39 @@ func TestCriticalPath(t *testing.T) {
 	if got, want := way(s), "103 phx-lxc, 103 phx-ca-export, 101 phx-nginx"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	// Where nothing is to be done on a container, gateway and proxy do not wait for its health checks.
+	s = newScript()
+	s.say(0, "plan.started", "order", []int{101, 103})
+	s.say(1, "ct.running", "ctid", 101)
+	s.say(1, "ct.running", "ctid", 103)
+	s.say(2, "ca.exported", "ctid", 103, "sha256", rootSHA)
+	s.say(4, "ct.ready", "ctid", 103, "elapsed_ms", 4000)
+	s.say(5, "ct.ready", "ctid", 101, "elapsed_ms", 5000)
+	s.say(6, "nginx.ready", "ctid", 101, "elapsed_ms", 4000)
+	if got, want := way(s), "103 phx-ca-export, 101 phx-nginx"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+
 	if got := way(hostile()); !strings.Contains(got, " phx-") { // it ends, for one thing
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestMadeAndSkipped: the work on a container that was made and not started ends when it is skipped.
+func TestMadeAndSkipped(t *testing.T) {
+	s := newScript()
+	s.say(0, "plan.started", "order", []int{101, 102, 103})
+	s.say(1, "ct.stage", "ctid", 102, "program", "phx-lxc", "stage", "clone")
+	s.say(3, "ct.failed", "ctid", 103, "stage", "start")
+	s.say(3, "ct.skipped", "ctid", 102, "because", 103, "created", true)
+	s.say(3, "ct.skipped", "ctid", 101, "because", 103)
+	s.say(9, "plan.done")
+	works := s.run(t).works()
+	if len(works[102]) != 1 || len(works[101]) != 0 {
+		t.Fatalf("%d works on what was made, %d on what was not", len(works[102]), len(works[101]))
+	}
+	if w := works[102][0]; w.unfinished || w.end.Sub(w.start) != 2*time.Second {
+		t.Errorf("%+v", *w)
 	}
 }
 

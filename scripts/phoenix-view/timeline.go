@@ -50,7 +50,9 @@ func (r *run) works() map[int][]*work {
 			}
 			ended := false
 			for _, e := range c.results {
-				if writers[e.Event] != program || e.Event == "ct.skipped" || e.Event == "ca.rotation" {
+				switch {
+				case writers[e.Event] != program, e.Event == "ca.rotation",
+					e.Event == "ct.skipped" && len(s.stages) == 0: // nothing was done
 					continue
 				}
 				ended = true
@@ -97,14 +99,20 @@ func (r *run) works() map[int][]*work {
 	return all
 }
 
-// waits returns what a work waits for: what the container needs is in
+// waits returns what a work has waited for: what the container needs is in
 // its ct.planned; the CA is exported once its container is ready, and gateway and
-// proxy wait for their container and for the fingerprint of the root.
+// proxy wait for their container and for the fingerprint of the root. They do not
+// wait where nothing is to be done on the container: what went on when they began
+// they have not waited for. A container that is made waits before it is started.
 func (r *run) waits(s *work, all map[int][]*work) []*work {
 	var before []*work
 	add := func(id int, program string) {
+		until := s.start
+		if s.program == "phx-lxc" || s.start.Equal(s.end) {
+			until = s.end
+		}
 		for _, other := range all[id] {
-			if other.program == program && other != s {
+			if other.program == program && other != s && !other.end.After(until) {
 				before = append(before, other)
 			}
 		}

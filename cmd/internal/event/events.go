@@ -275,7 +275,8 @@ type ContainerFailed struct {
 const StageHealthCheck = "health check"
 
 // ContainerSkipped is written by phx-lxc for a container on which nothing was
-// done, or which was made and not started, and by phx-plan for one that it has left out of the plan for a mistake.
+// done, or which was made and not started, and by phx-plan for one that it has left
+// out of the plan for a mistake.
 type ContainerSkipped struct {
 	CTID    int    `json:"ctid"`
 	Name    string `json:"name"`

@@ -9,13 +9,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"thinkheads.ai/phx/cmd/internal/remedy"
 )
 
 // A call of pct costs half a second of Perl, and for two of its commands that is
 // nearly all that it does. pct exec looks whether the container is on this host and
 // runs, and becomes lxc-attach; pct list and pct status read the files in /etc/pve/lxc
 // and /proc/net/unix (pve-container 6.1.10, src/PVE/CLI/pct.pm and src/PVE/LXC.pm).
-// Where [Host.Direct] is set, that is done here. What can be seen of it is the same.
+// Where [Host.Direct] is set, that is done here. What can be seen of it is the same, but
+// that pct, in a locale other than UTF-8 such as cron's, spoils arguments that are not
+// ASCII, and warns of each line of a conf file that it cannot read.
 
 // DefaultLXCPath is where LXC has its containers under Proxmox VE.
 const DefaultLXCPath = "/var/lib/lxc"
@@ -60,26 +64,27 @@ func (h *Host) running() (map[int]bool, error) {
 	return all, nil
 }
 
-// parseCTID returns the CTID in a name; "0103" and "+103" have none.
+// parseCTID returns the CTID that a name is. As for pmxcfs, 0101 is none.
 func parseCTID(name string) (ctid int, ok bool) {
 	ctid, err := strconv.Atoi(name)
-	return ctid, err == nil && strconv.Itoa(ctid) == name
+	return ctid, err == nil && ctid > 0 && strconv.Itoa(ctid) == name
 }
 
 // lookAtAll is [Host.List] without pct.
 func (h *Host) lookAtAll() (map[int]string, error) {
 	running, err := h.running() // first: a container that is made meanwhile is stopped, not missing
 	if err != nil {
-		return nil, err
+		return nil, remedy.Errorf("have pct asked, with PHX_ATTACH=pct", "%w", err)
 	}
 	entries, err := os.ReadDir(filepath.Join(h.PVERoot, "lxc"))
 	if err != nil {
-		return nil, fmt.Errorf("list the containers: %w", err)
+		return nil, remedy.Errorf("see what keeps Proxmox VE's files from being there with: systemctl status pve-cluster",
+			"list the containers: %w", err)
 	}
 	states := map[int]string{}
 	for _, e := range entries {
 		name, isConf := strings.CutSuffix(e.Name(), ".conf")
-		if ctid, isCTID := parseCTID(name); isCTID && isConf {
+		if ctid, isCTID := parseCTID(name); isCTID && isConf && !e.IsDir() {
 			states[ctid] = stateWord(running[ctid])
 		}
 	}
@@ -123,7 +128,14 @@ func (h *Host) attach(c Command) ([]string, error) {
 	if state != "running" {
 		return nil, &refusal{255, fmt.Sprintf("container '%d' not running!", c.ctid)}
 	}
-	argv := []string{"lxc-attach"}
+	program, err := exec.LookPath("lxc-attach") // env's status would be that of a program missing in the container
+	if err != nil {
+		return nil, err
+	}
+	// Whatever pct becomes ignores SIGPIPE: IO::Multiplex sets that where it is loaded,
+	// and pct loads it with the classes of virtual machines. What runs in the container
+	// inherits it: the status of dpkg -l in "dpkg -l | head -n 1" depends on that.
+	argv := []string{"env", "--ignore-signal=PIPE", program}
 	if h.lxcPath() != DefaultLXCPath {
 		argv = append(argv, "-P", h.lxcPath())
 	}

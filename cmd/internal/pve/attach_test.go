@@ -38,9 +38,9 @@ func directHost(t *testing.T) *Host {
 	write("pve/lxc/101.conf", "memory: 512\n")
 	write("pve/lxc/103.conf", "memory: 512\n")
 	write("pve/lxc/103.conf.tmp.1", "")
-	write("pve/lxc/x.conf", "")
-	write("pve/lxc/0104.conf", "")
-	write("pve/lxc/+105.conf", "")
+	for _, name := range []string{"x", "0102", "+104", "-105", "106.conf", "107.conf/108"} {
+		write("pve/lxc/"+name+".conf", "")
+	}
 	if err := os.Symlink("nodes/alpha", filepath.Join(dir, "pve/local")); err != nil {
 		t.Fatal(err)
 	}
@@ -66,21 +66,22 @@ func TestStatesWithoutPct(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	h.PVERoot += "/missing" // as when pmxcfs is down
-	if states, err := h.List(context.Background()); err == nil {
-		t.Errorf("states without Proxmox's files: %v", states)
+	if states, err := h.List(context.Background()); err == nil ||
+		!strings.HasSuffix(err.Error(), ": systemctl status pve-cluster") {
+		t.Errorf("states without Proxmox's files: %v, %v", states, err)
 	}
 	h = directHost(t)
 	h.Proc += "/missing"
-	if states, err := h.List(context.Background()); err == nil {
-		t.Errorf("states without the kernel's: %v", states)
+	if states, err := h.List(context.Background()); err == nil || !strings.HasSuffix(err.Error(), "PHX_ATTACH=pct") {
+		t.Errorf("states without the kernel's: %v, %v", states, err)
 	}
 }
 
-// What runs is lxc-attach, and what is told is pct exec.
+// What runs is lxc-attach, with SIGPIPE ignored, and what is told is pct exec.
 func TestAttach(t *testing.T) {
 	h := directHost(t)
 	bin := t.TempDir()
-	program := "#!/bin/sh\nprintf '%s|' \"$@\"; env | sort >&2; exit 7\n"
+	program := "#!/bin/sh\nkill -PIPE $$\nprintf '%s|' \"$@\"; env | sort >&2; exit 7\n"
 	if err := os.WriteFile(filepath.Join(bin, "lxc-attach"), []byte(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,8 @@ func TestAttach(t *testing.T) {
 	t.Setenv("SSL_CERT_FILE", "/x")
 	_, err := h.Run(context.Background(), h.Exec(103, "/bin/sh", "-c", "a b", ""))
 	if err == nil || !strings.HasPrefix(err.Error(), "pct exec --keep-env 0 103 -- /bin/sh -c 'a b' '': "+
-		"exit status 7\n| -P|/lxc|-n|103|--clear-env|--|/bin/sh|-c|a b||") || strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		"exit status 7\n| -P|/lxc|-n|103|--clear-env|--|/bin/sh|-c|a b||") ||
+		strings.Contains(err.Error(), "SSL_CERT_FILE") {
 		t.Errorf("%v", err)
 	}
 	h.LXCPath = ""
@@ -109,7 +111,13 @@ func TestAttach(t *testing.T) {
 			t.Errorf("%d: %v", ctid, err)
 		}
 	}
-	t.Setenv("PATH", "/nonexistent")
+	if err := os.Remove(filepath.Join(bin, "lxc-attach")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/usr/bin/env", filepath.Join(bin, "env")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
 	_, err = h.Run(context.Background(), h.Exec(101, "true"))
 	if err == nil || !strings.Contains(err.Error(), "PHX_ATTACH=pct") {
 		t.Errorf("%v", err)

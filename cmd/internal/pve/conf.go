@@ -61,7 +61,8 @@ func (h *Host) confPaths() (map[int]string, error) {
 	return all, nil
 }
 
-// HasConf reports whether a container is on this host, as far as that can be seen.
+// HasConf reports whether a container is on this host, or may be: where that cannot be
+// seen, a closer look will say why.
 func (h *Host) HasConf(ctid int) bool {
 	_, err := os.Stat(h.confPath(ctid))
 	return !errors.Is(err, fs.ErrNotExist)

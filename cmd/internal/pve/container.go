@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,28 +154,6 @@ func (c *Container) Lock() string {
 func (c *Container) HAState() (string, error) {
 	state, _, err := c.host.haState(c.CTID)
 	return state, err
-}
-
-// SnapshotNames returns the names of the container's snapshots that are finished,
-// the oldest first.
-func (c *Container) SnapshotNames() []string {
-	if c.Conf == nil {
-		return nil
-	}
-	taken := func(s Snapshot) int64 {
-		seconds, _ := strconv.ParseInt(s.Values["snaptime"], 10, 64)
-		return seconds
-	}
-	sorted := slices.SortedStableFunc(slices.Values(c.Conf.Snapshots), func(a, b Snapshot) int {
-		return cmp.Compare(taken(a), taken(b))
-	})
-	var names []string
-	for _, s := range sorted {
-		if !s.unfinished() {
-			names = append(names, s.Name)
-		}
-	}
-	return names
 }
 
 // ReleaseLock returns the command that releases the lock of a task that was killed.
@@ -487,168 +464,6 @@ func (c *Container) merge(after Record) func(Record) {
 	}
 }
 
-// Start starts the container unless it runs, and reports whether it has.
-func (c *Container) Start(ctx context.Context) (started bool, err error) {
-	if c.Running {
-		return false, nil
-	}
-	if err := c.AwaitUnlocked(ctx); err != nil || c.Running {
-		return false, err
-	}
-	if c.IsTemplate() {
-		return false, errors.New("it is a template, which never runs: start a clone of it")
-	}
-	if err := c.switchTo(ctx, true, "start", c.ID()); err != nil {
-		return false, err
-	}
-	return true, c.haveStarted(ctx)
-}
-
-// Restart restarts the container, or starts it when it does not run. It returns
-// what it has done: "restarted", "started", or "" with an error.
-func (c *Container) Restart(ctx context.Context) (done string, err error) {
-	// pct reboot does not look at the lock: it shuts the container down, and
-	// only the start is refused then.
-	if err := c.AwaitUnlocked(ctx); err != nil {
-		return "", err
-	}
-	down := ""
-	if c.Running {
-		_, err := c.host.pct(ctx, "reboot", c.ID(), "--timeout", "60")
-		if err == nil {
-			return "restarted", c.haveStarted(ctx)
-		}
-		if ctx.Err() != nil || !c.hasState(ctx, false) {
-			return "", err
-		}
-		c.warnf("%v\nand it is down now: it is started again", err)
-		down = "it was shut down for the restart and is down now: "
-	}
-	started, err := c.Start(ctx)
-	if err != nil && down != "" {
-		err = fmt.Errorf("%s%w", down, err)
-	}
-	if started {
-		done = "started"
-	}
-	return done, err
-}
-
-// haveStarted brings Conf up to date after a start: values that waited for it
-// count now, and no restart is needed any more.
-func (c *Container) haveStarted(ctx context.Context) error {
-	err := c.Reread(func(conf *Conf) {
-		conf.Values = conf.Next()
-		conf.Pending, conf.Deleted = nil, nil
-	})
-	if err != nil {
-		return err
-	}
-	return c.forgetRestart(ctx)
-}
-
-// Shutdown stops the container if it runs, in order or else by force, and
-// reports whether it has.
-func (c *Container) Shutdown(ctx context.Context) (stopped bool, err error) {
-	if !c.Running {
-		return false, nil
-	}
-	if err := c.AwaitUnlocked(ctx); err != nil || !c.Running {
-		return false, err
-	}
-	if err := c.switchTo(ctx, false, "shutdown", c.ID(), "--timeout", "60", "--forceStop", "1"); err != nil {
-		return false, err
-	}
-	return true, c.Reread(func(*Conf) {})
-}
-
-// CheckDestroy returns why Proxmox would not destroy the container, nil if it
-// would: it refuses only once the container is down. before are those that are
-// destroyed before it.
-func (c *Container) CheckDestroy(before ...int) error {
-	if ParseBool(c.Conf.Values["protection"]) {
-		return fmt.Errorf("the container is protected: to delete it anyway, run: pct set %d --protection 0", c.CTID)
-	}
-	if c.Conf.HasBaseVolumes() {
-		clones, err := c.host.LinkedClones(c.CTID)
-		if err != nil {
-			return err
-		}
-		clones = slices.DeleteFunc(clones, func(id int) bool { return slices.Contains(before, id) })
-		if len(clones) > 0 {
-			return fmt.Errorf("it is a template with linked clones, which have their disks on top of its own: %s: "+
-				"they have to be deleted with it", joinIDs(clones))
-		}
-	}
-	_, managed, err := c.host.haState(c.CTID)
-	if managed && err == nil {
-		err = fmt.Errorf("HA manages the container: to delete it, take it out there with: ha-manager remove ct:%d",
-			c.CTID)
-	}
-	if err != nil {
-		return err
-	}
-	job, err := c.host.replication(c.CTID)
-	if job != "" {
-		err = fmt.Errorf("the container is replicated: to delete it, end that first, with: pvesr delete %s", job)
-	}
-	return err
-}
-
-// forgetRestart forgets that a restart is needed.
-func (c *Container) forgetRestart(ctx context.Context) error {
-	if c.Conf.mark(restartMark) == "" {
-		return nil
-	}
-	_, err := c.rewrite(ctx, func(text []byte) []byte { return setMark(text, restartMark, "") })
-	return err
-}
-
-// ClearRestartIfDone forgets that a restart is needed if others have restarted
-// the container since.
-func (c *Container) ClearRestartIfDone(ctx context.Context) error {
-	since, _ := restartOf(c.Conf)
-	if since == 0 || !c.Running || c.host.runsSince(c.CTID, time.Unix(since, 0)) {
-		return nil
-	}
-	if c.host.Direct {
-		at, found := c.host.startedAt(c.CTID)
-		if !found || at.Before(time.Unix(since+1, 0)) { // since is rounded down
-			return nil
-		}
-		return c.forgetRestart(ctx)
-	}
-	out, err := c.host.Run(ctx, Command{Argv: []string{c.host.PCT, "status", c.ID(), "--verbose"}, Reads: true})
-	if err != nil {
-		return err
-	}
-	now := time.Now().Unix()
-	for line := range strings.Lines(string(out)) {
-		text, ok := strings.CutPrefix(strings.TrimSpace(line), "uptime: ")
-		uptime, err := strconv.ParseInt(text, 10, 64)
-		// It is rounded down: the start may be a second earlier.
-		if ok && err == nil && uptime > 0 && now-uptime-1 >= since {
-			return c.forgetRestart(ctx)
-		}
-	}
-	return nil
-}
-
-// RestartRequired returns the options whose values wait, in whole or in part, for a
-// restart of the running container, and "lxc" for its raw lines.
-func (c *Container) RestartRequired() []string {
-	waiting := []string{}
-	if c.Conf == nil || !c.Running {
-		return waiting
-	}
-	waiting = append(waiting, c.Conf.Deleted...)
-	waiting = append(waiting, slices.Collect(maps.Keys(c.Conf.Pending))...)
-	_, marked := restartOf(c.Conf)
-	waiting = append(waiting, marked...)
-	slices.Sort(waiting)
-	return slices.Compact(waiting)
-}
-
 // Resize grows the disk of an option to a size in GiB.
 func (c *Container) Resize(ctx context.Context, option string, gigabytes int) error {
 	size := fmt.Sprintf("%dG", gigabytes)
@@ -672,75 +487,6 @@ func (c *Container) Resize(ctx context.Context, option string, gigabytes int) er
 	return nil
 }
 
-// Snapshot takes a snapshot unless there is one of that name, and reports
-// whether it has. Its description is the container's record: a clone of a
-// snapshot gets the snapshot's description, not that of the container.
-//
-// Of a container with a bind mount, or on some storages, Proxmox makes none.
-// That is no error: it is logged and recorded, so that the next run neither tries
-// nor logs it again.
-func (c *Container) Snapshot(ctx context.Context, name string) (taken bool, err error) {
-	if c.Conf.Snapshot(name) != nil || c.Record.takesNoSnapshots(&c.Conf.Section) {
-		return false, nil
-	}
-	if mount := c.Conf.BindMount(); mount != "" {
-		return false, c.noSnapshots(ctx, "Proxmox makes no snapshot of a container with a bind mount (%s)", mount)
-	}
-	if err := c.AwaitUnlocked(ctx); err != nil {
-		return false, err
-	}
-	for _, s := range c.Conf.Snapshots { // others may have taken it meanwhile
-		switch {
-		case s.Name != name:
-		case s.unfinished():
-			return false, fmt.Errorf("the snapshot %s is unfinished, and of no use (snapstate %s): remove it with: %s",
-				name, s.Values["snapstate"], removeSnapshot(c.CTID, name))
-		default:
-			return false, nil
-		}
-	}
-	records, err := c.records()
-	if err != nil {
-		return false, err
-	}
-	args := []string{"snapshot", c.ID(), name}
-	description := records.Line(c.CTID, c.Record.without(snapshotsWord)) // that is of other volumes
-	if description != "" {
-		args = append(args, "--description", description)
-	}
-	err = c.Pct(ctx, args...)
-	var failed *CommandError
-	if errors.As(err, &failed) && strings.Contains(failed.Output, "snapshot feature is not available") {
-		return false, c.noSnapshots(ctx,
-			"pct snapshot %d %s: snapshot feature is not available: its storage takes none", c.CTID, name)
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, c.Reread(func(conf *Conf) {
-		s := Snapshot{Name: name, Section: conf.Section}
-		s.Values, s.Description = maps.Clone(conf.Values), description
-		conf.Snapshots = append(conf.Snapshots, s)
-	})
-}
-
-// noSnapshots logs and records why Proxmox makes no snapshots of the container.
-func (c *Container) noSnapshots(ctx context.Context, format string, args ...any) error {
-	c.warnf("it gets no snapshots: %s", fmt.Sprintf(format, args...))
-	after := maps.Clone(c.Record)
-	after[snapshotsWord] = HashList([]string{c.Conf.sources()})
-	return c.WriteRecord(ctx, after)
-}
-
-// ForgetNoSnapshots forgets that Proxmox makes no snapshots of the container if
-// its volumes are others now.
-func (c *Container) ForgetNoSnapshots(ctx context.Context) error {
-	if c.Record[snapshotsWord] == "" || c.Record.takesNoSnapshots(&c.Conf.Section) {
-		return nil
-	}
-	return c.WriteRecord(ctx, c.Record.without(snapshotsWord))
-}
-
 // Unknown reports whether nothing on the container tells that phx has ever worked
 // on it: it has no record, not even one that does not count, and no mark.
 func (c *Container) Unknown() bool {
@@ -755,25 +501,4 @@ func (c *Container) Inherit(records *Records, source int, from *Snapshot) (err e
 	c.Record = c.Record.without(VolumesWord, snapshotsWord)
 	c.Before = maps.Clone(c.Record)
 	return err
-}
-
-// SnapshotToClone returns the snapshot of a container that is cloned: one
-// without a name, which is the container itself, of a template, and where phx has
-// seen that Proxmox makes none of it.
-func (r *Records) SnapshotToClone(ctid int, conf *Conf, name string) (*Snapshot, error) {
-	if s := conf.Snapshot(name); s != nil {
-		return s, nil
-	}
-	if conf.IsTemplate() {
-		return &Snapshot{Section: conf.Section}, nil
-	}
-	record, err := r.read(ctid, conf.Description)
-	if err != nil || !record.takesNoSnapshots(&conf.Section) {
-		return nil, errors.Join(err, fmt.Errorf("it has no snapshot %s: take it with: phoenix %d", name, ctid))
-	}
-	if mount := conf.BindMount(); mount != "" {
-		return nil, fmt.Errorf("it has a bind mount (%s), and Proxmox clones no container that has one: "+
-			"take its mount_points out of the configuration, or create the container from a template", mount)
-	}
-	return &Snapshot{Section: conf.Section}, nil
 }

@@ -11,13 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runsSince reports whether a container certainly has not been started at or
-// after since.
-func (h *Host) runsSince(ctid int, since time.Time) bool {
-	at, found := h.startedAt(ctid)
-	return found && at.Before(since)
-}
-
 // startedAt returns when a container was started, where LXC's own process for it is
 // found. Looking for it takes milliseconds; a call of pct takes half a second.
 func (h *Host) startedAt(ctid int) (at time.Time, found bool) {

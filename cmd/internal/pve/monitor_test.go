@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRunsSince: only a process of the host's own, of LXC, of this container, and
-// an older one, says that the container has not been restarted.
-func TestRunsSince(t *testing.T) {
+// TestStartedAt: only a process of the host's own, of LXC, and of this container says
+// when the container was started.
+func TestStartedAt(t *testing.T) {
 	const monitor = "/usr/bin/lxc-start\x00-F\x00-n\x00103\x00"
 	now := time.Now()
 	var boot unix.Timespec
@@ -58,11 +58,12 @@ func TestRunsSince(t *testing.T) {
 			add(fmt.Sprint(i+7), p, tt.namespace)
 		}
 		h := &Host{Proc: proc}
-		if got := h.runsSince(103, now.Add(-2*time.Second)); got != tt.want {
-			t.Errorf("%s: %t", tt.name, got)
+		at, found := h.startedAt(103)
+		if got := found && at.Before(now.Add(-2*time.Second)); got != tt.want {
+			t.Errorf("%s: %v, %t", tt.name, at, found)
 		}
 	}
-	if (&Host{}).runsSince(999999999, now) {
-		t.Error("a container that is not there")
+	if at, found := (&Host{}).startedAt(999999999); found {
+		t.Errorf("a container that is not there: %v", at)
 	}
 }

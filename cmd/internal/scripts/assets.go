@@ -1,7 +1,6 @@
 package scripts
 
 import (
-	"bufio"
 	"bytes"
 	"os"
 	"path/filepath"
@@ -26,10 +25,13 @@ var assetForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 // its top: nothing for a script of before, and where there is nothing to fetch it
 // with, beside the script or in one of the directories.
 func (d Dirs) Assets(s *Script) []Asset {
+	library := d.library(s)
+	if s.Former || library == "" {
+		return nil
+	}
 	var assets []Asset
-	library := ""
-	for lines := bufio.NewScanner(bytes.NewReader(s.Text)); !s.Former && lines.Scan(); {
-		comment, ok := strings.CutPrefix(lines.Text(), "#")
+	for line := range bytes.Lines(s.Text) {
+		comment, ok := strings.CutPrefix(string(line), "#")
 		if !ok {
 			break
 		}
@@ -37,12 +39,9 @@ func (d Dirs) Assets(s *Script) []Asset {
 		if !ok {
 			continue
 		}
-		if library == "" {
-			library = d.library(s)
-		}
 		for name := range strings.FieldsSeq(names) {
 			a := Asset{library, name}
-			if library != "" && assetForm.MatchString(name) && len(assets) < maxAssets && !slices.Contains(assets, a) {
+			if assetForm.MatchString(name) && !slices.Contains(assets, a) && len(assets) < maxAssets {
 				assets = append(assets, a)
 			}
 		}

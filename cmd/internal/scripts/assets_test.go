@@ -17,7 +17,7 @@ func TestAssets(t *testing.T) {
 	long := strings.Repeat("x", 65)
 	text := map[string]string{
 		"shipped/phoenix_assets.sh":                                   "",
-		"shipped/phoenix_hypervisor_feature_install_own.sh":           "#!/bin/sh\n# Usage\n#\n# Assets: step-ca step\n",
+		"shipped/phoenix_hypervisor_feature_install_own.sh":           "#!/bin/sh\n# Usage\n#\n# Assets: step-ca step",
 		"users/phoenix_hypervisor_feature_install_two.sh":             "#!/bin/bash\n# Assets: a\n# Assets: b a\n",
 		"users/phoenix_hypervisor_feature_install_none.sh":            "# Assets are fine\nset -e\n# Assets: late\n",
 		"users/phoenix_hypervisor_feature_install_former.sh":          "# " + Helpers + "\n# Assets: a\n",

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -62,6 +63,9 @@ func (l *lab) child(cmd *exec.Cmd) error {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	// The real pct loads a Perl module that has SIGPIPE ignored, which outlives its exec. For the fake, lxc-attach
+	// does the same: a program in Go cannot tell what was ignored when it was started.
+	signal.Ignore(syscall.SIGPIPE)
 	runtime.LockOSThread() // Pdeathsig is sent when the starting thread ends
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {

@@ -59,7 +59,8 @@ func (b *fakeBackend) setRunning(vmid int, on bool) error {
 	lines := slices.DeleteFunc(slices.Collect(strings.Lines(string(data))),
 		func(line string) bool { return strings.HasSuffix(line, " "+b.socket(vmid)+"\n") })
 	if on {
-		lines = append(lines, fmt.Sprintf("%016x: 00000002 00000000 00010000 0001 01 %d %s\n", vmid, vmid, b.socket(vmid)))
+		lines = append(lines,
+			fmt.Sprintf("%016x: 00000002 00000000 00010000 0001 01 %d %s\n", vmid, vmid, b.socket(vmid)))
 	}
 	slices.Sort(lines[1:]) // for tests that compare the states of two hosts
 	return renameio.WriteFile(b.sockets(), []byte(strings.Join(lines, "")), 0o444)

@@ -278,16 +278,16 @@ func TestDefectsOfTheOldScripts(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a dependency is ready before its dependent is begun", func(t *testing.T) {
+	t.Run("a dependency is ready before its dependent is started", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t) // with the shipped configuration
 		if out, status := h.bash("phx-plan | phx-lxc"); status != 0 {
 			t.Fatalf("status %d\n%s", status, out)
 		}
 		log := h.read("host/log/pct.log")
-		last, first := strings.LastIndex(log, "set 103 "), strings.Index(log, "clone 900 102 ")
+		last, first := strings.LastIndex(log, " 103 -- /usr/local/bin/step ca health "), strings.Index(log, "start 102")
 		if last < 0 || first < last {
-			t.Errorf("102 is cloned before 103 is ready:\n%s", log)
+			t.Errorf("102 is started before 103 is ready:\n%s", log)
 		}
 		if strings.Index(log, "snapshot 900 final-form") > strings.Index(log, "clone 900 103 ") {
 			t.Errorf("103 is cloned before 900 is ready:\n%s", log)
