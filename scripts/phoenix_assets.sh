@@ -111,8 +111,9 @@ phoenix_find() { # NAME ARCH
 		exec {phoenix_lock}>>"$kept.lock"
 		if ! flock -n "$phoenix_lock"; then
 			printf '%s: waits for the download of %s, which is under way\n' "$phoenix_label" "$name" >&2
-			flock -w 600 "$phoenix_lock" ||
-				phoenix_die "$kept.lock: another download of $name has held this lock for 10 minutes:" \
+			# Over a slow line, a download takes longer than 10 minutes, and phx-lxc has begun it before.
+			flock -w 1500 "$phoenix_lock" ||
+				phoenix_die "$kept.lock: another download of $name has held this lock for 25 minutes:" \
 					"find it with: fuser -v $kept.lock"
 		fi
 		[[ -d $kept ]] || phoenix_release "$name $version" "$url" "$archive" "$sum" "$member" "$kept"

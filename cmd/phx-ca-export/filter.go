@@ -130,9 +130,9 @@ func canAsk(ev event.Event) (name string, err error) {
 }
 
 // react exports the root of the CA of which ev tells that it runs, or the end, and
-// says so. One that runs and is not well is left alone until its end comes: for its
-// health, phx-lxc may have its application script run again, and those who are told of
-// an export ask it for certificates. Where the CA cannot be asked, the pinned root is
+// says so. One that runs and is not well, or is to be changed, is left alone until its
+// end comes: for its health, phx-lxc may have its application script run again, and
+// those who are told of an export ask it for certificates. Where the CA cannot be asked, the pinned root is
 // exported.
 func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event, end <-chan event.Event) {
 	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
@@ -154,10 +154,10 @@ func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event, en
 	}
 	var x *exported
 	if err == nil {
-		o.IfWell = ev.Name == event.NameContainerRunning
+		o.Early = ev.Name == event.NameContainerRunning
 		x, err = e.export(ctx, ctid, o)
 	}
-	if errors.Is(err, cahost.ErrUnwell) {
+	if errors.Is(err, cahost.ErrEarly) {
 		if ended, ok := <-end; ok {
 			e.react(ctx, p, ended, nil)
 		}

@@ -29,8 +29,9 @@ const containerNames = "default=" + ca.Home + " provisioner=" + ca.Provisioner +
 // whoever uses it.
 type container struct {
 	*pve.Conversation
-	ctid   int
-	begins func(stage string) // see Options; may be nil
+	ctid     int
+	begins   func(stage string) // see Options; may be nil
+	readOnly bool               // what would change something is refused with [ErrEarly]
 }
 
 // maxAnswer is how long an answer may be: a file of 64 KiB in base64.
@@ -80,6 +81,9 @@ var stages = map[string]string{"csr": "certificate", "changing": "configuration"
 // call has the container carry out a command, and returns the words of its
 // answer.
 func (c *container) call(command string, args ...string) ([]string, error) {
+	if c.readOnly && command != "read" {
+		return nil, ErrEarly
+	}
 	for _, arg := range args {
 		if !word.MatchString(arg) {
 			return nil, fmt.Errorf("container %d: %q: not a name that phx-ca-export works with", c.ctid, short(arg))

@@ -47,9 +47,10 @@ type Options struct {
 	// if set, gets in its place what people should know of and what is no failure.
 	Log, Warn func(format string, args ...any)
 
-	// IfWell refuses with [ErrUnwell], before anything is changed, a CA that does
-	// not say that it is well at its URL; it needs Settings.
-	IfWell bool
+	// Early refuses with [ErrEarly], before anything is changed, a CA that does not
+	// say that it is well at its URL, or of which something is to be changed: that
+	// restarts it, while others may be at work on it. It needs Settings.
+	Early bool
 
 	// Begins, if set, is told of what begins in the container that takes time.
 	Begins func(stage string)
@@ -82,8 +83,9 @@ func Pinned(store *Store) (*Result, error) {
 	return &Result{Pin: *pin, Roots: roots}, err
 }
 
-// ErrUnwell is the error of [Converge] for a CA that is not well.
-var ErrUnwell = errors.New("the CA is not well")
+// ErrEarly is the error of [Converge] for a CA that is not well, or is to be changed,
+// where that is too early.
+var ErrEarly = errors.New("the CA is not well, or is to be changed")
 
 // Converge brings a CA's container and the pin on the host together, by one
 // pct exec: what the container has is compared with the pin and with settings,
@@ -135,10 +137,11 @@ func (w *work) run() (result *Result, err error) {
 	if err := w.read(); err != nil {
 		return nil, err
 	}
-	if w.IfWell {
-		if _, err := c.call("health", w.Settings.URL(), w.rootFile); err != nil {
-			return nil, ErrUnwell
+	if w.Early {
+		if _, err := c.call("health", w.Settings.URL(), w.rootFile); err != nil || w.Rotate != "" {
+			return nil, ErrEarly
 		}
+		c.readOnly = true
 	}
 	if err := w.checkPin(); err != nil {
 		return nil, err

@@ -57,11 +57,17 @@ func (h *Host) running() (map[int]bool, error) {
 		}
 		name, isCommand := strings.CutSuffix(fields[7], "/command")
 		name, isOurs := strings.CutPrefix(name, "@"+h.lxcPath()+"/")
-		if ctid, err := strconv.Atoi(name); err == nil && isCommand && isOurs {
+		if ctid, isCTID := parseCTID(name); isCTID && isCommand && isOurs {
 			all[ctid] = true
 		}
 	}
 	return all, nil
+}
+
+// parseCTID returns the CTID that a name is. As for pmxcfs, 0101 is none.
+func parseCTID(name string) (ctid int, ok bool) {
+	ctid, err := strconv.Atoi(name)
+	return ctid, err == nil && ctid > 0 && strconv.Itoa(ctid) == name
 }
 
 // lookAtAll is [Host.List] without pct.
@@ -78,9 +84,7 @@ func (h *Host) lookAtAll() (map[int]string, error) {
 	states := map[int]string{}
 	for _, e := range entries {
 		name, isConf := strings.CutSuffix(e.Name(), ".conf")
-		ctid, err := strconv.Atoi(name)
-		// As for pmxcfs, 0101.conf is no container's.
-		if err == nil && isConf && ctid > 0 && strconv.Itoa(ctid) == name && !e.IsDir() {
+		if ctid, isCTID := parseCTID(name); isCTID && isConf && !e.IsDir() {
 			states[ctid] = stateWord(running[ctid])
 		}
 	}

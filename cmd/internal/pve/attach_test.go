@@ -32,6 +32,8 @@ func directHost(t *testing.T) *Host {
 		socket+"6 @/var/lib/lxc/101/command\n"+ // of another directory
 		socket+"7 /tmp/x @/lxc/101/command\n"+ // a name with a blank
 		socket+"8 @/lxc/101/command/command\n"+
+		socket+"9 @/lxc/0101/command\n"+
+		socket+"9 @/lxc/+101/command\n"+
 		socket+"9 @/lxc//command\n")
 	write("pve/lxc/101.conf", "memory: 512\n")
 	write("pve/lxc/103.conf", "memory: 512\n")

@@ -1,6 +1,10 @@
 package pve
 
 import (
+	"path/filepath"
+	"strings"
+	"unicode"
+
 	"github.com/urfave/cli/v2"
 	"thinkheads.ai/phx/cmd/internal/cmdline"
 )
@@ -35,6 +39,11 @@ func FromFlags(c *cli.Context) (*Host, error) {
 	default:
 		return nil, cmdline.Usagef("--attach %s: must be auto, direct or pct", way)
 	}
+	// Compared with the names of sockets: by any other form, nothing would run.
+	if path := h.LXCPath; !filepath.IsAbs(path) || strings.ContainsFunc(path, unicode.IsSpace) {
+		return nil, cmdline.Usagef("--lxc-path %q: must be an absolute path without blanks", path)
+	}
+	h.LXCPath = filepath.Clean(h.LXCPath)
 	if h.Timeout <= 0 {
 		return nil, cmdline.Usagef("--timeout %s: must be more than 0", h.Timeout)
 	}

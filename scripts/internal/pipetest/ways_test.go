@@ -31,3 +31,21 @@ func TestWays(t *testing.T) {
 		t.Errorf("status %d\n%s", status, out)
 	}
 }
+
+// LXC names its sockets by the path that it is given. By any other form of it, all
+// containers would seem to be stopped.
+func TestLXCPath(t *testing.T) {
+	h := converged(t, nil).with("PHX_ATTACH=direct")
+	for _, suffix := range []string{"", "/", "/.", "//"} {
+		path := h.path("host/lxc") + suffix
+		if _, calls, status, stderr := h.with("PHX_LXC_PATH=" + path).run(); status != 0 || len(calls) > 0 {
+			t.Errorf("%s: status %d, calls\n%s\n%s", path, status, join(calls), stderr)
+		}
+	}
+	for _, path := range []string{"host/lxc", "./", "/a b", "/a\nb", " /var/lib/lxc"} {
+		events, calls, status, stderr := h.with("PHX_LXC_PATH=" + path).run()
+		if status != 2 || len(calls) > 0 || len(events) > 0 || !strings.Contains(stderr, "phx-lxc: --lxc-path ") {
+			t.Errorf("%q: status %d, calls\n%s\n%s", path, status, join(calls), stderr)
+		}
+	}
+}
