@@ -132,8 +132,8 @@ func canAsk(ev event.Event) (name string, err error) {
 // react exports the root of the CA of which ev tells that it runs, or the end, and
 // says so. One that runs and is not well, or is to be changed, is left alone until its
 // end comes: for its health, phx-lxc may have its application script run again, and
-// those who are told of an export ask it for certificates. Where the CA cannot be asked, the pinned root is
-// exported.
+// those who are told of an export ask it for certificates. Where the CA cannot be
+// asked, the pinned root is exported.
 func (e *exporter) react(ctx context.Context, p *config.Plan, ev event.Event, end <-chan event.Event) {
 	ctid, settings := p.CA.CTID, ca.SettingsOf(p)
 	name, err := canAsk(ev)

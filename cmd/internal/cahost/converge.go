@@ -47,9 +47,9 @@ type Options struct {
 	// if set, gets in its place what people should know of and what is no failure.
 	Log, Warn func(format string, args ...any)
 
-	// Early refuses with [ErrEarly], before anything is changed, a CA that does not
-	// say that it is well at its URL, or of which something is to be changed: that
-	// restarts it, while others may be at work on it. It needs Settings.
+	// Early is for a CA on which others may be at work: it is only read, and refused
+	// with [ErrEarly] where it does not say that it is well at its URL, where something
+	// is to be changed, which may restart it, and for whatever else. It needs Settings.
 	Early bool
 
 	// Begins, if set, is told of what begins in the container that takes time.
@@ -83,9 +83,9 @@ func Pinned(store *Store) (*Result, error) {
 	return &Result{Pin: *pin, Roots: roots}, err
 }
 
-// ErrEarly is the error of [Converge] for a CA that is not well, or is to be changed,
-// where that is too early.
-var ErrEarly = errors.New("the CA is not well, or is to be changed")
+// ErrEarly is the error of [Converge] for what is to be done when nobody else is at
+// work on the CA any more.
+var ErrEarly = errors.New("it is too early for more than to read")
 
 // Converge brings a CA's container and the pin on the host together, by one
 // pct exec: what the container has is compared with the pin and with settings,
@@ -101,9 +101,13 @@ func Converge(ctx context.Context, host *pve.Host, ctid int, store *Store, o Opt
 		return nil, err
 	}
 	defer func() { c.end(err) }()
-	c.begins = o.Begins
+	c.begins, c.readOnly = o.Begins, o.Early
 	w := &work{Options: o, store: store, c: c, pin: pin, now: time.Now()}
-	return w.run()
+	result, err = w.run()
+	if err != nil && o.Early {
+		return nil, ErrEarly
+	}
+	return result, err
 }
 
 // work is what one call of [Converge] does, and what it has seen.
@@ -125,7 +129,11 @@ type work struct {
 // run has the whole conversation.
 func (w *work) run() (result *Result, err error) {
 	c := w.c
-	if w.state, err = c.look("look"); err != nil {
+	look := "look"
+	if w.Early {
+		look = "peek"
+	}
+	if w.state, err = c.look(look); err != nil {
 		return nil, err
 	}
 	if w.state.finished {
@@ -138,10 +146,12 @@ func (w *work) run() (result *Result, err error) {
 		return nil, err
 	}
 	if w.Early {
-		if _, err := c.call("health", w.Settings.URL(), w.rootFile); err != nil || w.Rotate != "" {
+		if _, err := c.call("health", w.Settings.URL(), w.rootFile); err != nil {
+			return nil, err
+		}
+		if w.Rotate != "" || w.pin == nil {
 			return nil, ErrEarly
 		}
-		c.readOnly = true
 	}
 	if err := w.checkPin(); err != nil {
 		return nil, err
