@@ -211,6 +211,8 @@ func (w *work) ensureCA() error {
 	switch kind := w.state.kind; {
 	case kind == kindOwn, kind == kindAdopted:
 		return nil
+	case w.Early:
+		return ErrEarly
 	case kind == kindNone && w.Create:
 		return w.create()
 	case kind == kindFound && w.Create:

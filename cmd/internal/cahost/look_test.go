@@ -1,6 +1,7 @@
 package cahost
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,5 +58,50 @@ func TestLook(t *testing.T) {
 	s.must(t, Options{Settings: &settings})
 	if _, err := s.try("test", "-e", filepath.Join("/home/step", ".ready")); err == nil {
 		t.Error("the next run has not finished it")
+	}
+}
+
+// An early run says of a CA that is as it should be what any run says of it, and
+// changes nothing of any other one, nor on the host.
+func TestEarly(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	all := func() string {
+		return s.do(t, "sh", "-c", `find /home/step /root /run /etc/phx* -path /home/step/db -prune -o -path /run/log -o \
+			-printf '%m %U %s %p\n' | sort; ls -A /run`)
+	}
+	refused := func(what string, o Options) {
+		t.Helper()
+		before := all()
+		o.Early = true
+		if r, log, err := s.converge(t, o); !errors.Is(err, ErrEarly) || log != "" {
+			t.Errorf("%s: %v, %v\n%s", what, r, err, log)
+		}
+		if after := all(); after != before {
+			t.Errorf("%s: it has changed\n%s\nwas\n%s", what, after, before)
+		}
+	}
+	refused("no CA", Options{Settings: &settings})
+	refused("no CA, which may be made", Options{Settings: &settings, Create: true})
+
+	made, _ := s.must(t, Options{Settings: &settings, Create: true})
+	refused("a CA that does not run", Options{Settings: &settings})
+	s.serve(t)
+	before := all()
+	r, log, err := s.converge(t, Options{Settings: &settings, Early: true})
+	if err != nil || r.Pin != made.Pin || len(r.Changes) > 0 || len(r.Roots) != 1 || log != "" {
+		t.Errorf("%+v, %v\n%s", r, err, log)
+	}
+	if after := all(); after != before {
+		t.Errorf("it has changed\n%s\nwas\n%s", after, before)
+	}
+	refused("a rotation", Options{Settings: &settings, Rotate: StepTrust})
+	other := settings
+	other.Name = "pki"
+	refused("other settings", Options{Settings: &other})
+	s.do(t, "sh", "-c", "cd /home/step && mkdir .ready && chown 990:990 .ready && mv config .ready/")
+	refused("an interrupted run", Options{Settings: &settings})
+	if r, _ := s.must(t, Options{Settings: &settings}); len(r.Changes) != 1 {
+		t.Errorf("the run after it: %q", r.Changes)
 	}
 }
