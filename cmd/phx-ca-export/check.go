@@ -90,6 +90,20 @@ func (e *exporter) checkRoot(ctid int, now time.Time) {
 		e.point(0, name, event.CheckOK, "", "%s is as pinned: SHA-256 %s", e.path, sum)
 	}
 	e.checkLife(roots[0], now)
+	e.checkKey(sum)
+}
+
+// checkKey looks whether the host can use the key of its root, which a run that
+// changes nothing does not need.
+func (e *exporter) checkKey(sum string) {
+	const name = "key of the root"
+	switch has, err := cahost.CheckKey(e.host, sum); {
+	case err != nil:
+		e.point(0, name, event.CheckFailed, "bring back its files from a backup: without the key, the CA gets no "+
+			"other intermediate", "%v", err)
+	case has:
+		e.point(0, name, event.CheckOK, "", "it is there, and fits")
+	}
 }
 
 // checkLife compares the life of the root with the clock of the host.

@@ -580,6 +580,36 @@ func TestOtherSettings(t *testing.T) {
 	s.healthy(t, other)
 }
 
+// The root's key is not decrypted where nothing is to be signed; a damaged one is
+// found before anything is changed, and by a check.
+func TestDamagedKey(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if has, err := CheckKey(s.host, strings.Repeat("0", 64)); has || err != nil {
+		t.Errorf("no key: %t, %v", has, err)
+	}
+	r, _ := s.must(t, Options{Settings: &settings, Create: true})
+	if has, err := CheckKey(s.host, r.Pin.Primary); !has || err != nil {
+		t.Errorf("%t, %v", has, err)
+	}
+	s.serve(t)
+	write(t, stateOf(s.host).Path(r.Pin.Primary+".key"), "damaged\n", 0o600)
+	if again, log := s.must(t, Options{Settings: &settings}); len(again.Changes) > 0 || log != "" {
+		t.Errorf("%q\n%s", again.Changes, log)
+	}
+	if has, err := CheckKey(s.host, r.Pin.Primary); !has || err == nil || !strings.Contains(err.Error(), ".key") {
+		t.Errorf("%t, %v", has, err)
+	}
+	s.do(t, "sh", "-c", "rm /home/step/certs/intermediate*")
+	before := s.tree(t)
+	if _, _, err := s.converge(t, Options{Settings: &settings}); err == nil || !strings.Contains(err.Error(), ".key") {
+		t.Errorf("%v", err)
+	}
+	if after := s.tree(t); after != before {
+		t.Errorf("it has changed\n%s\nwas\n%s", after, before)
+	}
+}
+
 // A change of settings that breaks off anywhere is completed by the next run,
 // in which the CA serves as it is told.
 func TestOtherSettingsAreCompleted(t *testing.T) {

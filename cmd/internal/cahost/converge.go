@@ -14,7 +14,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -316,14 +315,17 @@ func (w *work) update() error {
 	if err != nil {
 		return err
 	}
-	root, signer, err := w.signer()
-	hasKey := err == nil // false for a CA whose root phx has not made
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	root, err := w.store.Root(w.pin.Primary)
+	if err != nil {
+		return err
+	}
+	hasKey, err := w.store.HasKey(w.pin.Primary) // not of a CA whose root phx has not made
+	if err != nil {
 		return err
 	}
 	certificate, key := "", ""
 	if hasKey {
-		if certificate, key, err = w.renewIntermediate(root, signer); err != nil {
+		if certificate, key, err = w.renewIntermediate(root); err != nil {
 			return err
 		}
 	}

@@ -96,7 +96,7 @@ func signIntermediate(request []byte, s ca.Settings,
 // renewIntermediate has the CA get another certificate for its intermediate if
 // it needs one, beside the one in use, and returns the places of certificate
 // and key, "" when nothing is to change. Below another root it has another key.
-func (w *work) renewIntermediate(root *x509.Certificate, signer crypto.Signer) (certificate, key string, err error) {
+func (w *work) renewIntermediate(root *x509.Certificate) (certificate, key string, err error) {
 	home := w.state.home
 	if !strings.HasPrefix(w.files.intermediate, home+"/") || !strings.HasPrefix(w.files.key, home+"/") {
 		return "", "", fmt.Errorf("%s: the intermediate is not below %s", w.state.config, home)
@@ -114,6 +114,10 @@ func (w *work) renewIntermediate(root *x509.Certificate, signer crypto.Signer) (
 		if !signedBy(all[0], root) {
 			key = fmt.Sprintf("%s/secrets/intermediate_ca-%.8s_key", home, w.pin.Primary)
 		}
+	}
+	_, signer, err := w.signer()
+	if err != nil {
+		return "", "", err
 	}
 	request, err := w.c.file("csr", key)
 	if err != nil {

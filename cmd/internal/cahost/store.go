@@ -215,6 +215,21 @@ func (s *Store) sweep() {
 	}
 }
 
+// HasKey reports whether this host has the key of a root. Whether it can be used, only
+// [Store.Signer] tells: to decrypt it takes a tenth of a second.
+func (s *Store) HasKey(sum string) (bool, error) {
+	for _, kind := range []string{".key", ".password"} {
+		_, err := s.dir.Read(sum + kind)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // Signer returns the key of a root. The error is an [io/fs.ErrNotExist] when
 // this host does not have it.
 func (s *Store) Signer(sum string) (crypto.Signer, error) {
@@ -247,6 +262,16 @@ func (s *Store) Signer(sum string) (crypto.Signer, error) {
 		return nil, fmt.Errorf("%s: not the key of its certificate", path)
 	}
 	return signer, nil
+}
+
+// CheckKey reports whether a host has the key of a root; the error is why it cannot be
+// used.
+func CheckKey(host *pve.Host, sum string) (has bool, err error) {
+	s := &Store{stateOf(host), map[encryptedKey]crypto.Signer{}}
+	if has, err = s.HasKey(sum); has && err == nil {
+		_, err = s.Signer(sum)
+	}
+	return has, err
 }
 
 // Remove removes a root and its key.
