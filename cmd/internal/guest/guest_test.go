@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -493,5 +494,53 @@ func TestNothingOfTheHost(t *testing.T) {
 		case "config", "event", "pve", "service":
 			t.Errorf("it links %s", pkg)
 		}
+	}
+}
+
+// A unit about which nothing is to be done is looked at, and that in two calls; one of
+// which anything differs is put right.
+func TestSettledUnit(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	const good = "ActiveState=active\nNeedDaemonReload=no\nMainPID="
+	for name, tt := range map[string]struct{ show, enabled, told, changes string }{
+		"settled":    {show: good + self, enabled: "enabled"},
+		"no process": {show: good + "0", enabled: "enabled"},
+		"stopped": {show: "ActiveState=inactive\nNeedDaemonReload=no\nMainPID=0", enabled: "enabled",
+			told: "start", changes: "started x.service"},
+		"another file": {show: "ActiveState=active\nNeedDaemonReload=yes\nMainPID=0", enabled: "enabled",
+			told: "daemon-reload"},
+		"not at boot": {show: good + "0", enabled: "disabled", told: "enable", changes: "enabled x.service"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			privateMounts(t, "/usr/local/sbin")
+			write(t, dir+"/show", tt.show+"\n")
+			write(t, "/usr/local/sbin/systemctl", `#!/bin/sh
+cd `+dir+`
+case "$1 $2" in
+"show --property=ActiveState,"*) echo look >>calls; cat show ;;
+"show --property=NeedDaemonReload") sed -n 's/NeedDaemonReload=//p' show ;;
+"is-active "*) grep -q ActiveState=active show ;;
+"is-enabled --quiet") [ `+tt.enabled+` = enabled ] ;;
+"is-enabled "*) echo look >>calls; echo `+tt.enabled+` ;;
+*) printf '%s ' "$1" >>told; sed -i s/inactive/active/ show ;;
+esac
+`)
+			if err := os.Chmod("/usr/local/sbin/systemctl", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			s := &Setup{}
+			if err := s.Start(t.Context(), "x.service"); err != nil {
+				t.Error(err)
+			}
+			told, _ := os.ReadFile(dir + "/told")
+			calls, _ := os.ReadFile(dir + "/calls")
+			if got := strings.TrimSpace(string(told)); got != tt.told || strings.Join(s.Changes, ", ") != tt.changes {
+				t.Errorf("systemctl was told %q, changes %q; want %q, %q", got, s.Changes, tt.told, tt.changes)
+			}
+			if tt.told == "" && string(calls) != "look\nlook\n" {
+				t.Errorf("calls %q", calls)
+			}
+		})
 	}
 }

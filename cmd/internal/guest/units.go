@@ -58,6 +58,9 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string,
 		return nil, err
 	}
 	isTaken := string(last) == present
+	if isTaken && isSettled(ctx, unit) {
+		return func() error { return nil }, nil
+	}
 	if !isTaken && last != nil {
 		// What it has from here on is neither the former nor, until taken, this.
 		if err := os.Remove(stateFile); err != nil {
@@ -97,11 +100,29 @@ func (s *Setup) Serve(ctx context.Context, unit, verb, stateFile string,
 // was started.
 func replaced(ctx context.Context, unit string) bool {
 	pid, err := Run(ctx, "systemctl", "show", "--property=MainPID", "--value", unit)
+	return err == nil && runsReplaced(strings.TrimSpace(pid))
+}
+
+func runsReplaced(pid string) bool {
+	program, err := os.Readlink(filepath.Join("/proc", pid, "exe"))
+	return err == nil && strings.HasSuffix(program, " (deleted)")
+}
+
+// isSettled reports whether nothing is to be done about a unit: it is started at every
+// boot, and runs, as its file says and by the program that is installed. A call of
+// systemctl takes milliseconds, and each property would be one.
+func isSettled(ctx context.Context, unit string) bool {
+	out, err := Run(ctx, "systemctl", "show", "--property=ActiveState,NeedDaemonReload,MainPID", unit)
 	if err != nil {
 		return false
 	}
-	program, err := os.Readlink(filepath.Join("/proc", strings.TrimSpace(pid), "exe"))
-	return err == nil && strings.HasSuffix(program, " (deleted)")
+	is := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		is[name] = value
+	}
+	return is["ActiveState"] == "active" && is["NeedDaemonReload"] == "no" && !runsReplaced(is["MainPID"]) &&
+		unitFileState(ctx, unit) == "enabled"
 }
 
 // Restart restarts a unit.
@@ -121,6 +142,9 @@ func (s *Setup) again(ctx context.Context, unit, verb string) error {
 // Start starts a unit at every boot and now. When it runs already, it is left
 // alone.
 func (s *Setup) Start(ctx context.Context, unit string) error {
+	if isSettled(ctx, unit) {
+		return nil
+	}
 	if err := s.KnowUnit(ctx, unit); err != nil {
 		return err
 	}
