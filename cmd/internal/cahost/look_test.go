@@ -67,8 +67,8 @@ func TestEarly(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	all := func() string {
-		return s.do(t, "sh", "-c", `find /home/step /root /run /etc/phx* -path /home/step/db -prune -o -path /run/log -o \
-			-printf '%m %U %s %p\n' | sort; ls -A /run`)
+		return s.do(t, "sh", "-c", `find /home/step /root /run /etc/phx* -path /home/step/db -prune -o \
+			-path /run/log -o -printf '%m %U %s %p\n' | sort; ls -A /run`)
 	}
 	refused := func(what string, o Options) {
 		t.Helper()

@@ -78,7 +78,7 @@ func (h *Host) lookAtAll() (map[int]string, error) {
 	}
 	entries, err := os.ReadDir(filepath.Join(h.PVERoot, "lxc"))
 	if err != nil {
-		return nil, remedy.Errorf("see what keeps Proxmox VE's files from being there with: systemctl status pve-cluster",
+		return nil, remedy.Errorf("see why Proxmox VE's files are not there, with: systemctl status pve-cluster",
 			"list the containers: %w", err)
 	}
 	states := map[int]string{}
