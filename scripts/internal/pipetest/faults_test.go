@@ -122,7 +122,7 @@ case "$*" in
 *" phx-ca-export")
 	while read -r command path rest; do
 		case $command:$path in
-		look:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
+		look:|peek:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		health:*) echo ok ;;
 		read:*/ca.json) base64_of "$PHX_WORK/ca/ca.json" ;;
 		read:*/root_ca.crt) base64_of "$PHX_WORK/ca/root.crt" ;;
