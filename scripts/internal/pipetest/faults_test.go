@@ -124,7 +124,16 @@ case "$*" in
 		case $command:$path in
 		look:|peek:) echo "ok own /home/step /home/step/config/ca.json no no" ;;
 		health:*) echo ok ;;
-		read:*/ca.json) base64_of "$PHX_WORK/ca/ca.json" ;;
+		read:*/ca.json)
+			if [ -e "$disk/ca.json" ]; then base64_of "$disk/ca.json"; else base64_of "$PHX_WORK/ca/ca.json"; fi ;;
+		put:*/ca.json) # which counts when the last of a change is done
+			echo "$rest" | base64 -d >"$disk/ca.json.new"
+			ran "$command $path"
+			echo ok ;;
+		put:*/root_ca.crt)
+			ran "$command $path"
+			[ ! -e "$disk/ca.json.new" ] || mv "$disk/ca.json.new" "$disk/ca.json"
+			echo ok ;;
 		read:*/root_ca.crt) base64_of "$PHX_WORK/ca/root.crt" ;;
 		read:/etc/hosts) base64_of "$disk/hosts" ;;
 		read:*/phx-neighbours.service) base64_of "$disk/neighbours" ;;
