@@ -762,10 +762,15 @@ func (p *place) survive(f fault) (took time.Duration, err error) {
 		faulty = -1
 		r.stderr += string(text)
 	}
+	// Proxmox's own tasks are not killed, but named; all else is, and may take a moment to end.
+	isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") &&
+		!strings.HasPrefix(f.call, "status ")
+	hung := func(process process) bool { return process.pid == faulty }
+	for try := 0; try < 40 && f.kind.hangs && !isTask && slices.ContainsFunc(r.left, hung); try++ {
+		time.Sleep(50 * time.Millisecond)
+		r.left = p.processes()
+	}
 	for _, process := range r.left {
-		// Proxmox's own tasks are not killed, but named; all else is.
-		isTask := !strings.HasPrefix(f.call, "exec ") && !strings.HasPrefix(f.call, "list ") &&
-			!strings.HasPrefix(f.call, "status ")
 		if f.kind.hangs && process.pid == faulty &&
 			!(f.kind.deaf && isTask && strings.Contains(r.stderr, strconv.Itoa(faulty))) {
 			return say("what hung was left:\n%s", r.left)
