@@ -1,6 +1,7 @@
 package pve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,19 +25,9 @@ import (
 // DefaultLXCPath is where LXC has its containers under Proxmox VE.
 const DefaultLXCPath = "/var/lib/lxc"
 
-func (h *Host) proc() string {
-	if h.Proc == "" {
-		return "/proc"
-	}
-	return h.Proc
-}
+func (h *Host) proc() string { return cmp.Or(h.Proc, "/proc") }
 
-func (h *Host) lxcPath() string {
-	if h.LXCPath == "" {
-		return DefaultLXCPath
-	}
-	return h.LXCPath
-}
+func (h *Host) lxcPath() string { return cmp.Or(h.LXCPath, DefaultLXCPath) }
 
 // running returns the CTIDs of the containers that run: those on whose socket for
 // commands LXC's own process listens.
@@ -47,8 +38,7 @@ func (h *Host) running() (map[int]bool, error) {
 	}
 	all := map[int]bool{}
 	for line := range strings.Lines(string(text)) {
-		i := strings.IndexByte(line, '@')
-		if i < 0 {
+		if !strings.Contains(line, "@") {
 			continue // most have another path, or none
 		}
 		fields := strings.Fields(line)
